@@ -1,0 +1,33 @@
+# Everything runs in a virtual environment that make builds itself, so that a
+# machine needs Python and make, and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/demo.done
+	$(BIN)/keras-initx report --out demo
+
+test: $(VENV)/test.done
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/test.done
+	$(BIN)/python benchmarks/measure.py
+
+clean:
+	rm -rf $(VENV) demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/%.done: $(BIN)/python setup.py
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)]"
+	touch $@
+
+$(VENV)/demo.done: EXTRA := examples
+$(VENV)/test.done: EXTRA := test

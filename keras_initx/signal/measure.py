@@ -1,0 +1,206 @@
+"""(model, data) -> VarianceProfile, reduced where the model runs."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+import keras
+import numpy as np
+
+from keras_initx.profile import VarianceProfile
+from keras_initx.signal.batches import Batches, Data, batches
+from keras_initx.signal.probe import Probe, Result
+from keras_initx.signal.selection import (
+    Layers,
+    Selector,
+    identity,
+    selectors,
+)
+
+_PROBES_KEPT = 8
+_probes: weakref.WeakKeyDictionary[
+    keras.Model, OrderedDict[Hashable, Probe]
+] = weakref.WeakKeyDictionary()
+
+
+def measure(
+    model: keras.Model,
+    data: Data,
+    *,
+    layers: Layers = None,
+    training: bool = False,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    verbose: int = 0,
+) -> VarianceProfile:
+    """Sample variance of every layer's pre-activations, in this model on data.
+
+    For each unit `y_j` (one output element) of a layer and samples `x`,
+
+        mean_j     = <y_j(x)>                  over all samples
+        variance_j = <(y_j(x) - mean_j)^2>     divided by n, not n - 1
+
+    and the layer's row holds their averages over units, `variance_j` as
+    `sample_variance` and `mean_j^2` as `squared_mean`. Of `n` samples with
+    nothing in common the latter is not zero but `sample_variance / n`.
+
+    The pre-activation is what enters the layer's activation, also where that
+    is fused into the layer (`Dense(8, activation="relu")`); a layer without
+    one is heard at its output. Of an LSTM or GRU it is the candidate's. A
+    recurrent layer that returns sequences, and `TimeDistributed`, have a unit
+    for every time step and feature. Each call of a shared layer has its row.
+
+    Batches are reduced where the model runs, in float32 or better, and their
+    moments merged exactly, so the size of a batch does not matter. The model
+    is left as it was: with `training=True` it uses batch statistics and
+    dropout, and keeps none of what they write. The compiled pass is kept for
+    the next call with the same model, `layers` and `training`.
+
+    Args:
+        model: A `keras.Model` of any kind. Built here if it is not.
+        data: Array `(samples, ...)`; a dict or tuple of such, one for each
+            input of the model; a `tf.data.Dataset` or `keras.utils.PyDataset`
+            of batches, with or without labels. At least two samples.
+        layers: Which layers to report: a name, a class, a function
+            `layer -> bool`, or a list of these. A picked layer that holds no
+            kernel (a nested model, a wrapper) stands for those inside it that
+            do. Default: every layer that holds a kernel.
+        training: Whether to run the model in training mode.
+        steps: At most so many batches. Default: all.
+        batch_size: Samples a batch, for arrays. Default: 32.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        A profile with a row for each layer, in the order in which they ran.
+
+    Raises:
+        ValueError: No such layer; no samples, or one; NaN or inf in the data
+            or arising at a layer, which is named; a model that cannot be
+            built on the data.
+        RuntimeError: Keras runs on another backend than TensorFlow, or a
+            layer runs where it cannot be heard (inside a loop of another).
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([
+    ...     keras.Input((2,)),
+    ...     keras.layers.Dense(3, "relu", kernel_initializer="ones"),
+    ... ])
+    >>> profile = measure(model, np.array([[0.0, 1.0], [0.0, 3.0]]))
+    >>> float(profile.sample_variance[0]), float(profile.squared_mean[0])
+    (1.0, 4.0)
+
+    Reference: m^2 and v^2 of Luther & Seung, Physical Review Research 2,
+    033135 (2020), arXiv:1902.04942, with the average over networks replaced by
+    that over the units of the one network at hand.
+    """
+    require_tensorflow("measure")
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            "model must be a keras.Model. "
+            f"Received: model={model!r} of type {type(model).__name__}"
+        )
+    wanted = selectors(layers)
+    all_batches = batches(data, batch_size, steps)
+    _build(model, all_batches)
+    bar = keras.utils.Progbar(all_batches.count) if verbose else None
+    probe = _probe(model, wanted, training)
+    result = probe.run(
+        all_batches, wanted, on_batch=lambda: bar.add(1) if bar else None
+    )
+    _check(result, model, all_batches, training)
+    return VarianceProfile(
+        result.names,
+        result.sample_variance,
+        result.squared_mean,
+        np.array(result.units),
+    )
+
+
+def require_tensorflow(what: str) -> None:
+    """Say in one sentence that `what` does not run on this backend."""
+    if keras.config.backend() != "tensorflow":
+        raise RuntimeError(
+            f"keras_initx's {what} runs on Keras's TensorFlow backend; set "
+            'KERAS_BACKEND="tensorflow" before Keras is imported. '
+            f"Received: backend={keras.config.backend()!r}"
+        )
+
+
+def _probe(
+    model: keras.Model, wanted: Sequence[Selector], training: bool
+) -> Probe:
+    kept = _probes.setdefault(model, OrderedDict())
+    key = (tuple(map(identity, wanted)), bool(training))
+    if key not in kept or not kept[key].is_fresh():
+        kept[key] = Probe(model, bool(training))
+    kept.move_to_end(key)
+    if len(kept) > _PROBES_KEPT:
+        kept.popitem(last=False)
+    return kept[key]
+
+
+def _build(model: keras.Model, data: Batches) -> None:
+    if model.built:
+        return
+    batch = next(iter(data), None)
+    if batch is None:
+        return
+    symbolic = keras.tree.map_structure(
+        lambda t: keras.KerasTensor(t.shape, keras.backend.standardize_dtype(t.dtype)),
+        batch,
+    )
+    try:
+        model(symbolic)
+    except Exception as error:
+        shapes = keras.tree.map_structure(lambda t: tuple(t.shape), batch)
+        raise ValueError(
+            "An unbuilt model is built on the first batch, so that must be "
+            f"what it takes. Received: model={model.name!r}, data of shape "
+            f"{shapes}, which it refuses: {error}"
+        ) from error
+
+
+def _check(
+    result: Result | None, model: keras.Model, data: Batches, training: bool
+) -> None:
+    if result is None:
+        raise ValueError("data must hold samples. Received: empty data")
+    if not result.data_finite:
+        raise ValueError("data must be finite. Received: NaN or inf in data")
+    place = result.first_not_finite()
+    if place is not None:
+        place = _first_not_finite(model, data, training) or place
+        raise ValueError(
+            "The signal must stay finite, and small enough to be squared in "
+            f"float32. Received: NaN or inf at layer {place!r}"
+        )
+    if (result.samples < 2).any():
+        raise ValueError(
+            "Variance between samples needs at least two of them. "
+            "Received: data of one sample"
+        )
+
+
+def _first_not_finite(
+    model: keras.Model, data: Batches, training: bool
+) -> str | None:
+    """The first layer of all, not only of those asked for."""
+    everything = (_any_layer,)
+    probe = _probe(model, everything, training)
+    for batch in data:
+        try:
+            place = probe.run([batch], everything).first_not_finite()
+        except RuntimeError:
+            # Some layer cannot be heard; the ones asked for could.
+            return None
+        if place is not None:
+            return place
+    return None
+
+
+def _any_layer(layer: keras.layers.Layer) -> bool:
+    return True

@@ -1,0 +1,236 @@
+"""A model's forward pass, compiled once, that returns moments, not outputs."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_initx.signal.heard import Heard
+from keras_initx.signal.moments import (
+    Moments,
+    all_finite,
+    batch_moments,
+    mean_square,
+    merged,
+)
+from keras_initx.signal.selection import Selector, check_all_matched, matches
+from keras_initx.signal.tap import listening
+
+# What compile and fit write on a model is no part of what it computes.
+_OF_TRAINING = {"stop_training"} | set(
+    vars(keras.Sequential(name="keras_initx_plain"))
+)
+_PLAIN = (bool, int, float, str, tuple, type(None))
+_TRACES_KEPT = 8
+
+
+class Result(NamedTuple):
+    """What a run over data found; `moments` has a row for each layer's call."""
+
+    names: tuple[str, ...]
+    units: tuple[int, ...]
+    samples: np.ndarray
+    sample_variance: np.ndarray
+    squared_mean: np.ndarray
+    data_finite: bool
+
+    def first_not_finite(self) -> str | None:
+        """The first layer whose moments are NaN or infinite."""
+        finite = np.isfinite(self.sample_variance + self.squared_mean)
+        return None if finite.all() else self.names[int(np.argmin(finite))]
+
+
+class _Trace(NamedTuple):
+    function: Callable
+    names: tuple[str, ...]
+    written: tuple[keras.Variable, ...]
+
+
+class Probe:
+    """Runs a model over batches and keeps each picked layer's moments.
+
+    The model's variables are read, never written: what the forward pass would
+    assign (batch statistics, seeds, recurrent states) is handed from batch to
+    batch and dropped at the end. A probe does not keep its model alive.
+    """
+
+    def __init__(self, model: keras.Model, training: bool):
+        self._model = weakref.ref(model)
+        self._training = training
+        self._wanted: tuple[Selector, ...] = ()
+        self._traces: OrderedDict[tuple, _Trace] = OrderedDict()
+        self._settings: list[tuple[weakref.ref, tuple]] = []
+        self._merge = tf.function(_merge, autograph=False)
+        self._summarize = tf.function(_summarize, autograph=False)
+
+    def is_fresh(self) -> bool:
+        """Whether the model still computes what was traced."""
+        return all(
+            layer() is not None and _settings(layer()) == traced
+            for layer, traced in self._settings
+        )
+
+    def run(
+        self,
+        batches: Iterable[Any],
+        wanted: Sequence[Selector],
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> Result | None:
+        """Moments of all batches together; None if there are no batches."""
+        self._wanted = tuple(wanted)
+        spec, states, written = None, (), ()
+        rows, finite = None, True
+        try:
+            for batch in batches:
+                spec = _same_spec(batch, spec)
+                trace = self._trace(spec, states, written)
+                new_rows, new_finite, states = trace.function(batch, states)
+                written = trace.written
+                rows = self._merge(rows, new_rows) if rows else new_rows
+                finite = tf.logical_and(finite, new_finite)
+                on_batch()
+        finally:
+            # A user's function may hold the model.
+            self._wanted = ()
+        if rows is None:
+            return None
+        table = self._summarize(rows).numpy().astype(np.float64)
+        units = tuple(int(row.mean.shape[0]) for row in rows)
+        return Result(trace.names, units, *table, bool(finite))
+
+    def _trace(
+        self, spec: Any, states: tuple, written: tuple[keras.Variable, ...]
+    ) -> _Trace:
+        # Traced a second time only to take in what a first batch has written.
+        key = (repr(spec), len(states))
+        if key not in self._traces:
+            state_specs = tuple(tf.TensorSpec(s.shape, s.dtype) for s in states)
+            names, new_written = [], []
+
+            def forward(batch, states):
+                return self._forward(
+                    batch, zip(written, states, strict=True), names, new_written
+                )
+
+            function = tf.function(forward, autograph=False)
+            function = function.get_concrete_function(spec, state_specs)
+            self._traces[key] = _Trace(
+                function, tuple(names), tuple(new_written)
+            )
+            if len(self._traces) > _TRACES_KEPT:
+                self._traces.popitem(last=False)
+        self._traces.move_to_end(key)
+        return self._traces[key]
+
+    def _forward(
+        self,
+        batch: Any,
+        states: Iterable[tuple[keras.Variable, tf.Tensor]],
+        names: list[str],
+        written: list[keras.Variable],
+    ) -> tuple[list[Moments], tf.Tensor, tuple[tf.Tensor, ...]]:
+        rows: list[Moments] = []
+        ran: list[Heard] = []
+
+        def listener(heard: Heard, signal: tf.Tensor) -> tf.Tensor:
+            names.append(heard.name)
+            rows.append(batch_moments(signal))
+            # Only then may the signal go on: an activation can then overwrite
+            # it in place, and no signal is kept waiting for its turn.
+            with tf.control_dependencies(rows[-1]):
+                return tf.identity(signal)
+
+        def picks(heard: Heard) -> bool:
+            ran.append(heard)
+            return any(matches(selector, heard) for selector in self._wanted)
+
+        scope = _RecordingScope(states)
+        with scope, listening(listener, picks):
+            self._model()(batch, training=self._training)
+        check_all_matched(self._wanted, ran)
+        if not rows:
+            raise ValueError(
+                "A picked layer must have a floating-point signal. "
+                f"Received: {sorted({heard.name for heard in ran})}"
+            )
+        self._settings = [
+            (weakref.ref(heard.layer), _settings(heard.layer)) for heard in ran
+        ]
+        written += scope.written.values()
+        states = tuple(scope.get_current_value(v) for v in written)
+        return rows, _inputs_finite(batch), states
+
+
+class _RecordingScope(keras.StatelessScope):
+    """A stateless scope that says which variables would have been written."""
+
+    def __init__(self, states: Iterable[tuple[keras.Variable, tf.Tensor]]):
+        super().__init__(list(states))
+        self.written: dict[int, keras.Variable] = {}
+
+    def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
+        self.written[id(update[0])] = update[0]
+        super().add_update(update)
+
+
+def _settings(layer: keras.layers.Layer) -> tuple:
+    """What a trace of the layer depends on, as far as a user can set it."""
+    attributes = {
+        # By identity, lest a bound method keep its layer alive.
+        name: id(value) if callable(value) else value
+        for name, value in vars(layer).items()
+        if not name.startswith("_")
+        and (isinstance(value, _PLAIN) or callable(value))
+    }
+    own = (layer.trainable, layer.compute_dtype)
+    if isinstance(layer, keras.Model):
+        for name in _OF_TRAINING:
+            attributes.pop(name, None)
+        own += tuple(map(id, (*layer.layers, *layer.variables)))
+    return (*own, tuple(sorted(attributes.items())))
+
+
+def _same_spec(batch: Any, before: Any) -> Any:
+    spec = keras.tree.map_structure(
+        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch
+    )
+    if before is not None and spec != before:
+        raise ValueError(
+            "Every batch must have the structure, dtypes and shapes of the "
+            f"first, but for the number of samples: {before}. Received: {spec}"
+        )
+    return spec
+
+
+def _inputs_finite(batch: Any) -> tf.Tensor:
+    return tf.reduce_all(
+        [
+            all_finite(x)
+            for x in keras.tree.flatten(batch)
+            if x.dtype.is_floating
+        ]
+        or [True]
+    )
+
+
+def _merge(a: list[Moments], b: list[Moments]) -> list[Moments]:
+    return [merged(*pair) for pair in zip(a, b, strict=True)]
+
+
+def _summarize(rows: list[Moments]) -> tf.Tensor:
+    """Samples, sample variance and squared mean: three numbers a layer."""
+    return tf.stack(
+        [
+            tf.cast(tf.stack(column), tf.float64)
+            for column in zip(
+                *((r.count, r.variance, mean_square(r.mean)) for r in rows),
+                strict=True,
+            )
+        ]
+    )

@@ -1,0 +1,82 @@
+"""Which layers a user wants to hear: by name, by class or by predicate."""
+
+from __future__ import annotations
+
+import difflib
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+
+import keras
+
+from keras_initx.signal.heard import Heard
+from keras_initx.signal.tap import holds_kernel
+
+Selector = str | type | Callable[[keras.layers.Layer], bool]
+Layers = Selector | Iterable[Selector] | None
+
+
+def selectors(layers: Layers) -> tuple[Selector, ...]:
+    """`layers` as a tuple, of which a layer need match one.
+
+    Args:
+        layers: A layer's name, or its whole name as a profile shows it; a
+            layer class; a function of a layer that returns whether to hear
+            it; or several of these. None: every layer that holds a kernel.
+
+    Raises:
+        ValueError: `layers` is or holds something else.
+    """
+    if layers is None:
+        return (holds_kernel,)
+    several = (
+        (layers,) if isinstance(layers, str) or callable(layers) else layers
+    )
+    wanted = tuple(several) if isinstance(several, Iterable) else ()
+    if not wanted or not all(isinstance(s, str) or callable(s) for s in wanted):
+        raise ValueError(
+            "layers must be a layer's name, a layer class, a function of a "
+            "layer, or a list of these. "
+            f"Received: layers={layers!r}"
+        )
+    return wanted
+
+
+def matches(selector: Selector, heard: Heard) -> bool:
+    """Whether one selector picks a layer."""
+    if isinstance(selector, str):
+        return selector in (heard.layer.name, heard.name)
+    if isinstance(selector, type):
+        return isinstance(heard.layer, selector)
+    return bool(selector(heard.layer))
+
+
+def check_all_matched(
+    wanted: Iterable[Selector], ran: Iterable[Heard]
+) -> None:
+    """Refuse a name or class that no layer of the model has.
+
+    Raises:
+        ValueError: Naming it, and the layers there are.
+    """
+    ran = list(ran)
+    names = sorted({heard.name for heard in ran})
+    for selector in wanted:
+        if any(matches(selector, heard) for heard in ran):
+            continue
+        if selector is holds_kernel:
+            raise ValueError(
+                "No layer that holds a kernel ran in this model; name the "
+                f"layers to measure. Received: layers=None, among {names}"
+            )
+        close = difflib.get_close_matches(str(selector), names, n=3)
+        raise ValueError(
+            "Each of layers must pick a layer that the model runs, out of "
+            f"{close or names}. Received: layers={selector!r}"
+        )
+
+
+def identity(selector: Selector) -> Hashable:
+    """A key for a selector that does not keep a function, or what it holds."""
+    if isinstance(selector, (str, type)):
+        return selector
+    return weakref.ref(selector)

@@ -1,0 +1,22 @@
+"""Closed forms and recursions for what a random network does to its input.
+
+Plain numbers in, plain numbers out: NumPy and SciPy in float64, nothing else.
+"""
+
+from keras_initx.theory.mean_field import (
+    asymptotic_sample_variance,
+    batch_norm_gradient_growth,
+    batch_norm_raw_variance,
+    correlation_map,
+    critical_gain,
+    sample_variance_decay,
+)
+
+__all__ = [
+    "asymptotic_sample_variance",
+    "batch_norm_gradient_growth",
+    "batch_norm_raw_variance",
+    "correlation_map",
+    "critical_gain",
+    "sample_variance_decay",
+]
