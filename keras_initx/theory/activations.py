@@ -45,17 +45,21 @@ def angle(decorrelation: np.ndarray) -> np.ndarray:
     return 2 * np.arcsin(np.sqrt(decorrelation / 2))
 
 
-def _piecewise_linear(name: str, slope: float) -> Activation:
+def bend(slope: float) -> float:
+    """(1-a)^2 / (1+a^2), the part of a leaky relu that is not linear."""
     # hypot, so that a huge slope gives 1 rather than inf / inf.
-    bend = ((1 - slope) / math.hypot(1, slope)) ** 2
+    return ((1 - slope) / math.hypot(1, slope)) ** 2
 
+
+def _piecewise_linear(name: str, slope: float) -> Activation:
     def decorrelation(eps: np.ndarray) -> np.ndarray:
-        # Cho & Saul's kernel of degree one, less the linear part:
-        #   1 - c = eps - bend (sin t - t cos t) / pi.
-        # sin t - t cos t = t^2 j_1(t), a spherical Bessel function that SciPy
-        # evaluates without the cancellation of the left-hand side.
+        # Cho & Saul's kernel of degree one, less its linear part:
+        #   1 - c = eps - bend(a) (sin t - t cos t) / pi
+        # where the bracket, which cancels for small t, is a Bessel function:
+        #   sin t - t cos t = sqrt(pi/2) t^(3/2) J_(3/2)(t).
         t = angle(eps)
-        return eps - bend / np.pi * t * t * special.spherical_jn(1, t)
+        bracket = math.sqrt(math.pi / 2) * t**1.5 * special.jv(1.5, t)
+        return eps - bend(slope) / math.pi * bracket
 
     return Activation(
         name,
@@ -234,7 +238,7 @@ def _checked(name: str, activation: ArrayFunction) -> ArrayFunction:
         if not np.isfinite(value).all():
             worst = z[~np.isfinite(value)].flat[0]
             raise ValueError(
-                f"activation must be finite on [-12, 12]. "
+                f"activation must be finite on [-17, 17]. "
                 f"Received: activation={name!r}, which is not at {worst:.4g}"
             )
         return value

@@ -1,0 +1,185 @@
+"""What does it cost to measure a model, against only running it?
+
+Four ways to run the same batches through the same model:
+
+    forward   the bare compiled forward pass, nothing kept
+    measure   keras_initx.measure
+    predict   a sub-model with every layer as an output, `predict`, np.var
+    copy      the same sub-model compiled, its outputs copied to NumPy, np.var
+
+Each round runs all four, one after the other, and a ratio is taken within its
+round, so that a slow minute of the machine slows both sides. Memory is the
+highest resident size of a process of its own that runs one of them, above that
+of a process which only builds the model and the data.
+
+Run `python benchmarks/measure.py`; `--help` lists the nets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import keras_initx as kx
+
+WAYS = ("forward", "measure", "predict", "copy")
+
+
+def dense_net(width: int, depth: int = 50) -> keras.Model:
+    layers = [
+        keras.layers.Dense(width, "relu", kernel_initializer="he_normal")
+        for _ in range(depth)
+    ]
+    return keras.Sequential([keras.Input((width,)), *layers])
+
+
+def conv_net(channels: int, size: int, depth: int = 20) -> keras.Model:
+    layers = [
+        keras.layers.Conv2D(
+            channels,
+            3,
+            padding="same",
+            activation="relu",
+            kernel_initializer="he_normal",
+        )
+        for _ in range(depth)
+    ]
+    return keras.Sequential([keras.Input((size, size, channels)), *layers])
+
+
+# name: (model, samples in a batch, batches)
+NETS: dict[str, tuple[Callable[[], keras.Model], int, int]] = {
+    "20 conv, 64 channels of 64x64": (lambda: conv_net(64, 64), 16, 2),
+    "20 conv, 128 channels of 32x32": (lambda: conv_net(128, 32), 32, 2),
+    "20 conv, 256 channels of 32x32": (lambda: conv_net(256, 32), 16, 2),
+    "50 dense, 256 wide": (lambda: dense_net(256), 1024, 4),
+    "50 dense, 1024 wide": (lambda: dense_net(1024), 1024, 2),
+    "50 dense, 2048 wide": (lambda: dense_net(2048), 1024, 2),
+    "50 dense, 4096 wide": (lambda: dense_net(4096), 512, 2),
+}
+
+
+def ways(
+    model: keras.Model, batches: list[tf.Tensor]
+) -> dict[str, Callable[[], object]]:
+    """The four ways, each a function that returns when all is done."""
+    data, samples = tf.concat(batches, axis=0), len(batches[0])
+    forward = tf.function(lambda x: model(x, training=False))
+    every_layer = keras.Model(model.inputs, [l.output for l in model.layers])
+    outputs = tf.function(lambda x: every_layer(x, training=False))
+
+    def run_forward():
+        for batch in batches:
+            result = forward(batch)
+        return float(tf.reshape(result, [-1])[0])
+
+    def run_copy():
+        copies = [[y.numpy() for y in outputs(batch)] for batch in batches]
+        return [np.concatenate(layer).var(0).mean() for layer in zip(*copies)]
+
+    def run_predict():
+        outputs = every_layer.predict(data, batch_size=samples, verbose=0)
+        return [y.var(0).mean() for y in outputs]
+
+    return {
+        "forward": run_forward,
+        "measure": lambda: kx.measure(model, data, batch_size=samples),
+        "predict": run_predict,
+        "copy": run_copy,
+    }
+
+
+def prepare(net: str) -> dict[str, Callable[[], object]]:
+    build, samples, count = NETS[net]
+    keras.utils.set_random_seed(0)
+    model = build()
+    shape = (samples, *model.input_shape[1:])
+    return ways(model, [tf.random.normal(shape) for _ in range(count)])
+
+
+def times(net: str, rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each way in each round, after two rounds of warming up."""
+    table = {way: [] for way in WAYS}
+    runs = prepare(net)
+    for _ in range(rounds + 2):
+        for way, run in runs.items():
+            start = time.perf_counter()
+            run()
+            table[way].append(time.perf_counter() - start)
+    return {way: np.array(seconds[2:]) for way, seconds in table.items()}
+
+
+def peak_memory(net: str, way: str) -> float:
+    """MiB of a process that runs one way twice, above one that runs none."""
+    used = []
+    for what in (way, "nothing"):
+        command = [sys.executable, __file__, "--memory-of", net, what]
+        printed = subprocess.run(
+            command, capture_output=True, text=True, check=True
+        )
+        used.append(float(printed.stdout.split()[-1]))
+    return used[0] - used[1]
+
+
+def print_memory(net: str, way: str) -> None:
+    runs = prepare(net)
+    if way in runs:
+        runs[way]()
+        runs[way]()
+    # Not getrusage, whose peak a process inherits from the one that forked it.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+
+
+def report(nets: list[str], rounds: int) -> None:
+    table = Table(box=box.MARKDOWN)
+    table.add_column("net", no_wrap=True)
+    for head in ("forward", *WAYS[1:], *(f"MiB {way}" for way in WAYS)):
+        table.add_column(head, justify="right", no_wrap=True)
+    for net in nets:
+        seconds = times(net, rounds)
+        cells = [f"{np.median(seconds['forward']) * 1e3:.0f} ms"]
+        for way in WAYS[1:]:
+            ratio = seconds[way] / seconds["forward"]
+            low, middle, high = np.percentile(ratio, [25, 50, 75])
+            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        cells += [f"{peak_memory(net, way):.0f}" for way in WAYS]
+        table.add_row(net, *cells)
+    print(
+        f"Time of a run over the bare forward pass: median of {rounds} paired "
+        "rounds (quartiles).\n"
+        "Memory: highest resident size above that of the model and data alone."
+    )
+    Console(width=200, color_system=None).print(table)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--net", action="append", choices=NETS, help="only this net"
+    )
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.memory_of:
+        print_memory(*options.memory_of)
+    else:
+        report(options.net or list(NETS), options.rounds)
+
+
+if __name__ == "__main__":
+    main()

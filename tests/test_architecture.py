@@ -1,0 +1,117 @@
+"""The rooms of the house, and which way the arrows between them run."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_initx as kx
+
+PACKAGE = Path(kx.__file__).parent
+
+# Each room may import the rooms named; nothing points at callbacks.
+ARROWS = {
+    "profile": set(),
+    "theory": {"profile"},
+    "signal": {"profile"},
+    "callbacks": {"signal", "profile"},
+    "__init__": {"callbacks", "profile", "signal", "theory"},
+    "__main__": {"callbacks", "profile", "signal", "theory", "__init__"},
+}
+# What theory and the record may not need.
+FRAMEWORKS = {"keras", "tensorflow", "tensorflow_probability"}
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_arrows_run_one_way(path):
+    here = room(path)
+    assert here in ARROWS, "a new room: say in ARROWS what it stands on"
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first != "keras_initx":
+            continue
+        there = rest[0] if rest else "__init__"
+        if not (PACKAGE / there).exists() and not (
+            PACKAGE / f"{there}.py"
+        ).exists():
+            there = "__init__"
+        assert there == here or there in ARROWS[here], f"{here} -> {there}"
+
+
+def test_there_is_no_circle():
+    done = set()
+    while len(done) < len(ARROWS):
+        free = {r for r in ARROWS if r not in done and ARROWS[r] <= done}
+        assert free, f"a circle among {set(ARROWS) - done}"
+        done |= free
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_only_public_names_of_keras_and_tfp(path):
+    for name in imports(path):
+        assert not name.startswith("keras.src"), name
+        assert not name.startswith("tensorflow.python"), name
+        assert not name.startswith("tensorflow_probability.python"), name
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f for f in FILES if room(f) in ("theory", "profile")],
+    ids=lambda path: path.stem,
+)
+def test_theory_and_record_know_no_framework(path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & FRAMEWORKS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_are_of_one_to_three_screenfuls(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_importing_does_not_import_tensorflow_probability():
+    code = (
+        "import sys, keras_initx; print([m for m in sys.modules if "
+        "m.split('.')[0] in ('tensorflow_probability', 'tf_keras')])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True
+    )
+    assert loaded.stdout.strip() == b"[]"
+
+
+def test_every_public_name_has_a_docstring_with_its_source():
+    objects = {
+        name: getattr(module, name)
+        for module in (kx, kx.theory, kx.callbacks)
+        for name in module.__all__
+        if not isinstance(getattr(module, name), type(kx))
+    }
+    assert len(objects) >= 8
+    for name, thing in objects.items():
+        text = thing.__doc__ or ""
+        for part in ("Args:", ">>>", "Raises:", "Reference"):
+            assert part in text, f"{name} has no {part!r} in its docstring"

@@ -1,0 +1,287 @@
+"""The callback is a thin shell: what it reports is what measure says."""
+
+import csv
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_initx as kx
+
+KEY = "sample_variance_decay"
+
+
+def small_model():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, "relu", name="first"),
+            keras.layers.Dense(8, "relu", name="second"),
+            keras.layers.Dense(1, name="last"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    return model
+
+
+@pytest.fixture
+def xy():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 4)).astype("float32")
+    return x, x.sum(axis=1, keepdims=True)
+
+
+def fit(model, xy, *callbacks, **options):
+    options = {"epochs": 2, "batch_size": 16, "verbose": 0} | options
+    return model.fit(*xy, callbacks=list(callbacks), **options)
+
+
+def test_reports_what_measure_says_before_and_after_training(xy):
+    model = small_model()
+    before = kx.measure(model, xy[0])
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    history = fit(model, xy, probe).history
+    after = kx.measure(model, xy[0])
+    assert probe.profiles[0] == before
+    assert probe.profiles[-1] == after
+    assert before != after
+    assert probe.steps == [(0, 0), (1, 4), (2, 8)]
+    assert history[KEY] == [p.relative[-1] for p in probe.profiles[1:]]
+    for i, name in enumerate(("first", "second", "last")):
+        rows = [p.decay[i] for p in probe.profiles[1:]]
+        assert history[f"{KEY}/{name}"] == rows
+
+
+@pytest.mark.parametrize(
+    ("every", "options", "steps"),
+    [
+        ("epoch", {}, [(0, 0), (1, 4), (2, 8)]),
+        ("epoch", {"initial_epoch": 1}, [(1, 0), (2, 4)]),
+        (1, {"epochs": 1}, [(0, k) for k in range(5)]),
+        (3, {}, [(0, 0), (0, 3), (1, 6)]),
+        (8, {}, [(0, 0), (1, 8)]),
+        (100, {}, [(0, 0)]),
+    ],
+)
+def test_measures_when_asked(xy, every, options, steps):
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], every=every, verbose=0)
+    history = fit(small_model(), xy, probe, **options).history
+    assert probe.steps == steps
+    assert len(probe.profiles) == len(steps)
+    # A measurement stands in the logs of an epoch that had none of its own.
+    epochs = options.get("epochs", 2) - options.get("initial_epoch", 0)
+    assert len(history[KEY]) == epochs
+
+
+def test_several_steps_in_an_execution_are_all_counted(xy):
+    model = small_model()
+    model.compile("sgd", "mse", steps_per_execution=2)
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], every=2, verbose=0)
+    fit(model, xy, probe, epochs=1)
+    assert probe.steps == [(0, 0), (0, 2), (0, 4)]
+
+
+def test_training_is_the_same_with_and_without(xy):
+    weights = []
+    for with_probe in (False, True):
+        keras.utils.set_random_seed(3)
+        model = small_model()
+        probe = kx.callbacks.SampleVarianceDecay(xy[0], every=1, verbose=0)
+        fit(model, xy, *([probe] if with_probe else []))
+        weights.append(model.get_weights())
+    for without, with_ in zip(*weights, strict=True):
+        np.testing.assert_array_equal(without, with_)
+
+
+def test_other_callbacks_see_the_logs(xy, tmp_path):
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    log, checkpoint = tmp_path / "log.csv", tmp_path / "best.keras"
+    stop = keras.callbacks.EarlyStopping(
+        monitor=KEY, mode="max", min_delta=1e9, patience=2
+    )
+    history = fit(
+        small_model(),
+        xy,
+        probe,
+        keras.callbacks.CSVLogger(str(log)),
+        keras.callbacks.ModelCheckpoint(
+            str(checkpoint),
+            monitor=f"{KEY}/last",
+            mode="max",
+            save_best_only=True,
+        ),
+        stop,
+        epochs=20,
+    ).history
+    assert len(history["loss"]) == 3, "patience counts epochs of the decay"
+    assert checkpoint.exists()
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row[KEY]) for row in rows] == history[KEY]
+
+
+def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
+    probe = kx.callbacks.SampleVarianceDecay(
+        xy[0], every=4, log_dir=tmp_path, verbose=0
+    )
+    fit(small_model(), xy, probe)
+    (file,) = tmp_path.iterdir()
+    found = {}
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            assert value.metadata.plugin_data.plugin_name == "scalars"
+            found[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    layers = ("first", "second", "last")
+    tags = {KEY} | {
+        f"{what}/{layer}"
+        for what in (KEY, "sample_variance", "squared_mean")
+        for layer in layers
+    }
+    assert set(found) == {(tag, step) for tag in tags for step in (0, 4, 8)}
+    for profile, (_, step) in zip(probe.profiles, probe.steps, strict=True):
+        for i, layer in enumerate(layers):
+            assert found[f"{KEY}/{layer}", step] == pytest.approx(
+                profile.decay[i], rel=1e-6
+            )
+            assert found[f"squared_mean/{layer}", step] == pytest.approx(
+                profile.squared_mean[i], rel=1e-6
+            )
+
+
+def test_works_in_a_loop_of_ones_own(xy):
+    model = small_model()
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], every=2, verbose=0)
+    callbacks = keras.callbacks.CallbackList([probe], model=model)
+    callbacks.on_train_begin()
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        for batch in range(4):
+            model.train_on_batch(*xy)
+            callbacks.on_train_batch_end(batch)
+        callbacks.on_epoch_end(epoch)
+    callbacks.on_train_end()
+    assert probe.steps == [(0, 0), (0, 2), (0, 4), (1, 6), (1, 8)]
+    assert probe.profiles[-1] == kx.measure(model, xy[0])
+
+
+def test_one_trace_a_fit(xy):
+    traces = []
+
+    @keras.saving.register_keras_serializable("tests")
+    class Counted(keras.layers.Layer):
+        def call(self, x):
+            traces.append(type(x))
+            return x
+
+    model = keras.Sequential(
+        [keras.Input((4,)), Counted(), keras.layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    probes = [
+        kx.callbacks.SampleVarianceDecay(xy[0], every=1, verbose=0, layers=how)
+        for how in (None, lambda layer: "dense" in layer.name)
+    ]
+    counts = []
+    for callbacks in ([], probes[:1], probes[1:]):
+        traces.clear()
+        fit(model, xy, *callbacks)
+        counts.append(len(traces))
+    # Keras has traced its own step in the first fit.
+    assert counts[1:] == [1, 1]
+
+
+def test_a_second_fit_starts_a_new_record(xy):
+    model = small_model()
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    fit(model, xy, probe)
+    last = probe.profiles[-1]
+    fit(model, xy, probe)
+    assert probe.profiles[0] == last
+    assert probe.steps == [(0, 0), (1, 4), (2, 8)]
+
+
+class Poison(keras.callbacks.Callback):
+    """Makes the first layer infinite after the first epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        kernel = self.model.get_layer("first").kernel
+        kernel.assign(np.full(kernel.shape, np.inf))
+
+
+def test_a_failing_probe_raises_by_default_and_names_the_layer(xy):
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    with pytest.raises(ValueError, match="at layer 'first'"):
+        fit(small_model(), xy, Poison(), probe)
+    assert probe.steps == [(0, 0)]
+
+
+def test_a_failing_probe_may_only_warn(xy):
+    probe = kx.callbacks.SampleVarianceDecay(
+        xy[0], verbose=0, on_error="warn"
+    )
+    with pytest.warns(UserWarning, match=r"at epoch [123], step .*'first'"):
+        history = fit(small_model(), xy, Poison(), probe, epochs=3).history
+    assert len(history["loss"]) == 3, "the training went on"
+    assert probe.steps == [(0, 0)]
+    assert np.isnan(history[KEY]).all()
+    assert np.isnan(history[f"{KEY}/last"]).all()
+
+
+def test_prints_a_line_a_table_or_nothing(xy, capsys):
+    expected = kx.theory.sample_variance_decay(2)
+    printed = {}
+    for verbose in (0, 1, 2):
+        probe = kx.callbacks.SampleVarianceDecay(
+            xy[0], verbose=verbose, expected=expected
+        )
+        fit(small_model(), xy, probe, epochs=1)
+        printed[verbose] = capsys.readouterr().out.strip().splitlines()
+    assert printed[0] == []
+    lines = [line for line in printed[1] if line]
+    assert [line.split(":")[0] for line in lines] == ["Step 0", "Step 4"]
+    first, last = probe.profiles[0].decay[[0, -1]]
+    line = next(line for line in printed[2] if line.startswith("Step 0"))
+    assert f"{first:.3g} at first, {last:.3g} at last" in line
+    rows = [line.split()[0] for line in printed[2] if line.split()]
+    assert rows.count("second") == 2
+    assert any("expected" in line for line in printed[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, 'every must be "epoch" or .* every=0'),
+        ({"every": "batch"}, "every='batch'"),
+        ({"every": True}, "every=True"),
+        ({"every": 2.0}, r"every=2\.0"),
+        ({"verbose": 3}, "verbose=3"),
+        ({"on_error": "ignore"}, "on_error='ignore'"),
+        ({"expected": [1.0]}, r"expected=\[1\.0\]"),
+        ({"layers": 3}, "layers=3"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(xy, options, message):
+    with pytest.raises(ValueError, match=message):
+        kx.callbacks.SampleVarianceDecay(xy[0], **options)
+
+
+def test_expected_of_another_length_is_refused_before_training(xy):
+    model = small_model()
+    before = model.get_weights()
+    probe = kx.callbacks.SampleVarianceDecay(
+        xy[0], expected=kx.theory.sample_variance_decay(5), verbose=0
+    )
+    with pytest.raises(ValueError, match="3.* Received: expected of 6 layers"):
+        fit(model, xy, probe)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_progress_bar_stays_short_behind_ones_own(xy, capsys):
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    bar = keras.callbacks.ProgbarLogger()
+    fit(small_model(), xy, bar, probe, verbose=1)
+    assert not re.search(KEY, capsys.readouterr().out)
