@@ -89,7 +89,10 @@ def ways(
 
     def run_copy():
         copies = [[y.numpy() for y in outputs(batch)] for batch in batches]
-        return [np.concatenate(layer).var(0).mean() for layer in zip(*copies)]
+        return [
+            np.concatenate(layer).var(0).mean()
+            for layer in zip(*copies, strict=True)
+        ]
 
     def run_predict():
         outputs = every_layer.predict(data, batch_size=samples, verbose=0)

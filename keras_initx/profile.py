@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import html
-import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from keras_initx import display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,41 +161,14 @@ class VarianceProfile:
         Raises:
             ValueError: `expected` has another number of layers.
         """
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        heads, rows = self._cells(expected)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column(heads[0], no_wrap=True)
-        for head in heads[1:]:
-            table.add_column(head, justify="right", no_wrap=True)
-        for row in rows:
-            # A layer called "[red]" is a name here, not a colour.
-            table.add_row(*(cell.replace("[", r"\[") for cell in row))
-        # Wide enough that a long layer name is never cut.
-        width = 100 + max(len(name) for name in self.layers)
-        text = io.StringIO()
-        Console(file=text, width=width, color_system=None).print(table)
-        lines = (line.rstrip() for line in text.getvalue().splitlines())
-        return "\n".join(line for line in lines if line)
+        return display.text_table(*self._cells(expected))
 
     def _repr_html_(self) -> str:
-        heads, rows = self._cells(None)
-        cells = [
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row)
-            + "</tr>"
-            for row in rows
-        ]  # fmt: skip
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
-        return (
-            f"<table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(cells)}</tbody></table>"
-        )
+        return display.html_table(*self._cells(None))
 
     def _cells(
         self, expected: VarianceProfile | None
-    ) -> tuple[list[str], Iterable[tuple[str, ...]]]:
+    ) -> tuple[list[str], list[list[str]]]:
         columns = {
             "units": self.units,
             "sample variance": self.sample_variance,
@@ -210,10 +183,10 @@ class VarianceProfile:
                 )
             columns["expected"] = expected.decay
         columns["relative"] = self.relative
-        rows = (
-            (name, *(_number(values[i]) for values in columns.values()))
+        rows = [
+            [name, *(display.number(values[i]) for values in columns.values())]
             for i, name in enumerate(self.layers)
-        )
+        ]
         return ["layer", *columns], rows
 
     def plot(
@@ -233,26 +206,12 @@ class VarianceProfile:
         Raises:
             ImportError: Matplotlib is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                "VarianceProfile.plot needs matplotlib: "
-                'pip install "keras-initx[plot]"'
-            ) from error
-        if ax is None:
-            ax = plt.subplots()[1]
-        few = "." if len(self) <= 100 else None
-        ax.plot(range(len(self)), self.decay, marker=few, label="measured")
+        curves = {"measured": (self.decay, "-")}
         if expected is not None:
-            ax.plot(
-                range(len(expected)), expected.decay, "k--", label="expected"
-            )
-            ax.legend()
-        ax.set_yscale("log")
-        ax.set_xlabel("layer")
-        ax.set_ylabel("sample variance / total variance")
-        return ax
+            curves["expected"] = (expected.decay, "k--")
+        return display.plot_by_layer(
+            curves, "sample variance / total variance", ax
+        )
 
     def to_dict(self) -> dict[str, list]:
         """The profile as plain lists, fit for JSON; infinite units are None."""
@@ -326,10 +285,3 @@ def _require(
             f"{name} must be {wanted} in every layer. "
             f"Received: {name}[{first}]={values[first]}"
         )
-
-
-def _number(value: float) -> str:
-    if isinstance(value, np.integer) or np.isinf(value):
-        return str(value)
-    return f"{value:.4g}"
-

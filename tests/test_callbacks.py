@@ -219,9 +219,7 @@ def test_a_failing_probe_raises_by_default_and_names_the_layer(xy):
 
 
 def test_a_failing_probe_may_only_warn(xy):
-    probe = kx.callbacks.SampleVarianceDecay(
-        xy[0], verbose=0, on_error="warn"
-    )
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0, on_error="warn")
     with pytest.warns(UserWarning, match=r"at epoch [123], step .*'first'"):
         history = fit(small_model(), xy, Poison(), probe, epochs=3).history
     assert len(history["loss"]) == 3, "the training went on"
@@ -274,7 +272,7 @@ def test_expected_of_another_length_is_refused_before_training(xy):
     probe = kx.callbacks.SampleVarianceDecay(
         xy[0], expected=kx.theory.sample_variance_decay(5), verbose=0
     )
-    with pytest.raises(ValueError, match="3.* Received: expected of 6 layers"):
+    with pytest.raises(ValueError, match=r"3.* Received: expected of 6 layers"):
         fit(model, xy, probe)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

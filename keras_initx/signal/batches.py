@@ -43,8 +43,10 @@ class Batches:
         else:
             samples = len(keras.tree.flatten(self.data)[0])
             for start in range(0, samples, self.size):
-                part = slice(start, start + self.size)
-                yield keras.tree.map_structure(lambda a: a[part], self.data)
+                yield keras.tree.map_structure(
+                    lambda a, start=start: a[start : start + self.size],
+                    self.data,
+                )
 
 
 def batches(

@@ -150,7 +150,9 @@ def _build(model: keras.Model, data: Batches) -> None:
     if batch is None:
         return
     symbolic = keras.tree.map_structure(
-        lambda t: keras.KerasTensor(t.shape, keras.backend.standardize_dtype(t.dtype)),
+        lambda t: keras.KerasTensor(
+            t.shape, keras.backend.standardize_dtype(t.dtype)
+        ),
         batch,
     )
     try:

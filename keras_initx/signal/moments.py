@@ -43,9 +43,7 @@ def batch_moments(signal: tf.Tensor) -> Moments:
     if flat.dtype != tf.float64:
         flat = tf.cast(flat, tf.float32)
     mean, deviation = _fused(_mean_and_deviation)(flat)
-    return Moments(
-        tf.cast(samples, flat.dtype), mean, mean_square(deviation)
-    )
+    return Moments(tf.cast(samples, flat.dtype), mean, mean_square(deviation))
 
 
 def merged(a: Moments, b: Moments) -> Moments:

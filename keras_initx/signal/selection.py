@@ -50,9 +50,7 @@ def matches(selector: Selector, heard: Heard) -> bool:
     return bool(selector(heard.layer))
 
 
-def check_all_matched(
-    wanted: Iterable[Selector], ran: Iterable[Heard]
-) -> None:
+def check_all_matched(wanted: Iterable[Selector], ran: Iterable[Heard]) -> None:
     """Refuse a name or class that no layer of the model has.
 
     Raises:

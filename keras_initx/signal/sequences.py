@@ -111,9 +111,11 @@ def _recurrent(layer: keras.layers.RNN, tap: _Tap) -> Iterator[None]:
         return last, outputs, states
 
     # Outside its loop Keras may run cells only to learn the shapes of masks.
-    with swapped(layer, "inner_loop", heard_inner_loop):
-        with _told_to(tap, _Deaf()):
-            yield
+    with (
+        swapped(layer, "inner_loop", heard_inner_loop),
+        _told_to(tap, _Deaf()),
+    ):
+        yield
 
 
 class _Deaf:
