@@ -87,6 +87,7 @@ def plot_by_layer(
     if len(curves) > 1:
         ax.legend()
     ax.set_yscale("log")
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("layer")
     ax.set_ylabel(label)
     return ax

@@ -41,6 +41,8 @@ def pytest_configure(config):
         "house", deadline=None, derandomize=given is None, print_blob=True
     )
     hypothesis.settings.load_profile("house")
+    if given is not None and config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(config.seed)
 
 
 def pytest_report_header(config):
@@ -69,7 +71,8 @@ def _how_to_repeat(config):
 def seed(request):
     """An integer, another one in each test; fixed but under --vary-seed."""
     name = zlib.crc32(request.node.nodeid.encode())
-    return int(np.random.SeedSequence([request.config.seed, name]).entropy[0])
+    return int(np.random.SeedSequence([request.config.seed, name])
+               .generate_state(1)[0])
 
 
 @pytest.fixture

@@ -47,7 +47,11 @@ class Result(NamedTuple):
 
 
 class _Trace(NamedTuple):
+    """A compiled forward pass and what can be done with its moments."""
+
     function: Callable
+    merge: Callable
+    summarize: Callable
     names: tuple[str, ...]
     written: tuple[keras.Variable, ...]
 
@@ -66,8 +70,6 @@ class Probe:
         self._wanted: tuple[Selector, ...] = ()
         self._traces: OrderedDict[tuple, _Trace] = OrderedDict()
         self._settings: list[tuple[weakref.ref, tuple]] = []
-        self._merge = tf.function(_merge, autograph=False)
-        self._summarize = tf.function(_summarize, autograph=False)
 
     def is_fresh(self) -> bool:
         """Whether the model still computes what was traced."""
@@ -92,7 +94,7 @@ class Probe:
                 trace = self._trace(spec, states, written)
                 new_rows, new_finite, states = trace.function(batch, states)
                 written = trace.written
-                rows = self._merge(rows, new_rows) if rows else new_rows
+                rows = trace.merge(rows, new_rows) if rows else new_rows
                 finite = tf.logical_and(finite, new_finite)
                 on_batch()
         finally:
@@ -100,7 +102,7 @@ class Probe:
             self._wanted = ()
         if rows is None:
             return None
-        table = self._summarize(rows).numpy().astype(np.float64)
+        table = trace.summarize(rows).numpy().astype(np.float64)
         units = tuple(int(row.mean.shape[0]) for row in rows)
         return Result(trace.names, units, *table, bool(finite))
 
@@ -118,10 +120,14 @@ class Probe:
                     batch, zip(written, states, strict=True), names, new_written
                 )
 
-            function = tf.function(forward, autograph=False)
-            function = function.get_concrete_function(spec, state_specs)
+            function = _concrete(forward, spec, state_specs)
+            rows = function.structured_outputs[0]
             self._traces[key] = _Trace(
-                function, tuple(names), tuple(new_written)
+                function,
+                _concrete(_merge, rows, rows),
+                _concrete(_summarize, rows),
+                tuple(names),
+                tuple(new_written),
             )
             if len(self._traces) > _TRACES_KEPT:
                 self._traces.popitem(last=False)
@@ -194,6 +200,12 @@ def _settings(layer: keras.layers.Layer) -> tuple:
             attributes.pop(name, None)
         own += tuple(map(id, (*layer.layers, *layer.variables)))
     return (*own, tuple(sorted(attributes.items())))
+
+
+def _concrete(function: Callable, *specs: Any) -> Callable:
+    # Not tf.function's own cache: it warns of models measured one after
+    # another as if one were traced too often.
+    return tf.function(function, autograph=False).get_concrete_function(*specs)
 
 
 def _same_spec(batch: Any, before: Any) -> Any:
