@@ -79,7 +79,9 @@ def ways(
     """The four ways, each a function that returns when all is done."""
     data, samples = tf.concat(batches, axis=0), len(batches[0])
     forward = tf.function(lambda x: model(x, training=False))
-    every_layer = keras.Model(model.inputs, [l.output for l in model.layers])
+    every_layer = keras.Model(
+        model.inputs, [each.output for each in model.layers]
+    )
     outputs = tf.function(lambda x: every_layer(x, training=False))
 
     def run_forward():

@@ -1,8 +1,15 @@
 """Weights that keep the signal alive, the theory, and the measurement."""
 
-from keras_initx import callbacks, theory
-from keras_initx.profile import VarianceProfile
-from keras_initx.signal import measure
+import contextlib
+
+from keras_initx import _startup
+
+with (
+    _startup.quiet() if _startup.is_our_command() else contextlib.nullcontext()
+):
+    from keras_initx import callbacks, theory
+    from keras_initx.profile import VarianceProfile
+    from keras_initx.signal import measure
 
 __version__ = "0.1.0.dev0"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_initx import display
+from keras_initx.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -251,13 +251,8 @@ class VarianceProfile:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the profile to `path` as JSON, all of it or nothing."""
-        path = Path(path)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(self.to_dict(), file, indent=1, allow_nan=False)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        write_whole(path, text.encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> VarianceProfile:

@@ -1,0 +1,34 @@
+"""Keep TensorFlow's start-up notices out of the command line's errors.
+
+TensorFlow writes them to the process's standard error while it is imported,
+whatever its log level. A library must not hide them; a command of ours, whose
+standard error holds one line or nothing, may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def is_our_command() -> bool:
+    """Whether this process was started as `keras-initx` or by `-m`."""
+    started_by_module = sys.orig_argv[1:3] == ["-m", "keras_initx"]
+    return started_by_module or Path(sys.argv[0]).stem == "keras-initx"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within, what native code writes to standard error is dropped."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
