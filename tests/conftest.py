@@ -71,8 +71,9 @@ def _how_to_repeat(config):
 def seed(request):
     """An integer, another one in each test; fixed but under --vary-seed."""
     name = zlib.crc32(request.node.nodeid.encode())
-    return int(np.random.SeedSequence([request.config.seed, name])
-               .generate_state(1)[0])
+    return int(
+        np.random.SeedSequence([request.config.seed, name]).generate_state(1)[0]
+    )
 
 
 @pytest.fixture

@@ -41,7 +41,6 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
-            names.add(node.module)
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 

@@ -293,9 +293,7 @@ class Subclassed(keras.Model):
 
     def __init__(self):
         super().__init__()
-        self.second = layers.Dense(
-            2, kernel_initializer="ones", name="second"
-        )
+        self.second = layers.Dense(2, kernel_initializer="ones", name="second")
         self.first = Block(3, name="first")
 
     def call(self, x):
@@ -532,9 +530,7 @@ def dense_whose_activation_is_a_layer(rng):
 
 @in_float64
 def dense_whose_activation_is_softmax(rng):
-    model = sequential(
-        rng, (3,), layers.Dense(4, "softmax"), layers.Dense(2)
-    )
+    model = sequential(rng, (3,), layers.Dense(4, "softmax"), layers.Dense(2))
     x = inputs(rng, 3)
     a = dense(model.layers[0], x)
     b = dense(model.layers[1], softmax(a))
@@ -660,9 +656,7 @@ def layer_normalization_and_dropout(rng):
 
 @exact
 def frozen_layer(rng):
-    model = sequential(
-        rng, (3,), layers.Dense(4, "relu"), layers.Dense(2)
-    )
+    model = sequential(rng, (3,), layers.Dense(4, "relu"), layers.Dense(2))
     model.layers[0].trainable = False
     x = inputs(rng, 3)
     a = dense(model.layers[0], x)
@@ -769,9 +763,7 @@ def masked(rng, kind, **options):
     """Steps are masked before, between and after the others."""
     make, stepping = RECURRENT[kind]
     layer = make(3, **options)
-    model = sequential(
-        rng, (4, 2), layers.Masking(-9), layer, layers.Dense(2)
-    )
+    model = sequential(rng, (4, 2), layers.Masking(-9), layer, layers.Dense(2))
     x = inputs(rng, 4, 2)
     mask = rng.random((SAMPLES, 4)) < 0.6
     mask[:4] = ~np.eye(4, dtype=bool)
@@ -997,9 +989,7 @@ def time_distributed_recurrent(rng):
     model = sequential(rng, (2, 4, 2), layers.TimeDistributed(inner))
     x = inputs(rng, 2, 4, 2)
     signals = [over_time(lstm_step(inner), x[:, t])[0] for t in range(2)]
-    return Known(
-        model, x, {"time_distributed/lstm": np.stack(signals, axis=1)}
-    )
+    return Known(model, x, {"time_distributed/lstm": np.stack(signals, axis=1)})
 
 
 @exact

@@ -316,6 +316,17 @@ def test_breakpoints_of_a_callable(phi, breakpoints):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11)
 
 
+def test_steep_callables_use_every_refinement():
+    def steep(z):
+        return np.tanh(3 * z)
+
+    edges = (-10, -5, -2, -1, 0, 1, 2, 5, 10)
+    wanted = [slow_map(steep, rho, edges) for rho in RHO]
+    np.testing.assert_allclose(
+        theory.correlation_map(RHO, steep), wanted, rtol=0, atol=2e-13
+    )
+
+
 def test_argument_is_the_correlation_and_not_its_root():
     assert theory.correlation_map(0.5) == pytest.approx(0.60899778, abs=5e-9)
 

@@ -3,10 +3,12 @@
 Plain numbers in, plain numbers out: NumPy and SciPy in float64, nothing else.
 """
 
-from keras_initx.theory.mean_field import (
-    asymptotic_sample_variance,
+from keras_initx.theory.batch_norm import (
     batch_norm_gradient_growth,
     batch_norm_raw_variance,
+)
+from keras_initx.theory.mean_field import (
+    asymptotic_sample_variance,
     correlation_map,
     critical_gain,
     sample_variance_decay,
