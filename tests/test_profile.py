@@ -1,0 +1,204 @@
+"""The record: what it refuses, what it derives, how it is shown and kept."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import keras_initx as kx
+
+GOOD = {
+    "layers": ["a", "b"],
+    "sample_variance": [1.0, 0.5],
+    "squared_mean": [0.0, 1.5],
+    "units": [4, 8],
+}
+
+finite = st.floats(0, 1e30, allow_nan=False)
+
+
+@st.composite
+def profiles(draw):
+    n = draw(st.integers(1, 6))
+    column = st.lists(finite, min_size=n, max_size=n)
+    infinite = draw(st.booleans())
+    return kx.VarianceProfile(
+        draw(st.lists(st.text(max_size=8), min_size=n, max_size=n)),
+        draw(column),
+        draw(column),
+        [np.inf] * n if infinite else draw(
+            st.lists(st.integers(0, 2**40), min_size=n, max_size=n)
+        ),
+    )  # fmt: skip
+
+
+def test_what_is_derived():
+    profile = kx.VarianceProfile(**GOOD)
+    assert profile.total.tolist() == [1.0, 2.0]
+    assert profile.decay.tolist() == [1.0, 0.25]
+    assert profile.relative.tolist() == [1.0, 0.25]
+    later = kx.VarianceProfile(**GOOD | {"squared_mean": [1.0, 1.5]})
+    assert later.decay.tolist() == [0.5, 0.25]
+    assert later.relative.tolist() == [1.0, 0.5]
+    assert len(profile) == 2
+    assert profile.layers == ("a", "b")
+    assert profile.units.dtype == np.int64
+
+
+def test_a_dead_layer_has_no_decay():
+    zero = {"sample_variance": [1.0, 0.0], "squared_mean": [1.0, 0.0]}
+    profile = kx.VarianceProfile(**GOOD | zero)
+    np.testing.assert_array_equal(profile.decay, [0.5, np.nan])
+    assert "nan" in str(profile)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": []}, r"at least one layer.*Received: layers=\[\]"),
+        ({"sample_variance": [1.0]}, r"sample_variance .* shape \(1,\)"),
+        ({"units": [[4, 8]]}, r"units .* shape \(1, 2\)"),
+        ({"sample_variance": [1.0, -0.5]}, r"sample_variance\[1\]=-0\.5"),
+        ({"sample_variance": [np.nan, 1]}, r"sample_variance\[0\]=nan"),
+        ({"squared_mean": [0.0, np.inf]}, r"squared_mean\[1\]=inf"),
+        ({"squared_mean": [-2.0, 0.0]}, r"total\[0\]=-1\.0"),
+        ({"units": [4, -1]}, r"units\[1\]=-1"),
+    ],
+)
+def test_refuses_what_no_network_has(change, message):
+    with pytest.raises(ValueError, match=message):
+        kx.VarianceProfile(**GOOD | change)
+
+
+def test_cannot_be_changed():
+    given_array = np.array([1.0, 0.5])
+    profile = kx.VarianceProfile(**GOOD | {"sample_variance": given_array})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        profile.layers = ("c",)
+    with pytest.raises(ValueError, match="read-only"):
+        profile.sample_variance[0] = 2.0
+    given_array[0] = 7.0
+    assert profile.sample_variance[0] == 1.0
+
+
+def test_equality():
+    profile = kx.VarianceProfile(**GOOD)
+    assert profile == kx.VarianceProfile(**GOOD)
+    for change in (
+        {"layers": ["a", "c"]},
+        {"units": [4, 9]},
+        {"squared_mean": [0.0, 1.25]},
+    ):
+        assert profile != kx.VarianceProfile(**GOOD | change)
+    assert profile != "profile"
+
+
+@given(profiles())
+def test_a_dict_and_json_give_it_back(profile):
+    assert kx.VarianceProfile.from_dict(profile.to_dict()) == profile
+    text = json.dumps(profile.to_dict(), allow_nan=False)
+    assert kx.VarianceProfile.from_dict(json.loads(text)) == profile
+
+
+def test_a_file_gives_it_back_and_is_written_whole(tmp_path, monkeypatch):
+    path = tmp_path / "profile.json"
+    first = kx.theory.sample_variance_decay(3)
+    first.save(path)
+    assert kx.VarianceProfile.load(path) == first
+
+    def full_disk(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        kx.theory.sample_variance_decay(4).save(path)
+    assert kx.VarianceProfile.load(path) == first
+    assert [p.name for p in tmp_path.iterdir()] == ["profile.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"layers": ["a"]}',
+        '{"layers": 3, "sample_variance": 1, "squared_mean": 1, "units": 1}',
+        '{"layers": ["a"], "sample_variance": ["x"], '
+        '"squared_mean": [1], "units": [1]}',
+        '{"layers": ["a"], "sample_variance": [1], "squared_mean": [1], '
+        '"units": [1], "more": 1}',
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, text):
+    path = tmp_path / "profile.json"
+    path.write_text(text)
+    with pytest.raises(ValueError):
+        kx.VarianceProfile.load(path)
+
+
+def test_the_table_is_aligned_and_shows_names_as_they_are():
+    names = ["[red]x[/red]", "a\\b", "n" * 200, "plain"]
+    profile = kx.VarianceProfile(
+        names, [1, 2, 3, 4], [4, 3, 2, 1], [1, 10, 100, 10**6]
+    )
+    expected = kx.theory.sample_variance_decay(3)
+    lines = profile.table(expected).splitlines()
+    head, rule, *rows = lines
+    columns = ("units", "sample variance", "squared mean", "decay", "expected")
+    ends = [head.index(column) + len(column) for column in columns]
+    assert len(rows) == 4
+    for name, row, decay in zip(names, rows, expected.decay, strict=True):
+        assert row.split()[0] == name
+        assert row[: ends[4]].endswith(f"{decay:.4g}")
+        for end in ends:
+            # Each column ends where its head does.
+            assert row[end - 1] != " " and row[end : end + 3].strip() == ""
+    assert len(rule.split()[0]) >= len(head.strip())
+    assert str(profile).count("\n") == 5
+    with pytest.raises(ValueError, match="4. Received: expected of 2 layers"):
+        profile.table(kx.theory.sample_variance_decay(1))
+
+
+def test_the_notebook_table_escapes_names():
+    html = kx.VarianceProfile(["<b>"], [1], [1], [1])._repr_html_()
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+
+
+def test_repr_says_how_it_ends():
+    assert repr(kx.VarianceProfile(**GOOD)) == (
+        "<VarianceProfile of 2 layers: decay 1 at 'a', 0.25 at 'b'>"
+    )
+
+
+def test_plot_draws_measurement_and_theory():
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    theory = kx.theory.sample_variance_decay(5)
+    profile = kx.VarianceProfile(**GOOD)
+    assert profile.plot(expected=theory, ax=ax) is ax
+    measured, dashed = ax.lines
+    np.testing.assert_array_equal(measured.get_ydata(), profile.decay)
+    np.testing.assert_array_equal(dashed.get_ydata(), theory.decay)
+    assert dashed.get_linestyle() == "--"
+    assert ax.get_yscale() == "log"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "measured",
+        "expected",
+    ]
+    alone = profile.plot()
+    assert alone is not ax and len(alone.lines) == 1
+
+
+def test_plot_without_matplotlib_says_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"keras-initx\[plot\]"):
+        kx.VarianceProfile(**GOOD).plot()
