@@ -160,7 +160,7 @@ def test_the_table_is_aligned_and_shows_names_as_they_are():
             assert row[end - 1] != " " and row[end : end + 3].strip() == ""
     assert len(rule.split()[0]) >= len(head.strip())
     assert str(profile).count("\n") == 5
-    with pytest.raises(ValueError, match="4. Received: expected of 2 layers"):
+    with pytest.raises(ValueError, match=r"4\. Received: expected of 2 layers"):
         profile.table(kx.theory.sample_variance_decay(1))
 
 

@@ -120,6 +120,9 @@ class _Tap:
         with contextlib.ExitStack() as stack:
             for name in ("call", "quantized_call"):
                 call = getattr(layer, name, None)
+                # A tf.function has its own graph, perhaps traced long ago, in
+                # which nothing can be heard; what it wraps runs in ours.
+                call = getattr(call, "python_function", call)
                 if call is not None:
                     heard = functools.partial(self.run, layer, call)
                     functools.update_wrapper(heard, call)
