@@ -435,7 +435,7 @@ def one_layer(rng, layer, shape, signal, dtype=None, **bounds):
 
 
 def enter_convolution(rank):
-    shape = (5, 6, 4)[:rank] + (2,)
+    shape = (*(5, 6, 4)[:rank], 2)
     convolution = getattr(layers, f"Conv{rank}D")
     transposed = getattr(layers, f"Conv{rank}DTranspose")
 
