@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -144,7 +145,7 @@ def _report(options: argparse.Namespace) -> None:
                 "data for the plain network must be one array of samples. "
                 f"Received: data={options.data}"
             )
-        data = data.reshape(len(data), -1)
+        data = data.reshape(len(data), math.prod(data.shape[1:]))
         model = report.plain_network(data.shape[1], **plain)
         profile = kx.measure(model, data)
         expected = report.expected_profile(
@@ -159,8 +160,8 @@ def _report(options: argparse.Namespace) -> None:
     print(f"\n{_sentence(profile, expected)}")
     if options.model is None and expected is None:
         print(
-            f"No theory beside it: with {plain['activation']}, only the "
-            "default initializer keeps the variance that theory assumes."
+            "No theory beside it: that is for random weights which, but with "
+            "relu and its kin, keep the variance of the pre-activations at 1."
         )
     for path in report.write(options.out, profile, expected):
         print(f"wrote {path}")

@@ -23,7 +23,7 @@ def is_our_command() -> bool:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Within, what native code writes to standard error is dropped."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

@@ -16,6 +16,14 @@ from keras_initx.profile import VarianceProfile
 
 # Scaling the weights scales every layer alike: the decay does not see it.
 SCALE_FREE = ("linear", "relu", "leaky_relu")
+# Their weights are random and all alike, as theory takes them to be.
+RANDOM = (
+    keras.initializers.Orthogonal,
+    keras.initializers.RandomNormal,
+    keras.initializers.RandomUniform,
+    keras.initializers.TruncatedNormal,
+    keras.initializers.VarianceScaling,
+)
 ACTIVATIONS = (
     *SCALE_FREE,
     *("tanh", "gelu", "silu", "elu", "selu", "softplus"),
@@ -62,10 +70,16 @@ def expected_profile(
 ) -> VarianceProfile | None:
     """What theory says of a plain network, from its measured first layer on.
 
-    None where theory does not speak: it takes total variance one, which only
-    the default initializer keeps, unless the activation does not mind.
+    None where theory does not speak: it is for random weights, and takes total
+    variance one, which only the default initializer keeps, unless the
+    activation does not mind.
     """
-    if initializer is not None and activation not in SCALE_FREE:
+    if initializer is not None and not (
+        activation in SCALE_FREE
+        and isinstance(keras.initializers.get(initializer), RANDOM)
+    ):
+        return None
+    if not np.isfinite(measured.decay[0]):
         return None
     first = float(measured.decay[0])
     return theory.sample_variance_decay(
