@@ -73,6 +73,7 @@ DATA = {
     "array": lambda x: x,
     "float64": lambda x: x.astype("float64"),
     "tensor": tf.constant,
+    "variable": tf.Variable,
     "tuple": lambda x: (x,),
     "dict": lambda x: {"x": x},
     "dataset": lambda x: tf.data.Dataset.from_tensor_slices(x).batch(8),

@@ -103,7 +103,9 @@ def _inputs(element: Any) -> Any:
 
 
 def _array(leaf: Any) -> Any:
-    if isinstance(leaf, (np.ndarray, tf.Tensor, tf.Variable)):
+    if isinstance(leaf, tf.Variable):
+        array = tf.convert_to_tensor(leaf)
+    elif isinstance(leaf, (np.ndarray, tf.Tensor)):
         array = leaf
     elif hasattr(leaf, "__array__"):
         array = np.asarray(leaf)
