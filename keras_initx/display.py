@@ -37,7 +37,13 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         max(map(len, column)) + 3 for column in zip(heads, *rows, strict=True)
     )
     text = io.StringIO()
-    Console(file=text, width=width, color_system=None).print(table)
+    Console(
+        file=text,
+        width=width,
+        color_system=None,
+        # In a notebook rich would show the table and write nothing here.
+        force_jupyter=False,
+    ).print(table)
     lines = (line.rstrip() for line in text.getvalue().splitlines())
     return "\n".join(line for line in lines if line)
 

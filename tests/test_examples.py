@@ -29,6 +29,14 @@ def test_notebook_runs_and_is_kept_with_its_outputs(path):
     NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
     ).execute()
+    printed = "".join(
+        output.text
+        for cell in code
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    )
+    # A table is text, in a notebook too.
+    assert re.search(r"sample variance +squared mean +decay", printed)
 
 
 def blocks(language: str) -> list[str]:
