@@ -81,8 +81,9 @@ def fractional_moment_std(
         raise ValueError(f"s must be a number in (0, 2]. Received: s={s!r}")
     check_int("width", width, 1)
     phi = slopes(activation, keep_rate, parameters)
-    log_root, law = _sum_of_squares(int(width), phi)
-    return exponential(-log_root - law.log_moment(s / 2) / 2, s=s, width=width)
+    root, law = _sum_of_squares(int(width), phi)
+    excess = -law.log_moment(float(s) / 2) / 2
+    return exponential(excess, s=s, width=width) / root
 
 
 def log_norm_drift_and_variance(
@@ -139,20 +140,19 @@ def log_norm_drift_and_variance(
         )
     check_int("width", width, 1)
     phi = slopes(activation, keep_rate, parameters)
-    log_root, law = _sum_of_squares(int(width), phi)
+    root, law = _sum_of_squares(int(width), phi)
     mean, variance = law.log_mean_and_variance()
-    return math.log(std) + log_root + mean / 2, variance / 4
+    return math.log(float(std) * root) + mean / 2, variance / 4
 
 
 @functools.lru_cache(maxsize=64)
 def _sum_of_squares(width: int, phi: Slopes) -> tuple[float, Sum]:
-    """log r, for r^2 = E |phi(g)|^2, and the law of |phi(g)|^2 / r^2."""
+    """r, for r^2 = E |phi(g)|^2, and the law of |phi(g)|^2 / r^2."""
     slope, probability = np.array(phi.slope), np.array(phi.probability)
+    root = math.sqrt(width * probability @ slope**2)
+    # One term is q = (a z / r)^2, and l = E (1 + e^(x + shift))^(-1/2).
+    shift = math.log(2) + 2 * np.log(slope / root)
     some = probability.sum()
-    mean_square = width * probability @ (slope / slope.max()) ** 2
-    log_root = math.log(slope.max()) + math.log(mean_square) / 2
-    # One term is q = (a / r)^2 z^2, and l = E (1 + e^(x + shift))^(-1/2).
-    shift = math.log(2) + 2 * (np.log(slope) - log_root)
 
     def transform(x: np.ndarray) -> tuple[np.ndarray, ...]:
         z = np.add.outer(x, shift)
@@ -166,4 +166,4 @@ def _sum_of_squares(width: int, phi: Slopes) -> tuple[float, Sum]:
         )
 
     ends = shift.min(), max(0.0, shift.max())
-    return log_root, sum_of(transform, width, some, *ends, decay=2)
+    return root, sum_of(transform, width, some, *ends, decay=2)

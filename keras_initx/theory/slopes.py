@@ -36,7 +36,11 @@ class Slopes:
 def slopes(
     activation: str, keep_rate: float, parameters: Mapping[str, Any]
 ) -> Slopes:
-    """The slopes of a named activation, followed by inverted dropout."""
+    """The slopes of a named activation, followed by inverted dropout.
+
+    Raises:
+        ValueError: As `fractional_moment_std` of its three arguments.
+    """
     if not is_real(keep_rate) or not 0 < keep_rate <= 1:
         raise ValueError(
             f"keep_rate must be a number in (0, 1]. "
@@ -57,6 +61,12 @@ def slopes(
             )
         negative, weight = np.array([abs(phi.negative_slope)]), np.ones(1)
     slope = np.append(negative, 1.0) / keep_rate
+    if slope.max() > 1e150:
+        raise ValueError(
+            f"activation must have a finite mean square. "
+            f"Received: activation={activation!r}, keep_rate={keep_rate!r}, "
+            f"which has a slope of {slope.max():.4g}"
+        )
     probability = np.append(weight, 1.0) / 2 * keep_rate
     alive = slope > 0
     return Slopes(

@@ -39,9 +39,10 @@ def stable_weight_scale(
 
         c ~ (h C width log(width))^(-1/a),    h = 1/2 for relu, 1 for linear
 
-    with C = `stable_tail_constant(stability)`, but slowly: at width 1024 the
-    scale is still 0.6 to 0.8 of that. Without the logarithm, width^(-1/a)
-    lets the norm of a relu network explode.
+    with C = `stable_tail_constant(stability)`, but slowly: at width 1024 and a
+    from 0.5 to 1.8 it is still 0.5 to 0.8 of that. The customary
+    width^(-1/a) is too large, so that the norm grows in every layer, by a
+    factor of 1.44 with relu at stability 1.5 and width 256.
 
     Which width: as in `fractional_moment_std`, the fan-out keeps the moment
     itself, and the fan-in keeps it divided by its value for phi(Z) of as many
@@ -89,11 +90,12 @@ def stable_weight_scale(
             f"preserve must be 'log' or a number in (0, stability). "
             f"Received: preserve={preserve!r}, stability={stability!r}"
         )
-    law = _sum_of_powers(float(stability), int(width), phi)
+    stability = float(stability)
+    law = _sum_of_powers(stability, int(width), phi)
     if log:
         log_power = law.log_mean_and_variance()[0]
     else:
-        log_power = law.log_moment(preserve / stability)
+        log_power = law.log_moment(float(preserve) / stability)
     return exponential(
         -log_power / stability,
         stability=stability,
@@ -150,6 +152,7 @@ def stable_moment(p: float, stability: float) -> float:
             f"p must be a number in (-1, stability): beyond, E |Z|^p is "
             f"infinite. Received: p={p!r}, stability={stability!r}"
         )
+    p, stability = float(p), float(stability)
     log = p * math.log(2) + math.lgamma((1 + p) / 2) - math.log(math.pi) / 2
     if stability < 2:
         log += math.lgamma(1 - p / stability) - math.lgamma(1 - p / 2)
@@ -185,6 +188,7 @@ def stable_log_moments(stability: float) -> tuple[float, float]:
     Signal Processing 43 (1995); the derivatives of `stable_moment` at p = 0.
     """
     check_stability(stability)
+    stability = float(stability)
     mean = np.euler_gamma * (1 / stability - 1)
     variance = math.pi**2 / 6 * (1 / stability**2 + 0.5)
     return mean, variance
@@ -216,7 +220,7 @@ def stable_tail_constant(stability: float) -> float:
     (1994), property 1.2.15.
     """
     check_stability(stability)
-    return tail_constant(stability)
+    return tail_constant(float(stability))
 
 
 def check_stability(stability: Any) -> None:

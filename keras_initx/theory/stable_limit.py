@@ -102,11 +102,12 @@ def stable_scale_recursion(
             f"bias_scale must be finite and >= 0. "
             f"Received: bias_scale={bias_scale!r}"
         )
+    stability = float(stability)
     mean_power = _mean_power(resolve(activation, parameters), stability)
     scale = np.full(depth + 1, float(initial_scale))
     for layer in range(depth):
-        power = weight_scale**stability * mean_power(scale[layer])
-        power += bias_scale**stability
+        power = float(weight_scale) ** stability * mean_power(scale[layer])
+        power += float(bias_scale) ** stability
         scale[layer + 1] = power ** (1 / stability)
     return scale
 

@@ -8,7 +8,9 @@ independent of Q, then at t = e^x
 and its moments give those of Q, since those of G are known:
 
     E Q^p = E e^(-p x) / Gamma(2 - p),
-    E log Q = psi(2) - E x,    Var log Q = Var x - psi'(2).
+    E log Q = psi(2) - E x,    Var log Q = Var x - psi'(2),
+
+with psi(2) = 1 - 0.5772 and psi'(2) = pi^2/6 - 1.
 
 The density is positive, so nothing cancels at any n, and analytic in a strip,
 so that the trapezoidal rule converges exponentially.
@@ -54,8 +56,8 @@ class Sum:
     def log_moment(self, p: float) -> float:
         """log(E Q^p) / p, for 0 < p < decay."""
         weight = self.weight / math.exp(self.log_some)
-        log_gamma = special.gammaln(2 - p)
-        # As a change from 1, which keeps the digits when p is small.
+        # As a change from 1, which keeps its digits however small p is.
+        log_gamma = _log_gamma(p)
         change = weight @ np.expm1(-p * self.x - log_gamma)
         first = weight[0] * math.exp(-p * self.x[0] - log_gamma)
         change += first / math.expm1((self.decay - p) * STEP)
@@ -66,10 +68,13 @@ class Sum:
         weight = self.weight / self.weight.sum()
         mean = float(weight @ self.x)
         variance = float(weight @ (self.x - mean) ** 2)
-        return (
-            float(special.digamma(2)) - mean,
-            variance - float(special.polygamma(1, 2)),
-        )
+        return 1 - np.euler_gamma - mean, variance - (math.pi**2 / 6 - 1)
+
+
+def _log_gamma(p: float) -> float:
+    """log Gamma(2 - p) for 0 <= p <= 1, to the last digit of a small p."""
+    k = np.arange(2, 60)
+    return (np.euler_gamma - 1) * p + float(special.zetac(k) @ (p**k / k))
 
 
 def sum_of(
