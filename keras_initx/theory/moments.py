@@ -66,8 +66,8 @@ def fractional_moment_std(
 
     >>> round(fractional_moment_std(1.0, 64), 9)
     0.178528029
-    >>> fractional_moment_std(2.0, 64)  # Kaiming's sqrt(2 / 64)
-    0.1767766952966369
+    >>> round(fractional_moment_std(2.0, 64), 9)  # Kaiming's sqrt(2 / 64)
+    0.176776695
     >>> round(fractional_moment_std(1.0, 64, "leaky_relu"), 9)
     0.174900438
 
