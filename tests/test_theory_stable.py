@@ -259,7 +259,7 @@ def test_twin(stability):
     # l straight from the sampler, for a leaky relu with dropout.
     slope, keep_rate, p = 0.3, 0.6, 0.4
     size, weight = sampled_on_a_grid(stability)
-    size, weight = size[weight > 1e-14], weight[weight > 1e-14]
+    size, weight = size[weight > 1e-19], weight[weight > 1e-19]
     step = 0.5
     x = np.arange(-50, 60, step)
     absence = np.zeros_like(x)
