@@ -221,20 +221,16 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
         log_density = stable_density.log_density(z, a, b)
         return tf.cast(log_density - tf.math.log(scale), self.dtype)
 
-    def _prob(self, x):
-        z, a, b, scale = self._standardized(x)
-        return tf.cast(stable_density.density(z, a, b) / scale, self.dtype)
-
-    def _cdf(self, x):
+    def _log_cdf(self, x):
         z, a, b, _ = self._standardized(x)
-        return tf.cast(stable_density.cdf(z, a, b), self.dtype)
-
-    def _survival_function(self, x):
-        z, a, b, _ = self._standardized(x)
-        return tf.cast(stable_density.survival(z, a, b), self.dtype)
+        return tf.cast(stable_density.log_cdf(z, a, b), self.dtype)
 
     def _log_survival_function(self, x):
-        return tf.math.log(self._survival_function(x))
+        z, a, b, _ = self._standardized(x)
+        return tf.cast(stable_density.log_survival(z, a, b), self.dtype)
+
+    def _survival_function(self, x):
+        return tf.exp(self._log_survival_function(x))
 
     def _quantile(self, p):
         a, b, loc, scale = self._s0()
