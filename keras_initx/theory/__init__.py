@@ -13,6 +13,11 @@ from keras_initx.theory.mean_field import (
     critical_gain,
     sample_variance_decay,
 )
+from keras_initx.theory.moments import (
+    fractional_moment_std,
+    log_norm_drift_and_variance,
+)
+from keras_initx.theory.stable import stable_weight_scale
 
 __all__ = [
     "asymptotic_sample_variance",
@@ -20,5 +25,8 @@ __all__ = [
     "batch_norm_raw_variance",
     "correlation_map",
     "critical_gain",
+    "fractional_moment_std",
+    "log_norm_drift_and_variance",
     "sample_variance_decay",
+    "stable_weight_scale",
 ]

@@ -155,7 +155,7 @@ def resolve(
                 f"Received: activation={activation!r}"
             )
         build, defaults = _TABLE[name]
-        _check_names(name, parameters, defaults)
+        check_names(name, parameters, defaults)
         return build(
             **{
                 key: _check_value(key, parameters.get(key, default), default)
@@ -168,7 +168,7 @@ def resolve(
             f"Received: activation={activation!r}"
         )
     name = getattr(activation, "__name__", type(activation).__name__)
-    _check_names(name, parameters, {"breakpoints": (0.0,)})
+    check_names(name, parameters, {"breakpoints": (0.0,)})
     return Activation(
         name,
         _checked(name, activation),
@@ -176,7 +176,7 @@ def resolve(
     )
 
 
-def _check_names(
+def check_names(
     activation: str, parameters: Mapping[str, Any], known: Mapping[str, Any]
 ) -> None:
     for key, value in parameters.items():
