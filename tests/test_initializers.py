@@ -5,6 +5,8 @@ A new initializer is one row of ROWS more.
 
 import copy
 import functools
+import importlib
+import inspect
 import json
 import pickle
 import subprocess
@@ -254,14 +256,14 @@ def test_negative_slope_sets_the_gain(seed):
 )
 def test_fans(shape, axes, fans):
     assert compute_fans(shape, **axes) == fans
-    # The twin: VarianceScaling is uniform up to sqrt(3 / fan).
+    # Keras says the same.
+    unit = keras.random.normal(shape, seed=0)
     for mode, fan in zip(("fan_in", "fan_out"), fans, strict=True):
         twin = keras.initializers.VarianceScaling(
-            mode=mode, distribution="uniform", seed=0, **axes
+            1.0, mode, "untruncated_normal", seed=0, **axes
         )
-        unit = keras.random.uniform(shape, -1.0, 1.0, seed=0)
         np.testing.assert_allclose(
-            twin(shape), np.sqrt(3 / max(1, fan)) * unit, rtol=1e-6
+            twin(shape), unit / np.sqrt(max(1, fan)), rtol=1e-6
         )
 
 
@@ -270,12 +272,12 @@ def layer_kernels():
     layers = keras.layers
     return {
         "Dense": (
-            lambda **k: layers.Dense(1024, **k),
+            lambda **k: layers.Dense(1024, use_bias=False, **k),
             (None, 256),
             {"dense/kernel": 256},
         ),
         "Conv2D": (
-            lambda **k: layers.Conv2D(256, 4, **k),
+            lambda **k: layers.Conv2D(256, 4, use_bias=False, **k),
             (None, 8, 8, 64),
             {"conv2d/kernel": 1024},
         ),
@@ -287,7 +289,9 @@ def layer_kernels():
             {"einsum_dense/kernel": 64},
         ),
         "MultiHeadAttention": (
-            lambda **k: layers.MultiHeadAttention(16, 64, **k),
+            lambda **k: layers.MultiHeadAttention(
+                16, 64, use_bias=False, **k
+            ),
             (None, 5, 256),
             {
                 "multi_head_attention/query/kernel": 256,
@@ -305,7 +309,7 @@ def test_layers_get_the_right_fan_in(name, row, seed):
     # 262144 weights at the most, which see an error of 4% in the scale; a
     # fan-in that is wrong by a factor 4 makes one of 2 or more.
     make, shape, fans = layer_kernels()[name]
-    layer = make(kernel_initializer=row.make(), use_bias=False)
+    layer = make(kernel_initializer=row.make())
     layer.build(*[shape] * (2 if name == "MultiHeadAttention" else 1))
     kernels = {weight.path: weight.value for weight in layer.weights}
     assert set(kernels) == set(fans)
@@ -557,8 +561,6 @@ def test_config_round_trip(row, seed):
 
 @rows
 def test_config_holds_every_argument(row):
-    import inspect
-
     made = row.make()
     assert set(made.get_config()) == set(
         inspect.signature(type(made).__init__).parameters
@@ -636,7 +638,7 @@ def test_distribution_parameters_become_plain_numbers(seed):
     )
     made = kx.initializers.FromDistribution(law)
     assert made.get_config()["distribution"] == {
-        "distribution": "tensorflow_probability.distributions.Normal",
+        "distribution": "tfp.distributions.Normal",
         "parameters": {"loc": 0.0, "scale": 2.0},
     }
     # What it was when read.
@@ -668,6 +670,189 @@ def test_nested_distributions_round_trip(seed):
     config = json.loads(json.dumps(keras.initializers.serialize(made)))
     again = keras.initializers.deserialize(config)
     np.testing.assert_array_equal(made((5, 5)), again((5, 5)))
+
+
+# ---- Bad input -------------------------------------------------------------
+
+
+def bad_values():
+    """(class, its required arguments, the name and the values to refuse)."""
+    fractional, stable = (
+        (kx.initializers.FractionalMoment, {}),
+        (kx.initializers.AlphaStable, {"stability": 1.5}),
+    )
+    nan, inf = float("nan"), float("inf")
+    for which in (fractional, stable):
+        yield *which, "fan_in", [0, -3, 2.5, True, "64", nan]
+        yield *which, "input_axes", [[0], 3, "01"]
+        yield *which, "output_axes", [[0]]
+        yield *which, "seed", [1.5, "1", True, 2**70, [1]]
+        yield *which, "activation", ["tanh", "nonsense", None, abs, ["relu"]]
+        yield *which, "keep_rate", [0, -0.1, 1.1, nan, "1", None]
+        # Of leaky_relu, and of rrelu.
+        yield *which, "negative_slope", [0.1, "0.1"]
+        yield *which, "bounds", [[0.1, 0.3], 0.1]
+        leaky = which[0], which[1] | {"activation": "leaky_relu"}
+        yield *leaky, "negative_slope", [nan, "0.1", [0.1]]
+        random = which[0], which[1] | {"activation": "rrelu"}
+        yield *random, "bounds", [[0.3, 0.1], [0.1], 0.1, [0.1, inf], "01"]
+    yield *fractional, "s", [0, -1, 2.001, nan, inf, "1", None, True, [1.0]]
+    yield stable[0], {}, "stability", [0, -1, 2.001, nan, "1.5", None, [1.0]]
+    yield stable[0], {}, "stability", [True]
+    yield *stable, "preserve", [0, 1.5, 1.6, -1, nan, "s", "Log", None, [0.5]]
+
+
+BAD = [
+    pytest.param(kind, given, name, value, id=f"{kind.__name__}-{name}={value}")
+    for kind, given, name, values in bad_values()
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("kind", "given", "name", "value"), BAD)
+def test_bad_arguments_raise_at_construction(kind, given, name, value):
+    with pytest.raises(ValueError, match=rf"Received: .*{name}="):
+        kind(**given, **{name: value})
+
+
+def test_s_of_the_moment_must_be_below_the_stability():
+    kx.initializers.AlphaStable(0.8, preserve=0.79)
+    with pytest.raises(ValueError, match=r"Received: preserve=0.8, stab"):
+        kx.initializers.AlphaStable(0.8, preserve=0.8)
+
+
+@pytest.mark.parametrize("axes", [([2], [0]), ([0], [-3]), ([0], [5, 1])])
+@rows_by_layer
+def test_axes_that_the_kernel_has_not_raise(row, axes):
+    made = row.make(input_axes=axes[0], output_axes=axes[1])
+    with pytest.raises(ValueError, match=r"shape is \(4, 5\). Received: "):
+        made((4, 5))
+
+
+class Own:
+    """What a user may have, and cannot be loaded."""
+
+    @staticmethod
+    def distribution():
+        class Mine(tfd().Normal):
+            pass
+
+        return Mine(0.0, 1.0)
+
+
+REFUSED = {
+    "no variance": (lambda: tfd().Cauchy(0.0, 1.0), "its variance is nan"),
+    "infinite": (lambda: tfd().StudentT(2.0, 0.0, 1.0), "its variance is inf"),
+    "undefined": (lambda: tfd().StudentT(1.0, 0.0, 1.0), "its variance is nan"),
+    "one point": (lambda: tfd().Deterministic(0.0), "its variance is 0.0"),
+    "unknown": (
+        lambda: tfd().SinhArcsinh(0.0, 1.0, 0.5, 1.0),
+        "its variance is nan",
+    ),
+    "mean": (lambda: tfd().Normal(0.1, 1.0), "its mean is 0.1"),
+    "one-sided": (lambda: tfd().Gamma(2.0, 1.0), "its mean is 2"),
+    "circle": (lambda: tfd().VonMises(0.0, 1.0), "directions on a circle"),
+    "circle inside": (
+        lambda: tfd().MixtureSameFamily(
+            tfd().Categorical(probs=[1.0]), tfd().VonMises(0.0, [1.0])
+        ),
+        "directions on a circle",
+    ),
+    "batch": (lambda: tfd().Normal([0.0, 0.0], 1.0), "its batch shape must be"),
+    "event": (
+        lambda: tfd().MultivariateNormalDiag([0.0, 0.0]),
+        "its event shape must be",
+    ),
+    "joint": (
+        lambda: tfd().JointDistributionSequential([tfd().Normal(0.0, 1.0)]),
+        "its batch shape must be|its event shape must be",
+    ),
+    "scale": (lambda: tfd().Normal(0.0, -1.0), "valid parameters"),
+    "nan": (lambda: tfd().StudentT(float("nan"), 0.0, 1.0), "valid|variance"),
+    "own class": (Own.distribution, "an instance of a class of"),
+    "no distribution": (lambda: "normal", "an instance of a class of"),
+    "a class": (lambda: tfd().Normal, "an instance of a class of"),
+    "a function inside": (
+        lambda: tfd().Autoregressive(
+            lambda x: tfd().Normal(x, 1.0), tf.zeros(3)
+        ),
+        "must be numbers",
+    ),
+    "a bijector inside": (
+        lambda: tfd().TransformedDistribution(
+            tfd().Normal(0.0, 1.0), importlib.import_module(
+                "tensorflow_probability").bijectors.Tanh()
+        ),
+        "must be numbers",
+    ),
+    "complex": (lambda: tfd().Deterministic(1j), "must be numbers"),
+}
+
+
+@pytest.mark.parametrize(
+    ("distribution", "reason"), REFUSED.values(), ids=REFUSED
+)
+def test_distributions_are_refused_with_the_reason(distribution, reason):
+    with pytest.raises(ValueError, match=rf"(?s)(?:{reason}).*Received: "):
+        kx.initializers.FromDistribution(distribution())
+
+
+def test_without_preserve_no_moment_is_asked_for(seed):
+    for law in (tfd().Cauchy(1.0, 2.0), tfd().VonMises(1.0, 2.0)):
+        made = kx.initializers.FromDistribution(law, preserve=None, seed=seed)
+        weights = np.asarray(made((512, 512)))
+        share = np.mean(weights <= 1)
+        assert abs(share - 0.5) < 6 * 0.5 / 512
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("preserve", "log"),
+        ("preserve", 0.5),
+        ("preserve", False),
+        ("activation", "nonsense"),
+        ("activation", None),
+        ("negative_slope", 0.1),
+        ("fan_in", 0),
+        ("seed", "1"),
+    ],
+)
+def test_bad_arguments_of_from_distribution(name, value):
+    with pytest.raises(ValueError, match=rf"Received: .*{name}="):
+        kx.initializers.FromDistribution(
+            tfd().Normal(0.0, 1.0), **{name: value}
+        )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"distribution": "tfp.distributions.Normal"},
+        {"distribution": "os.system", "parameters": {"command": "true"}},
+        {"distribution": "tfp.bijectors.Exp", "parameters": {}},
+        {"distribution": "tfp.distributions.__loader__", "parameters": {}},
+        {"distribution": "tfp.distributions.kl_divergence", "parameters": {}},
+        {"distribution": "tfp.distributions.Nothing", "parameters": {}},
+        {"distribution": "keras_initx.distributions.tf", "parameters": {}},
+        {"distribution": None, "parameters": {}},
+        {"distribution": "tfp.distributions.Normal", "parameters": {"a": 1}},
+        {"distribution": "tfp.distributions.Normal", "parameters": [0.0, 1.0]},
+        {
+            "distribution": "tfp.distributions.Independent",
+            "parameters": {
+                "distribution": {
+                    "distribution": "subprocess.Popen",
+                    "parameters": {"args": "true"},
+                }
+            },
+        },
+    ],
+)
+def test_configs_load_distributions_and_nothing_else(config):
+    with pytest.raises(ValueError, match="Received: "):
+        kx.initializers.FromDistribution(config)
 
 
 # ---- Under a strategy ------------------------------------------------------

@@ -2,7 +2,7 @@
 
 A distribution is written as
 
-    {"distribution": "tensorflow_probability.distributions.StudentT",
+    {"distribution": "tfp.distributions.StudentT",
      "parameters": {"df": 3.0, "loc": 0.0, "scale": 1.0}}
 
 whose parameters may hold distributions in turn. Read back are classes of
@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-HOMES = ("tensorflow_probability.distributions", "keras_initx.distributions")
+def _tfp() -> Any:
+    import tensorflow_probability
+
+    return tensorflow_probability.distributions
+
+
+def _ours() -> Any:
+    return importlib.import_module("keras_initx.distributions")
+
+
+# Where classes may come from; imported when one does.
+_HOMES = {"tfp.distributions": _tfp, "keras_initx.distributions": _ours}
 # How to behave, not what to draw.
 _MANNERS = ("validate_args", "allow_nan_stats", "name")
 
@@ -54,7 +65,9 @@ def from_config(config: dict[str, Any], validate_args: bool = False) -> Any:
     Raises:
         ValueError: The config is of another form or names another class.
     """
-    if set(config) != {"distribution", "parameters"}:
+    if set(config) != {"distribution", "parameters"} or not isinstance(
+        config["parameters"], dict
+    ):
         raise ValueError(
             "A distribution's config must have the keys 'distribution' and "
             f"'parameters'. Received: config={config!r}"
@@ -79,16 +92,15 @@ def names_in(config: Any) -> set[str]:
 
 
 def _is_distribution(thing: Any) -> bool:
-    base = importlib.import_module(HOMES[0]).Distribution
-    return isinstance(thing, base) and type(thing) is not base
+    return isinstance(thing, _tfp().Distribution)
 
 
 def _name(distribution: Any) -> str:
     kind = type(distribution)
     if _is_distribution(distribution):
-        for home in HOMES:
-            if vars(importlib.import_module(home)).get(kind.__name__) is kind:
-                return f"{home}.{kind.__name__}"
+        for name, home in _HOMES.items():
+            if getattr(home(), kind.__name__, None) is kind:
+                return f"{name}.{kind.__name__}"
     raise ValueError(
         "distribution must be an instance of a class of tfp.distributions or "
         "keras_initx.distributions, so that a saved model can be loaded. "
@@ -98,13 +110,12 @@ def _name(distribution: Any) -> str:
 
 def _find(name: Any) -> type:
     home, _, kind = str(name).rpartition(".")
-    if home in HOMES and not kind.startswith("_"):
-        found = vars(importlib.import_module(home)).get(kind)
-        base = importlib.import_module(HOMES[0]).Distribution
-        if isinstance(found, type) and issubclass(found, base):
+    if home in _HOMES and not kind.startswith("_"):
+        found = getattr(_HOMES[home](), kind, None)
+        if isinstance(found, type) and issubclass(found, _tfp().Distribution):
             return found
     raise ValueError(
-        f"A distribution's config must name a class of {' or '.join(HOMES)}. "
+        f"A distribution's config must name a class of {' or '.join(_HOMES)}. "
         f"Received: distribution={name!r}"
     )
 
@@ -120,15 +131,17 @@ def _plain(value: Any, name: str) -> Any:
         return [_plain(item, name) for item in value]
     try:
         array = np.asarray(value)
-        # bfloat16 is of a kind of its own.
-        if array.dtype.kind not in "biuf":
+        # bfloat16 is of a kind of its own, V.
+        if array.dtype.kind == "V":
             array = array.astype(np.float64)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError):
+        array = None
+    if array is None or array.dtype.kind not in "biuf":
         raise ValueError(
             "The parameters of a distribution of weights must be numbers, or "
             "distributions in turn, so that a model can be saved. "
             f"Received: {name}, {value!r}"
-        ) from error
+        )
     return array.tolist()
 
 
