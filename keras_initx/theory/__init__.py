@@ -17,7 +17,13 @@ from keras_initx.theory.moments import (
     fractional_moment_std,
     log_norm_drift_and_variance,
 )
-from keras_initx.theory.stable import stable_weight_scale
+from keras_initx.theory.stable import (
+    stable_log_moments,
+    stable_moment,
+    stable_tail_constant,
+    stable_weight_scale,
+)
+from keras_initx.theory.stable_limit import stable_scale_recursion
 
 __all__ = [
     "asymptotic_sample_variance",
@@ -28,5 +34,9 @@ __all__ = [
     "fractional_moment_std",
     "log_norm_drift_and_variance",
     "sample_variance_decay",
+    "stable_log_moments",
+    "stable_moment",
+    "stable_scale_recursion",
+    "stable_tail_constant",
     "stable_weight_scale",
 ]

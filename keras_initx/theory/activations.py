@@ -179,6 +179,7 @@ def resolve(
 def check_names(
     activation: str, parameters: Mapping[str, Any], known: Mapping[str, Any]
 ) -> None:
+    """Refuse parameters whose names are not among the known."""
     for key, value in parameters.items():
         if key not in known:
             accepted = f"only {', '.join(sorted(known))}" if known else "none"
@@ -198,6 +199,16 @@ def is_real(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def check_int(name: str, value: Any, least: int) -> None:
+    """Refuse anything but an int >= least."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an int. Received: {name}={value!r}")
+    if value < least:
+        raise ValueError(
+            f"{name} must be >= {least}. Received: {name}={value!r}"
+        )
 
 
 def _check_value(key: str, value: Any, default: bool | float) -> Any:
@@ -238,7 +249,8 @@ def _checked(name: str, activation: ArrayFunction) -> ArrayFunction:
         if not np.isfinite(value).all():
             worst = z[~np.isfinite(value)].flat[0]
             raise ValueError(
-                f"activation must be finite on [-17, 17]. "
+                f"activation must be finite wherever it is averaged, on "
+                f"[-17, 17] at least. "
                 f"Received: activation={name!r}, which is not at {worst:.4g}"
             )
         return value
