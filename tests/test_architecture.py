@@ -18,9 +18,18 @@ ARROWS = {
     "files": set(),
     "profile": {"display", "files"},
     "theory": {"profile"},
+    "distributions": set(),
+    "initializers": {"distributions", "theory"},
     "signal": {"profile"},
     "callbacks": {"signal", "profile"},
-    "__init__": {"_startup", "callbacks", "profile", "signal", "theory"},
+    "__init__": {
+        "_startup",
+        "callbacks",
+        "initializers",
+        "profile",
+        "signal",
+        "theory",
+    },
     "report": {"files", "profile", "theory"},
     "__main__": {"__init__", "display", "report"},
 }
@@ -110,7 +119,7 @@ def test_importing_does_not_import_tensorflow_probability():
 def test_every_public_name_has_a_docstring_with_its_source():
     objects = {
         name: getattr(module, name)
-        for module in (kx, kx.theory, kx.callbacks)
+        for module in (kx, kx.theory, kx.initializers, kx.callbacks)
         for name in module.__all__
         if not isinstance(getattr(module, name), type(kx))
     }

@@ -104,9 +104,7 @@ class Row:
 
 def fractional(s, scale, **parameters):
     return Row(
-        functools.partial(
-            kx.initializers.FractionalMoment, s=s, **parameters
-        ),
+        functools.partial(kx.initializers.FractionalMoment, s=s, **parameters),
         scale,
         NORMAL,
     )
@@ -153,9 +151,7 @@ ROWS = {
     "fractional-rrelu": fractional(
         1.0, {64: 0.173504106}.get, activation="rrelu", bounds=[1 / 8, 1 / 3]
     ),
-    "fractional-dropout": fractional(
-        1.5, {64: 0.159123407}.get, keep_rate=0.8
-    ),
+    "fractional-dropout": fractional(1.5, {64: 0.159123407}.get, keep_rate=0.8),
     "stable": stable(1.5, {64: 0.049830, 256: 0.017170, 1024: 0.0060974}),
     "stable-linear": stable(1.5, {64: 0.029013}, activation="linear"),
     "stable-moment": stable(1.8, {64: 0.089157}, preserve=0.5),
@@ -235,6 +231,37 @@ def test_negative_slope_sets_the_gain(seed):
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "scale"),
+    [
+        (
+            kx.initializers.FractionalMoment,
+            {"s": 1.2},
+            kx.theory.fractional_moment_std,
+        ),
+        (
+            kx.initializers.AlphaStable,
+            {"stability": 1.5, "preserve": 1.2},
+            kx.theory.stable_weight_scale,
+        ),
+    ],
+)
+def test_every_parameter_reaches_the_theory(kind, given, scale, seed):
+    plain = kind(**given, seed=seed)((20, 9)) / scale(width=20, **given)
+    for more in (
+        {"activation": "linear"},
+        {"activation": "leaky_relu"},
+        {"activation": "leaky_relu", "negative_slope": 0.4},
+        {"activation": "rrelu"},
+        {"activation": "rrelu", "bounds": (0.3, 0.9)},
+        {"keep_rate": 0.6},
+    ):
+        weights = kind(**given | more, seed=seed)((20, 9))
+        np.testing.assert_allclose(
+            weights, plain * scale(width=20, **given | more), rtol=1e-6
+        )
+
+
 # ---- The fan-in ------------------------------------------------------------
 
 
@@ -289,9 +316,7 @@ def layer_kernels():
             {"einsum_dense/kernel": 64},
         ),
         "MultiHeadAttention": (
-            lambda **k: layers.MultiHeadAttention(
-                16, 64, use_bias=False, **k
-            ),
+            lambda **k: layers.MultiHeadAttention(16, 64, use_bias=False, **k),
             (None, 5, 256),
             {
                 "multi_head_attention/query/kernel": 256,
@@ -348,9 +373,7 @@ def test_calls_repeat_and_instances_differ(row, seed):
     np.testing.assert_array_equal(made((16, 8)), weights)
     assert np.mean(np.asarray(other((16, 8))) == weights) < 0.9
     again = row.make(seed=seed)
-    np.testing.assert_array_equal(
-        again((16, 8)), row.make(seed=seed)((16, 8))
-    )
+    np.testing.assert_array_equal(again((16, 8)), row.make(seed=seed)((16, 8)))
     np.testing.assert_array_equal(
         again((16, 8)), row.make(seed=np.int64(seed))((16, 8))
     )
@@ -394,14 +417,29 @@ def test_attention_kernels_are_equal_unless_unseeded(row, seed_of, seed):
 
 
 @rows
-def test_graphs_and_xla_draw_the_same(row, seed):
+def test_a_graph_draws_the_same(row, seed):
     made = row.make(seed=seed)
-    eager = np.asarray(made((32, 16)))
     graph = tf.function(lambda: made((32, 16)))()
-    np.testing.assert_allclose(graph, eager, rtol=1e-5)
-    compiled = tf.function(lambda: made((32, 16)), jit_compile=True)()
-    np.testing.assert_allclose(compiled, eager, rtol=1e-3)
-    assert np.median(np.abs(compiled / eager - 1)) < 1e-6
+    np.testing.assert_allclose(graph, made((32, 16)), rtol=1e-5)
+
+
+@rows_by_layer
+def test_xla_draws_the_same_law(row, seed):
+    made = row.make(seed=seed)
+    weights = tf.function(lambda: made((64, 1024)), jit_compile=True)()
+    assert_drawn(weights, row, 64)
+    if isinstance(made, kx.initializers.AlphaStable):
+        median = np.median(np.abs(weights / made((64, 1024)) - 1))
+        assert median < 1e-6
+
+
+def test_s_2_is_kaiming_to_the_number(seed):
+    kaiming = keras.initializers.VarianceScaling(
+        2.0, "fan_in", "untruncated_normal", seed=seed
+    )
+    made = kx.initializers.FractionalMoment(2, seed=seed)
+    for shape in ((64, 32), (3, 3, 16, 8)):
+        np.testing.assert_allclose(made(shape), kaiming(shape), rtol=1e-6)
 
 
 @rows
@@ -456,7 +494,9 @@ DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 
 @rows
-@pytest.mark.parametrize("shape", [(), (5,), (4, 0), (2, 3, 4), (2, 2, 3, 4, 5)])
+@pytest.mark.parametrize(
+    "shape", [(), (5,), (4, 0), (2, 3, 4), (2, 2, 3, 4, 5)]
+)
 def test_any_rank(row, shape):
     weights = row.make()(shape)
     assert weights.shape == shape
@@ -515,9 +555,7 @@ def test_dtype_policies(row, policy, seed):
 
 @pytest.mark.parametrize("stability", [0.05, 0.2, 0.5])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_heaviest_tails_are_finite_and_not_all_zero(
-    stability, dtype, seed
-):
+def test_the_heaviest_tails_are_finite_and_not_all_zero(stability, dtype, seed):
     weights = kx.initializers.AlphaStable(stability, seed=seed)(
         (256, 1024), dtype
     )
@@ -581,7 +619,9 @@ def test_model_is_saved_loaded_and_cloned(row, tmp_path, rng):
     model = keras.Model(inputs, h)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.get_config() == model.get_config()
+    # As JSON, in which tuples are lists.
+    config = json.dumps(model.get_config())
+    assert json.dumps(loaded.get_config()) == config
     for ours, theirs in zip(
         model.get_weights(), loaded.get_weights(), strict=True
     ):
@@ -590,36 +630,17 @@ def test_model_is_saved_loaded_and_cloned(row, tmp_path, rng):
     np.testing.assert_array_equal(model(x), loaded(x))
 
     cloned = keras.models.clone_model(model)
-    assert cloned.get_config() == model.get_config()
+    initializers = [
+        [layer.get_config()["kernel_initializer"] for layer in m.layers[1:]]
+        for m in (model, cloned)
+    ]
+    assert initializers[0] == initializers[1]
     kernels = [m.layers[1].get_weights()[0] for m in (model, cloned)]
     assert (kernels[0] != kernels[1]).any()
     # The seed in the config makes the last kernel again.
     np.testing.assert_array_equal(
         model.layers[-1].get_weights()[0], cloned.layers[-1].get_weights()[0]
     )
-
-
-def test_loading_needs_no_more_than_importing_us(tmp_path):
-    path = tmp_path / "model.keras"
-    layers = [
-        keras.layers.Dense(3, kernel_initializer=row.make())
-        for row in ROWS.values()
-    ]
-    model = keras.Sequential([keras.Input((3,)), *layers])
-    model.save(path)
-    code = (
-        "import sys, keras, keras_initx\n"
-        "model = keras.models.load_model(sys.argv[1])\n"
-        "print(*[float(w.sum()) for w in model.get_weights()])"
-    )
-    loaded = subprocess.run(
-        [sys.executable, "-c", code, path],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    sums = [float(w.sum()) for w in model.get_weights()]
-    assert list(map(float, loaded.stdout.split())) == sums
 
 
 def test_names_in_strings():
@@ -643,11 +664,18 @@ def test_distribution_parameters_become_plain_numbers(seed):
     }
     # What it was when read.
     law.loc.assign(5.0)
-    assert kx.initializers.FromDistribution(
-        tfd().Normal(0.0, 2.0), seed=seed
-    )((3, 3)).numpy().tolist() == kx.initializers.FromDistribution(
-        made.get_config()["distribution"], seed=seed
-    )((3, 3)).numpy().tolist()
+    assert (
+        kx.initializers.FromDistribution(tfd().Normal(0.0, 2.0), seed=seed)(
+            (3, 3)
+        )
+        .numpy()
+        .tolist()
+        == kx.initializers.FromDistribution(
+            made.get_config()["distribution"], seed=seed
+        )((3, 3))
+        .numpy()
+        .tolist()
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -712,7 +740,7 @@ BAD = [
 @pytest.mark.parametrize(("kind", "given", "name", "value"), BAD)
 def test_bad_arguments_raise_at_construction(kind, given, name, value):
     with pytest.raises(ValueError, match=rf"Received: .*{name}="):
-        kind(**given, **{name: value})
+        kind(**given | {name: value})
 
 
 def test_s_of_the_moment_must_be_below_the_stability():
@@ -754,7 +782,7 @@ REFUSED = {
     "circle": (lambda: tfd().VonMises(0.0, 1.0), "directions on a circle"),
     "circle inside": (
         lambda: tfd().MixtureSameFamily(
-            tfd().Categorical(probs=[1.0]), tfd().VonMises(0.0, [1.0])
+            tfd().Categorical(probs=[0.5, 0.5]), tfd().VonMises(0.0, [1.0, 2.0])
         ),
         "directions on a circle",
     ),
@@ -767,8 +795,11 @@ REFUSED = {
         lambda: tfd().JointDistributionSequential([tfd().Normal(0.0, 1.0)]),
         "its batch shape must be|its event shape must be",
     ),
-    "scale": (lambda: tfd().Normal(0.0, -1.0), "valid parameters"),
-    "nan": (lambda: tfd().StudentT(float("nan"), 0.0, 1.0), "valid|variance"),
+    "scale": (lambda: tfd().Normal(0.0, -1.0), "must be valid"),
+    "nan": (
+        lambda: tfd().StudentT(float("nan"), 0.0, 1.0),
+        "must be valid|variance",
+    ),
     "own class": (Own.distribution, "an instance of a class of"),
     "no distribution": (lambda: "normal", "an instance of a class of"),
     "a class": (lambda: tfd().Normal, "an instance of a class of"),
@@ -780,8 +811,8 @@ REFUSED = {
     ),
     "a bijector inside": (
         lambda: tfd().TransformedDistribution(
-            tfd().Normal(0.0, 1.0), importlib.import_module(
-                "tensorflow_probability").bijectors.Tanh()
+            tfd().Normal(0.0, 1.0),
+            importlib.import_module("tensorflow_probability").bijectors.Tanh(),
         ),
         "must be numbers",
     ),
@@ -798,11 +829,15 @@ def test_distributions_are_refused_with_the_reason(distribution, reason):
 
 
 def test_without_preserve_no_moment_is_asked_for(seed):
-    for law in (tfd().Cauchy(1.0, 2.0), tfd().VonMises(1.0, 2.0)):
-        made = kx.initializers.FromDistribution(law, preserve=None, seed=seed)
-        weights = np.asarray(made((512, 512)))
-        share = np.mean(weights <= 1)
-        assert abs(share - 0.5) < 6 * 0.5 / 512
+    laws = {
+        stats.cauchy(1, 2): tfd().Cauchy(1.0, 2.0),
+        stats.gamma(2, 0, 3): tfd().Gamma(2.0, 1 / 3),
+        stats.vonmises(2): tfd().VonMises(0.0, 2.0),
+    }
+    for law, distribution in laws.items():
+        make = kx.initializers.FromDistribution
+        weights = make(distribution, preserve=None, seed=seed)((512, 512))
+        assert_shares(weights, law.ppf(LEVELS), LEVELS)
 
 
 @pytest.mark.parametrize(
@@ -855,10 +890,11 @@ def test_configs_load_distributions_and_nothing_else(config):
         kx.initializers.FromDistribution(config)
 
 
-# ---- Under a strategy ------------------------------------------------------
+# ---- In another process ----------------------------------------------------
 
 REPLICAS = """
 import os
+import sys
 os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
@@ -869,50 +905,76 @@ tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2
 )
 import keras_initx as kx
+
+model = keras.models.load_model(sys.argv[1])
+print("sums", *[float(w.sum()) for w in model.get_weights()])
+
 import tensorflow_probability as tfp
 
+MAKERS = [
+    lambda: kx.initializers.FractionalMoment(0.8),
+    lambda: kx.initializers.AlphaStable(1.5),
+    lambda: kx.initializers.FromDistribution(
+        tfp.distributions.StudentT(3.0, 0.0, 1.0)
+    ),
+]
+
 def weights():
-    makers = [
-        lambda: kx.initializers.FractionalMoment(0.8),
-        lambda: kx.initializers.AlphaStable(1.5),
-        lambda: kx.initializers.FromDistribution(
-            tfp.distributions.StudentT(3.0, 0.0, 1.0)
-        ),
-    ]
     keras.utils.set_random_seed(3)
-    layers = []
-    for make in makers:
-        layers += [keras.layers.Dense(8, "relu", kernel_initializer=make())]
-        layers += [keras.layers.EinsumDense(
-            "ab,bc->ac", (8,), kernel_initializer=make()
-        )]
+    layers = [
+        keras.layers.Dense(8, "tanh", kernel_initializer=make())
+        for make in MAKERS
+    ]
+    layers += [
+        keras.layers.EinsumDense("ab,bc->ac", (8,), kernel_initializer=make())
+        for make in MAKERS
+    ]
     # Without an Input: built by fit, symbolically first.
     model = keras.Sequential(layers)
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
     x = np.ones((4, 8), np.float32)
     model.fit(x, x, batch_size=4, verbose=0)
-    return model.get_weights()
+    # As large as draws in pieces are.
+    large = keras.layers.Dense(1030, kernel_initializer=MAKERS[1]())
+    large.build((None, 1030))
+    return model.get_weights() + large.get_weights()
 
 alone = weights()
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-assert strategy.num_replicas_in_sync == 2
 with strategy.scope():
     mirrored = weights()
+    assert strategy.num_replicas_in_sync == 2
+kernels = 0
 for one, two in zip(alone, mirrored, strict=True):
-    np.testing.assert_array_equal(one, two)
-print(len(alone), "arrays are equal")
+    # Two logical CPUs share the work in other portions, and TensorFlow's
+    # logarithm and root round differently at a portion's end.
+    np.testing.assert_allclose(one, two, rtol=2e-5)
+    kernels += one.any()
+print("equal", kernels)
 """
 
 
-def test_mirrored_strategy_has_the_same_weights():
-    # A process of its own, since TensorFlow must not have started.
+def test_in_another_process_models_load_and_replicas_agree(tmp_path):
+    path = tmp_path / "model.keras"
+    layers = [
+        keras.layers.Dense(3, kernel_initializer=row.make())
+        for row in ROWS.values()
+    ]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.save(path)
+    # A new process, since two logical CPUs must be asked for before
+    # TensorFlow starts, and since importing us must be enough to load.
     ran = subprocess.run(
-        [sys.executable, "-c", REPLICAS],
+        [sys.executable, "-c", REPLICAS, path],
         capture_output=True,
         text=True,
         cwd=Path(kx.__file__).parent.parent,
     )
-    assert ran.stdout.strip() == "12 arrays are equal", ran.stderr
+    sums = [float(w.sum()) for w in model.get_weights()]
+    assert ran.stdout.splitlines() == [
+        " ".join(["sums", *map(str, sums)]),
+        "equal 7",
+    ], ran.stderr
 
 
 # ---- What they are for -----------------------------------------------------
@@ -938,15 +1000,15 @@ def log_norm_growth(stability, initializers, rng):
 
 def textbook(shape, dtype=None):
     """Stable weights of scale fan_in^(-1 / alpha)."""
-    unit = kx.initializers.AlphaStable(1.5)
-    known = kx.theory.stable_weight_scale(1.5, 256)
-    return unit(shape, dtype) * shape[0] ** (-1 / 1.5) / known
+    made = kx.initializers.AlphaStable(1.5)
+    scale = kx.theory.stable_weight_scale(1.5, shape[0])
+    return made(shape, dtype) * (shape[0] ** (-1 / 1.5) / scale)
 
 
 def test_stable_weights_neither_explode_nor_vanish_in_50_layers(rng):
     # From layer to layer log |x| moves by independent steps, whose standard
-    # deviation at 256 units is 0.39; over 10 nets of 50 layers their mean has
-    # one of 0.0175. The band of 6 of those has a false-alarm rate of 2e-9.
+    # deviation at 256 units is 0.433; over 10 nets of 50 layers their mean has
+    # one of 0.019. A band of 6 of those: false alarms are below 1e-8.
     nets, depth = 10, 50
     ours = log_norm_growth(
         1.5,
@@ -956,9 +1018,9 @@ def test_stable_weights_neither_explode_nor_vanish_in_50_layers(rng):
         ],
         rng,
     )
-    band = 6 * 0.39 / np.sqrt(nets * depth)
+    band = 6 * 0.433 / np.sqrt(nets * depth)
     assert abs(ours.mean()) < band
     # The textbook's scale: log(0.024803 / 0.0171705) a layer.
     theirs = log_norm_growth(1.5, [[textbook] * depth] * nets, rng)
     assert abs(theirs.mean() - 0.3677) < band
-    assert 0.3677 > 3 * band
+    assert 3 * band < 0.3677

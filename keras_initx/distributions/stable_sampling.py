@@ -178,7 +178,7 @@ def _from_bits(
     working = stability.dtype
     width = 8 * bits.dtype.size
     # Odd integers are symmetric about zero, and never zero.
-    first, second = tf.unstack(tf.cast(bits | 1, working))
+    first, second = tf.unstack(tf.cast(bits | 1, working), num=2)
     gap = first * math.pi * 2.0**-width
     # Rounding may leave a uniform number at one, whose logarithm is zero.
     below_one = 1 - np.finfo(working.as_numpy_dtype).epsneg

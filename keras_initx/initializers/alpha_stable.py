@@ -14,6 +14,7 @@ from keras_initx.initializers.base import (
     TYPICAL_FAN_IN,
     FanInInitializer,
     given,
+    plain,
     stateless_seed,
 )
 
@@ -36,14 +37,19 @@ class AlphaStable(FanInInitializer):
     c = fan_in^(-1 / alpha), leaves out a logarithm of the fan-in: with relu,
     alpha 1.5 and 256 units |x|_alpha then grows 1.44 times a layer.
 
-    As in `FractionalMoment`, this is exact for a layer without bias that is as
-    wide as its input, and the fan-in is put in for the width.
+    This is exact for a layer without bias that is as wide as its input. For
+    others, c at the fan-in keeps what a unit holds, as the theory says.
 
-    A weight beyond the range of the dtype, up to M, is clipped to it. Each is
-    with probability C (c / M)^alpha: in float16 (M = 65504) at stability 1 with
-    a fan-in of 256, 2e-8; at stability 0.5, below which float16 is a poor
-    choice, 7e-6. In bfloat16, float32 and float64 (all drawn in float32, so
-    M = 3e38) it is 1e-22 or less down to stability 0.5.
+    A weight beyond the largest number M of the dtype is clipped to it. That
+    happens to each with probability C (c / M)^alpha; with relu and a fan-in of
+    256
+
+        stability                        1.5      1.0      0.5      0.1
+        float16 (M = 65504)              5e-11    2e-8     4e-6     4e-4
+        bfloat16, float32 (M = 3e38)     0        0        6e-23    2e-7
+
+    while float16 turns weights below 3e-8 into 0, at stability 0.5 one in
+    fifty, at 0.1 nearly all: it is no dtype for tails so heavy.
 
     Args:
         stability: alpha, in (0, 2].
@@ -52,9 +58,10 @@ class AlphaStable(FanInInitializer):
         preserve: "log", or the order s of the moment to keep, in
             (0, stability).
         negative_slope: Of "leaky_relu"; by default that of Keras, 0.2.
-        bounds: Of "rrelu", the slopes between which each unit draws its own.
-        keep_rate: Of an inverted dropout after the activation, the part that
-            it keeps, in (0, 1]; 1 - rate of `keras.layers.Dropout`.
+        bounds: Of "rrelu", between which each unit draws its slope; by default
+            those of PyTorch, (1/8, 1/3).
+        keep_rate: Of an inverted dropout after the activation, the share
+            that it keeps, in (0, 1]: 1 - rate of `keras.layers.Dropout`.
         fan_in: An int >= 1 in place of the fan-in that shape or axes give.
         input_axes: Axes of the kernel that the layer sums over, and
         output_axes: axes that its output has: ints, both or neither.
@@ -74,13 +81,14 @@ class AlphaStable(FanInInitializer):
 
     >>> layer = keras.layers.Dense(256, kernel_initializer=AlphaStable(1.5))
     >>> layer.build((None, 256))
-    >>> f"{np.median(np.abs(layer.kernel)):.3f}"
-    '0.017'
+    >>> f"{keras.ops.median(abs(layer.kernel)):.2f}"
+    '0.02'
 
-    Reference: Peluchetti, Favaro Favaro, Fortini & Peluchetti, AISTATS (2020) Fortini, AISTATS (2020), PMLR 108:1137-1146,
-    arXiv:2003.00394, for stable weights; Gurbuzbalaban & Hu, AISTATS (2021),
-    arXiv:2005.11878, for keeping a moment, of normal weights. Keeping the
-    l_alpha norm is derived here.
+    Reference: Peluchetti, Favaro & Fortini, AISTATS (2020), arXiv:2003.00394;
+    Gürbüzbalaban & Hu, AISTATS (2021), arXiv:2005.11878.
+
+    The first has stable weights, the second keeps a moment of the norm, with
+    normal weights. Both at once is derived here.
     """
 
     def __init__(
@@ -103,9 +111,16 @@ class AlphaStable(FanInInitializer):
         self.negative_slope = negative_slope
         self.bounds = bounds
         self.keep_rate = keep_rate
-        self._weight_scale(self.fan_in or TYPICAL_FAN_IN)
+        self._scale_of_weights(self.fan_in or TYPICAL_FAN_IN)
+        # Accepted: now as JSON has them.
+        self.stability = float(stability)
+        if preserve != "log":
+            self.preserve = float(preserve)
+        self.negative_slope = plain(negative_slope)
+        self.bounds = plain(bounds)
+        self.keep_rate = float(keep_rate)
 
-    def _weight_scale(self, fan_in: int) -> float:
+    def _scale_of_weights(self, fan_in: int) -> float:
         return theory.stable_weight_scale(
             self.stability,
             fan_in,
@@ -116,8 +131,14 @@ class AlphaStable(FanInInitializer):
         )
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
-        return self._weight_scale(fan_in) * standard_stable(
-            shape, self.stability, seed=stateless_seed(self.seed)
+        return standard_stable(
+            shape,
+            self.stability,
+            seed=stateless_seed(self.seed),
+            scale=self._scale_of_weights(fan_in),
+            # The scale and the draw each leave the range of float32 long
+            # before their product does.
+            dtype=tf.float64 if self.stability < 0.4 else tf.float32,
         )
 
     def get_config(self) -> dict[str, Any]:

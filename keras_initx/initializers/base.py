@@ -27,7 +27,7 @@ class FanInInitializer(keras.initializers.VarianceScaling):
 
     Calls are pure: equal config, shape and dtype give equal weights, in a
     graph and out of it, unless the seed is a `SeedGenerator`, whose state moves
-    on at each call.
+    on at each call. (Compiled by XLA, Keras draws other normal numbers.)
 
     Args:
         fan_in: How many numbers each output of the layer sums, an int >= 1. By
@@ -122,6 +122,11 @@ def stateless_seed(seed: int | keras.random.SeedGenerator) -> tf.Tensor:
 def given(**parameters: Any) -> dict[str, Any]:
     """The parameters that are not None, for functions with defaults."""
     return {key: v for key, v in parameters.items() if v is not None}
+
+
+def plain(value: Any) -> float | list[float] | None:
+    """A number, a few numbers or None, as JSON can hold them."""
+    return None if value is None else np.asarray(value, float).tolist()
 
 
 def _is_int(value: Any) -> bool:

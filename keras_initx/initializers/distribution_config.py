@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+
 def _tfp() -> Any:
     import tensorflow_probability
 
@@ -76,9 +77,14 @@ def from_config(config: dict[str, Any], validate_args: bool = False) -> Any:
         key: _read(value, validate_args)
         for key, value in config["parameters"].items()
     }
-    return _find(config["distribution"])(
-        **parameters, validate_args=validate_args
-    )
+    kind = _find(config["distribution"])
+    try:
+        return kind(**parameters, validate_args=validate_args)
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        raise ValueError(
+            "A distribution's parameters must be valid. "
+            f"Received: distribution={config!r}"
+        ) from error
 
 
 def names_in(config: Any) -> set[str]:
@@ -130,13 +136,13 @@ def _plain(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, name) for item in value]
     try:
-        array = np.asarray(value)
-        # bfloat16 is of a kind of its own, V.
-        if array.dtype.kind == "V":
-            array = array.astype(np.float64)
-    except (TypeError, ValueError, NotImplementedError):
-        array = None
-    if array is None or array.dtype.kind not in "biuf":
+        tensor = tf.convert_to_tensor(value)
+        if tensor.dtype == tf.bfloat16:
+            tensor = tf.cast(tensor, tf.float32)
+        array = np.asarray(tensor.numpy())
+    except (TypeError, ValueError, AttributeError, NotImplementedError):
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
         raise ValueError(
             "The parameters of a distribution of weights must be numbers, or "
             "distributions in turn, so that a model can be saved. "

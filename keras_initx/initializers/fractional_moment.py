@@ -9,7 +9,12 @@ import keras
 import tensorflow as tf
 
 from keras_initx import theory
-from keras_initx.initializers.base import TYPICAL_FAN_IN, FanInInitializer, given
+from keras_initx.initializers.base import (
+    TYPICAL_FAN_IN,
+    FanInInitializer,
+    given,
+    plain,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -20,22 +25,22 @@ class FractionalMoment(FanInInitializer):
 
     with the Euclidean norm and sigma = `theory.fractional_moment_std`. s = 2
     is Kaiming initialisation, sigma^2 = 2 / fan_in for relu. A smaller s has a
-    larger sigma, by a factor 1 + O(1 / fan_in): a deep network's typical output
-    then shrinks more slowly, while its second moment grows.
+    sigma larger by a factor 1 + O(1 / fan_in): through many layers a typical
+    signal shrinks more slowly, while its second moment grows.
 
-    The moment is kept exactly by a layer without bias that is as wide as its
-    input. The width that counts is that of the output; as the authors' code
-    does, this puts in the fan-in. For convolutions, whose outputs share
-    weights, the rule is theirs by analogy only.
+    This is exact for a layer without bias that is as wide as its input. For
+    others, sigma at the fan-in keeps what a unit holds, as the theory says. Of
+    convolutions, whose outputs share weights, nothing is proved.
 
     Args:
         s: Order of the moment, in (0, 2].
         activation: "linear", "relu", "leaky_relu" or "rrelu", as in
             `theory.fractional_moment_std`.
         negative_slope: Of "leaky_relu"; by default that of Keras, 0.2.
-        bounds: Of "rrelu", the slopes between which each unit draws its own.
-        keep_rate: Of an inverted dropout after the activation, the part that
-            it keeps, in (0, 1]; 1 - rate of `keras.layers.Dropout`.
+        bounds: Of "rrelu", between which each unit draws its slope; by default
+            those of PyTorch, (1/8, 1/3).
+        keep_rate: Of an inverted dropout after the activation, the share
+            that it keeps, in (0, 1]: 1 - rate of `keras.layers.Dropout`.
         fan_in: An int >= 1 in place of the fan-in that shape or axes give.
         input_axes: Axes of the kernel that the layer sums over, and
         output_axes: axes that its output has: ints, both or neither.
@@ -58,8 +63,9 @@ class FractionalMoment(FanInInitializer):
     >>> f"{keras.ops.std(layer.kernel):.2f}"
     '0.18'
 
-    Reference: Gurbuzbalaban & Hu, AISTATS (2021), PMLR 130:2233-2241,
-    arXiv:2005.11878.
+    Reference: Gürbüzbalaban & Hu, AISTATS (2021), arXiv:2005.11878.
+
+    Dropout, and layers of other widths, are derived here.
     """
 
     def __init__(
@@ -81,6 +87,11 @@ class FractionalMoment(FanInInitializer):
         self.bounds = bounds
         self.keep_rate = keep_rate
         self._std(self.fan_in or TYPICAL_FAN_IN)
+        # Accepted: now as JSON has them.
+        self.s = float(s)
+        self.negative_slope = plain(negative_slope)
+        self.bounds = plain(bounds)
+        self.keep_rate = float(keep_rate)
 
     def _std(self, fan_in: int) -> float:
         return theory.fractional_moment_std(

@@ -14,6 +14,7 @@ from keras_initx.initializers import distribution_config
 from keras_initx.initializers.base import (
     FanInInitializer,
     given,
+    plain,
     stateless_seed,
 )
 
@@ -66,14 +67,14 @@ class FromDistribution(FanInInitializer):
 
     >>> import tensorflow_probability as tfp
     >>> student = tfp.distributions.StudentT(df=5.0, loc=0.0, scale=1.0)
-    >>> layer = keras.layers.Dense(64, kernel_initializer=FromDistribution(
-    ...     student))
-    >>> layer.build((None, 64))
-    >>> layer.kernel.shape
-    (64, 64)
+    >>> layer = keras.layers.Dense(
+    ...     256, kernel_initializer=FromDistribution(student)
+    ... )
+    >>> layer.build((None, 256))
+    >>> f"{keras.ops.std(layer.kernel):.2f}"  # sqrt(2 / 256) = 0.088
+    '0.09'
 
-    Reference: He et al., ICCV (2015), arXiv:1502.01852, for the gain. That the
-    law's stddev divides out is arithmetic.
+    Reference: He et al., ICCV (2015), arXiv:1502.01852, for the gain.
     """
 
     def __init__(
@@ -98,13 +99,18 @@ class FromDistribution(FanInInitializer):
                     f"Received: preserve={preserve!r}"
                 )
             self._stddev = _stddev(distribution, law) if preserve else 1.0
-        self.distribution = distribution
-        self.preserve = preserve
-        self.activation = activation
-        self.negative_slope = negative_slope
+        if not isinstance(activation, str):
+            raise ValueError(
+                "activation must be a name, which a saved model can hold. "
+                f"Received: activation={activation!r}"
+            )
         self._gain = theory.critical_gain(
             activation, **given(negative_slope=negative_slope)
         )
+        self.distribution = distribution
+        self.preserve = preserve
+        self.activation = activation
+        self.negative_slope = plain(negative_slope)
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
         law = distribution_config.from_config(self.distribution)
@@ -126,13 +132,7 @@ class FromDistribution(FanInInitializer):
 
 def _scalar_law(config: dict[str, Any]) -> Any:
     """The distribution, valid and of one real number."""
-    try:
-        law = distribution_config.from_config(config, validate_args=True)
-    except (TypeError, tf.errors.InvalidArgumentError) as error:
-        raise ValueError(
-            "distribution must have valid parameters. "
-            f"Received: distribution={config!r}"
-        ) from error
+    law = distribution_config.from_config(config, validate_args=True)
     shapes = {"batch": law.batch_shape, "event": law.event_shape}
     for kind, shape in shapes.items():
         if not isinstance(shape, tf.TensorShape) or shape != []:
