@@ -681,12 +681,34 @@ def test_distribution_parameters_become_plain_numbers(seed):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_distribution_of_another_dtype_draws_in_float32(dtype, seed):
     one = tf.ones((), dtype)
+    if dtype == "float64":
+        one = np.float64(1)
     law = tfd().StudentT(5 * one, 0 * one, one)
+    assert law.dtype == dtype
     weights = kx.initializers.FromDistribution(law, seed=seed)((8, 8), dtype)
     same = kx.initializers.FromDistribution(
         tfd().StudentT(5.0, 0.0, 1.0), seed=seed
     )((8, 8), dtype)
     np.testing.assert_array_equal(weights, same)
+
+
+def test_our_own_distributions(seed):
+    law = kx.distributions.AlphaStable(1.5, scale=2.0)
+    made = kx.initializers.FromDistribution(law, preserve=None, seed=seed)
+    weights = np.abs(made((512, 512))) / 2
+    assert_shares(weights, STABLE[1.5], LEVELS)
+    config = json.loads(json.dumps(made.get_config()))
+    assert config["distribution"]["distribution"] == (
+        "keras_initx.distributions.AlphaStable"
+    )
+    again = kx.initializers.FromDistribution.from_config(config)
+    np.testing.assert_array_equal(again((4, 4)), made((4, 4)))
+    with pytest.raises(ValueError, match="its variance is inf"):
+        kx.initializers.FromDistribution(law)
+    normal = kx.initializers.FromDistribution(
+        kx.distributions.AlphaStable(2.0, scale=3.0), seed=seed
+    )((64, 4096))
+    assert_shares(np.abs(normal) / he(64), NORMAL, LEVELS)
 
 
 def test_nested_distributions_round_trip(seed):

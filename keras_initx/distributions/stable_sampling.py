@@ -16,6 +16,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.distributions.smooth import (
+    scaled_tangent,
+    sin,
+    sinc,
+    sinhc,
+)
+
 _HALF_PI = math.pi / 2
 
 # Values in a piece: its intermediate results stay in a core's cache.
@@ -30,15 +37,16 @@ def standard_stable(
     skewness: Any = 0.0,
     *,
     seed: Any,
+    loc: Any = 0.0,
     scale: Any = 1.0,
     dtype: Any = tf.float32,
 ) -> tf.Tensor:
-    """Draws from the stable law of location 0, in the S0 parameterisation.
+    """Draws from stable laws, in the S0 parameterisation.
 
         E exp(i t X) = exp(-|t|^a [1 + i b sign(t) tan(pi a / 2)
                                         (|t|^(1-a) - 1)])
 
-    at scale 1, with stability a and skewness b: N(0, 2) at a = 2.
+    at loc 0 and scale 1, with stability a and skewness b: N(0, 2) at a = 2.
 
     A value beyond the dtype's range becomes its largest finite number, of the
     same sign. That happens with probability C_a / max^a, where C_a is of order
@@ -50,9 +58,10 @@ def standard_stable(
             broadcast against it.
         stability: In (0, 2], a number or a floating tensor. NaN follows from
             any other value.
-        skewness: In [-1, 1], likewise.
+        skewness: In [-1, 1], likewise. A number 0 makes the draw cheaper.
         seed: Two integers, as of `tf.random.stateless_uniform`.
-        scale: Factor of the values, applied before they are cast.
+        loc, scale: The values are multiplied by `scale` and `loc` is added,
+            before they are cast.
         dtype: Any floating dtype. float16 and bfloat16 are drawn in float32.
 
     Returns:
@@ -71,8 +80,8 @@ def standard_stable(
     working = dtype if dtype == tf.float64 else tf.float32
     skewness = None if _is_zero(skewness) else skewness
     parameters = [
-        None if p is None else tf.convert_to_tensor(p, working)
-        for p in (stability, skewness, scale)
+        None if p is None else _as_tensor(p, working)
+        for p in (stability, skewness, loc, scale)
     ]
     size = _static_size(shape)
     if size is None or size < LARGE or any(map(_is_batch, parameters)):
@@ -129,18 +138,17 @@ def chambers_mallows_stuck(
     size = tf.abs(e)
     # (pi/2)(1 - |e|), to the last digit at either end of stability.
     rest = _HALF_PI * tf.minimum(stability, 2 - stability)
-    cos_v, sin_v = _sin(m), _sin(v)
-    cos_ev, sin_ev = _sin(rest + size * m), _sin(e * v)
+    cos_v, sin_v = sin(m), sin(v)
+    cos_ev, sin_ev = sin(rest + size * m), sin(e * v)
     if skewness is None:
         k = cos_ev
     else:
         # cos(eV) + tau sin(eV)/e as a sum of two terms, neither negative.
         towards, away = (1 + sign * skewness) / 2, (1 - sign * skewness) / 2
         y = math.pi - m
-        k = _sinc(size * y / 2) * _sin(rest + size * m / 2) * y * towards
-        k = (k + _sinc(size * m) * m * away) / (
-            _HALF_PI * _sinc(_HALF_PI * size)
-        )
+        k = sinc(size * y / 2) * sin(rest + size * m / 2) * y * towards
+        k = k + sinc(size * m) * m * away
+        k = k / (_HALF_PI * sinc(_HALF_PI * size))
     # exp(eq) = root^2, and the limit keeps finite what root multiplies.
     limit = 1.44 * math.log(gap.dtype.max) / tf.maximum(size, 1e-6)
     q = tf.math.log(k / (exponential * cos_v)) / stability
@@ -149,9 +157,9 @@ def chambers_mallows_stuck(
     x = (sin_v / cos_v * k - sin_ev) * root
     if skewness is None:
         return sign * x * root
-    tau = sign * skewness * _sin(rest) / (_HALF_PI * _sinc(_HALF_PI * size))
-    h = v / 2 * _sinc(e * v / 2)
-    x = (x + tau * cos_ev * q * _sinhc(e * q / 2, root)) * root
+    tau = sign * skewness * scaled_tangent(stability)
+    h = v / 2 * sinc(e * v / 2)
+    x = (x + tau * cos_ev * q * sinhc(e * q / 2, root)) * root
     return sign * (x - tau * 2 * e * h**2)
 
 
@@ -172,6 +180,7 @@ def _from_bits(
     bits: tf.Tensor,
     stability: tf.Tensor,
     skewness: tf.Tensor | None,
+    loc: tf.Tensor,
     scale: tf.Tensor,
     dtype: tf.DType,
 ) -> tf.Tensor:
@@ -187,7 +196,7 @@ def _from_bits(
     if skewness is not None:
         inside &= tf.abs(skewness) <= 1
     stability = tf.where(inside, stability, math.nan)
-    x = scale * chambers_mallows_stuck(
+    x = loc + scale * chambers_mallows_stuck(
         gap, -tf.math.log(uniform), stability, skewness
     )
     bound = min(dtype.max, working.max)
@@ -198,17 +207,17 @@ _compiled = tf.function(_from_bits, jit_compile=True)
 
 
 @tf.function(reduce_retracing=True)
-def _at_once(seed, shape, stability, skewness, scale, dtype):
+def _at_once(seed, shape, stability, skewness, loc, scale, dtype):
     bits = _bits(seed, shape, stability.dtype)
-    return _from_bits(bits, stability, skewness, scale, dtype)
+    return _from_bits(bits, stability, skewness, loc, scale, dtype)
 
 
 @tf.function(reduce_retracing=True)
-def _in_pieces(seed, count, stability, skewness, scale, dtype):
+def _in_pieces(seed, count, stability, skewness, loc, scale, dtype):
     def piece(i):
         own = tf.random.fold_in(seed, i, alg="philox")
         bits = _bits(own, [PIECE], stability.dtype)
-        return _compiled(bits, stability, skewness, scale, dtype)
+        return _compiled(bits, stability, skewness, loc, scale, dtype)
 
     return tf.map_fn(
         piece,
@@ -217,38 +226,15 @@ def _in_pieces(seed, count, stability, skewness, scale, dtype):
     )
 
 
-def _series(t: tf.Tensor) -> tf.Tensor:
-    """sum_k t^k / (2k + 1)!, to rounding for |t| <= (pi/2)^2."""
-    terms = 12 if t.dtype == tf.float64 else 7
-    total = tf.ones_like(t) / math.factorial(2 * terms - 1)
-    for k in reversed(range(terms - 1)):
-        total = total * t + 1 / math.factorial(2 * k + 1)
-    return total
-
-
-def _sinc(x: tf.Tensor) -> tf.Tensor:
-    """sin(x) / x for |x| <= pi/2: one expression, smooth at zero.
-
-    XLA compiles a polynomial to vector instructions, `tf.sin` it does not.
-    """
-    return _series(-(x**2))
-
-
-def _sin(x: tf.Tensor) -> tf.Tensor:
-    return x * _sinc(x)
-
-
-def _sinhc(x: tf.Tensor, exp_x: tf.Tensor) -> tf.Tensor:
-    """sinh(x) / x, smooth at zero, given exp(x)."""
-    small = tf.abs(x) < 1
-    far = (exp_x - 1 / exp_x) / (2 * tf.where(small, tf.ones_like(x), x))
-    return tf.where(small, _series(x**2), far)
+def _as_tensor(value: Any, working: tf.DType) -> tf.Tensor:
+    if tf.is_tensor(value):
+        return tf.cast(value, working)
+    return tf.convert_to_tensor(value, working)
 
 
 def _is_zero(skewness: Any) -> bool:
-    value = tf.get_static_value(skewness) if tf.is_tensor(skewness) else None
-    value = skewness if value is None else value
-    return not tf.is_tensor(value) and not np.any(value)
+    # A tensor of zeros is not, since a gradient may be asked of it.
+    return not tf.is_tensor(skewness) and not np.any(skewness)
 
 
 def _is_batch(parameter: tf.Tensor | None) -> bool:

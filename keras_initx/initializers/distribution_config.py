@@ -127,6 +127,9 @@ def _find(name: Any) -> type:
 
 
 def _plain(value: Any, name: str) -> Any:
+    if isinstance(value, np.generic):
+        # A float of NumPy's would make the distribution one of float64.
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tf.DType):
