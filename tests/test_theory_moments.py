@@ -455,6 +455,14 @@ def test_slopes_of_any_size():
             assert found == pytest.approx(wanted, rel=1e-12, abs=0)
 
 
+def test_units_of_which_none_is_ever_zero():
+    # Rounding must not make a chance of it, which a small order would feel.
+    for bounds in ((0.0, 1.0), (-0.5, 0.25), (1 / 8, 1 / 3), (-1.0, 1.0)):
+        drift, _ = log_norm_drift_and_variance(1, 1, "rrelu", bounds=bounds)
+        found = fractional_moment_std(1e-14, 1, "rrelu", bounds=bounds)
+        assert found == pytest.approx(math.exp(-drift), rel=1e-12)
+
+
 def test_plain_floats_of_plain_ints():
     wanted = fractional_moment_std(1.0, 64)
     for s, width in ((1, 64), (np.float32(1), np.int32(64))):
@@ -580,6 +588,7 @@ def test_log_norm_of_deep_networks(rng):
         (([1.0], 64), r"Received: s=\[1.0\]"),
         ((1.0, 0), ">= 1. Received: width=0"),
         ((1.0, -3), ">= 1. Received: width=-3"),
+        ((1.0, 10**400), r"<= 2\^53. Received: width=1000"),
         ((1.0, 64.0), "an int. Received: width=64.0"),
         ((1.0, True), "an int. Received: width=True"),
         ((1.0, None), "an int. Received: width=None"),

@@ -202,13 +202,15 @@ def is_real(value: Any) -> bool:
 
 
 def check_int(name: str, value: Any, least: int) -> None:
-    """Refuse anything but an int >= least."""
+    """Refuse anything but an int >= least that a float64 can count to."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name} must be an int. Received: {name}={value!r}")
     if value < least:
         raise ValueError(
             f"{name} must be >= {least}. Received: {name}={value!r}"
         )
+    if value > 2**53:
+        raise ValueError(f"{name} must be <= 2^53. Received: {name}={value!r}")
 
 
 def _check_value(key: str, value: Any, default: bool | float) -> Any:

@@ -49,14 +49,19 @@ def tail_constant(stability: float) -> float:
 
 
 def laplace_transform(
-    stability: float, slope: np.ndarray, probability: np.ndarray
+    stability: float, slope: np.ndarray, probability: np.ndarray, some: float
 ) -> Transform:
-    """That of |a Z|^stability, with a random slope a, as `sums` wants it.
+    """That of q = |a Z|^stability, as `sums` wants it.
 
-    int t^(u-1) E exp(-t |Z|^stability) dt = Gamma(u) E |Z|^(-stability u)
+        int t^(u-1) E exp(-t |Z|^stability) dt = Gamma(u) E |Z|^(-stability u)
+
+    Args:
+        stability: That of Z.
+        slope: Positive values of the random a.
+        probability: Their probabilities.
+        some: P(a > 0).
     """
     shift = stability * np.log(slope)
-    none = 1 - probability.sum()
 
     def transform(x: np.ndarray) -> tuple[np.ndarray, ...]:
         z = np.add.outer(shift, x)
@@ -72,7 +77,7 @@ def laplace_transform(
         u = min(0.5, 0.5 / stability) + 1j * y
         g = special.gamma(u) * moment(-stability * u, stability)
         far = np.exp(-u[0].real * right)
-        one, slope_, curvature = (
+        one, falling, curvature = (
             far * inverse(factor * g) for factor in (1, u, u * (u + 1))
         )
         # Beyond the pole at 0: l - 1 and -t l'.
@@ -80,7 +85,7 @@ def laplace_transform(
         g = special.gamma(u) * moment(-stability * u, stability)
         near = np.exp(below / 2)
         absence = np.where(left, -near * inverse(g), 1 - one)
-        slope_ = np.where(left, near * inverse(u * g), slope_)
+        falling = np.where(left, near * inverse(u * g), falling)
         # Beyond that at -1: t^2 l'' less its leading term.
         u = u - 1
         g = special.gamma(u + 2) * moment(-stability * u, stability)
@@ -88,9 +93,9 @@ def laplace_transform(
         tail = tail_constant(stability) * np.exp(below)
         curvature = np.where(left, tail + rest, curvature)
         return (
-            none + probability @ np.where(left, 1 - absence, one),
+            1 - some + probability @ np.where(left, 1 - absence, one),
             probability @ absence,
-            probability @ slope_,
+            probability @ falling,
             probability @ curvature,
         )
 

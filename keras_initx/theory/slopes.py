@@ -26,11 +26,13 @@ class Slopes:
 
     Attributes:
         slope: Its positive values.
-        probability: Their probabilities. What they lack of 1 is P(a = 0).
+        probability: Their probabilities.
+        some: P(a > 0), which these add up to but for rounding.
     """
 
     slope: tuple[float, ...]
     probability: tuple[float, ...]
+    some: float
 
 
 def slopes(
@@ -60,6 +62,7 @@ def slopes(
                 f"Received: activation={activation!r}"
             )
         negative, weight = np.array([abs(phi.negative_slope)]), np.ones(1)
+    keep_rate = float(keep_rate)
     slope = np.append(negative, 1.0) / keep_rate
     if slope.max() > 1e150:
         raise ValueError(
@@ -70,7 +73,9 @@ def slopes(
     probability = np.append(weight, 1.0) / 2 * keep_rate
     alive = slope > 0
     return Slopes(
-        tuple(slope[alive].tolist()), tuple(probability[alive].tolist())
+        tuple(slope[alive].tolist()),
+        tuple(probability[alive].tolist()),
+        keep_rate if alive.all() else keep_rate / 2,
     )
 
 
@@ -99,4 +104,4 @@ def _uniform(lower: float, upper: float) -> tuple[np.ndarray, np.ndarray]:
     cuts = size * 5.0 ** -np.arange(17)
     edges = np.unique(np.clip([*-cuts, 0, *cuts], lower, upper))
     slope, weight = gauss_legendre(edges, 16)
-    return np.abs(slope), weight / (upper - lower)
+    return np.abs(slope), weight / weight.sum()

@@ -109,9 +109,9 @@ def _sum_of_powers(stability: float, width: int, phi: Slopes) -> Sum:
     """The law of R^a."""
     slope, probability = np.array(phi.slope), np.array(phi.probability)
     return sum_of(
-        laplace_transform(stability, slope, probability),
+        laplace_transform(stability, slope, probability, phi.some),
         width,
-        probability.sum(),
+        phi.some,
         smallest=stability * math.log(slope.min()),
         largest=stability * math.log(slope.max()) + math.log(width),
         decay=1,

@@ -24,6 +24,8 @@ from keras_initx.theory.quadrature import gauss_legendre
 _STEP = 1 / 32
 # The square of e^350 is still a number.
 _LAST = 350
+# Below, powers of the scale would fall out of float64.
+_NOTHING = 1e-100
 # Two rules must agree. Their panels are of length 1 in log |z|.
 _NODES = (16, 24)
 _TOLERATED = 1e-7
@@ -67,7 +69,8 @@ def stable_scale_recursion(
     Returns:
         y_0, ..., y_depth, float64 of shape (depth + 1,). The relative accuracy
         of a layer is 1e-10 for tanh and erf, and for a callable that is
-        analytic but for 0 and its breakpoints.
+        analytic but for 0 and its breakpoints. Below 1e-100 a scale counts
+        as 0.
 
     Raises:
         ValueError: An argument is outside its range; the activation grows too
@@ -77,7 +80,7 @@ def stable_scale_recursion(
     Example:
 
     >>> stable_scale_recursion(3, 1.5, bias_scale=0.3).round(6)
-    array([1.      , 0.82258 , 0.782407, 0.77018 ])
+    array([1.      , 0.826165, 0.783005, 0.770424])
 
     Reference: Favaro, Fortini & Peluchetti, "Stable behaviour of infinitely
     wide deep neural networks", AISTATS (2020), arXiv:2003.00394. The
@@ -114,34 +117,40 @@ def stable_scale_recursion(
 
 def _mean_power(phi: Activation, stability: float) -> Callable[[float], float]:
     """The map from y to E |phi(y Z)|^stability."""
-    # Below, log |Z| has probability e^-45 or less: Z has density
-    # Gamma(1 + 1/a) / pi at 0. At stability 2 nothing is left beyond e^3.5,
-    # 23 standard deviations; else beyond the last point there is the tail.
+    # Below, log |Z| has probability e^-45 or less, for Z has the density
+    # Gamma(1 + 1/a) / pi at 0. Above, it has that of the tail, or at stability
+    # 2 nothing is left beyond e^3.5, which is 23 standard deviations.
     first = -45 - math.ceil(math.lgamma(1 + 1 / stability))
-    last = 3.5 if stability == 2 else 80 / stability
-    last = min(math.ceil(last), _LAST)
+    last = 4 if stability == 2 else min(math.ceil(80 / stability), _LAST)
     ends = round(first / _STEP), round(last / _STEP)
-    density = make_interp_spline(
+    table = make_interp_spline(
         _STEP * np.arange(ends[0], ends[1] + 1),
         density_of_log(stability, *ends, _STEP),
         k=7,
     )
-    points = np.abs([point for point in phi.breakpoints if point])
-    edges = np.arange(first, last + 1)
+    tail = tail_constant(stability)
+    kinks = np.log(np.abs([point for point in phi.breakpoints if point]))
+
+    def density(x: np.ndarray) -> np.ndarray:
+        beyond = stability * tail * np.exp(-stability * np.maximum(x, 0))
+        return np.where(x < last, table(np.minimum(x, last)), beyond)
 
     def power(z: np.ndarray) -> np.ndarray:
         both = np.abs(phi.function(z)), np.abs(phi.function(-z))
         return (both[0] ** stability + both[1] ** stability) / 2
 
     def average(scale: float) -> float:
-        if scale == 0:
+        if scale < _NOTHING:
             return float(power(np.zeros(1))[0])
-        cuts = np.clip(np.log(points) - math.log(scale), first, last)
-        panels = np.unique([*edges, *cuts])
+        log_scale = math.log(scale)
+        # As far as phi has become a power of z.
+        end = last + max(0, math.ceil(-log_scale))
+        cuts = np.clip(kinks - log_scale, first, end)
+        panels = np.unique([*range(first, end + 1), *cuts])
         with np.errstate(over="ignore"):
-            beyond = _tail(power, phi, scale, stability, last)
+            growth, final = _growth(power, phi, end + log_scale, stability)
             coarse, fine = (
-                weight @ (density(x) * power(scale * np.exp(x)))
+                weight @ (density(x) * power(np.exp(x + log_scale)))
                 for x, weight in (gauss_legendre(panels, n) for n in _NODES)
             )
         if not abs(coarse - fine) <= _TOLERATED * fine:
@@ -151,27 +160,22 @@ def _mean_power(phi: Activation, stability: float) -> Callable[[float], float]:
                 f"Received: activation={phi.name!r}, "
                 f"breakpoints={phi.breakpoints}"
             )
-        return float(fine + beyond)
+        rest = tail * math.exp(-stability * end) * final / (1 - growth)
+        return float(fine + rest)
 
     return average
 
 
-def _tail(
-    power: ArrayFunction,
-    phi: Activation,
-    scale: float,
-    stability: float,
-    last: float,
-) -> float:
-    """E |phi(scale Z)|^stability of log |Z| > last, with phi a power there."""
-    if stability == 2:
-        return 0.0
-    middle, end = power(scale * np.exp([last / 2, last]))
-    if end == 0:
-        return 0.0
+def _growth(
+    power: ArrayFunction, phi: Activation, end: float, stability: float
+) -> tuple[float, float]:
+    """b, for |phi(z)| ~ |z|^b at large z, and |phi(z)|^stability at e^end."""
+    middle, final = power(np.exp([end / 2, end]))
+    if stability == 2 or final == 0:
+        return 0.0, final
     growth = math.inf
     if middle > 0:
-        growth = math.log(end / middle) / (stability * last / 2)
+        growth = math.log(final / middle) / (stability * end / 2)
     if growth > _SUBLINEAR:
         raise ValueError(
             f"activation must grow more slowly than |z|, by a power, or "
@@ -180,5 +184,4 @@ def _tail(
             f"stable_weight_scale. "
             f"Received: activation={phi.name!r}, stability={stability!r}"
         )
-    probability = tail_constant(stability) * math.exp(-stability * last)
-    return float(end) * probability / (1 - growth)
+    return growth, final

@@ -118,7 +118,7 @@ def sum_of(
 
 
 def exponential(exponent: float, **received: object) -> float:
-    """exp, or the news that float64 does not hold it."""
+    """exp, refusing what float64 does not hold."""
     if not -708 < exponent < 709:
         names = ", ".join(f"{key}={value!r}" for key, value in received.items())
         raise ValueError(
