@@ -121,11 +121,13 @@ def test_importing_does_not_import_tensorflow_probability():
 def test_every_public_name_has_a_docstring_with_its_source():
     objects = {
         name: getattr(module, name)
-<<<<<<< HEAD
-        for module in (kx, kx.theory, kx.initializers, kx.callbacks)
-=======
-        for module in (kx, kx.theory, kx.callbacks, kx.distributions)
->>>>>>> sampler
+        for module in (
+            kx,
+            kx.theory,
+            kx.distributions,
+            kx.initializers,
+            kx.callbacks,
+        )
         for name in module.__all__
         if not isinstance(getattr(module, name), type(kx))
     }
