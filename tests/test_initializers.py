@@ -881,33 +881,45 @@ def test_bad_arguments_of_from_distribution(name, value):
         )
 
 
+FORM = "must have the keys"
+CLASS = "must name a class of tfp.distributions or keras_initx.distributions"
+VALID = "parameters must be valid"
+
+
+def config(name, **parameters):
+    return {"distribution": name, "parameters": parameters}
+
+
 @pytest.mark.parametrize(
-    "config",
+    ("config", "reason"),
     [
-        {},
-        {"distribution": "tfp.distributions.Normal"},
-        {"distribution": "os.system", "parameters": {"command": "true"}},
-        {"distribution": "tfp.bijectors.Exp", "parameters": {}},
-        {"distribution": "tfp.distributions.__loader__", "parameters": {}},
-        {"distribution": "tfp.distributions.kl_divergence", "parameters": {}},
-        {"distribution": "tfp.distributions.Nothing", "parameters": {}},
-        {"distribution": "keras_initx.distributions.tf", "parameters": {}},
-        {"distribution": None, "parameters": {}},
-        {"distribution": "tfp.distributions.Normal", "parameters": {"a": 1}},
-        {"distribution": "tfp.distributions.Normal", "parameters": [0.0, 1.0]},
-        {
-            "distribution": "tfp.distributions.Independent",
-            "parameters": {
-                "distribution": {
-                    "distribution": "subprocess.Popen",
-                    "parameters": {"args": "true"},
-                }
-            },
-        },
+        ({}, FORM),
+        ({"distribution": "tfp.distributions.Normal"}, FORM),
+        (config("tfp.distributions.Normal") | {"parameters": [0, 1]}, FORM),
+        (config("os.system", command="true"), CLASS),
+        (config("tfp.bijectors.Exp"), CLASS),
+        (config("tfp.distributions.__loader__"), CLASS),
+        (config("tfp.distributions.kl_divergence"), CLASS),
+        (config("tfp.distributions.RegisterKL"), CLASS),
+        (config("tfp.distributions.Nothing"), CLASS),
+        (config("keras_initx.distributions.Any"), CLASS),
+        (config("keras_initx.distributions.alpha_stable"), CLASS),
+        (config(None), CLASS),
+        (config(["tfp.distributions.Normal"]), CLASS),
+        (
+            config(
+                "tfp.distributions.Independent",
+                distribution=config("subprocess.Popen", args="true"),
+            ),
+            CLASS,
+        ),
+        (config("tfp.distributions.Normal", a=1), VALID),
+        (config("tfp.distributions.Normal", loc=0.0, scale="1"), VALID),
+        (config("tfp.distributions.Normal", loc=0.0, scale=0.0), VALID),
     ],
 )
-def test_configs_load_distributions_and_nothing_else(config):
-    with pytest.raises(ValueError, match="Received: "):
+def test_configs_load_distributions_and_nothing_else(config, reason):
+    with pytest.raises(ValueError, match=rf"{reason}.*Received: "):
         kx.initializers.FromDistribution(config)
 
 
