@@ -23,10 +23,10 @@ def sin(x: tf.Tensor) -> tf.Tensor:
     return x * sinc(x)
 
 
-def sinhc(x: tf.Tensor, exp_x: tf.Tensor) -> tf.Tensor:
-    """sinh(x) / x, given exp(x) too."""
+def sinhc(x: tf.Tensor) -> tf.Tensor:
+    """sinh(x) / x."""
     small = tf.abs(x) < 1
-    far = (exp_x - 1 / exp_x) / (2 * tf.where(small, tf.ones_like(x), x))
+    far = (tf.exp(x) - tf.exp(-x)) / (2 * tf.where(small, tf.ones_like(x), x))
     return tf.where(small, _series(x**2), far)
 
 

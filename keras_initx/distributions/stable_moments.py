@@ -67,7 +67,7 @@ def log_characteristic_function(
     power = tf.where(t == 0, tf.zeros_like(t), tf.exp(stability * log_t))
     root = tf.exp(e * log_t / 2)
     # (|t|^e - 1) / e
-    growth = log_t * root * sinhc(e * log_t / 2, root)
+    growth = log_t * root * sinhc(e * log_t / 2)
     phase = skewness * tf.sign(t) * scaled_tangent(stability) * growth
     return -power, -power * phase
 
