@@ -346,6 +346,7 @@ def kappa(name, negative_slope=0.2, bounds=(1 / 8, 1 / 3)):
 )
 @pytest.mark.parametrize("s", [0.1, 1.0, 1.9])
 def test_expansion_in_the_width(name, parameters, s):
+    assert kappa("rrelu") == pytest.approx(4.400235, abs=5.1e-7)
     k = kappa(name, **parameters)
     errors = []
     for width in (1000, 2000):
@@ -461,6 +462,16 @@ def test_units_of_which_none_is_ever_zero():
         drift, _ = log_norm_drift_and_variance(1, 1, "rrelu", bounds=bounds)
         found = fractional_moment_std(1e-14, 1, "rrelu", bounds=bounds)
         assert found == pytest.approx(math.exp(-drift), rel=1e-12)
+
+
+@pytest.mark.parametrize("slope", [1e-100, 1e-3, 1e100])
+@pytest.mark.parametrize("s", [0.01, 1.0, 2.0])
+def test_one_unit_of_any_slope(slope, s):
+    # E |phi(z)|^s = E |z|^s (1 + a^s) / 2
+    wanted = fractional_moment_std(s, 1, "linear")
+    wanted *= ((1 + slope**s) / 2) ** (-1 / s)
+    found = fractional_moment_std(s, 1, "leaky_relu", negative_slope=slope)
+    assert found == pytest.approx(wanted, rel=1e-12, abs=0)
 
 
 def test_plain_floats_of_plain_ints():

