@@ -18,13 +18,15 @@ ARROWS = {
     "files": set(),
     "profile": {"display", "files"},
     "theory": {"profile"},
-    "signal": {"profile"},
     "distributions": set(),
+    "initializers": {"distributions", "theory"},
+    "signal": {"profile"},
     "callbacks": {"signal", "profile"},
     "__init__": {
         "_startup",
         "callbacks",
         "distributions",
+        "initializers",
         "profile",
         "signal",
         "theory",
@@ -119,7 +121,13 @@ def test_importing_does_not_import_tensorflow_probability():
 def test_every_public_name_has_a_docstring_with_its_source():
     objects = {
         name: getattr(module, name)
-        for module in (kx, kx.theory, kx.callbacks, kx.distributions)
+        for module in (
+            kx,
+            kx.theory,
+            kx.distributions,
+            kx.initializers,
+            kx.callbacks,
+        )
         for name in module.__all__
         if not isinstance(getattr(module, name), type(kx))
     }
