@@ -7,8 +7,7 @@ Four ways to run the same batches through the same model:
     predict   a sub-model with every layer as an output, `predict`, np.var
     copy      the same sub-model compiled, its outputs copied to NumPy, np.var
 
-Each round runs all four, one after the other, and a ratio is taken within its
-round, so that a slow minute of the machine slows both sides. Memory is the
+A ratio is taken within a round of all four (see paired.py). Memory is the
 highest resident size of a process of its own that runs one of them, above that
 of a process which only builds the model and the data.
 
@@ -19,16 +18,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import paired
 import tensorflow as tf
 from rich import box
 from rich.console import Console
@@ -116,27 +112,10 @@ def prepare(net: str) -> dict[str, Callable[[], object]]:
     return ways(model, [tf.random.normal(shape) for _ in range(count)])
 
 
-def times(net: str, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each way in each round, after two rounds of warming up."""
-    table = {way: [] for way in WAYS}
-    runs = prepare(net)
-    for _ in range(rounds + 2):
-        for way, run in runs.items():
-            start = time.perf_counter()
-            run()
-            table[way].append(time.perf_counter() - start)
-    return {way: np.array(seconds[2:]) for way, seconds in table.items()}
-
-
 def peak_memory(net: str) -> dict[str, float]:
     """MiB of a process that runs one way twice, above one that runs none."""
-    peaks = {}
-    for what in ("nothing", *WAYS):
-        command = [sys.executable, __file__, "--memory-of", net, what]
-        printed = subprocess.run(
-            command, capture_output=True, text=True, check=True
-        )
-        peaks[what] = float(printed.stdout.split()[-1])
+    ways = ("nothing", *WAYS)
+    peaks = paired.numbers_of(__file__, "--memory-of", ways, net)
     return {way: peaks[way] - peaks["nothing"] for way in WAYS}
 
 
@@ -145,9 +124,7 @@ def print_memory(net: str, way: str) -> None:
     if way in runs:
         runs[way]()
         runs[way]()
-    # Not getrusage, whose peak a process inherits from the one that forked it.
-    status = Path("/proc/self/status").read_text()
-    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+    print(paired.resident())
 
 
 def report(nets: list[str], rounds: int) -> None:
@@ -156,12 +133,10 @@ def report(nets: list[str], rounds: int) -> None:
     for head in ("forward", *WAYS[1:], *(f"MiB {way}" for way in WAYS)):
         table.add_column(head, justify="right", no_wrap=True)
     for net in nets:
-        seconds = times(net, rounds)
+        seconds = paired.times(prepare(net), rounds)
         cells = [f"{np.median(seconds['forward']) * 1e3:.0f} ms"]
         for way in WAYS[1:]:
-            ratio = seconds[way] / seconds["forward"]
-            low, middle, high = np.percentile(ratio, [25, 50, 75])
-            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+            cells.append(paired.spread(seconds[way] / seconds["forward"]))
         cells += [f"{peak:.0f}" for peak in peak_memory(net).values()]
         table.add_row(net, *cells)
     print(

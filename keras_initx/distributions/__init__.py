@@ -3,19 +3,22 @@
 Imported when first asked for, because TensorFlow Probability takes a second.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_initx.distributions.alpha_stable import AlphaStable
+    from keras_initx.distributions.tails import tail_index
 
-__all__ = ["AlphaStable"]
+_HOMES = {"AlphaStable": "alpha_stable", "tail_index": "tails"}
+
+__all__ = ["AlphaStable", "tail_index"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AlphaStable":
-        from keras_initx.distributions.alpha_stable import AlphaStable
-
-        return AlphaStable
+    if name in _HOMES:
+        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+        return getattr(home, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from keras_initx.distributions import (
     parameters,
     stable_density,
+    stable_fit,
     stable_moments,
 )
 from keras_initx.distributions.stable_sampling import standard_stable
@@ -177,21 +178,26 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
             return self._existing("The fractional moment", moment)
 
     @classmethod
+    def fit(cls, x: Any) -> AlphaStable:
+        """The law of independent values: the estimate of `stable_fit.fit`.
+
+        Args:
+            x: At least 20 finite numbers, of any shape: all are of one law.
+
+        Returns:
+            A scalar law in "S0", of x's dtype if floating, else of float32.
+
+        Raises:
+            ValueError: Too few values, or not finite, or half of them equal.
+        """
+        dtype = tf.as_dtype(getattr(x, "dtype", tf.float32))
+        number = dtype.as_numpy_dtype if dtype.is_floating else np.float32
+        found = stable_fit.fit(x)
+        return cls(*(number(value) for value in found.parameters))
+
+    @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
-        number = tf.as_dtype(dtype).as_numpy_dtype
-        tiny = number(np.finfo(np.float32).eps)
-        constrain = {
-            "stability": lambda: tfb.Sigmoid(tiny, number(2)),
-            "skewness": lambda: tfb.Sigmoid(number(-1), number(1)),
-            "loc": tfb.Identity,
-            "scale": lambda: tfb.Softplus(low=tiny),
-        }
-        return {
-            name: tfp.util.ParameterProperties(
-                default_constraining_bijector_fn=bijector
-            )
-            for name, bijector in constrain.items()
-        }
+        return parameters.properties(dtype)
 
     def _event_shape_tensor(self):
         return tf.constant([], tf.int32)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+
+tfb = tfp.bijectors
 
 _EXPECTED = {
     "stability": ("in (0, 2]", lambda a: (a > 0) & (a <= 2)),
@@ -13,6 +16,24 @@ _EXPECTED = {
     "loc": ("finite", tf.math.is_finite),
     "scale": ("> 0", lambda s: (s > 0) & tf.math.is_finite(s)),
 }
+
+
+def properties(dtype: Any) -> dict[str, tfp.util.ParameterProperties]:
+    """What TFP asks of a class about its parameters, at a dtype."""
+    number = tf.as_dtype(dtype).as_numpy_dtype
+    tiny = number(np.finfo(np.float32).eps)
+    constrain = {
+        "stability": lambda: tfb.Sigmoid(tiny, number(2)),
+        "skewness": lambda: tfb.Sigmoid(number(-1), number(1)),
+        "loc": tfb.Identity,
+        "scale": lambda: tfb.Softplus(low=tiny),
+    }
+    return {
+        name: tfp.util.ParameterProperties(
+            default_constraining_bijector_fn=bijector
+        )
+        for name, bijector in constrain.items()
+    }
 
 
 def checks(values: dict[str, Any], is_init: bool) -> list[Any]:
