@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import math
+import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -16,8 +17,9 @@ import keras
 import numpy as np
 
 import keras_initx as kx
-from keras_initx import report
+from keras_initx import plain, report
 from keras_initx.display import text_table
+from keras_initx.one_line import one_line
 
 _GLOROT = "Glorot & Bengio, AISTATS 2010"
 _HE = "He, Zhang, Ren & Sun, ICCV 2015"
@@ -79,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", metavar="DIR", default="keras-initx-report", type=Path)
     add("--seed", type=_whole(0, 2**31 - 1), default=0, help="default: 0")
-    plain = command.add_argument_group("without --model, the plain network")
-    add = plain.add_argument
+    group = command.add_argument_group("without --model, the plain network")
+    add = group.add_argument
     add(
         "--initializer",
         metavar="NAME",
@@ -89,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--depth", type=_whole(1, 10_000), help="its last layer; default: 50")
     add("--width", type=_whole(1, 65_536), help="default: 256")
-    add("--activation", choices=report.ACTIVATIONS, help="default: relu")
+    add("--activation", choices=plain.ACTIVATIONS, help="default: relu")
 
     commands.add_parser(
         "list", help="show every initializer, layer and callback, and its paper"
@@ -99,21 +101,33 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it did, 2 and one line of error if it could not."""
+    # What a terminal cannot show is no reason to lose a report.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
     try:
-        options = parser().parse_args(argv)
-        if options.command is None:
-            raise ValueError("a command is needed: report or list")
-        run = {"report": _report, "list": _list}[options.command]
-        run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            options = parser().parse_args(argv)
+            if options.command is None:
+                parser().print_help()
+            else:
+                {"report": _report, "list": _list}[options.command](options)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         # Whatever it is, a user of a command wants a sentence.
-        text = str(error) or type(error).__name__
-        line = re.sub(r"\s+", " ", text).strip()
-        sys.stderr.write(f"keras-initx: error: {line}\n")
+        sys.stderr.write(f"keras-initx: error: {one_line(error)}\n")
         return 2
     return 0
+
+
+def _warn(message: Warning, *where: object) -> None:
+    sys.stderr.write(f"keras-initx: warning: {one_line(message)}\n")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -121,63 +135,93 @@ def _report(options: argparse.Namespace) -> None:
         raise ImportError(
             'decay.png needs matplotlib: pip install "keras-initx[plot]"'
         )
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"out must be a folder. Received: out={options.out}")
-    keras.utils.set_random_seed(options.seed)
-    given = [
-        name for name in _PLAIN_NETWORK if getattr(options, name) is not None
-    ]
+    report.check_folder(options.out)
+    given = {
+        name: getattr(options, name)
+        for name in _PLAIN_NETWORK
+        if getattr(options, name) is not None
+    }
     if options.model is not None and given:
         raise ValueError(
-            f"--{given[0]} is of the plain network; leave it out with --model"
+            f"--{next(iter(given))} is of the plain network; leave it out "
+            "with --model"
         )
+    keras.utils.set_random_seed(options.seed)
     data = report.load_data(options.data)
     if options.model is not None:
-        model, expected = report.load_model(options.model), None
-        data = report.fitted(data, model)
-        profile = kx.measure(model, data)
-        title = options.model
+        model = report.load_model(options.model)
+        profile = kx.measure(model, report.fitted(data, model, options.data))
+        title, expected, notes = options.model, None, []
     else:
-        plain = _PLAIN_NETWORK | {n: getattr(options, n) for n in given}
-        _check_initializer(plain["initializer"])
-        if not isinstance(data, np.ndarray) or data.ndim < 2:
-            raise ValueError(
-                "data for the plain network must be one array of samples. "
-                f"Received: data={options.data}"
-            )
-        data = data.reshape(len(data), math.prod(data.shape[1:]))
-        model = report.plain_network(data.shape[1], **plain)
-        profile = kx.measure(model, data)
-        expected = report.expected_profile(
-            profile, plain["activation"], plain["initializer"]
-        )
+        network = _PLAIN_NETWORK | given
         title = (
-            f"{plain['depth'] + 1} dense layers, {plain['width']} wide, "
-            f"{plain['activation']}, {plain['initializer'] or 'critical'}"
+            f"{network['depth'] + 1} dense layers, {network['width']} wide, "
+            f"{network['activation']}, {network['initializer'] or 'critical'}"
         )
-    print(f"{title}, on {options.data}\n")
-    print(profile.table(expected))
-    print(f"\n{_sentence(profile, expected)}")
-    if options.model is None and expected is None:
-        print(
-            "No theory beside it: that is for random weights which, but with "
-            "relu and its kin, keep the variance of the pre-activations at 1."
-        )
-    for path in report.write(options.out, profile, expected):
+        profile, expected, notes = _plain_network(data, **network)
+    try:
+        paths = report.write(options.out, profile, expected)
+    finally:
+        print(f"{title}, on {options.data}\n")
+        print(profile.table(expected))
+        print("", _sentence(profile, expected), *notes, sep="\n")
+    for path in paths:
         print(f"wrote {path}")
+
+
+def _plain_network(
+    data: np.ndarray | dict[str, np.ndarray],
+    depth: int,
+    width: int,
+    activation: str,
+    initializer: str | None,
+) -> tuple[kx.VarianceProfile, kx.VarianceProfile | None, list[str]]:
+    """What is measured, what is expected, and what a reader should know."""
+    vectors = report.as_vectors(data)
+    model = plain.plain_network(
+        vectors.shape[1], depth, width, activation, initializer
+    )
+    profile = kx.measure(model, vectors)
+    reason = plain.why_no_theory(profile, activation, initializer)
+    if reason is not None:
+        return profile, None, [f"No theory beside it: {reason}."]
+    expected = plain.expected_profile(profile, activation)
+    if width > 50 * depth:
+        return profile, expected, []
+    return (
+        profile,
+        expected,
+        [
+            f"{width} units are few for {depth} layers: chance adds up from "
+            "layer to layer, and a wider net comes closer to theory."
+        ],
+    )
 
 
 def _sentence(
     profile: kx.VarianceProfile, expected: kx.VarianceProfile | None
 ) -> str:
-    kept = (
-        f"Between samples varies {profile.decay[0]:.1%} of the signal at "
-        f"{profile.layers[0]} and {profile.decay[-1]:.1%} at "
-        f"{profile.layers[-1]}"
+    alive = np.flatnonzero(np.isfinite(profile.decay))
+    if not len(alive):
+        return "Every layer is zero for every sample."
+    first, last = int(alive[0]), int(alive[-1])
+    text = (
+        f"Between samples varies {_percent(profile.decay[first])} of the "
+        f"signal at {profile.layers[first]}"
     )
-    if expected is None:
-        return f"{kept}."
-    return f"{kept}; theory, at infinite width: {expected.decay[-1]:.1%}."
+    if last > first:
+        text += (
+            f" and {_percent(profile.decay[last])} at {profile.layers[last]}"
+        )
+    if last + 1 < len(profile):
+        return f"{text}; {profile.layers[last + 1]} is zero for every sample."
+    if expected is not None:
+        text += f"; theory, at infinite width: {_percent(expected.decay[last])}"
+    return f"{text}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -200,18 +244,6 @@ def _ours(kind: str) -> Iterator[tuple[str, str, str]]:
         paper = re.search(r"Reference: (.*?)(?:\n\s*\n|$)", text, re.DOTALL)
         summary = text.strip().splitlines()[0]
         yield name, summary, re.sub(r"\s+", " ", paper[1]).strip()
-
-
-def _check_initializer(name: str | None) -> None:
-    if name is None:
-        return
-    try:
-        keras.initializers.get(name)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            "initializer must be a name that `keras-initx list` shows. "
-            f"Received: initializer={name}"
-        ) from error
 
 
 def _whole(least: int, most: int):

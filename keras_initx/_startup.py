@@ -16,8 +16,12 @@ from pathlib import Path
 
 def is_our_command() -> bool:
     """Whether this process was started as `keras-initx` or by `-m`."""
-    started_by_module = sys.orig_argv[1:3] == ["-m", "keras_initx"]
-    return started_by_module or Path(sys.argv[0]).stem == "keras-initx"
+    if sys.argv[0] != "-m":
+        return Path(sys.argv[0]).stem == "keras-initx"
+    # So it is while Python looks for the module, whose name stands before its
+    # arguments and behind any number of Python's own.
+    module = sys.orig_argv[-len(sys.argv)]
+    return module.endswith(("keras_initx", "keras_initx.__main__"))
 
 
 @contextlib.contextmanager
