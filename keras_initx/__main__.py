@@ -42,7 +42,7 @@ _KERAS_INITIALIZERS = {
 _PLAIN_NETWORK = {
     "initializer": None,
     "depth": 50,
-    "width": 256,
+    "width": 1024,
     "activation": "relu",
 }
 
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
         "normal, of the variance that keeps that of the pre-activations",
     )
     add("--depth", type=_whole(1, 10_000), help="its last layer; default: 50")
-    add("--width", type=_whole(1, 65_536), help="default: 256")
+    add("--width", type=_whole(1, 65_536), help="default: 1024")
     add("--activation", choices=plain.ACTIVATIONS, help="default: relu")
 
     commands.add_parser(
@@ -146,23 +146,25 @@ def _report(options: argparse.Namespace) -> None:
             f"--{next(iter(given))} is of the plain network; leave it out "
             "with --model"
         )
+    on = f"on {options.data}"
     keras.utils.set_random_seed(options.seed)
     data = report.load_data(options.data)
     if options.model is not None:
         model = report.load_model(options.model)
         profile = kx.measure(model, report.fitted(data, model, options.data))
-        title, expected, notes = options.model, None, []
+        title, expected, notes = f"{options.model}, {on}", None, []
     else:
         network = _PLAIN_NETWORK | given
         title = (
             f"{network['depth'] + 1} dense layers, {network['width']} wide, "
-            f"{network['activation']}, {network['initializer'] or 'critical'}"
+            f"{network['activation']}, {network['initializer'] or 'critical'} "
+            f"weights, {on}"
         )
         profile, expected, notes = _plain_network(data, **network)
     try:
-        paths = report.write(options.out, profile, expected)
+        paths = report.write(options.out, profile, expected, title)
     finally:
-        print(f"{title}, on {options.data}\n")
+        print(f"{title}\n")
         print(profile.table(expected))
         print("", _sentence(profile, expected), *notes, sep="\n")
     for path in paths:
@@ -206,8 +208,8 @@ def _sentence(
         return "Every layer is zero for every sample."
     first, last = int(alive[0]), int(alive[-1])
     text = (
-        f"Between samples varies {_percent(profile.decay[first])} of the "
-        f"signal at {profile.layers[first]}"
+        "The share of the signal that differs between samples (decay) is "
+        f"{_percent(profile.decay[first])} at {profile.layers[first]}"
     )
     if last > first:
         text += (

@@ -195,7 +195,10 @@ def check_folder(folder: Path) -> None:
 
 
 def write(
-    folder: Path, profile: VarianceProfile, expected: VarianceProfile | None
+    folder: Path,
+    profile: VarianceProfile,
+    expected: VarianceProfile | None,
+    title: str,
 ) -> list[Path]:
     """Write profile.json, decay.csv and decay.png; return their paths."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -206,7 +209,10 @@ def write(
     profile.save(paths[0])
     write_whole(paths[1], _csv(profile, expected).encode())
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    profile.plot(expected, ax=figure.subplots())
+    ax = profile.plot(expected, ax=figure.subplots())
+    # The font need not have every sign, and a "$" here is no mathematics.
+    title = title.encode("ascii", "replace").decode()
+    ax.set_title(title, fontsize="medium", parse_math=False)
     image = io.BytesIO()
     FigureCanvasAgg(figure).print_png(image)
     write_whole(paths[2], image.getvalue())
