@@ -46,6 +46,9 @@ _PLAIN_NETWORK = {
     "activation": "relu",
 }
 
+# Of a total. Much below, the squares of a layer's units are no float32 numbers.
+_SMALLEST = 1e-32
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -101,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it did, 2 and one line of error if it could not."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     # What a terminal cannot show is no reason to lose a report.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
@@ -116,14 +121,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read has seen enough. Python would flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read has seen enough.
+        _give_up_output()
         return 0
     except Exception as error:
         # Whatever it is, a user of a command wants a sentence.
         sys.stderr.write(f"keras-initx: error: {one_line(error)}\n")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _give_up_output()
         return 2
     return 0
+
+
+def _give_up_output() -> None:
+    # Python flushes once more at its end, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _warn(message: Warning, *where: object) -> None:
@@ -146,67 +160,70 @@ def _report(options: argparse.Namespace) -> None:
             f"--{next(iter(given))} is of the plain network; leave it out "
             "with --model"
         )
-    on = f"on {options.data}"
     keras.utils.set_random_seed(options.seed)
     data = report.load_data(options.data)
+    expected, note = None, None
     if options.model is not None:
+        title = f"{options.model}, on {options.data}"
         model = report.load_model(options.model)
         profile = kx.measure(model, report.fitted(data, model, options.data))
-        title, expected, notes = f"{options.model}, {on}", None, []
     else:
         network = _PLAIN_NETWORK | given
-        title = (
-            f"{network['depth'] + 1} dense layers, {network['width']} wide, "
-            f"{network['activation']}, {network['initializer'] or 'critical'} "
-            f"weights, {on}"
-        )
-        profile, expected, notes = _plain_network(data, **network)
+        title = _title(**network) + f", on {options.data}"
+        profile, expected, note = _plain(report.as_vectors(data), **network)
     try:
         paths = report.write(options.out, profile, expected, title)
     finally:
-        print(f"{title}\n")
-        print(profile.table(expected))
-        print("", _sentence(profile, expected), *notes, sep="\n")
+        # A full disk must not take the numbers along.
+        print(title, "", profile.table(expected), "", sep="\n")
+        print(_sentence(profile, expected))
+    if note is not None:
+        print(note)
     for path in paths:
         print(f"wrote {path}")
 
 
-def _plain_network(
-    data: np.ndarray | dict[str, np.ndarray],
+def _title(
+    depth: int, width: int, activation: str, initializer: str | None
+) -> str:
+    return (
+        f"{depth + 1} dense layers, {width} wide, {activation}, "
+        f"{initializer or 'critical'} weights"
+    )
+
+
+def _plain(
+    vectors: np.ndarray,
     depth: int,
     width: int,
     activation: str,
     initializer: str | None,
-) -> tuple[kx.VarianceProfile, kx.VarianceProfile | None, list[str]]:
+) -> tuple[kx.VarianceProfile, kx.VarianceProfile | None, str | None]:
     """What is measured, what is expected, and what a reader should know."""
-    vectors = report.as_vectors(data)
     model = plain.plain_network(
         vectors.shape[1], depth, width, activation, initializer
     )
     profile = kx.measure(model, vectors)
     reason = plain.why_no_theory(profile, activation, initializer)
     if reason is not None:
-        return profile, None, [f"No theory beside it: {reason}."]
-    expected = plain.expected_profile(profile, activation)
-    if width > 50 * depth:
-        return profile, expected, []
-    return (
-        profile,
-        expected,
-        [
+        return profile, None, f"No theory beside it: {reason}."
+    note = None
+    if width < 50 * depth:
+        note = (
             f"{width} units are few for {depth} layers: chance adds up from "
             "layer to layer, and a wider net comes closer to theory."
-        ],
-    )
+        )
+    return profile, plain.expected_profile(profile, activation), note
 
 
 def _sentence(
     profile: kx.VarianceProfile, expected: kx.VarianceProfile | None
 ) -> str:
-    alive = np.flatnonzero(np.isfinite(profile.decay))
-    if not len(alive):
-        return "Every layer is zero for every sample."
-    first, last = int(alive[0]), int(alive[-1])
+    lost = "zero, or too small to be squared in float32"
+    kept = np.flatnonzero(profile.total > _SMALLEST)
+    if not len(kept):
+        return f"The signal is {lost}, in every layer."
+    first, last = int(kept[0]), int(kept[-1])
     text = (
         "The share of the signal that differs between samples (decay) is "
         f"{_percent(profile.decay[first])} at {profile.layers[first]}"
@@ -216,7 +233,9 @@ def _sentence(
             f" and {_percent(profile.decay[last])} at {profile.layers[last]}"
         )
     if last + 1 < len(profile):
-        return f"{text}; {profile.layers[last + 1]} is zero for every sample."
+        return (
+            f"{text}; from {profile.layers[last + 1]} on the signal is {lost}."
+        )
     if expected is not None:
         text += f"; theory, at infinite width: {_percent(expected.decay[last])}"
     return f"{text}."
@@ -242,10 +261,16 @@ def _ours(kind: str) -> Iterator[tuple[str, str, str]]:
         return
     module = importlib.import_module(f"keras_initx.{kind}")
     for name in module.__all__:
-        text = getattr(module, name).__doc__
-        paper = re.search(r"Reference: (.*?)(?:\n\s*\n|$)", text, re.DOTALL)
-        summary = text.strip().splitlines()[0]
-        yield name, summary, re.sub(r"\s+", " ", paper[1]).strip()
+        thing = getattr(module, name)
+        if not callable(thing):
+            continue
+        text = thing.__doc__ or ""
+        paper = re.search(r"References?:\s(.*?)(?:\n\s*\n|\Z)", text, re.DOTALL)
+        yield (
+            name,
+            text.strip().partition("\n")[0],
+            re.sub(r"\s+", " ", paper[1]).strip() if paper else "",
+        )
 
 
 def _whole(least: int, most: int):

@@ -1,4 +1,4 @@
-"""Keep TensorFlow's start-up notices out of the command line's errors.
+"""Start TensorFlow for the command line, and without its notices.
 
 TensorFlow writes them to the process's standard error while it is imported,
 whatever its log level. A library must not hide them; a command of ours, whose
@@ -28,6 +28,8 @@ def is_our_command() -> bool:
 def quiet() -> Iterator[None]:
     """Within, what native code writes to standard error is dropped."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # A .keras file does not mind which backend it was saved under.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

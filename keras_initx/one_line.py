@@ -17,7 +17,7 @@ _RECITED = [
         r"^ *File \"[^\n]*\n",
         r"Arguments received by .*\Z",
         r"Full object config: .*\Z",
-        r"\[Op:[^\]]*\]",
+        r"\[Op:[^\]]*\]|\{\{function_node [^}]*\}\}",
     )
 ]
 

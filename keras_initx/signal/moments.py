@@ -113,9 +113,7 @@ def _mean_squares(
 ) -> tf.Tensor:
     wide = max((x.dtype for x in vectors), key=lambda dtype: dtype.size)
     sums = tf.stack([tf.cast(square, wide) for square in half_squares])
-    sizes = [
-        tf.size(x) if x.shape[0] is None else x.shape[0] for x in vectors
-    ]
+    sizes = [tf.size(x) if x.shape[0] is None else x.shape[0] for x in vectors]
     return 2 * tf.cast(sums, tf.float64) / tf.cast(tf.stack(sizes), tf.float64)
 
 
