@@ -7,10 +7,17 @@ from keras_initx import _startup
 with (
     _startup.quiet() if _startup.is_our_command() else contextlib.nullcontext()
 ):
-    from keras_initx import callbacks, theory
+    from keras_initx import callbacks, distributions, initializers, theory
     from keras_initx.profile import VarianceProfile
     from keras_initx.signal import measure
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["VarianceProfile", "callbacks", "measure", "theory"]
+__all__ = [
+    "VarianceProfile",
+    "callbacks",
+    "distributions",
+    "initializers",
+    "measure",
+    "theory",
+]

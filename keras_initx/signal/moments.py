@@ -87,11 +87,11 @@ def merged(a: Moments, b: Moments) -> Moments:
         dtype: tf.unstack(tf.cast(share, dtype))
         for dtype in {mean.dtype for mean in a.means}
     }
-    moved = [
-        _fused(_moved_mean)(old, new, shares[new.dtype][layer])
-        for layer, (old, new) in enumerate(zip(a.means, b.means, strict=True))
-    ]
-    means, shifts = zip(*moved, strict=True)
+    shifts = [new - old for old, new in zip(a.means, b.means, strict=True)]
+    means = tuple(
+        old + shares[old.dtype][layer] * shift
+        for layer, (old, shift) in enumerate(zip(a.means, shifts, strict=True))
+    )
     within = a.variance + share * (b.variance - a.variance)
     between = share * (1 - share) * mean_squares(shifts)
     return Moments(count, means, within + between)
@@ -119,24 +119,41 @@ def _mean_squares(
 
 def all_finite(x: tf.Tensor) -> tf.Tensor:
     """Whether no element is NaN or infinite."""
-    return _fused(_all_finite)(x)
+    # The fast sum of squares says so of almost all data. It overflows before
+    # its elements do; only then does each of them have to be looked at.
+    return tf.cond(
+        tf.math.is_finite(tf.nn.l2_loss(x)),
+        lambda: tf.constant(True),
+        lambda: tf.reduce_all(tf.math.is_finite(x)),
+    )
 
 
 def _mean_and_deviation(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    samples, units = tf.unstack(tf.shape(flat))
     mean = tf.reduce_mean(flat, axis=0)
-    variance = tf.reduce_mean(tf.math.squared_difference(flat, mean), axis=0)
-    return mean, tf.sqrt(variance)
+
+    def squares(rows: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.math.squared_difference(rows, mean), axis=0)
+
+    step = tf.minimum(samples, _rows_at_once() or samples)
+    steps = samples // step
+
+    def add(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = tf.slice(flat, [i * step, 0], [step, units])
+        return i + 1, total + squares(rows)
+
+    total = tf.while_loop(
+        lambda i, _: i < steps, add, (0, squares(flat[steps * step :]))
+    )[1]
+    return mean, tf.sqrt(total / tf.cast(samples, flat.dtype))
 
 
-def _moved_mean(
-    a: tf.Tensor, b: tf.Tensor, share: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    shift = b - a
-    return a + share * shift, shift
-
-
-def _all_finite(x: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_all(tf.math.is_finite(x))
+def _rows_at_once() -> int | None:
+    """Rows whose squares are summed at once; None for all of them."""
+    # XLA on a CPU writes out the squares of more than 32 rows before it adds
+    # them up: memory of the signal's size, and most of the time.
+    devices = tf.config.list_logical_devices()
+    return 32 if all(d.device_type == "CPU" for d in devices) else None
 
 
 @functools.cache

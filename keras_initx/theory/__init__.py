@@ -13,6 +13,17 @@ from keras_initx.theory.mean_field import (
     critical_gain,
     sample_variance_decay,
 )
+from keras_initx.theory.moments import (
+    fractional_moment_std,
+    log_norm_drift_and_variance,
+)
+from keras_initx.theory.stable import (
+    stable_log_moments,
+    stable_moment,
+    stable_tail_constant,
+    stable_weight_scale,
+)
+from keras_initx.theory.stable_limit import stable_scale_recursion
 
 __all__ = [
     "asymptotic_sample_variance",
@@ -20,5 +31,12 @@ __all__ = [
     "batch_norm_raw_variance",
     "correlation_map",
     "critical_gain",
+    "fractional_moment_std",
+    "log_norm_drift_and_variance",
     "sample_variance_decay",
+    "stable_log_moments",
+    "stable_moment",
+    "stable_scale_recursion",
+    "stable_tail_constant",
+    "stable_weight_scale",
 ]

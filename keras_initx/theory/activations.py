@@ -155,7 +155,7 @@ def resolve(
                 f"Received: activation={activation!r}"
             )
         build, defaults = _TABLE[name]
-        _check_names(name, parameters, defaults)
+        check_names(name, parameters, defaults)
         return build(
             **{
                 key: _check_value(key, parameters.get(key, default), default)
@@ -168,7 +168,7 @@ def resolve(
             f"Received: activation={activation!r}"
         )
     name = getattr(activation, "__name__", type(activation).__name__)
-    _check_names(name, parameters, {"breakpoints": (0.0,)})
+    check_names(name, parameters, {"breakpoints": (0.0,)})
     return Activation(
         name,
         _checked(name, activation),
@@ -176,9 +176,10 @@ def resolve(
     )
 
 
-def _check_names(
+def check_names(
     activation: str, parameters: Mapping[str, Any], known: Mapping[str, Any]
 ) -> None:
+    """Refuse parameters whose names are not among the known."""
     for key, value in parameters.items():
         if key not in known:
             accepted = f"only {', '.join(sorted(known))}" if known else "none"
@@ -198,6 +199,18 @@ def is_real(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def check_int(name: str, value: Any, least: int) -> None:
+    """Refuse anything but an int >= least that a float64 can count to."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an int. Received: {name}={value!r}")
+    if value < least:
+        raise ValueError(
+            f"{name} must be >= {least}. Received: {name}={value!r}"
+        )
+    if value > 2**53:
+        raise ValueError(f"{name} must be <= 2^53. Received: {name}={value!r}")
 
 
 def _check_value(key: str, value: Any, default: bool | float) -> Any:
@@ -238,7 +251,8 @@ def _checked(name: str, activation: ArrayFunction) -> ArrayFunction:
         if not np.isfinite(value).all():
             worst = z[~np.isfinite(value)].flat[0]
             raise ValueError(
-                f"activation must be finite on [-17, 17]. "
+                f"activation must be finite wherever it is averaged, on "
+                f"[-17, 17] at least. "
                 f"Received: activation={name!r}, which is not at {worst:.4g}"
             )
         return value

@@ -25,6 +25,7 @@ from keras_initx.profile import VarianceProfile
 from keras_initx.theory.activations import (
     ArrayFunction,
     bend,
+    check_int,
     is_real,
     resolve,
 )
@@ -137,10 +138,7 @@ def sample_variance_decay(
     arXiv:1902.04942: the recursion for relu, and batch normalisation. The
     argument of c is rho = m^2 / (m^2 + v^2). Other activations derived here.
     """
-    if isinstance(depth, bool) or not isinstance(depth, int | np.integer):
-        raise ValueError(f"depth must be an int. Received: depth={depth!r}")
-    if depth < 0:
-        raise ValueError(f"depth must be >= 0. Received: depth={depth!r}")
+    check_int("depth", depth, 0)
     if not isinstance(batch_norm, bool | np.bool_):
         raise ValueError(
             f"batch_norm must be True or False. "

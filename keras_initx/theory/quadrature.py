@@ -110,13 +110,21 @@ def _gaussian_rule(
     panels = np.broadcast_to(_PANELS, (*cuts.shape[:-1], len(_PANELS)))
     edges = np.concatenate([panels, cuts], axis=-1)
     edges = np.sort(np.clip(edges, _PANELS[0], _PANELS[-1]), axis=-1)
+    z, weights = gauss_legendre(edges, nodes)
+    return z, weights * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def gauss_legendre(
+    edges: np.ndarray, nodes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights of an integral, panel by panel, on the last axis."""
     points, weights = leggauss(nodes)
     middle = (edges[..., 1:, None] + edges[..., :-1, None]) / 2
     half = (edges[..., 1:, None] - edges[..., :-1, None]) / 2
-    z = middle + half * points
-    weights = half * weights * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    shape = (*cuts.shape[:-1], -1)
-    return z.reshape(shape), weights.reshape(shape)
+    shape = (*edges.shape[:-1], -1)
+    return (middle + half * points).reshape(shape), (half * weights).reshape(
+        shape
+    )
 
 
 def second_moment(phi: Activation) -> float:

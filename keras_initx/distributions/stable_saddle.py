@@ -1,0 +1,110 @@
+"""The light tail of a stable law: the integral over the saddle point.
+
+On the light side of a law of skewness -1 (for z > 0), and on both sides of the
+normal law, the exponent psi has a saddle point t_s = -i s on the axis, where it
+is W = psi(t_s) > 0, and with t = t_s (1 + w)
+
+    psi(t) = W (1 + D(w)),   D(w) = w - (1 + w) (1 - (1 + w)^-e) / e.
+
+The axis itself adds nothing to the density, and the line w = i v the rest:
+
+    f(z) = (s / pi) exp(-W) Re int exp(-W D(i v)) dv,    v from 0 to infinity.
+
+Near such laws t_s is near the axis, W is complex, and the axis up to |t_s|
+adds the Pareto tail.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_initx.distributions.stable_contour import (
+    Law,
+    Pair,
+    exponent,
+    multiply,
+    parameter_slopes,
+    where,
+)
+
+_GRID = np.arange(0, 7.2, 0.3)
+_WEIGHTS = np.where(_GRID == 0, 0.5, 1.0) * 0.3
+# exp(-18) is what is left out where the axis ends at the saddle.
+_DEEP = 18.0
+# Beyond, only the leading term is left to the last digit.
+_GAUSSIAN = 1e9
+
+
+class Saddle(NamedTuple):
+    """Whether a point is in a light tail; log|t_s|, its angle, and psi."""
+
+    light: tf.Tensor
+    log_s: tf.Tensor
+    angle: tf.Tensor
+    depth: Pair
+
+
+def saddle(p: Law) -> Saddle:
+    a = p.stability
+    norm = a * (p.e * p.e + p.tau * p.tau) + 1e-300
+    big_e = multiply((a, p.tau + p.z), (p.e, p.tau))
+    x, y = -p.e * big_e[0] / norm, -p.e * big_e[1] / norm
+    log_s = -0.5 * tf.math.log1p(x * (2 + x) + y * y) / p.e
+    angle = -tf.atan2(y, 1 + x) / p.e + math.pi / 2
+    exact = (p.skewness == -1) | (a == 2)
+    angle = where(exact & (tf.abs(angle) < 0.3), 0.0, angle)
+    # Where exp(W) is beyond any number, so that all that follows stays one.
+    log_s = tf.clip_by_value(log_s, -300 / a, 300 / a)
+    size = tf.exp(a * log_s)
+    # psi_s = t_s^stability (e - i tau)
+    turned = a * (angle - math.pi / 2)
+    depth = multiply(
+        (p.e, -p.tau), (size * tf.cos(turned), size * tf.sin(turned))
+    )
+    depth = depth[0], where(exact, 0.0, depth[1])
+    light = (tf.abs(angle) < 0.3) & (depth[0] > _DEEP)
+    return Saddle(light, log_s, angle, depth)
+
+
+def light_integrals(
+    p: Law, at: Saddle, tail: bool, slopes: bool
+) -> list[tf.Tensor]:
+    """exp(Re W) times the density or tail, or its derivatives."""
+    one = tf.ones_like(p.z)
+    depth = where(at.light, at.depth[0], one), at.depth[1]
+    log_s = where(at.light, at.log_s, 0.0)
+    shape = [-1] + [1] * len(p.z.shape)
+    y = tf.reshape(tf.constant(_GRID, p.z.dtype), shape)
+    weights = tf.reshape(tf.constant(_WEIGHTS, p.z.dtype), shape)
+    width = tf.math.rsqrt(p.stability * depth[0] / 2)
+    v = tf.sinh(width * y)
+    turn = 0.5 * tf.math.log1p(v * v), tf.atan(v) - at.angle
+    _, _, drop, _ = exponent(turn, p)
+    cos, sin = tf.cos(at.angle), tf.sin(at.angle)
+    ratio = cos + sin * v, cos * v - sin
+    drop = multiply(ratio, drop)
+    drop = ratio[0] - 1 - drop[0], ratio[1] - drop[1]
+    drop = multiply(depth, drop)
+    gaussian = depth[0] > _GAUSSIAN
+    drop = where(gaussian, y * y, drop[0]), where(gaussian, 0.0, drop[1])
+    drop = drop[0], drop[1] + depth[1]
+    size = tf.exp(-drop[0]) * weights * width * tf.cosh(width * y) / math.pi
+    wave = size * tf.cos(drop[1]), -size * tf.sin(drop[1])
+    if tail:
+        less = 1 / (1 + v * v)
+        wave = multiply(wave, (less, -v * less))
+    else:
+        s = tf.exp(log_s)
+        wave = wave[0] * s, wave[1] * s
+    if not slopes:
+        return [tf.reduce_sum(wave[0], axis=0)]
+    log_t = log_s + turn[0], tf.atan(v) - math.pi / 2
+    t, q, big_e, _ = exponent(log_t, p)
+    return [
+        -tf.reduce_sum(multiply(wave, each)[0], axis=0)
+        for each in parameter_slopes(log_t, t, q, big_e, p)
+    ]
