@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import math
+import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -16,8 +17,9 @@ import keras
 import numpy as np
 
 import keras_initx as kx
-from keras_initx import report
+from keras_initx import plain, report
 from keras_initx.display import text_table
+from keras_initx.one_line import one_line
 
 _GLOROT = "Glorot & Bengio, AISTATS 2010"
 _HE = "He, Zhang, Ren & Sun, ICCV 2015"
@@ -40,9 +42,12 @@ _KERAS_INITIALIZERS = {
 _PLAIN_NETWORK = {
     "initializer": None,
     "depth": 50,
-    "width": 256,
+    "width": 1024,
     "activation": "relu",
 }
+
+# Of a total. Much below, the squares of a layer's units are no float32 numbers.
+_SMALLEST = 1e-32
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,8 +84,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", metavar="DIR", default="keras-initx-report", type=Path)
     add("--seed", type=_whole(0, 2**31 - 1), default=0, help="default: 0")
-    plain = command.add_argument_group("without --model, the plain network")
-    add = plain.add_argument
+    group = command.add_argument_group("without --model, the plain network")
+    add = group.add_argument
     add(
         "--initializer",
         metavar="NAME",
@@ -88,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
         "normal, of the variance that keeps that of the pre-activations",
     )
     add("--depth", type=_whole(1, 10_000), help="its last layer; default: 50")
-    add("--width", type=_whole(1, 65_536), help="default: 256")
-    add("--activation", choices=report.ACTIVATIONS, help="default: relu")
+    add("--width", type=_whole(1, 65_536), help="default: 1024")
+    add("--activation", choices=plain.ACTIVATIONS, help="default: relu")
 
     commands.add_parser(
         "list", help="show every initializer, layer and callback, and its paper"
@@ -99,21 +104,44 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it did, 2 and one line of error if it could not."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    # What a terminal cannot show is no reason to lose a report.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
     try:
-        options = parser().parse_args(argv)
-        if options.command is None:
-            raise ValueError("a command is needed: report or list")
-        run = {"report": _report, "list": _list}[options.command]
-        run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            options = parser().parse_args(argv)
+            if options.command is None:
+                parser().print_help()
+            else:
+                {"report": _report, "list": _list}[options.command](options)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read has seen enough.
+        _give_up_output()
+        return 0
     except Exception as error:
         # Whatever it is, a user of a command wants a sentence.
-        text = str(error) or type(error).__name__
-        line = re.sub(r"\s+", " ", text).strip()
-        sys.stderr.write(f"keras-initx: error: {line}\n")
+        sys.stderr.write(f"keras-initx: error: {one_line(error)}\n")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _give_up_output()
         return 2
     return 0
+
+
+def _give_up_output() -> None:
+    # Python flushes once more at its end, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warn(message: Warning, *where: object) -> None:
+    sys.stderr.write(f"keras-initx: warning: {one_line(message)}\n")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -121,63 +149,100 @@ def _report(options: argparse.Namespace) -> None:
         raise ImportError(
             'decay.png needs matplotlib: pip install "keras-initx[plot]"'
         )
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"out must be a folder. Received: out={options.out}")
-    keras.utils.set_random_seed(options.seed)
-    given = [
-        name for name in _PLAIN_NETWORK if getattr(options, name) is not None
-    ]
+    report.check_folder(options.out)
+    given = {
+        name: getattr(options, name)
+        for name in _PLAIN_NETWORK
+        if getattr(options, name) is not None
+    }
     if options.model is not None and given:
         raise ValueError(
-            f"--{given[0]} is of the plain network; leave it out with --model"
+            f"--{next(iter(given))} is of the plain network; leave it out "
+            "with --model"
         )
+    keras.utils.set_random_seed(options.seed)
     data = report.load_data(options.data)
+    expected, note = None, None
     if options.model is not None:
-        model, expected = report.load_model(options.model), None
-        data = report.fitted(data, model)
-        profile = kx.measure(model, data)
-        title = options.model
+        title = f"{options.model}, on {options.data}"
+        model = report.load_model(options.model)
+        profile = kx.measure(model, report.fitted(data, model, options.data))
     else:
-        plain = _PLAIN_NETWORK | {n: getattr(options, n) for n in given}
-        _check_initializer(plain["initializer"])
-        if not isinstance(data, np.ndarray) or data.ndim < 2:
-            raise ValueError(
-                "data for the plain network must be one array of samples. "
-                f"Received: data={options.data}"
-            )
-        data = data.reshape(len(data), math.prod(data.shape[1:]))
-        model = report.plain_network(data.shape[1], **plain)
-        profile = kx.measure(model, data)
-        expected = report.expected_profile(
-            profile, plain["activation"], plain["initializer"]
-        )
-        title = (
-            f"{plain['depth'] + 1} dense layers, {plain['width']} wide, "
-            f"{plain['activation']}, {plain['initializer'] or 'critical'}"
-        )
-    print(f"{title}, on {options.data}\n")
-    print(profile.table(expected))
-    print(f"\n{_sentence(profile, expected)}")
-    if options.model is None and expected is None:
-        print(
-            "No theory beside it: that is for random weights which, but with "
-            "relu and its kin, keep the variance of the pre-activations at 1."
-        )
-    for path in report.write(options.out, profile, expected):
+        network = _PLAIN_NETWORK | given
+        title = _title(**network) + f", on {options.data}"
+        profile, expected, note = _plain(report.as_vectors(data), **network)
+    try:
+        paths = report.write(options.out, profile, expected, title)
+    finally:
+        # A full disk must not take the numbers along.
+        print(title, "", profile.table(expected), "", sep="\n")
+        print(_sentence(profile, expected))
+    if note is not None:
+        print(note)
+    for path in paths:
         print(f"wrote {path}")
+
+
+def _title(
+    depth: int, width: int, activation: str, initializer: str | None
+) -> str:
+    return (
+        f"{depth + 1} dense layers, {width} wide, {activation}, "
+        f"{initializer or 'critical'} weights"
+    )
+
+
+def _plain(
+    vectors: np.ndarray,
+    depth: int,
+    width: int,
+    activation: str,
+    initializer: str | None,
+) -> tuple[kx.VarianceProfile, kx.VarianceProfile | None, str | None]:
+    """What is measured, what is expected, and what a reader should know."""
+    model = plain.plain_network(
+        vectors.shape[1], depth, width, activation, initializer
+    )
+    profile = kx.measure(model, vectors)
+    reason = plain.why_no_theory(profile, activation, initializer)
+    if reason is not None:
+        return profile, None, f"No theory beside it: {reason}."
+    note = None
+    if width < 50 * depth:
+        note = (
+            f"{width} units are few for {depth} layers: chance adds up from "
+            "layer to layer, and a wider net comes closer to theory."
+        )
+    return profile, plain.expected_profile(profile, activation), note
 
 
 def _sentence(
     profile: kx.VarianceProfile, expected: kx.VarianceProfile | None
 ) -> str:
-    kept = (
-        f"Between samples varies {profile.decay[0]:.1%} of the signal at "
-        f"{profile.layers[0]} and {profile.decay[-1]:.1%} at "
-        f"{profile.layers[-1]}"
+    lost = "zero, or too small to be squared in float32"
+    kept = np.flatnonzero(profile.total > _SMALLEST)
+    if not len(kept):
+        return f"The signal is {lost}, in every layer."
+    first, last = int(kept[0]), int(kept[-1])
+    text = (
+        "The share of the signal that differs between samples (decay) is "
+        f"{_percent(profile.decay[first])} at {profile.layers[first]}"
     )
-    if expected is None:
-        return f"{kept}."
-    return f"{kept}; theory, at infinite width: {expected.decay[-1]:.1%}."
+    if last > first:
+        text += (
+            f" and {_percent(profile.decay[last])} at {profile.layers[last]}"
+        )
+    if last + 1 < len(profile):
+        return (
+            f"{text}; from {profile.layers[last + 1]} on the signal is {lost}."
+        )
+    if expected is not None:
+        text += f"; theory, at infinite width: {_percent(expected.decay[last])}"
+    return f"{text}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -196,22 +261,16 @@ def _ours(kind: str) -> Iterator[tuple[str, str, str]]:
         return
     module = importlib.import_module(f"keras_initx.{kind}")
     for name in module.__all__:
-        text = getattr(module, name).__doc__
-        paper = re.search(r"Reference: (.*?)(?:\n\s*\n|$)", text, re.DOTALL)
-        summary = text.strip().splitlines()[0]
-        yield name, summary, re.sub(r"\s+", " ", paper[1]).strip()
-
-
-def _check_initializer(name: str | None) -> None:
-    if name is None:
-        return
-    try:
-        keras.initializers.get(name)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            "initializer must be a name that `keras-initx list` shows. "
-            f"Received: initializer={name}"
-        ) from error
+        thing = getattr(module, name)
+        if not callable(thing):
+            continue
+        text = thing.__doc__ or ""
+        paper = re.search(r"References?:\s(.*?)(?:\n\s*\n|\Z)", text, re.DOTALL)
+        yield (
+            name,
+            text.strip().partition("\n")[0],
+            re.sub(r"\s+", " ", paper[1]).strip() if paper else "",
+        )
 
 
 def _whole(least: int, most: int):

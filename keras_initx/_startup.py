@@ -1,4 +1,4 @@
-"""Keep TensorFlow's start-up notices out of the command line's errors.
+"""Start TensorFlow for the command line, and without its notices.
 
 TensorFlow writes them to the process's standard error while it is imported,
 whatever its log level. A library must not hide them; a command of ours, whose
@@ -16,14 +16,20 @@ from pathlib import Path
 
 def is_our_command() -> bool:
     """Whether this process was started as `keras-initx` or by `-m`."""
-    started_by_module = sys.orig_argv[1:3] == ["-m", "keras_initx"]
-    return started_by_module or Path(sys.argv[0]).stem == "keras-initx"
+    if sys.argv[0] != "-m":
+        return Path(sys.argv[0]).stem == "keras-initx"
+    # So it is while Python looks for the module, whose name stands before its
+    # arguments and behind any number of Python's own.
+    module = sys.orig_argv[-len(sys.argv)]
+    return module.endswith(("keras_initx", "keras_initx.__main__"))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Within, what native code writes to standard error is dropped."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # A .keras file does not mind which backend it was saved under.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

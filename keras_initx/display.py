@@ -16,6 +16,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# A rule that every terminal and every file's encoding has, under the heads.
+_RULE = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
 
 def number(value: float) -> str:
     """Four digits are what a table of variances has use for."""
@@ -26,7 +29,7 @@ def number(value: float) -> str:
 
 def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned lines: the first column to the left, the others to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=_RULE, pad_edge=False)
     for i, head in enumerate(heads):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for row in rows:

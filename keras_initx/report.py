@@ -1,97 +1,34 @@
-"""A network measured on data, and the files that tell of it."""
+"""The files of the command line: data and a model in, a report out."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import math
+import os
+import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_initx import theory
 from keras_initx.files import write_whole
+from keras_initx.one_line import one_line
 from keras_initx.profile import VarianceProfile
 
-# Scaling the weights scales every layer alike: the decay does not see it.
-SCALE_FREE = ("linear", "relu", "leaky_relu")
-# Their weights are random and all alike, as theory takes them to be.
-RANDOM = (
-    keras.initializers.Orthogonal,
-    keras.initializers.RandomNormal,
-    keras.initializers.RandomUniform,
-    keras.initializers.TruncatedNormal,
-    keras.initializers.VarianceScaling,
-)
-ACTIVATIONS = (
-    *SCALE_FREE,
-    *("tanh", "gelu", "silu", "elu", "selu", "softplus"),
-)
-
-
-def plain_network(
-    inputs: int,
-    depth: int,
-    width: int,
-    activation: str,
-    initializer: str | None,
-) -> keras.Model:
-    """Dense layers 0 to `depth`, zero biases, and nothing else.
-
-    Without `initializer` the first layer keeps the mean square of its input
-    and the others the variance of the pre-activations: weights are normal of
-    variance 1/fan_in, then critical_gain/fan_in. Set `keras`'s random seed to
-    get the same network again; no two layers are equal.
-    """
-
-    def kernel(layer: int) -> keras.Initializer:
-        if initializer is not None:
-            return keras.initializers.get(initializer)
-        gain = theory.critical_gain(activation) if layer else 1.0
-        return keras.initializers.VarianceScaling(
-            gain, mode="fan_in", distribution="untruncated_normal"
-        )
-
-    layers = [
-        keras.layers.Dense(
-            width,
-            activation,
-            kernel_initializer=kernel(layer),
-            name=f"layer_{layer}",
-        )
-        for layer in range(depth + 1)
-    ]
-    return keras.Sequential([keras.Input((inputs,)), *layers])
-
-
-def expected_profile(
-    measured: VarianceProfile, activation: str, initializer: str | None
-) -> VarianceProfile | None:
-    """What theory says of a plain network, from its measured first layer on.
-
-    None where theory does not speak: it is for random weights, and takes total
-    variance one, which only the default initializer keeps, unless the
-    activation does not mind.
-    """
-    if initializer is not None and not (
-        activation in SCALE_FREE
-        and isinstance(keras.initializers.get(initializer), RANDOM)
-    ):
-        return None
-    if not np.isfinite(measured.decay[0]):
-        return None
-    first = float(measured.decay[0])
-    return theory.sample_variance_decay(
-        len(measured) - 1, activation, initial_correlation=1 - first
-    )
+FILES = ("profile.json", "decay.csv", "decay.png")
 
 
 def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
     """`digits`, or the array or arrays in a NumPy file.
 
     Raises:
-        ValueError: The file is none, or holds pickled objects.
+        ValueError: The file is none, or holds anything but real numbers and
+            text.
         ImportError: scikit-learn is not installed, for the digits.
     """
     if source == "digits":
@@ -103,21 +40,55 @@ def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
             f"Received: data={source}"
         )
     if not path.is_file():
-        raise ValueError(f"data must be a file. Received: data={source}")
+        raise ValueError(
+            f"data must be a file. Received: data={source}, which is none"
+        )
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+            arrays = {path.stem: loaded}
+        else:
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"data must be a NumPy file of numbers. Received: data={source} "
-            f"({error})"
+            f"({one_line(error)})"
         ) from error
+    for name, array in arrays.items():
+        # What a .npz holds that is no array comes as bytes.
+        kind = array.dtype.kind if isinstance(array, np.ndarray) else "O"
+        if kind not in "biufSU" or array.ndim == 0:
+            received = f"{array.dtype}" if kind != "O" else "no array"
+            raise ValueError(
+                "data must be arrays of real numbers, with the samples along "
+                f"the first axis. Received: data={source}, where {name} is "
+                f"{received}"
+            )
+    if not arrays:
+        raise ValueError(f"data must hold an array. Received: data={source}")
     if len(arrays) == 1:
         return next(iter(arrays.values()))
     return arrays
+
+
+def as_vectors(data: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
+    """Each sample of `data` as a vector, for dense layers."""
+    if not isinstance(data, np.ndarray):
+        raise ValueError(
+            "data of the plain network must be one array, so leave the others "
+            f"out of the file. Received: arrays {', '.join(data)}"
+        )
+    if data.ndim < 2 or data.dtype.kind in "SU":
+        raise ValueError(
+            "data of the plain network must be numbers, with the samples "
+            "along the first of two or more axes. Received: "
+            f"data of dtype {data.dtype} and shape {data.shape}"
+        )
+    vectors = data.reshape(len(data), math.prod(data.shape[1:]))
+    if data.dtype in (np.float32, np.float64):
+        return vectors
+    return vectors.astype("float32")
 
 
 def digits() -> np.ndarray:
@@ -140,52 +111,108 @@ def load_model(source: str) -> keras.Model:
         ValueError: The file is none, or needs such code.
     """
     path = Path(source)
-    if path.suffix != ".keras" or not path.is_file():
+    wrong = None
+    if path.suffix != ".keras":
+        wrong = "which has another ending"
+    elif not path.is_file():
+        wrong = "which is no file"
+    elif not zipfile.is_zipfile(path):
+        wrong = "which is no zip archive, or not all of one"
+    if wrong:
         raise ValueError(
-            f"model must be a .keras file. Received: model={source}"
+            "model must be a .keras file, as model.save writes it. "
+            f"Received: model={source}, {wrong}"
         )
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with _deep_recursion():
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise ValueError(
-            f"model must load without code of its own. Received: "
-            f"model={source} ({error})"
+            "model must load, and without code of its own. Received: "
+            f"model={source} ({one_line(error)})"
         ) from error
 
 
+@contextlib.contextmanager
+def _deep_recursion() -> Iterator[None]:
+    # Keras walks a functional model one call deeper for every layer.
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 100_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def fitted(
-    data: np.ndarray | dict[str, np.ndarray], model: keras.Model
+    data: np.ndarray | dict[str, np.ndarray], model: keras.Model, source: str
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """The digits as the model takes them: flat, as an image, with a channel."""
+    """`data` in the shape that the model's one input has.
+
+    Vectors are laid out as the input is, and the reverse; axes of length one,
+    such as the channel of a grey image, are added or left out.
+
+    Raises:
+        ValueError: The numbers of a sample are not as many as the input's, or
+            their order would be a guess.
+    """
     shape = getattr(model, "input_shape", None)
     if not isinstance(data, np.ndarray) or not isinstance(shape, tuple):
         return data
-    wanted = shape[1:]
-    if None in wanted or data.shape[1:] == wanted:
-        return data
-    if data.shape[1:] == (64,) and wanted in [(8, 8), (8, 8, 1)]:
-        return data.reshape(-1, *wanted)
+    given, wanted = data.shape[1:], shape[1:]
+    if None in wanted:
+        grey = wanted[-1] == 1 and len(given) == len(wanted) - 1
+        return data[..., None] if grey else data
+    same_but_for_ones = [n for n in given if n != 1] == [
+        n for n in wanted if n != 1
+    ]
+    flat = 1 in (len(given), len(wanted))
+    if math.prod(given) == math.prod(wanted) and (flat or same_but_for_ones):
+        return data.reshape(len(data), *wanted)
     raise ValueError(
         f"data must have the shape of the model's input, {shape}. "
-        f"Received: data of shape {data.shape}"
+        f"Received: data={source} of shape {data.shape}"
     )
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse, before any work is done, a folder that cannot be written to."""
+    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    try:
+        with tempfile.TemporaryDirectory(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(
+            "out must be a folder that can be written to. "
+            f"Received: out={folder}, where {there} is none ({error.strerror})"
+        ) from error
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise ValueError(
+                f"out must have room for the file {name}. "
+                f"Received: out={folder}, where {name} is a folder"
+            )
+
+
 def write(
-    folder: Path, profile: VarianceProfile, expected: VarianceProfile | None
+    folder: Path,
+    profile: VarianceProfile,
+    expected: VarianceProfile | None,
+    title: str,
 ) -> list[Path]:
     """Write profile.json, decay.csv and decay.png; return their paths."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [
-        folder / name for name in ("profile.json", "decay.csv", "decay.png")
-    ]
+    paths = [folder / name for name in FILES]
     profile.save(paths[0])
     write_whole(paths[1], _csv(profile, expected).encode())
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    profile.plot(expected, ax=figure.subplots())
+    ax = profile.plot(expected, ax=figure.subplots())
+    # The font need not have every sign, and a "$" here is no mathematics.
+    title = title.encode("ascii", "replace").decode()
+    ax.set_title(title, fontsize="medium", parse_math=False)
     image = io.BytesIO()
     FigureCanvasAgg(figure).print_png(image)
     write_whole(paths[2], image.getvalue())

@@ -31,8 +31,10 @@ ARROWS = {
         "signal",
         "theory",
     },
-    "report": {"files", "profile", "theory"},
-    "__main__": {"__init__", "display", "report"},
+    "one_line": set(),
+    "plain": {"one_line", "profile", "theory"},
+    "report": {"files", "one_line", "profile"},
+    "__main__": {"__init__", "display", "one_line", "plain", "report"},
 }
 # What theory and the record may not need.
 FRAMEWORKS = {"keras", "tensorflow", "tensorflow_probability"}

@@ -31,7 +31,7 @@ class Batches:
         for i, batch in enumerate(self._all()):
             if self.count is not None and i == self.count:
                 return
-            yield keras.tree.map_structure(tf.convert_to_tensor, batch)
+            yield keras.tree.map_structure(_tensor, batch)
 
     def _all(self) -> Iterator[Any]:
         if isinstance(self.data, tf.data.Dataset):
@@ -63,7 +63,7 @@ def batches(
         steps: At most so many batches. Default: all.
 
     Raises:
-        ValueError: No such data, no samples, or no end to them.
+        ValueError: No such data, no samples, empty ones, or no end to them.
     """
     _check_count("batch_size", batch_size)
     _check_count("steps", steps)
@@ -122,6 +122,17 @@ def _array(leaf: Any) -> Any:
             f"{tuple(array.shape)}"
         )
     return array
+
+
+def _tensor(array: Any) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(array)
+    # TensorFlow would end the process on some of what comes of it.
+    if 0 in tensor.shape[1:]:
+        raise ValueError(
+            "A sample of data must hold at least one number. "
+            f"Received: a batch of shape {tuple(tensor.shape)}"
+        )
+    return tensor
 
 
 def _samples(arrays: Any) -> int:

@@ -1,33 +1,49 @@
-"""Mean over samples and variance between them, of every unit of a layer.
+"""Mean over samples and variance between them, of every unit of each layer.
 
-For `n` samples of `u` units each, `Moments` holds
+For `n` samples of `u` units each, a layer's moments are
 
     count     n
     mean      <y_j>, one for each unit j
     variance  (1/u) sum_j <(y_j - <y_j>)^2>, already averaged over units
 
-which is all that the moments of more samples can be made of, exactly.
+which is all that the moments of more samples can be made of, exactly. What is
+one number a layer is kept in one vector for all of them: of a thousand layers
+the graph has few operations a layer, and Python hands few tensors about.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 
+class LayerMoments(NamedTuple):
+    """Of one layer in one batch, as its signal passes by."""
+
+    samples: tf.Tensor
+    mean: tf.Tensor
+    half_squares: tf.Tensor
+
+
 class Moments(NamedTuple):
-    """Moments of one layer's signal over the samples seen so far."""
+    """Moments of the signals of all layers over the samples seen so far.
+
+    Args:
+        count: Float64, shape `(layers,)`.
+        means: For each layer a vector, float32 or float64.
+        variance: Float64, shape `(layers,)`.
+    """
 
     count: tf.Tensor
-    mean: tf.Tensor
+    means: tuple[tf.Tensor, ...]
     variance: tf.Tensor
 
 
-def batch_moments(signal: tf.Tensor) -> Moments:
-    """Moments of one batch.
+def layer_moments(signal: tf.Tensor) -> LayerMoments:
+    """Moments of one layer in one batch.
 
     Two passes, the second about the mean: one pass over sums of squares would
     lose v^2 where m^2 is a thousand times larger, as in deep layers.
@@ -39,11 +55,24 @@ def batch_moments(signal: tf.Tensor) -> Moments:
         Moments in float32, or in float64 if `signal` is.
     """
     samples = tf.shape(signal)[0]
-    flat = tf.reshape(signal, [samples, -1])
+    flat = signal
+    if signal.shape.rank != 2:
+        units = signal.shape[1:].num_elements()
+        flat = tf.reshape(signal, [samples, -1 if units is None else units])
     if flat.dtype != tf.float64:
         flat = tf.cast(flat, tf.float32)
     mean, deviation = _fused(_mean_and_deviation)(flat)
-    return Moments(tf.cast(samples, flat.dtype), mean, mean_square(deviation))
+    return LayerMoments(samples, mean, _half_squares(deviation))
+
+
+def of_all_layers(layers: Sequence[LayerMoments]) -> Moments:
+    """The moments of one batch."""
+    samples, means, half_squares = zip(*layers, strict=True)
+    return Moments(
+        tf.cast(tf.stack(samples), tf.float64),
+        means,
+        _mean_squares(half_squares, means),
+    )
 
 
 def merged(a: Moments, b: Moments) -> Moments:
@@ -54,18 +83,38 @@ def merged(a: Moments, b: Moments) -> Moments:
     """
     count = a.count + b.count
     share = b.count / count
-    shift = b.mean - a.mean
-    mean = a.mean + share * shift
+    shares = {
+        dtype: tf.unstack(tf.cast(share, dtype))
+        for dtype in {mean.dtype for mean in a.means}
+    }
+    shifts = [new - old for old, new in zip(a.means, b.means, strict=True)]
+    means = tuple(
+        old + shares[old.dtype][layer] * shift
+        for layer, (old, shift) in enumerate(zip(a.means, shifts, strict=True))
+    )
     within = a.variance + share * (b.variance - a.variance)
-    between = share * (1 - share) * mean_square(shift)
-    return Moments(count, mean, within + between)
+    between = share * (1 - share) * mean_squares(shifts)
+    return Moments(count, means, within + between)
 
 
-def mean_square(x: tf.Tensor) -> tf.Tensor:
-    """Mean of the squares of a vector."""
+def mean_squares(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Mean of the squares of each vector, float64, shape `(vectors,)`."""
+    return _mean_squares([_half_squares(x) for x in vectors], vectors)
+
+
+def _half_squares(x: tf.Tensor) -> tf.Tensor:
     # On a CPU this kernel sums in a tree over several threads; reduce_mean,
     # ten times slower for a large layer, is no more exact.
-    return 2 * tf.nn.l2_loss(x) / tf.cast(tf.size(x), x.dtype)
+    return tf.nn.l2_loss(x)
+
+
+def _mean_squares(
+    half_squares: Sequence[tf.Tensor], vectors: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    wide = max((x.dtype for x in vectors), key=lambda dtype: dtype.size)
+    sums = tf.stack([tf.cast(square, wide) for square in half_squares])
+    sizes = [tf.size(x) if x.shape[0] is None else x.shape[0] for x in vectors]
+    return 2 * tf.cast(sums, tf.float64) / tf.cast(tf.stack(sizes), tf.float64)
 
 
 def all_finite(x: tf.Tensor) -> tf.Tensor:

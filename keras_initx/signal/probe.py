@@ -13,11 +13,13 @@ import tensorflow as tf
 
 from keras_initx.signal.heard import Heard
 from keras_initx.signal.moments import (
+    LayerMoments,
     Moments,
     all_finite,
-    batch_moments,
-    mean_square,
+    layer_moments,
+    mean_squares,
     merged,
+    of_all_layers,
 )
 from keras_initx.signal.selection import Selector, check_all_matched, matches
 from keras_initx.signal.tap import listening
@@ -87,23 +89,23 @@ class Probe:
         """Moments of all batches together; None if there are no batches."""
         self._wanted = tuple(wanted)
         spec, states, written = None, (), ()
-        rows, finite = None, True
+        moments, finite = None, True
         try:
             for batch in batches:
                 spec = _same_spec(batch, spec)
                 trace = self._trace(spec, states, written)
-                new_rows, new_finite, states = trace.function(batch, states)
+                new, new_finite, states = trace.function(batch, states)
                 written = trace.written
-                rows = trace.merge(rows, new_rows) if rows else new_rows
+                moments = trace.merge(moments, new) if moments else new
                 finite = tf.logical_and(finite, new_finite)
                 on_batch()
         finally:
             # A user's function may hold the model.
             self._wanted = ()
-        if rows is None:
+        if moments is None:
             return None
-        table = trace.summarize(rows).numpy().astype(np.float64)
-        units = tuple(int(row.mean.shape[0]) for row in rows)
+        table = trace.summarize(moments).numpy()
+        units = tuple(int(mean.shape[0]) for mean in moments.means)
         return Result(trace.names, units, *table, bool(finite))
 
     def _trace(
@@ -121,11 +123,11 @@ class Probe:
                 )
 
             function = _concrete(forward, spec, state_specs)
-            rows = function.structured_outputs[0]
+            moments = function.structured_outputs[0]
             self._traces[key] = _Trace(
                 function,
-                _concrete(_merge, rows, rows),
-                _concrete(_summarize, rows),
+                _concrete(merged, moments, moments),
+                _concrete(_summarize, moments),
                 tuple(names),
                 tuple(new_written),
             )
@@ -140,13 +142,13 @@ class Probe:
         states: Iterable[tuple[keras.Variable, tf.Tensor]],
         names: list[str],
         written: list[keras.Variable],
-    ) -> tuple[list[Moments], tf.Tensor, tuple[tf.Tensor, ...]]:
-        rows: list[Moments] = []
+    ) -> tuple[Moments, tf.Tensor, tuple[tf.Tensor, ...]]:
+        rows: list[LayerMoments] = []
         ran: list[Heard] = []
 
         def listener(heard: Heard, signal: tf.Tensor) -> tf.Tensor:
             names.append(heard.name)
-            rows.append(batch_moments(signal))
+            rows.append(layer_moments(signal))
             # Only then may the signal go on: an activation can then overwrite
             # it in place, and no signal is kept waiting for its turn.
             with tf.control_dependencies(rows[-1]):
@@ -170,7 +172,7 @@ class Probe:
         ]
         written += scope.written.values()
         states = tuple(scope.get_current_value(v) for v in written)
-        return rows, _inputs_finite(batch), states
+        return of_all_layers(rows), _inputs_finite(batch), states
 
 
 class _RecordingScope(keras.StatelessScope):
@@ -231,18 +233,8 @@ def _inputs_finite(batch: Any) -> tf.Tensor:
     )
 
 
-def _merge(a: list[Moments], b: list[Moments]) -> list[Moments]:
-    return [merged(*pair) for pair in zip(a, b, strict=True)]
-
-
-def _summarize(rows: list[Moments]) -> tf.Tensor:
+def _summarize(moments: Moments) -> tf.Tensor:
     """Samples, sample variance and squared mean: three numbers a layer."""
     return tf.stack(
-        [
-            tf.cast(tf.stack(column), tf.float64)
-            for column in zip(
-                *((r.count, r.variance, mean_square(r.mean)) for r in rows),
-                strict=True,
-            )
-        ]
+        [moments.count, moments.variance, mean_squares(moments.means)]
     )
