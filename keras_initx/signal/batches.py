@@ -31,7 +31,10 @@ class Batches:
         for i, batch in enumerate(self._all()):
             if self.count is not None and i == self.count:
                 return
-            yield keras.tree.map_structure(_tensor, batch)
+            batch = keras.tree.map_structure(_tensor, batch)
+            # A batch of nothing has no moments, and a data set may hold one.
+            if all(len(x) for x in keras.tree.flatten(batch)):
+                yield batch
 
     def _all(self) -> Iterator[Any]:
         if isinstance(self.data, tf.data.Dataset):
