@@ -423,7 +423,7 @@ def test_limits_of_the_slope(s, width, slope, keep_rate):
 
 
 @given(
-    s=st.floats(0.02, 1.9),
+    s=st.floats(0.02, 1.85),  # At 2 the std is Kaiming's itself.
     width=st.integers(1, 10**5),
     case=st.sampled_from(ACTIVATIONS),
 )
