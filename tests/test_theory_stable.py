@@ -526,21 +526,29 @@ def hard_tanh(z):
 
 def test_recursion_of_callables():
     for stability in (0.6, 1.5):
-        # E |Z|^(a/2), for |phi| = |z|^(1/2).
-        found = stable_scale_recursion(
-            1, stability, lambda z: np.sqrt(np.abs(z)), initial_scale=4.0
-        )
-        power = 2**stability * stable_moment(stability / 2, stability)
-        assert found[1] == pytest.approx(power ** (1 / stability), rel=1e-9)
+        # The tail of |z|^0.9 is felt as far as e^-8 of the probability.
+        for growth in (0.5, 0.9):
+            found = stable_scale_recursion(
+                1,
+                stability,
+                lambda z, growth=growth: np.abs(z) ** growth,
+                initial_scale=4.0,
+            )
+            wanted = stable_moment(growth * stability, stability)
+            wanted = 4.0**growth * wanted ** (1 / stability)
+            assert found[1] == pytest.approx(wanted, rel=1e-9)
         # A constant has no law to average over.
         found = stable_scale_recursion(
             2, stability, lambda z: 0 * z + 0.5, weight_scale=3.0
         )
         np.testing.assert_allclose(found, [1, 1.5, 1.5], rtol=1e-10)
-    # Cauchy, with its kink: (2/pi) (log(1 + 1) / 2 + atan(1)).
-    found = stable_scale_recursion(1, 1.0, hard_tanh, breakpoints=(-1, 1))
-    wanted = 2 / math.pi * (math.log(2) / 2 + math.pi / 4)
-    assert found[1] == pytest.approx(wanted, rel=1e-10)
+    # The Cauchy law, cut where the pre-activation is 1.
+    for scale in (0.3, 1.0, 50.0):
+        found = stable_scale_recursion(
+            1, 1.0, hard_tanh, initial_scale=scale, breakpoints=(-1, 1)
+        )
+        wanted = scale / 2 * math.log1p(scale**-2) + math.atan(scale)
+        assert found[1] == pytest.approx(2 / math.pi * wanted, rel=1e-10)
 
 
 def test_recursion_of_a_shrinking_network():
