@@ -337,6 +337,106 @@ def test_only_a_changed_model_is_traced_again(rng):
     assert traces()[0] == 0
 
 
+class Scaled(keras.layers.Layer):
+    """Multiplies by settings of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.array, self.number = np.array(1.0), np.float32(1)
+        self.steps, self._private = [1.0], 1.0
+
+    def call(self, x):
+        return x * self.array * self.number * self.steps[0] * self._private
+
+
+def set_array(scaled):
+    scaled.array[...] = 10
+
+
+def set_steps(scaled):
+    scaled.steps[0] = 10.0
+
+
+def set_number(scaled):
+    scaled.number = np.float32(10)
+
+
+def set_private(scaled):
+    scaled._private = 10.0
+
+
+@pytest.mark.parametrize(
+    "change", [set_array, set_steps, set_number, set_private]
+)
+def test_a_changed_setting_is_seen(change, rng):
+    scaled = Scaled()
+    model = keras.Sequential([keras.Input((4,)), scaled, keras.layers.Dense(3)])
+    x = rng.normal(size=(20, 4)).astype("float32")
+    before = kx.measure(model, x).total[0]
+    change(scaled)
+    np.testing.assert_allclose(
+        kx.measure(model, x).total[0] / before, 100, 1e-4
+    )
+
+
+def test_normalization_adapted_anew_is_seen(rng):
+    normal = keras.layers.Normalization()
+    x = rng.normal(size=(20, 4)).astype("float32")
+    normal.adapt(x)
+    model = keras.Sequential([keras.Input((4,)), normal, keras.layers.Dense(3)])
+    before = kx.measure(model, x).sample_variance[0]
+    normal.adapt(10 * x)
+    after = kx.measure(model, x).sample_variance[0]
+    np.testing.assert_allclose(before / after, 100, 1e-4)
+
+
+def test_threads_may_measure_one_model(rng):
+    model = he_net(5, 6)
+    x = rng.normal(size=(30, 5)).astype("float32")
+    before = [dict(vars(layer)) for layer in model.layers]
+    results = []
+
+    def work(size):
+        results.append(kx.measure(model, x, layers=lambda la: True))
+        results.append(kx.measure(model, x[:size]))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (10, 20, 30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6
+    for layer, attributes in zip(model.layers, before, strict=True):
+        assert vars(layer).keys() == attributes.keys()
+        assert layer.activation is attributes["activation"]
+
+
+def test_layers_of_two_dtypes(rng):
+    layers = [
+        keras.layers.Dense(4, dtype="float64"),
+        keras.layers.Dense(3, dtype="float32"),
+    ]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    x = rng.normal(size=(40, 4))
+    profile = kx.measure(model, x, batch_size=13)
+    y = x @ layers[0].kernel.numpy()
+    z = y @ layers[1].kernel.numpy()
+    expected = profile_of(
+        {la.name: v for la, v in zip(layers, [y, z], strict=True)}
+    )
+    assert_same_profile(profile, expected, rtol=1e-5)
+
+
+def test_a_batch_of_nothing_is_passed_over(rng):
+    model = he_net(4, 2)
+    x = rng.normal(size=(9, 4)).astype("float32")
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([x[:6], x[:0], x[6:]]),
+        output_signature=tf.TensorSpec((None, 4)),
+    )
+    assert_same_profile(kx.measure(model, data), twin(model, x), rtol=1e-5)
+
+
 def test_a_measured_model_can_be_forgotten(rng):
     model = he_net(4, 2)
     x = rng.normal(size=(8, 4))

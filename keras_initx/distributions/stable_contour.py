@@ -80,9 +80,7 @@ def exponent(log_t: Pair, p: Law) -> tuple[Pair, Pair, Pair, Pair]:
     less = shrink * (1 - 2 * half * half) - 2 * half * half
     q = 1 + less, q_imag
     big_e = -less / p.e, -q_imag / p.e
-    psi = multiply(
-        t, (q[0] - p.tau * big_e[1], q[1] + p.tau * big_e[0] + p.z)
-    )
+    psi = multiply(t, (q[0] - p.tau * big_e[1], q[1] + p.tau * big_e[0] + p.z))
     return t, q, big_e, psi
 
 
@@ -197,9 +195,7 @@ class Axis(NamedTuple):
     log_end: tf.Tensor
 
 
-def integrals(
-    p: Law, axis: Axis, tail: bool, slopes: bool
-) -> list[tf.Tensor]:
+def integrals(p: Law, axis: Axis, tail: bool, slopes: bool) -> list[tf.Tensor]:
     """The density or the tail; or its derivatives in z and the parameters."""
     first, rate = (tuple(map(tf.stop_gradient, pair)) for pair in spiral(p))
     first = first[0], where(axis.on, -math.pi / 2, first[1])
@@ -233,9 +229,7 @@ def integrals(
             start = where(axis.on, 0.0, math.pi / 2 + first[1])
             return [_sum(inside) + start / math.pi]
         return [_sum(wave[0])]
-    in_z, in_stability, in_skewness = parameter_slopes(
-        log_t, t, q, big_e, p
-    )
+    in_z, in_stability, in_skewness = parameter_slopes(log_t, t, q, big_e, p)
     in_stability = (
         in_stability[0],
         where(

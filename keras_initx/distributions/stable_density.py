@@ -86,9 +86,7 @@ def mode(stability, skewness):
 
 def _broadcast(*values):
     values = [tf.convert_to_tensor(v) for v in values]
-    dtype = next(
-        (v.dtype for v in values if v.dtype.is_floating), tf.float32
-    )
+    dtype = next((v.dtype for v in values if v.dtype.is_floating), tf.float32)
     shape = values[0].shape
     for v in values[1:]:
         shape = tf.broadcast_static_shape(shape, v.shape)
@@ -139,9 +137,7 @@ def _log_survival(z, stability, skewness):
     result = where(left, other, value)
 
     def grad(upstream):
-        slopes = _pieces(
-            z * flip, stability, skewness * flip, True, True
-        )
+        slopes = _pieces(z * flip, stability, skewness * flip, True, True)
         slopes = [
             upstream * where(left, -s * tf.exp(value - other), s)
             for s in slopes
@@ -214,9 +210,7 @@ def _kernel(z, stability, skewness, tail, slopes):
     log_light = where(at.light, log_light, -infinity)
     top = tf.maximum(tf.maximum(log_heavy, log_light), -1e300)
     total = top + _log(tf.exp(log_heavy - top) + tf.exp(log_light - top))
-    outside = (
-        (stability < 1) & (skewness == -1) & (p.tau + p.e * z >= 0)
-    )
+    outside = (stability < 1) & (skewness == -1) & (p.tau + p.e * z >= 0)
     total = where(outside, -infinity, total)
     if not slopes:
         return [total]

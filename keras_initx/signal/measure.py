@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -20,6 +21,7 @@ from keras_initx.signal.selection import (
 )
 
 _PROBES_KEPT = 8
+_one_at_a_time = threading.RLock()
 _probes: weakref.WeakKeyDictionary[
     keras.Model, OrderedDict[Hashable, Probe]
 ] = weakref.WeakKeyDictionary()
@@ -56,7 +58,11 @@ def measure(
     moments merged exactly, so the size of a batch does not matter. The model
     is left as it was: with `training=True` it uses batch statistics and
     dropout, and keeps none of what they write. The compiled pass is kept for
-    the next call with the same model, `layers` and `training`.
+    the next call with the same model, `layers` and `training`, unless a setting
+    of a layer has changed; what changed inside of a function, or of an object
+    that is no number, name, array, list or dict, goes unseen. Threads measure
+    one after the other. A time step that a mask leaves out counts as a repeat
+    of the one before.
 
     Args:
         model: A `keras.Model` of any kind. Built here if it is not.
@@ -107,11 +113,13 @@ def measure(
     all_batches = batches(data, batch_size, steps)
     _build(model, all_batches)
     bar = keras.utils.Progbar(all_batches.count) if verbose else None
-    probe = _probe(model, wanted, training)
-    result = probe.run(
-        all_batches, wanted, on_batch=lambda: bar.add(1) if bar else None
-    )
-    _check(result, model, all_batches, training)
+    # The wrappers of two traces on one model could not be taken off in order.
+    with _one_at_a_time:
+        probe = _probe(model, wanted, training)
+        result = probe.run(
+            all_batches, wanted, on_batch=lambda: bar.add(1) if bar else None
+        )
+        _check(result, model, all_batches, training)
     return VarianceProfile(
         result.names,
         result.sample_variance,

@@ -22,13 +22,9 @@ from keras_initx.signal.moments import (
     of_all_layers,
 )
 from keras_initx.signal.selection import Selector, check_all_matched, matches
+from keras_initx.signal.settings import settings
 from keras_initx.signal.tap import listening
 
-# What compile and fit write on a model is no part of what it computes.
-_OF_TRAINING = {"stop_training"} | set(
-    vars(keras.Sequential(name="keras_initx_plain"))
-)
-_PLAIN = (bool, int, float, str, tuple, type(None))
 _TRACES_KEPT = 8
 
 
@@ -76,7 +72,7 @@ class Probe:
     def is_fresh(self) -> bool:
         """Whether the model still computes what was traced."""
         return all(
-            layer() is not None and _settings(layer()) == traced
+            layer() is not None and settings(layer()) == traced
             for layer, traced in self._settings
         )
 
@@ -115,14 +111,14 @@ class Probe:
         key = (repr(spec), len(states))
         if key not in self._traces:
             state_specs = tuple(tf.TensorSpec(s.shape, s.dtype) for s in states)
-            names, new_written = [], []
+            names, new_written, ran = [], [], []
 
             def forward(batch, states):
-                return self._forward(
-                    batch, zip(written, states, strict=True), names, new_written
-                )
+                before = zip(written, states, strict=True)
+                return self._forward(batch, before, names, new_written, ran)
 
             function = _concrete(forward, spec, state_specs)
+            self._settings = [(weakref.ref(la), settings(la)) for la in ran]
             moments = function.structured_outputs[0]
             self._traces[key] = _Trace(
                 function,
@@ -142,6 +138,7 @@ class Probe:
         states: Iterable[tuple[keras.Variable, tf.Tensor]],
         names: list[str],
         written: list[keras.Variable],
+        layers: list[keras.layers.Layer],
     ) -> tuple[Moments, tf.Tensor, tuple[tf.Tensor, ...]]:
         rows: list[LayerMoments] = []
         ran: list[Heard] = []
@@ -167,9 +164,7 @@ class Probe:
                 "A picked layer must have a floating-point signal. "
                 f"Received: {sorted({heard.name for heard in ran})}"
             )
-        self._settings = [
-            (weakref.ref(heard.layer), _settings(heard.layer)) for heard in ran
-        ]
+        layers += (heard.layer for heard in ran)
         written += scope.written.values()
         states = tuple(scope.get_current_value(v) for v in written)
         return of_all_layers(rows), _inputs_finite(batch), states
@@ -185,23 +180,6 @@ class _RecordingScope(keras.StatelessScope):
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
         self.written[id(update[0])] = update[0]
         super().add_update(update)
-
-
-def _settings(layer: keras.layers.Layer) -> tuple:
-    """What a trace of the layer depends on, as far as a user can set it."""
-    attributes = {
-        # By identity, lest a bound method keep its layer alive.
-        name: id(value) if callable(value) else value
-        for name, value in vars(layer).items()
-        if not name.startswith("_")
-        and (isinstance(value, _PLAIN) or callable(value))
-    }
-    own = (layer.trainable, layer.compute_dtype)
-    if isinstance(layer, keras.Model):
-        for name in _OF_TRAINING:
-            attributes.pop(name, None)
-        own += tuple(map(id, (*layer.layers, *layer.variables)))
-    return (*own, tuple(sorted(attributes.items())))
 
 
 def _concrete(function: Callable, *specs: Any) -> Callable:
