@@ -1,236 +1,271 @@
-"""Density, distribution function and quantiles of stable laws."""
+"""Density, distribution function and quantiles of stable laws.
+
+All are of the standardised S0 law, whose characteristic function is
+
+    exp(-|t|^a [1 + i b sign(t) tan(pi a / 2) (|t|^(1-a) - 1)])
+
+for stability a and skewness b, and its limit exp(-|t| [1 + (2/pi) i b sign(t)
+log|t|]) at a = 1. Stability 2 is the normal law of variance 2. Arguments
+broadcast; all is computed in float64 and differentiable in every argument.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
+from typing import Any
 
 import tensorflow as tf
 
-from keras_initx.distributions.stable_contour import Axis, integrals, law, where
-from keras_initx.distributions.stable_saddle import light_integrals, saddle
+from keras_initx.distributions.stable_exponent import where
+from keras_initx.distributions.stable_kernel import standard_law
+from keras_initx.distributions.stable_known import (
+    known_log_density,
+    known_log_survival,
+)
 
-# Points computed at a time, so that memory does not grow with the batch.
-_PIECE = 512
-_TAIL = 20.0
 
+def log_density(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
+    """Log of the density of a stable law.
 
-def log_density(z, stability, skewness):
-    """Log of the density of the standardised S0 stable law."""
-    z, stability, skewness, dtype = _broadcast(z, stability, skewness)
+        f(z) = (1/pi) Re int_0^inf exp(-i t z) E[exp(i t Z)] dt
+
+    by the trapezoidal rule along the path of steepest descent, and its closed
+    form for the normal, Cauchy and Levy laws. Smooth through stability 1. For
+    stability in [0.3, 2] and |z| to 1e6 its error is below 1e-9 nearly
+    everywhere and below 1e-6 everywhere, the light tails included.
+
+    Args:
+        z: Tensor-like of real numbers.
+        stability: Tensor-like, in (0, 2].
+        skewness: Tensor-like, in [-1, 1].
+
+    Returns:
+        Tensor of the broadcast shape, of the widest floating dtype among the
+        arguments, float32 for Python numbers; -inf outside the support of a
+        law with stability < 1 and skewness -1 or 1. NaN for parameters outside
+        their range.
+
+    Raises:
+        ValueError: The shapes do not broadcast.
+
+    Example:
+
+    >>> log_density([0.0, 1.0], 1.0, 0.0).numpy().round(5).tolist()
+    [-1.14473, -1.83788]
+
+    Reference: the law is M of Zolotarev, One-dimensional Stable Distributions
+    (1986), and S0 of Nolan, Communications in Statistics: Stochastic Models 13
+    (1997). The path of steepest descent is that of their integral over an
+    angle; its replacement by a spiral, and the quadrature, are derived here.
+    """
+    z, stability, skewness, dtype = arguments(z, stability, skewness)
     return tf.cast(_log_density(z, stability, skewness), dtype)
 
 
-def density(z, stability, skewness):
-    """Density of the standardised S0 stable law."""
-    return tf.exp(log_density(z, stability, skewness))
+def density(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
+    """Density of a stable law; exp of `log_density`.
+
+    Args:
+        z: As in `log_density`.
+        stability: As in `log_density`.
+        skewness: As in `log_density`.
+
+    Returns:
+        As `log_density`.
+
+    Raises:
+        ValueError: The shapes do not broadcast.
+
+    Example:
+
+    >>> round(float(density(0.0, 2.0, 0.0)), 6)
+    0.282095
+
+    Reference: as `log_density`.
+    """
+    z, stability, skewness, dtype = arguments(z, stability, skewness)
+    return tf.cast(tf.exp(_log_density(z, stability, skewness)), dtype)
 
 
-def log_survival(z, stability, skewness):
-    """log P(Z > z) of the standardised S0 stable law."""
-    z, stability, skewness, dtype = _broadcast(z, stability, skewness)
+def log_survival(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
+    """log P(Z > z) of a stable law.
+
+        P(Z > z) = 1/2 + (1/pi) Im int_0^inf exp(-i t z) E[exp(i t Z)] dt/t
+
+    in the way of `log_density` and with its accuracy, which is relative in
+    both tails.
+
+    Args:
+        z: As in `log_density`.
+        stability: As in `log_density`.
+        skewness: As in `log_density`.
+
+    Returns:
+        As `log_density`.
+
+    Raises:
+        ValueError: The shapes do not broadcast.
+
+    Example:
+
+    >>> round(float(log_survival(0.0, 1.5, 0.0)), 6)
+    -0.693147
+
+    Reference: Gil-Pelaez, Biometrika 38 (1951), for the integral; else as
+    `log_density`.
+    """
+    z, stability, skewness, dtype = arguments(z, stability, skewness)
     return tf.cast(_log_survival(z, stability, skewness), dtype)
 
 
-def survival(z, stability, skewness):
-    """P(Z > z) of the standardised S0 stable law."""
-    return tf.exp(log_survival(z, stability, skewness))
+def survival(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
+    """P(Z > z) of a stable law; exp of `log_survival`.
+
+    Args:
+        z: As in `log_density`.
+        stability: As in `log_density`.
+        skewness: As in `log_density`.
+
+    Returns:
+        As `log_density`.
+
+    Raises:
+        ValueError: The shapes do not broadcast.
+
+    Example:
+
+    >>> round(float(survival(1.0, 1.0, 0.0)), 6)
+    0.25
+
+    Reference: as `log_survival`.
+    """
+    z, stability, skewness, dtype = arguments(z, stability, skewness)
+    return tf.cast(tf.exp(_log_survival(z, stability, skewness)), dtype)
 
 
-def log_cdf(z, stability, skewness):
-    """log P(Z <= z) of the standardised S0 stable law."""
-    return log_survival(-z, stability, -skewness)
+def log_cdf(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
+    """log P(Z <= z) of a stable law; `log_survival` of the mirrored law.
+
+    Args:
+        z: As in `log_density`.
+        stability: As in `log_density`.
+        skewness: As in `log_density`.
+
+    Returns:
+        As `log_density`.
+
+    Raises:
+        ValueError: The shapes do not broadcast.
+
+    Example:
+
+    >>> round(float(log_cdf(0.0, 1.5, 0.0)), 6)
+    -0.693147
+
+    Reference: as `log_survival`.
+    """
+    z, stability, skewness, dtype = arguments(z, stability, skewness)
+    return tf.cast(_log_survival(-z, stability, -skewness), dtype)
 
 
-def cdf(z, stability, skewness):
-    """P(Z <= z) of the standardised S0 stable law."""
-    return tf.exp(log_cdf(z, stability, skewness))
+def cdf(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
+    """P(Z <= z) of a stable law; exp of `log_cdf`.
+
+    Args:
+        z: As in `log_density`.
+        stability: As in `log_density`.
+        skewness: As in `log_density`.
+
+    Returns:
+        As `log_density`.
+
+    Raises:
+        ValueError: The shapes do not broadcast.
+
+    Example:
+
+    >>> round(float(cdf(1.0, 1.0, 0.0)), 6)
+    0.75
+
+    Reference: as `log_survival`.
+    """
+    z, stability, skewness, dtype = arguments(z, stability, skewness)
+    return tf.cast(tf.exp(_log_survival(-z, stability, -skewness)), dtype)
 
 
-def quantile(p, stability, skewness):
-    """The z of which P(Z <= z) = p."""
-    p, stability, skewness, dtype = _broadcast(p, stability, skewness)
-    low = -tf.ones_like(p) * 150.0
-    high = -low
-
-    # Bisection in s, z = sinh(s).
-    def step(low, high):
-        middle = (low + high) / 2
-        below = cdf(tf.sinh(middle), stability, skewness) < p
-        return [where(below, middle, low), where(below, high, middle)]
-
-    low, high = tf.while_loop(
-        lambda low, high: True, step, [low, high], maximum_iterations=62
-    )
-    return tf.cast(tf.sinh((low + high) / 2), dtype)
-
-
-def mode(stability, skewness):
-    """Where the density of the standardised S0 stable law is highest."""
-    stability, skewness, _, dtype = _broadcast(stability, skewness, 0.0)
-    low = -tf.ones_like(stability)
-    high = -low
-
-    def step(low, high):
-        third = (high - low) / 3
-        left = log_density(low + third, stability, skewness)
-        right = log_density(high - third, stability, skewness)
-        up = left < right
-        return [where(up, low + third, low), where(up, high, high - third)]
-
-    low, high = tf.while_loop(
-        lambda low, high: True, step, [low, high], maximum_iterations=60
-    )
-    return tf.cast((low + high) / 2, dtype)
-
-
-def _broadcast(*values):
-    values = [tf.convert_to_tensor(v) for v in values]
-    dtype = next((v.dtype for v in values if v.dtype.is_floating), tf.float32)
-    shape = values[0].shape
-    for v in values[1:]:
-        shape = tf.broadcast_static_shape(shape, v.shape)
-    full = tf.shape(values[0])
-    for v in values[1:]:
-        full = tf.broadcast_dynamic_shape(full, tf.shape(v))
+def arguments(*values: Any) -> tuple:
+    """The arguments in float64 and of one shape; the dtype of results."""
+    dtypes = [tf.as_dtype(v.dtype) for v in values if hasattr(v, "dtype")]
+    dtypes = [each for each in dtypes if each.is_floating]
+    dtype = max(dtypes, key=lambda each: each.size, default=tf.float32)
     values = [
-        tf.ensure_shape(tf.broadcast_to(tf.cast(v, tf.float64), full), shape)
+        tf.cast(
+            tf.convert_to_tensor(
+                v, None if hasattr(v, "dtype") else tf.float64
+            ),
+            tf.float64,
+        )
         for v in values
+    ]
+    shape, size = values[0].shape, tf.shape(values[0])
+    for each in values[1:]:
+        shape = tf.broadcast_static_shape(shape, each.shape)
+        size = tf.broadcast_dynamic_shape(size, tf.shape(each))
+    values = [
+        tf.ensure_shape(tf.broadcast_to(each, size), shape) for each in values
     ]
     return *values, dtype
 
 
 @tf.custom_gradient
-def _log_density(z, stability, skewness):
-    flip = where(z < 0, -1.0, tf.ones_like(z))
+def _log_density(z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor):
+    side = where(z < 0, -1.0, tf.ones_like(z))
+    half = side * z, stability, side * skewness
+    (value,) = standard_law(*map(tf.stop_gradient, half), tail=False)
+    value = known_log_density(value, z, stability, skewness)
 
-    def grad(upstream):
-        in_z, in_stability, in_skewness = _pieces(
-            z * flip, stability, skewness * flip, False, True
-        )
-        return (
-            upstream * in_z * flip,
-            upstream * in_stability,
-            upstream * in_skewness * flip,
-        )
+    def gradient(upstream):
+        slopes = standard_law(*half, tail=False, slopes=True)
+        return [
+            upstream * each
+            for each in (side * slopes[0], slopes[1], side * slopes[2])
+        ]
 
-    (value,) = _pieces(z * flip, stability, skewness * flip, False, False)
-    normal = -z * z / 4 - math.log(2 * math.sqrt(math.pi))
-    cauchy = -tf.math.log1p(z * z) - math.log(math.pi)
-    value = where(stability == 2, normal, value)
-    value = where((stability == 1) & (skewness == 0), cauchy, value)
-    return value, grad
+    return _where_valid(value, stability, skewness), gradient
 
 
 @tf.custom_gradient
-def _log_survival(z, stability, skewness):
-    flip = where(z < 0, -1.0, tf.ones_like(z))
+def _log_survival(z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor):
     left = z < 0
-    (value,) = _pieces(z * flip, stability, skewness * flip, True, False)
-    # The other tail is 1 - exp(value).
-    tail = tf.minimum(value, -1e-17)
-    other = where(
-        tail < -0.5,
-        tf.math.log1p(-tf.exp(tf.minimum(tail, -0.1))),
-        tf.math.log(-tf.math.expm1(tf.maximum(tail, -1.0))),
-    )
-    result = where(left, other, value)
+    side = where(left, -1.0, tf.ones_like(z))
+    half = side * z, stability, side * skewness
+    (outer,) = standard_law(*map(tf.stop_gradient, half), tail=True)
+    outer = known_log_survival(outer, *half)
+    value = where(left, _log_complement(outer), outer)
 
-    def grad(upstream):
-        slopes = _pieces(z * flip, stability, skewness * flip, True, True)
-        slopes = [
-            upstream * where(left, -s * tf.exp(value - other), s)
-            for s in slopes
+    def gradient(upstream):
+        slopes = standard_law(*half, tail=True, slopes=True)
+        factor = where(left, -tf.exp(outer - value), tf.ones_like(z))
+        return [
+            upstream * factor * each
+            for each in (side * slopes[0], slopes[1], side * slopes[2])
         ]
-        return slopes[0] * flip, slopes[1], slopes[2] * flip
 
-    return result, grad
-
-
-def _pieces(z, stability, skewness, tail, slopes):
-    """The kernel, mapped over pieces of the batch."""
-    shape = tf.shape(z)
-    size = tf.size(z)
-    pad = -size % _PIECE
-    columns = [
-        tf.reshape(
-            tf.pad(tf.reshape(v, [-1]), [[0, pad]], constant_values=c),
-            [-1, _PIECE],
-        )
-        for v, c in ((z, 0.5), (stability, 1.5), (skewness, 0.0))
-    ]
-    kernel = _compiled(tail, slopes)
-    count = 3 if slopes else 1
-    out = tf.map_fn(
-        lambda row: kernel(*row),
-        columns,
-        fn_output_signature=[
-            tf.TensorSpec([_PIECE], tf.float64) for _ in range(count)
-        ],
-    )
-    return [
-        tf.ensure_shape(tf.reshape(tf.reshape(v, [-1])[:size], shape), z.shape)
-        for v in out
-    ]
+    return _where_valid(value, stability, skewness), gradient
 
 
-@functools.cache
-def _compiled(tail, slopes):
-    return tf.function(
-        lambda z, a, b: _kernel(z, a, b, tail, slopes),
-        jit_compile=True,
-        autograph=False,
-    )
-
-
-def _kernel(z, stability, skewness, tail, slopes):
-    """Log of the density, or of P(Z > z), for z >= 0; or its gradient."""
-    p = law(z, stability, skewness)
-    at = saddle(p)
-    infinity = tf.constant(math.inf, z.dtype)
-    axis = Axis(
-        at.light | (z >= _TAIL),
-        where(at.light, at.log_s, infinity),
-    )
-    (heavy,) = integrals(p, axis, tail, False)
-    zeros = tf.zeros_like(z)
-
-    def light_part(slopes):
-        return tf.cond(
-            tf.reduce_any(at.light),
-            lambda: light_integrals(p, at, tail, slopes),
-            lambda: [zeros] * (3 if slopes else 1),
-        )
-
-    light = light_part(False)
-    light = light[0] if isinstance(light, (list, tuple)) else light
-    light = where(at.light, light, 0.0)
-    log_heavy = _log(heavy)
-    log_light = _log(light) - at.depth[0]
-    log_light = where(at.light, log_light, -infinity)
-    top = tf.maximum(tf.maximum(log_heavy, log_light), -1e300)
-    total = top + _log(tf.exp(log_heavy - top) + tf.exp(log_light - top))
-    outside = (stability < 1) & (skewness == -1) & (p.tau + p.e * z >= 0)
-    total = where(outside, -infinity, total)
-    if not slopes:
-        return [total]
-    parts = integrals(p, axis, tail, True)
-    light_parts = light_part(True)
-    scale = tf.exp(tf.minimum(-total, 690.0))
-    share = where(at.light, tf.exp(-at.depth[0] - total), 0.0)
-    share = where(outside, 0.0, share)
-    result = []
-    for a, b in zip(parts, light_parts, strict=True):
-        g = a * scale + where(at.light, b, 0.0) * share
-        g = where(outside, 0.0, g)
-        result.append(tf.clip_by_value(g, -1e300, 1e300))
-    return result
-
-
-def _log(x):
-    positive = x > 0
+def _log_complement(log_p: tf.Tensor) -> tf.Tensor:
+    """log(1 - p)."""
+    log_p = tf.minimum(log_p, -1e-17)
     return where(
-        positive,
-        tf.math.log(where(positive, x, 1.0)),
-        tf.constant(-math.inf, x.dtype),
+        log_p < -0.7,
+        tf.math.log1p(-tf.exp(tf.minimum(log_p, -0.5))),
+        tf.math.log(-tf.math.expm1(tf.maximum(log_p, -1.0))),
     )
+
+
+def _where_valid(
+    value: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+) -> tf.Tensor:
+    valid = (stability > 0) & (stability <= 2) & (tf.abs(skewness) <= 1)
+    return where(valid, value, math.nan)

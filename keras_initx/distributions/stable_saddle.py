@@ -22,12 +22,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_initx.distributions.stable_contour import (
+from keras_initx.distributions.stable_exponent import (
     Law,
     Pair,
-    exponent,
     multiply,
     parameter_slopes,
+    rate_of_e,
+    state,
     where,
 )
 
@@ -67,23 +68,27 @@ def saddle(p: Law) -> Saddle:
     )
     depth = depth[0], where(exact, 0.0, depth[1])
     light = (tf.abs(angle) < 0.3) & (depth[0] > _DEEP)
-    return Saddle(light, log_s, angle, depth)
+    # Elsewhere numbers that do no harm to those that are added to them.
+    return Saddle(
+        light,
+        where(light, log_s, 0.0),
+        where(light, angle, 0.0),
+        (where(light, depth[0], _DEEP), where(light, depth[1], 0.0)),
+    )
 
 
 def light_integrals(
     p: Law, at: Saddle, tail: bool, slopes: bool
 ) -> list[tf.Tensor]:
     """exp(Re W) times the density or tail, or its derivatives."""
-    one = tf.ones_like(p.z)
-    depth = where(at.light, at.depth[0], one), at.depth[1]
-    log_s = where(at.light, at.log_s, 0.0)
+    depth, log_s = at.depth, at.log_s
     shape = [-1] + [1] * len(p.z.shape)
     y = tf.reshape(tf.constant(_GRID, p.z.dtype), shape)
     weights = tf.reshape(tf.constant(_WEIGHTS, p.z.dtype), shape)
     width = tf.math.rsqrt(p.stability * depth[0] / 2)
     v = tf.sinh(width * y)
     turn = 0.5 * tf.math.log1p(v * v), tf.atan(v) - at.angle
-    _, _, drop, _ = exponent(turn, p)
+    drop = state(turn, p.e).big_e
     cos, sin = tf.cos(at.angle), tf.sin(at.angle)
     ratio = cos + sin * v, cos * v - sin
     drop = multiply(ratio, drop)
@@ -103,8 +108,8 @@ def light_integrals(
     if not slopes:
         return [tf.reduce_sum(wave[0], axis=0)]
     log_t = log_s + turn[0], tf.atan(v) - math.pi / 2
-    t, q, big_e, _ = exponent(log_t, p)
+    at_node = state(log_t, p.e)
     return [
         -tf.reduce_sum(multiply(wave, each)[0], axis=0)
-        for each in parameter_slopes(log_t, t, q, big_e, p)
+        for each in parameter_slopes(at_node, rate_of_e(at_node, p.e), p)
     ]
