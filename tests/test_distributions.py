@@ -24,7 +24,7 @@ def batch(**options):
 
 
 def test_names_are_listed_before_they_are_imported():
-    assert kx.distributions.__all__ == ["AlphaStable"]
+    assert kx.distributions.__all__ == ["AlphaStable", "tail_index"]
     assert "AlphaStable" in dir(kx.distributions)
     with pytest.raises(AttributeError, match="no attribute 'Stable'"):
         _ = kx.distributions.Stable
