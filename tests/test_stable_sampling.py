@@ -184,6 +184,22 @@ def test_quantiles(a, b, p, quantiles, seed):
     assert (band < 0.006).all()
 
 
+def test_pieces_of_a_large_draw_are_independent(seed):
+    """The signs in each two of 17 pieces agree half of the time.
+
+    False alarms: below 2e-7.
+    """
+    rest = 4096
+    size = stable_sampling.LARGE + rest
+    x = standard_stable([size], 1.3, seed=[seed, 9]).numpy()
+    signs = np.sign(x)
+    starts = range(0, size, stable_sampling.PIECE)
+    pieces = np.array([signs[i : i + rest] for i in starts])
+    agreement = pieces @ pieces.T / rest
+    band = bernstein(1, 1, rest, 1e-9)
+    assert (np.abs(agreement - np.eye(len(pieces))) <= band).all()
+
+
 def test_large_draws_follow_the_law_too(seed):
     shape = (stable_sampling.LARGE // 1024, 1027)
     for skewness in (0.0, 0.7):
