@@ -140,7 +140,7 @@ def draws(rounds: int) -> None:
 
 def finite(total: int) -> None:
     """Count what is not finite, at each stability and skewness alike."""
-    laws = list(itertools.product(np.linspace(0.3, 2, 18), (0.0, 0.5, 1.0)))
+    laws = list(itertools.product(np.linspace(0.3, 2, 20), (0.0, 0.5, 1.0)))
     each = -(-total // (len(laws) * SIDE**2))
     table = Table("dtype", "values", "NaN", "inf", "clipped", box=box.MARKDOWN)
     for dtype in (tf.float32, tf.float16):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
 from stat_checks import assert_stable, stable_cf
@@ -24,7 +25,7 @@ def batch(**options):
 
 
 def test_names_are_listed_before_they_are_imported():
-    assert kx.distributions.__all__ == ["AlphaStable"]
+    assert kx.distributions.__all__ == ["AlphaStable", "tail_index"]
     assert "AlphaStable" in dir(kx.distributions)
     with pytest.raises(AttributeError, match="no attribute 'Stable'"):
         _ = kx.distributions.Stable
@@ -281,6 +282,53 @@ def test_fractional_moments_that_do_not_exist_or_are_not_known():
     assert np.isnan(s1.fractional_moment(0.5)).tolist() == [0, 0, 1, 0]
     assert np.isinf(s1.fractional_moment(1.0)).tolist() == [1, 1, 0, 0]
     assert np.isnan(s1.fractional_moment(-1.0)).all()
+
+
+METHODS = ["log_prob", "prob", "cdf", "log_cdf", "survival_function"]
+
+
+@pytest.mark.parametrize("parameterization", ["S0", "S1"])
+def test_laws_that_are_known_by_name(parameterization):
+    x = np.array([-7.0, -0.3, 0.5, 1.0, 4.0])
+    p = np.array([0.01, 0.3, 0.5, 0.95])
+    loc, scale = np.float64(0.5), 3.0
+    options = {"parameterization": parameterization}
+    normal = tfd.Normal(loc, math.sqrt(2) * scale)
+    cauchy = tfd.Cauchy(loc, scale)
+    for a, b, known in ((2.0, 0.7, normal), (1.0, 0.0, cauchy)):
+        law = AlphaStable(a, b, loc, scale, **options)
+        for method in [*METHODS, "log_survival_function"]:
+            found, expected = (getattr(d, method)(x) for d in (law, known))
+            np.testing.assert_allclose(found, expected, rtol=1e-8)
+        np.testing.assert_allclose(law.quantile(p), known.quantile(p))
+        np.testing.assert_allclose(law.mode(), known.mode(), atol=1e-6)
+    np.testing.assert_allclose(normal.mean(), AlphaStable(2.0, 0.7, loc).mean())
+    levy = AlphaStable(np.float64(0.5), 1.0, 0.5, 3.0, **options)
+    start = 0.5 if parameterization == "S1" else 0.5 - 3.0
+    known = scipy.stats.levy(start, 3.0)
+    for method, expected in (("prob", known.pdf), ("cdf", known.cdf)):
+        found = getattr(levy, method)(x)
+        np.testing.assert_allclose(found, expected(x), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(levy.quantile(p), known.ppf(p), rtol=1e-6)
+    np.testing.assert_allclose(levy.mode(), start + 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("a", [0.7, 1.0, 1.6])
+def test_location_and_scale_of_densities(a):
+    x = np.array([-7.0, -0.3, 4.0])
+    standard = AlphaStable(np.float64(a), 0.5)
+    for parameterization in ("S0", "S1"):
+        law = AlphaStable(a, 0.5, np.float64(1.0), 3.0, parameterization)
+        shift = 1.0
+        if parameterization == "S1" and a == 1:
+            shift += 2 / np.pi * 0.5 * 3.0 * np.log(3.0)
+        elif parameterization == "S1":
+            shift += 0.5 * 3.0 * np.tan(np.pi * a / 2)
+        z = (x - shift) / 3.0
+        np.testing.assert_allclose(law.prob(x), standard.prob(z) / 3.0)
+        np.testing.assert_allclose(law.cdf(x), standard.cdf(z))
+        q = law.quantile(0.3)
+        np.testing.assert_allclose(q, shift + 3.0 * standard.quantile(0.3))
 
 
 def test_undefined_statistics_raise_if_nan_is_not_allowed():

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -183,6 +184,22 @@ def test_quantiles(a, b, p, quantiles, seed):
     assert (band < 0.006).all()
 
 
+def test_pieces_of_a_large_draw_are_independent(seed):
+    """The signs in each two of 17 pieces agree half of the time.
+
+    False alarms: below 2e-7.
+    """
+    rest = 4096
+    size = stable_sampling.LARGE + rest
+    x = standard_stable([size], 1.3, seed=[seed, 9]).numpy()
+    signs = np.sign(x)
+    starts = range(0, size, stable_sampling.PIECE)
+    pieces = np.array([signs[i : i + rest] for i in starts])
+    agreement = pieces @ pieces.T / rest
+    band = bernstein(1, 1, rest, 1e-9)
+    assert (np.abs(agreement - np.eye(len(pieces))) <= band).all()
+
+
 def test_large_draws_follow_the_law_too(seed):
     shape = (stable_sampling.LARGE // 1024, 1027)
     for skewness in (0.0, 0.7):
@@ -250,6 +267,32 @@ def test_parameters_broadcast():
     x = standard_stable([4, 2, 3], a, b, loc=1.0, scale=2.0, seed=[1, 2])
     plain = standard_stable([4, 2, 3], a, b, seed=[1, 2])
     np.testing.assert_allclose(x, 1 + 2 * plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("working", [tf.float32, tf.float64])
+def test_extreme_bits_give_finite_values(working):
+    """Those that a billion draws may not show: both ends, and the middle."""
+    integer = tf.int64 if working == tf.float64 else tf.int32
+    ends = [integer.min, integer.min + 1, -1, 0, 1, integer.max]
+    pairs = np.stack(np.meshgrid(ends, ends)).reshape(2, -1, 1, 1)
+    a = tf.constant([0.01, 0.1, 0.5, 1.0, 1.5, 2.0], working)[:, None]
+    b = tf.constant([0.0, -1.0, 1.0, 0.3], working)
+    one, zero = tf.ones([], working), tf.zeros([], working)
+    for skewness in (b, None):
+        x = stable_sampling._from_bits(
+            tf.constant(pairs, integer), a, skewness, zero, one, working
+        )
+        assert np.isfinite(x).all()
+        normal = x.numpy()[:, -1]
+        assert (np.abs(normal) < 2 * math.sqrt(0.7 * working.size * 8)).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1024, 1025)])
+def test_draws_in_a_stateless_scope(shape):
+    expected = standard_stable(shape, 1.5, seed=[1, 2])
+    with keras.StatelessScope():
+        x = standard_stable(shape, 1.5, seed=[1, 2])
+    np.testing.assert_array_equal(x, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
