@@ -31,7 +31,10 @@ class Batches:
         for i, batch in enumerate(self._all()):
             if self.count is not None and i == self.count:
                 return
-            yield keras.tree.map_structure(_tensor, batch)
+            tensors = keras.tree.map_structure(_tensor, batch)
+            # A mean over no samples would be NaN, and add nothing.
+            if all(t.shape[:1] != [0] for t in keras.tree.flatten(tensors)):
+                yield tensors
 
     def _all(self) -> Iterator[Any]:
         if isinstance(self.data, tf.data.Dataset):

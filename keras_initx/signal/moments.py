@@ -140,6 +140,7 @@ def _mean_and_deviation(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     def add(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = tf.slice(flat, [i * step, 0], [step, units])
+        rows.set_shape([None, flat.shape[1]])
         return i + 1, total + squares(rows)
 
     total = tf.while_loop(
