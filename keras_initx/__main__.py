@@ -18,7 +18,6 @@ import numpy as np
 
 import keras_initx as kx
 from keras_initx import plain, report
-from keras_initx.display import text_table
 from keras_initx.one_line import one_line
 
 _GLOROT = "Glorot & Bengio, AISTATS 2010"
@@ -39,6 +38,7 @@ _KERAS_INITIALIZERS = {
     "truncated_normal": "",
     "variance_scaling": "",
 }
+_ROOMS = ("initializers", "layers", "callbacks")
 _PLAIN_NETWORK = {
     "initializer": None,
     "depth": 50,
@@ -246,14 +246,18 @@ def _percent(share: float) -> str:
 
 
 def _list(options: argparse.Namespace) -> None:
+    rooms = {kind: list(_ours(kind)) for kind in _ROOMS}
+    names = [row[0] for rows in rooms.values() for row in rows]
+    column = max(map(len, [*names, *_KERAS_INITIALIZERS])) + 2
     print("Keras's initializers, for report --initializer\n")
-    rows = list(_KERAS_INITIALIZERS.items())
-    print(text_table(["name", "paper"], rows))
-    for kind in ("initializers", "layers", "callbacks"):
-        rows = list(_ours(kind))
+    for name, paper in _KERAS_INITIALIZERS.items():
+        print(f"{name:{column}}{paper}".rstrip())
+    for kind, rows in rooms.items():
         if rows:
             print(f"\nkeras_initx.{kind}\n")
-            print(text_table(["name", "what it is", "paper"], rows))
+        for name, summary, paper in rows:
+            print(f"{name:{column}}{summary}")
+            print(f"{'':{column}}{paper}".rstrip())
 
 
 def _ours(kind: str) -> Iterator[tuple[str, str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_initx import theory
+from keras_initx import initializers, theory
 from keras_initx.one_line import one_line
 from keras_initx.profile import VarianceProfile
 
@@ -15,14 +15,15 @@ ACTIVATIONS = (
     *SCALE_FREE,
     *("tanh", "gelu", "silu", "elu", "selu", "softplus"),
 )
-# What theory is for: independent weights of one finite variance and mean zero,
-# in every layer. An initializer that draws such belongs in here.
+# What theory is for: independent weights of mean zero and one finite variance
+# in a layer. An initializer that draws such belongs in here.
 RANDOM = (
     keras.initializers.Orthogonal,
     keras.initializers.RandomNormal,
     keras.initializers.RandomUniform,
     keras.initializers.TruncatedNormal,
     keras.initializers.VarianceScaling,
+    initializers.FractionalMoment,
 )
 # Of the total variance, which theory takes to be 1 in every layer.
 KEPT = (0.5, 2.0)
@@ -103,23 +104,28 @@ def named_initializer(name: str) -> keras.Initializer:
     Raises:
         ValueError: There is none, or it needs more than a name and a shape.
     """
-    for known in (name, f"keras_initx>{name}"):
-        try:
-            initializer = keras.initializers.get(known)
-        except (ValueError, TypeError, KeyError):
-            continue
-        try:
+    try:
+        initializer = _found(name) or _found(f"keras_initx>{name}")
+        if initializer is not None:
             initializer((2, 2))
-        except Exception as error:
-            raise ValueError(
-                "initializer must draw a kernel from its name alone. "
-                f"Received: initializer={name}, which says: {one_line(error)}"
-            ) from error
-        return initializer
-    raise ValueError(
-        "initializer must be a name that `keras-initx list` shows. "
-        f"Received: initializer={name}"
-    )
+    except Exception as error:
+        raise ValueError(
+            "initializer must draw a kernel from its name alone; others are "
+            f"for Python. Received: initializer={name} ({one_line(error)})"
+        ) from error
+    if initializer is None:
+        raise ValueError(
+            "initializer must be a name that `keras-initx list` shows. "
+            f"Received: initializer={name}"
+        )
+    return initializer
+
+
+def _found(name: str) -> keras.Initializer | None:
+    try:
+        return keras.initializers.get(name)
+    except ValueError:
+        return None
 
 
 def why_no_theory(
@@ -129,8 +135,8 @@ def why_no_theory(
     if initializer is not None:
         if not isinstance(named_initializer(initializer), RANDOM):
             return (
-                "it is for independent random weights of one variance and mean "
-                f"zero, which {initializer} is not known to draw"
+                "it is for independent random weights of mean zero and one "
+                f"variance in a layer, not known of {initializer}"
             )
         if activation not in SCALE_FREE:
             return (

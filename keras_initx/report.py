@@ -44,12 +44,11 @@ def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
             f"data must be a file. Received: data={source}, which is none"
         )
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {path.stem: loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                loaded = {path.stem: loaded}
+            arrays = dict(loaded)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"data must be a NumPy file of numbers. Received: data={source} "

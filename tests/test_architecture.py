@@ -32,9 +32,9 @@ ARROWS = {
         "theory",
     },
     "one_line": set(),
-    "plain": {"one_line", "profile", "theory"},
+    "plain": {"initializers", "one_line", "profile", "theory"},
     "report": {"files", "one_line", "profile"},
-    "__main__": {"__init__", "display", "one_line", "plain", "report"},
+    "__main__": {"__init__", "one_line", "plain", "report"},
 }
 # What theory and the record may not need.
 FRAMEWORKS = {"keras", "tensorflow", "tensorflow_probability"}

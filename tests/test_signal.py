@@ -504,6 +504,7 @@ X = np.linspace(-1, 1, 30, dtype="float32").reshape(10, 3)
 NAN, INF = X.copy(), X.copy()
 NAN[3, 1], INF[7, 2] = np.nan, np.inf
 EMPTY = tf.data.Dataset.from_tensor_slices(X[:0]).batch(2)
+HOLLOW = tf.data.Dataset.from_tensor_slices(X[:, :0]).batch(5)
 ENDLESS = tf.data.Dataset.from_tensor_slices(X).batch(2).repeat()
 
 
@@ -531,6 +532,8 @@ ENDLESS = tf.data.Dataset.from_tensor_slices(X).batch(2).repeat()
         (good, np.float32(3), {}, r"shape \(\)"),
         (good, {"x": X, "y": X[:5]}, {}, r"equally many.*\[5, 10\]"),
         (good, {}, {}, "empty data"),
+        (good, X[:, :0], {}, r"at least one number.* shape \(10, 0\)"),
+        (good, HOLLOW, {}, r"at least one number.* shape \(5, 0\)"),
         (good, ENDLESS, {}, "number of batches.* steps=None"),
         (good, ENDLESS, {"batch_size": 3}, "batch_size=3"),
         (good, X, {"steps": 0}, "steps=0"),
@@ -546,6 +549,27 @@ def test_bad_input_is_named(model, data, options, message):
         model = model()
     with pytest.raises(ValueError, match=message):
         kx.measure(model, data, **options)
+
+
+def test_a_batch_without_samples_adds_nothing():
+    model = good()
+    batches = [X[:0], X[:4], X[4:4], X[4:]]
+    data = tf.data.Dataset.from_generator(
+        lambda: batches, output_signature=tf.TensorSpec((None, 3))
+    )
+    whole = kx.measure(model, X, batch_size=10)
+    assert_same_profile(kx.measure(model, data), whole, 1e-6)
+
+
+class Cut(keras.layers.Layer):
+    def call(self, x):
+        return x[:, :0]
+
+
+def test_a_layer_without_units_is_named():
+    model = keras.Sequential([keras.Input((3,)), Cut(name="cut")])
+    with pytest.raises(ValueError, match="Received: none at layer 'cut'"):
+        kx.measure(model, X, layers=Cut)
 
 
 def unbuilt_pair():

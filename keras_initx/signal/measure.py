@@ -82,9 +82,9 @@ def measure(
         A profile with a row for each layer, in the order in which they ran.
 
     Raises:
-        ValueError: No such layer; no samples, or one; NaN or inf in the data
-            or arising at a layer, which is named; a model that cannot be
-            built on the data.
+        ValueError: No such layer; no samples, or one, or empty ones; NaN or
+            inf in the data or arising at a layer, which is named; a model that
+            cannot be built on the data.
         RuntimeError: Keras runs on another backend than TensorFlow, or a
             layer runs where it cannot be heard (inside a loop of another).
 
@@ -181,6 +181,11 @@ def _check(
         raise ValueError("data must hold samples. Received: empty data")
     if not result.data_finite:
         raise ValueError("data must be finite. Received: NaN or inf in data")
+    if 0 in result.units:
+        raise ValueError(
+            "A layer must have at least one unit. Received: none at layer "
+            f"{result.names[result.units.index(0)]!r}"
+        )
     place = result.first_not_finite()
     if place is not None:
         place = _first_not_finite(model, data, training) or place
