@@ -85,11 +85,21 @@ def test_as_accurate_as_promised(reference, function, column):
 def test_the_logarithm_is_accurate_in_all_tails(reference, function, column):
     """To 1e-6, or 1e-11 of itself where it is large: in the light tails."""
     got, expected = function(*law_of(reference)).numpy(), reference[column]
-    nowhere = np.isneginf(expected)
-    assert (np.isneginf(got) == nowhere).all()
-    got, expected = got[~nowhere], expected[~nowhere]
+    known = expected > -1e140
+    assert (got[~known] <= -1e140).all()
+    got, expected = got[known], expected[known]
     allowed = np.maximum(RELATIVE, 1e-11 * np.abs(expected))
     assert (np.abs(got - expected) <= allowed).all()
+
+
+def test_minus_infinity_outside_the_support_only():
+    stability = np.array([0.3, 0.5, 0.7, 0.95, 0.999])
+    edge = -np.tan(np.pi / 2 * stability)
+    for beyond, inside in [(-1e-9, False), (-3.0, False), (1e-9, True)]:
+        z = edge + beyond * np.abs(edge)
+        for function in (stable.log_density, stable.log_cdf):
+            assert (np.isfinite(function(z, stability, 1.0)) == inside).all()
+        assert (stable.log_survival(z, stability, 1.0) == 0).numpy().all()
 
 
 def test_the_table_has_the_hard_cases(reference):
@@ -215,17 +225,21 @@ def test_cdf_and_survival_add_to_one(rng):
 @pytest.mark.parametrize("stability", [0.4, 0.97, 1.0, 1.03, 1.6, 1.98])
 @pytest.mark.parametrize("skewness", [0.0, -0.8, 1.0])
 def test_cdf_is_the_integral_of_the_density(stability, skewness):
-    """By 40 nodes of Gauss-Legendre in each of 12 panels."""
+    """By 40 nodes of Gauss-Legendre in panels that narrow to the centre.
+
+    Below stability 1 the density is hardly smooth there, and the support of a
+    one-sided law ends.
+    """
     points, weights = np.polynomial.legendre.leggauss(40)
-    edges = np.sinh(np.linspace(-2.5, 2.5, 13))
+    center = -skewness * math.tan(math.pi / 2 * stability)
+    edges = 1e-4 * np.sinh(np.linspace(-11, 11, 41))
+    edges += center if abs(center) < 3 else 0
     half = np.diff(edges)[:, None] / 2
     z = edges[:-1, None] + half * (1 + points)
     density = stable.density(z, stability, skewness).numpy()
     mass = (half * weights * density).sum(axis=1)
     cdf = stable.cdf(edges, stability, skewness).numpy()
-    # The edge of a one-sided law's support is no point of a smooth function.
-    smooth = slice(6, None) if stability < 1 and skewness == 1 else slice(None)
-    np.testing.assert_allclose(mass[smooth], np.diff(cdf)[smooth], atol=2e-9)
+    np.testing.assert_allclose(mass, np.diff(cdf), atol=1e-9)
 
 
 def test_cdf_is_monotone():

@@ -40,9 +40,9 @@ class State(NamedTuple):
 
 
 def law(z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor) -> Law:
-    """That at stability 1 is taken at e = 1e-30, equal to the last digit."""
+    """That at stability 1 is taken at e = 1e-100, equal to the last digit."""
     e = 1.0 - stability
-    e = where(tf.abs(e) < 1e-30, 1e-30, e)
+    e = where(tf.abs(e) < 1e-100, 1e-100, e)
     # u / tan(u) as u cos(u) / sin(u), where cos(u) = sin(pi stability / 2).
     tau = skewness * e * sine(stability) / tf.sin(math.pi / 2 * e)
     return Law(z, stability, skewness, e, tau)
@@ -59,7 +59,9 @@ def state(log_t: Pair, e: tf.Tensor) -> State:
     half = tf.sin(e * log_t[1] / 2)
     missing = 2 * half * half
     less = tf.math.expm1(-e * log_t[0])
-    q = (less + 1) * (1 - missing), -(less + 1) * tf.sin(e * log_t[1])
+    # Not less + 1, which has no digits left where q is small.
+    q_size = tf.exp(-e * log_t[0])
+    q = q_size * (1 - missing), -q_size * tf.sin(e * log_t[1])
     big_e = (missing - less * (1 - missing)) / e, -q[1] / e
     t = size * tf.cos(log_t[1]), size * tf.sin(log_t[1])
     return State(log_t, t, q, big_e)

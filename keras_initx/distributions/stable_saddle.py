@@ -34,8 +34,12 @@ from keras_initx.distributions.stable_exponent import (
 
 _GRID = np.arange(0, 7.2, 0.3)
 _WEIGHTS = np.where(_GRID == 0, 0.5, 1.0) * 0.3
-# exp(-18) is what is left out where the axis ends at the saddle.
-_DEEP = 18.0
+# The axis and the line across it are taken instead of a path around the corner
+# where that makes no difference, exp(-W) times the angle between t_s and the
+# axis: relative to exp(-W) itself, or to a Pareto tail proportional to the
+# angle.
+_SMALL_ANGLE, _DEEP = 1e-7, 6.0
+_LARGE_ANGLE, _DEEPER = 0.02, 20.0
 # Beyond, only the leading term is left to the last digit.
 _GAUSSIAN = 1e9
 
@@ -50,16 +54,25 @@ class Saddle(NamedTuple):
 
 
 def saddle(p: Law) -> Saddle:
-    a = p.stability
-    norm = a * (p.e * p.e + p.tau * p.tau) + 1e-300
-    big_e = multiply((a, p.tau + p.z), (p.e, p.tau))
-    x, y = -p.e * big_e[0] / norm, -p.e * big_e[1] / norm
-    log_s = -0.5 * tf.math.log1p(x * (2 + x) + y * y) / p.e
-    angle = -tf.atan2(y, 1 + x) / p.e + math.pi / 2
+    a, e = p.stability, p.e
+    # t_s^-e = (tau + e z) (tau - i e) / (stability (e^2 + tau^2)), whose
+    # modulus squared is 1 + change.
+    norm = a * a * (e * e + p.tau * p.tau)
+    edge = p.tau + e * p.z
+    change = p.tau * (2 * p.z + p.tau * (2 - e)) + e * (p.z * p.z - a * a)
+    change = e * change / norm
+    log_square = where(
+        tf.abs(change) < 0.5,
+        tf.math.log1p(tf.clip_by_value(change, -0.5, 0.5)),
+        tf.math.log(edge * edge / norm),
+    )
+    log_s = -0.5 * log_square / e
+    angle = tf.atan2(e * edge, p.tau * edge) / e + math.pi / 2
     exact = (p.skewness == -1) | (a == 2)
-    angle = where(exact & (tf.abs(angle) < 0.3), 0.0, angle)
-    # Where exp(W) is beyond any number, so that all that follows stays one.
-    log_s = tf.clip_by_value(log_s, -300 / a, 300 / a)
+    angle = where(exact & (tf.abs(angle) < 1.0), 0.0, angle)
+    # exp(W) is no number beyond W = 709; W, |t_s| and the slopes are to stay
+    # numbers, so the logarithm of the density is never below -1e148.
+    log_s = tf.clip_by_value(log_s, -340.0, 340 / tf.maximum(a, 1.0))
     size = tf.exp(a * log_s)
     # psi_s = t_s^stability (e - i tau)
     turned = a * (angle - math.pi / 2)
@@ -67,7 +80,8 @@ def saddle(p: Law) -> Saddle:
         (p.e, -p.tau), (size * tf.cos(turned), size * tf.sin(turned))
     )
     depth = depth[0], where(exact, 0.0, depth[1])
-    light = (tf.abs(angle) < 0.3) & (depth[0] > _DEEP)
+    light = (tf.abs(angle) < _SMALL_ANGLE) & (depth[0] > _DEEP)
+    light |= (tf.abs(angle) < _LARGE_ANGLE) & (depth[0] > _DEEPER)
     # Elsewhere numbers that do no harm to those that are added to them.
     return Saddle(
         light,
