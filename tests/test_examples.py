@@ -35,8 +35,9 @@ def test_notebook_runs_and_is_kept_with_its_outputs(path):
         for output in cell.outputs
         if output.output_type == "stream" and output.name == "stdout"
     )
-    # A table is text, in a notebook too.
-    assert re.search(r"sample variance +squared mean +decay", printed)
+    if ".table(" in "".join(cell.source for cell in code):
+        # A table is text, in a notebook too.
+        assert re.search(r"sample variance +squared mean +decay", printed)
 
 
 def blocks(language: str) -> list[str]:

@@ -14,6 +14,7 @@ from keras_initx.distributions import (
     stable_density,
     stable_fit,
     stable_moments,
+    stable_quantile,
 )
 from keras_initx.distributions.stable_sampling import standard_stable
 
@@ -240,12 +241,12 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
 
     def _quantile(self, p):
         a, b, loc, scale = self._s0()
-        z = stable_density.quantile(tf.cast(p, a.dtype), a, b)
+        z = stable_quantile.quantile(tf.cast(p, a.dtype), a, b)
         return tf.cast(loc + scale * z, self.dtype)
 
     def _mode(self):
         a, b, loc, scale = self._s0()
-        return self._batch(loc + scale * stable_density.mode(a, b))
+        return self._batch(loc + scale * stable_quantile.mode(a, b))
 
     def _mean(self):
         a, b, loc, scale = self._s0()

@@ -50,8 +50,8 @@ def log_density(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
 
     Example:
 
-    >>> log_density([0.0, 1.0], 1.0, 0.0).numpy().round(5).tolist()
-    [-1.14473, -1.83788]
+    >>> log_density([0.0, 1.0], 1.0, 0.0).numpy().round(5)
+    array([-1.14473, -1.83788], dtype=float32)
 
     Reference: the law is M of Zolotarev, One-dimensional Stable Distributions
     (1986), and S0 of Nolan, Communications in Statistics: Stochastic Models 13

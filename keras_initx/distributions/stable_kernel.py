@@ -146,13 +146,22 @@ def _parts(
 
 
 def _axis(p: Law, at: Saddle) -> Axis:
-    return Axis(at.light | (p.z >= _TAIL), where(at.light, at.log_s, math.inf))
+    """Where the axis is close to the path of steepest descent."""
+    beyond = (p.stability < 1) & (p.skewness < -0.999) & _beyond_edge(p)
+    return Axis(
+        at.light | beyond | (p.z >= _TAIL),
+        where(at.light, at.log_s, math.inf),
+    )
 
 
 def _outside(p: Law) -> tf.Tensor:
     """Whether z >= 0 is beyond the support of a one-sided law."""
-    one_sided = (p.stability < 1) & (p.skewness == -1)
-    return one_sided & (p.tau + p.e * p.z >= 0)
+    return (p.stability < 1) & (p.skewness == -1) & _beyond_edge(p)
+
+
+def _beyond_edge(p: Law) -> tf.Tensor:
+    """z >= -skewness tan(pi stability / 2), for stability below 1."""
+    return p.tau + p.e * p.z >= 0
 
 
 def _log_beyond(z: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,9 @@ The axis itself adds nothing to the density, and the line w = i v the rest:
 
     f(z) = (s / pi) exp(-W) Re int exp(-W D(i v)) dv,    v from 0 to infinity.
 
+In place of the line, the parabola w = i v - (2 - stability) / 6 v^2 touches the
+path of steepest descent, along which D is real.
+
 Near such laws t_s is near the axis, W is complex, and the axis up to |t_s|
 adds the Pareto tail.
 """
@@ -25,6 +28,7 @@ import tensorflow as tf
 from keras_initx.distributions.stable_exponent import (
     Law,
     Pair,
+    add,
     multiply,
     parameter_slopes,
     rate_of_e,
@@ -34,12 +38,9 @@ from keras_initx.distributions.stable_exponent import (
 
 _GRID = np.arange(0, 7.2, 0.3)
 _WEIGHTS = np.where(_GRID == 0, 0.5, 1.0) * 0.3
-# The axis and the line across it are taken instead of a path around the corner
-# where that makes no difference, exp(-W) times the angle between t_s and the
-# axis: relative to exp(-W) itself, or to a Pareto tail proportional to the
-# angle.
-_SMALL_ANGLE, _DEEP = 1e-7, 6.0
-_LARGE_ANGLE, _DEEPER = 0.02, 20.0
+# With the axis and the path across it in place of one around the corner, the
+# density is off by |t_s| exp(-W) times the angle between t_s and the axis.
+_DEEP, _SMALL, _ANGLE = 6.0, 1e-13, 0.1
 # Beyond, only the leading term is left to the last digit.
 _GAUSSIAN = 1e9
 
@@ -80,8 +81,8 @@ def saddle(p: Law) -> Saddle:
         (p.e, -p.tau), (size * tf.cos(turned), size * tf.sin(turned))
     )
     depth = depth[0], where(exact, 0.0, depth[1])
-    light = (tf.abs(angle) < _SMALL_ANGLE) & (depth[0] > _DEEP)
-    light |= (tf.abs(angle) < _LARGE_ANGLE) & (depth[0] > _DEEPER)
+    error = tf.abs(angle) * tf.exp(log_s - depth[0])
+    light = (tf.abs(angle) < _ANGLE) & (depth[0] > _DEEP) & (error < _SMALL)
     # Elsewhere numbers that do no harm to those that are added to them.
     return Saddle(
         light,
@@ -100,28 +101,37 @@ def light_integrals(
     y = tf.reshape(tf.constant(_GRID, p.z.dtype), shape)
     weights = tf.reshape(tf.constant(_WEIGHTS, p.z.dtype), shape)
     width = tf.math.rsqrt(p.stability * depth[0] / 2)
-    v = tf.sinh(width * y)
-    turn = 0.5 * tf.math.log1p(v * v), tf.atan(v) - at.angle
-    drop = state(turn, p.e).big_e
+    v = width * y
+    bend = (2 - p.stability) / 6
+    # t = -i s r, with r on the axis where v = 0.
+    r_less_1 = -bend * v * v, v
+    r = 1 + r_less_1[0], v
+    log_r = (
+        0.5 * tf.math.log1p(v * v * (1 - 2 * bend + (bend * v) ** 2)),
+        tf.atan2(v, r[0]),
+    )
+    # 1 + w = r exp(-i angle), with all digits of w.
     cos, sin = tf.cos(at.angle), tf.sin(at.angle)
-    ratio = cos + sin * v, cos * v - sin
-    drop = multiply(ratio, drop)
-    drop = ratio[0] - 1 - drop[0], ratio[1] - drop[1]
-    drop = multiply(depth, drop)
+    off_axis = -2 * tf.sin(at.angle / 2) ** 2, -sin
+    w = add(off_axis, multiply(r_less_1, (cos, -sin)))
+    big_e = state((log_r[0], log_r[1] - at.angle), p.e).big_e
+    less = multiply((1 + w[0], w[1]), big_e)
+    drop = multiply(depth, (w[0] - less[0], w[1] - less[1]))
     gaussian = depth[0] > _GAUSSIAN
     drop = where(gaussian, y * y, drop[0]), where(gaussian, 0.0, drop[1])
     drop = drop[0], drop[1] + depth[1]
-    size = tf.exp(-drop[0]) * weights * width * tf.cosh(width * y) / math.pi
+    size = tf.exp(-drop[0]) * weights * width / math.pi
     wave = size * tf.cos(drop[1]), -size * tf.sin(drop[1])
+    wave = multiply(wave, (tf.ones_like(v), 2 * bend * v))
     if tail:
-        less = 1 / (1 + v * v)
-        wave = multiply(wave, (less, -v * less))
+        norm = r[0] * r[0] + v * v
+        wave = multiply(wave, (r[0] / norm, -v / norm))
     else:
         s = tf.exp(log_s)
         wave = wave[0] * s, wave[1] * s
     if not slopes:
         return [tf.reduce_sum(wave[0], axis=0)]
-    log_t = log_s + turn[0], tf.atan(v) - math.pi / 2
+    log_t = log_s + log_r[0], log_r[1] - math.pi / 2
     at_node = state(log_t, p.e)
     return [
         -tf.reduce_sum(multiply(wave, each)[0], axis=0)

@@ -33,8 +33,8 @@ def tail_index(weights: Any, block: int | None = None) -> TailIndex:
     and the bias of a that error squared, over a. Weights of another law with
     tails |x|^-a, a < 2, have sums that become stable as m grows, and weights of
     finite variance such that become normal, a = 2; the bias of 1/a then is of
-    order 1 / log(m). At m = 1024, Laplace weights have 1.85 instead of 2, Student
-    weights with 1.3 degrees of freedom 1.25. Large
+    order 1 / log(m). At m = 1024, Laplace weights have 1.85 instead of 2,
+    Student weights with 1.3 degrees of freedom 1.25. Large
     blocks lessen this bias, small blocks the standard error. The weights are
     first shifted to median 0, and taken into blocks in a fixed random order.
 
