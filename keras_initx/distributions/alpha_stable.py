@@ -25,7 +25,6 @@ _PARAMETERS = ("stability", "skewness", "loc", "scale")
 
 
 @tfp.experimental.auto_composite_tensor(
-    omit_kwargs=("parameters",),
     non_identifying_kwargs=("name",),
     module_name=__name__,
 )
