@@ -18,6 +18,8 @@ lint: $(VENV)/test.done
 
 bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/measure.py
+	$(BIN)/python benchmarks/heavy_tails.py
+	$(BIN)/python benchmarks/fractional_moments.py
 
 clean:
 	rm -rf $(VENV) demo

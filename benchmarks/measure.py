@@ -62,7 +62,6 @@ NETS: dict[str, tuple[Callable[[], keras.Model], int, int]] = {
     "20 conv, 64 channels of 64x64": (lambda: conv_net(64, 64), 16, 2),
     "the same, 64 samples at once": (lambda: conv_net(64, 64), 64, 1),
     "20 conv, 128 channels of 32x32": (lambda: conv_net(128, 32), 32, 2),
-    "20 conv, 256 channels of 16x16": (lambda: conv_net(256, 16), 64, 2),
     "50 dense, 256 wide": (lambda: dense_net(256), 1024, 4),
     "50 dense, 1024 wide": (lambda: dense_net(1024), 1024, 2),
     "50 dense, 2048 wide": (lambda: dense_net(2048), 1024, 1),

@@ -274,6 +274,34 @@ def test_fractional_moments_that_are_known_otherwise():
     np.testing.assert_allclose(levy.fractional_moment(p), expected)
 
 
+@pytest.mark.parametrize("a", [0.9999, 1.0001, 1.001, 1.01, 1.5])
+def test_float32_keeps_its_digits_near_stability_one(a):
+    """Against float64; in S1 the skewness term is large, and must cancel."""
+    law32, law64 = (
+        kx.distributions.AlphaStable(
+            dtype(np.float32(a)), 1.0, 0.1, parameterization="S1"
+        )
+        for dtype in (np.float32, np.float64)
+    )
+    if a > 1:
+        assert float(law32.mean()) == np.float32(0.1)
+        np.testing.assert_allclose(law64.mean(), 0.1, rtol=1e-15)
+    moments = [float(law.fractional_moment(0.5)) for law in (law32, law64)]
+    assert moments[0] == pytest.approx(moments[1], rel=3e-6)
+
+
+@pytest.mark.parametrize("method", ["prob", "log_prob", "cdf", "quantile"])
+def test_nothing_known_of_nan(method):
+    law = kx.distributions.AlphaStable(np.float64(1.5), 0.3)
+    assert np.isnan(getattr(law, method)(np.float64(np.nan)))
+
+
+def test_quantiles_at_the_ends_and_outside():
+    law = kx.distributions.AlphaStable(np.float64(1.5), 0.3)
+    ends = law.quantile(np.array([0.0, 1.0, -0.1, 1.1]))
+    np.testing.assert_array_equal(ends, [-np.inf, np.inf, np.nan, np.nan])
+
+
 def test_fractional_moments_that_do_not_exist_or_are_not_known():
     law = AlphaStable([0.8, 1.0, 1.0, 1.5], [0.0, 0.0, 0.5, 0.5])
     assert np.isnan(law.fractional_moment(0.5)[2:]).all()

@@ -525,7 +525,7 @@ def hard_tanh(z):
 
 
 def test_recursion_of_callables():
-    for stability in (0.6, 1.5):
+    for stability in (0.05, 0.1, 0.6, 1.5):
         # The tail of |z|^0.9 is felt as far as e^-8 of the probability.
         for growth in (0.5, 0.9):
             found = stable_scale_recursion(
@@ -536,12 +536,13 @@ def test_recursion_of_callables():
             )
             wanted = stable_moment(growth * stability, stability)
             wanted = 4.0**growth * wanted ** (1 / stability)
-            assert found[1] == pytest.approx(wanted, rel=1e-9)
+            promised = 1e-9 / min(stability, 1)
+            assert found[1] == pytest.approx(wanted, rel=promised)
         # A constant has no law to average over.
         found = stable_scale_recursion(
             2, stability, lambda z: 0 * z + 0.5, weight_scale=3.0
         )
-        np.testing.assert_allclose(found, [1, 1.5, 1.5], rtol=1e-10)
+        np.testing.assert_allclose(found, [1, 1.5, 1.5], rtol=promised)
     # The Cauchy law, cut where the pre-activation is 1.
     for scale in (0.3, 1.0, 50.0):
         found = stable_scale_recursion(

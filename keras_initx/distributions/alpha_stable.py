@@ -211,11 +211,8 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
     def _sample_n(self, n, seed=None):
         a, b, loc, scale = self._s0()
         given = self.parameters["skewness"]
-        b = (
-            b
-            if tf.is_tensor(given) or parameters.is_reference(given)
-            else given
-        )
+        if not (tf.is_tensor(given) or parameters.is_reference(given)):
+            b = given
         shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
         seed = tfp.random.sanitize_seed(seed, salt="AlphaStable")
         return standard_stable(
@@ -248,9 +245,12 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
         return self._batch(loc + scale * stable_quantile.mode(a, b))
 
     def _mean(self):
-        a, b, loc, scale = self._s0()
-        mean = self._batch(loc + scale * stable_moments.mean(a, b))
-        return self._existing("The mean", mean)
+        a, b, loc, scale = self._in_working_dtype()
+        standard = stable_moments.mean(a, b)
+        if self.parameterization == "S1":
+            # A finite mean is S1's location; its way through S0 loses digits.
+            standard = tf.where(a > 1, tf.zeros_like(standard), standard)
+        return self._existing("The mean", self._batch(loc + scale * standard))
 
     def _variance(self):
         a, _, _, scale = self._s0()

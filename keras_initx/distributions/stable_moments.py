@@ -92,14 +92,15 @@ def fractional_moment(
     # What is not known, or infinite, is computed at p = 0 and thrown away.
     p = tf.where(known & exists, order, tf.zeros_like(order))
     a = tf.where(stability == 1, 0.5, stability)
-    angle = tf.atan(skewness * scaled_tangent(a) / (1 - a))
-    angle = tf.where(stability == 1, tf.zeros_like(angle), angle)
+    tangent = skewness * scaled_tangent(a) / (1 - a)
+    tangent = tf.where(stability == 1, tf.zeros_like(tangent), tangent)
     ratio = p / stability
     gammas = tf.math.lgamma(1 - tf.where(normal, 0.0, ratio))
     gammas -= tf.math.lgamma(1 - tf.where(normal, 0.0, p / 2))
     gammas += tf.math.lgamma((1 + p) / 2) - math.log(math.pi) / 2
-    # (1 + B^2)^(1/2) = 1 / cos(arctan B)
-    skewed = tf.cos(ratio * angle) / tf.cos(angle) ** ratio
+    skewed = tf.cos(ratio * tf.atan(tangent))
+    # Not by cos(arctan B), which has no digits where B is large.
+    skewed *= tf.exp(ratio / 2 * tf.math.log1p(tangent**2))
     moment = tf.exp(p * math.log(2) + gammas) * skewed
     moment = tf.where(exists, moment, math.inf)
     return tf.where(known, moment, math.nan)

@@ -67,7 +67,8 @@ def standard_stable(
     Returns:
         A tensor of `shape` and `dtype`, a pure function of the arguments. It
         is differentiable in the parameters. Eager, graph and XLA modes differ
-        by rounding alone.
+        by rounding alone. From 2^20 values on, a shape that is known only when
+        the graph runs gives other draws of the same law than a known one.
 
     Example:
 

@@ -34,9 +34,11 @@ class FractionalMoment(FanInInitializer):
 
     Args:
         s: Order of the moment, in (0, 2].
-        activation: "linear", "relu", "leaky_relu" or "rrelu", as in
+        activation: What follows the kernel, phi in phi(W x): "linear",
+            "relu", "leaky_relu" or "rrelu", as in
             `theory.fractional_moment_std`.
-        negative_slope: Of "leaky_relu"; by default that of Keras, 0.2.
+        negative_slope: Of "leaky_relu"; by default 0.2, as in
+            `keras.activations.leaky_relu` (`keras.layers.LeakyReLU` has 0.3).
         bounds: Of "rrelu", between which each unit draws its slope; by default
             those of PyTorch, (1/8, 1/3).
         keep_rate: Of an inverted dropout after the activation, the share

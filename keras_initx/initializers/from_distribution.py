@@ -44,7 +44,8 @@ class FromDistribution(FanInInitializer):
         preserve: "variance", or None to leave the scale as it is.
         activation: Of the layer before, a name that `theory.critical_gain`
             knows; not used if `preserve` is None.
-        negative_slope: Of "leaky_relu"; by default that of Keras, 0.2.
+        negative_slope: Of "leaky_relu"; by default 0.2, as in
+            `keras.activations.leaky_relu` (`keras.layers.LeakyReLU` has 0.3).
         fan_in: An int >= 1 in place of the fan-in that shape or axes give.
         input_axes: Axes of the kernel that the layer sums over, and
         output_axes: axes that its output has: ints, both or neither.

@@ -50,7 +50,7 @@ def fractional_moment_std(
         keep_rate: Of inverted dropout after the activation, the share of units
             that are kept, in (0, 1]; the others are 0, and the kept ones are
             divided by `keep_rate`.
-        **parameters: `negative_slope` of "leaky_relu" (0.2, as in Keras),
+        **parameters: `negative_slope` of "leaky_relu" (0.2, as Keras's),
             `bounds` of the slope of "rrelu" ((1/8, 1/3), as in PyTorch).
 
     Returns:

@@ -68,9 +68,9 @@ def stable_scale_recursion(
 
     Returns:
         y_0, ..., y_depth, float64 of shape (depth + 1,). The relative accuracy
-        of a layer is 1e-10 for tanh and erf, and for a callable that is
-        analytic but for 0 and its breakpoints. Below 1e-100 a scale counts
-        as 0.
+        of y^stability is, per layer, 1e-10 for tanh and erf and 1e-9 for a
+        callable that is analytic but for 0 and its breakpoints. Below 1e-100 a
+        scale counts as 0.
 
     Raises:
         ValueError: An argument is outside its range; the activation grows too
