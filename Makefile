@@ -10,7 +10,7 @@ demo: $(VENV)/demo.done
 	$(BIN)/keras-initx report --out demo
 
 test: $(VENV)/test.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -12,7 +12,15 @@ VERSION = re.search(
 
 PLOT = ["matplotlib>=3.8"]
 EXAMPLES = [*PLOT, "scikit-learn>=1.4", "ipykernel"]
-TEST = [*EXAMPLES, "hypothesis", "nbclient", "nbformat", "pytest", "ruff"]
+TEST = [
+    *EXAMPLES,
+    "hypothesis",
+    "nbclient",
+    "nbformat",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+]
 
 setup(
     name="keras-initx",

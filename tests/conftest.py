@@ -37,6 +37,9 @@ def pytest_configure(config):
         config.seed = int.from_bytes(os.urandom(4), "little")
     else:
         config.seed = int(given)
+    if given is not None:
+        # For the processes of pytest-xdist, which read the option anew.
+        config.option.vary_seed = str(config.seed)
     hypothesis.settings.register_profile(
         "house", deadline=None, derandomize=given is None, print_blob=True
     )
