@@ -25,7 +25,14 @@ scores start as those of x W W^T x. Give these layers `seed=None`, and call
 """
 
 from keras_initx.initializers.alpha_stable import AlphaStable
+from keras_initx.initializers.depth_process import DepthProcess, DepthWeights
 from keras_initx.initializers.fractional_moment import FractionalMoment
 from keras_initx.initializers.from_distribution import FromDistribution
 
-__all__ = ["AlphaStable", "FractionalMoment", "FromDistribution"]
+__all__ = [
+    "AlphaStable",
+    "DepthProcess",
+    "DepthWeights",
+    "FractionalMoment",
+    "FromDistribution",
+]

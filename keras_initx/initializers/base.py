@@ -58,7 +58,7 @@ class FanInInitializer(keras.initializers.VarianceScaling):
             input_axes=_check_axes("input_axes", input_axes),
             output_axes=_check_axes("output_axes", output_axes),
         )
-        if fan_in is not None and not (_is_int(fan_in) and fan_in >= 1):
+        if fan_in is not None and not (is_int(fan_in) and fan_in >= 1):
             raise ValueError(
                 f"fan_in must be an int >= 1, or None. "
                 f"Received: fan_in={fan_in!r}"
@@ -129,7 +129,7 @@ def plain(value: Any) -> float | list[float] | None:
     return None if value is None else np.asarray(value, float).tolist()
 
 
-def _is_int(value: Any) -> bool:
+def is_int(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
@@ -137,7 +137,7 @@ def _check_seed(seed: Any) -> Any:
     # A dict is the config of a SeedGenerator, which Keras makes one of.
     if seed is None or isinstance(seed, keras.random.SeedGenerator | dict):
         return seed
-    if not _is_int(seed) or not -(2**63) <= seed < 2**63:
+    if not is_int(seed) or not -(2**63) <= seed < 2**63:
         raise ValueError(
             "seed must be None, an int of 64 bits, or a "
             f"keras.random.SeedGenerator. Received: seed={seed!r}"
@@ -148,7 +148,7 @@ def _check_seed(seed: Any) -> Any:
 def _check_axes(name: str, axes: Any) -> list[int] | None:
     if axes is None:
         return None
-    if not isinstance(axes, list | tuple) or not all(map(_is_int, axes)):
+    if not isinstance(axes, list | tuple) or not all(map(is_int, axes)):
         raise ValueError(
             f"{name} must be a list of ints, or None. Received: {name}={axes!r}"
         )

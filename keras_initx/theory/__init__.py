@@ -7,6 +7,12 @@ from keras_initx.theory.batch_norm import (
     batch_norm_gradient_growth,
     batch_norm_raw_variance,
 )
+from keras_initx.theory.depth import (
+    fractional_noise,
+    fractional_noise_covariance,
+    smooth_covariance,
+    smooth_noise,
+)
 from keras_initx.theory.mean_field import (
     asymptotic_sample_variance,
     correlation_map,
@@ -32,8 +38,12 @@ __all__ = [
     "correlation_map",
     "critical_gain",
     "fractional_moment_std",
+    "fractional_noise",
+    "fractional_noise_covariance",
     "log_norm_drift_and_variance",
     "sample_variance_decay",
+    "smooth_covariance",
+    "smooth_noise",
     "stable_log_moments",
     "stable_moment",
     "stable_scale_recursion",

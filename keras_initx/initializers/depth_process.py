@@ -1,0 +1,243 @@
+"""Weights that are correlated over the depth of a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_initx import theory
+from keras_initx.initializers.base import FanInInitializer, is_int
+from keras_initx.initializers.paths import PathCache, Paths
+
+_KINDS = ("white", "smooth", "fractional")
+# Beyond, float32 has no weights left.
+_LARGEST_GAIN = 1e30
+# The paths of networks that are being built, of any process.
+_CACHE = PathCache()
+
+
+class DepthProcess:
+    """A law for the weights of all layers of a deep network at once.
+
+    Every weight entry has one path over the layers, and `at(index)` is the
+    initializer of the layer with that index, its weights
+
+        w_k = gain / sqrt(fan_in) * x_k
+
+    with x a stationary normal process of unit variance over k = 0, ...,
+    depth - 1, independent for each entry of the kernel:
+
+        kind          x_k                                   branch scale
+        white         independent                           depth^(-1/2)
+        smooth        values of a squared exponential       depth^(-1)
+                      process of that length scale
+        fractional    increments of fractional Brownian     depth^(-hurst)
+                      motion, times depth^hurst
+
+    The last column is the scale of a residual branch with one matrix at which
+    a deep network neither explodes nor stays the identity.
+
+    All initializers of one process see the same paths, whoever is called first
+    and in whatever order, in this process or after loading. They hold no state
+    but their config: the paths follow from it and from the number of entries
+    of the kernel. What was drawn of a path is kept until each layer has asked
+    for its part, at most 1 GiB in all, so that a network of L layers costs
+    O(L log L); where the weights of a network are larger, its paths are drawn
+    anew for each GiB of them.
+
+    Args:
+        depth: Number of layers, an int >= 1.
+        kind: "white", "smooth" or "fractional".
+        length_scale: Of "smooth", as a share of the depth, in (0, 100].
+        hurst: Of "fractional", in (0, 1]. At 1/2 it is white; at 1 all layers
+            have the same weights.
+        gain: In (0, 1e30]; sqrt(2) is He's.
+        seed: None, which draws one from the generator that
+            `keras.utils.set_random_seed` sets, or an int.
+
+    Raises:
+        ValueError: An argument is outside its range.
+
+    Example:
+
+    >>> process = DepthProcess(depth=1000, kind="fractional", hurst=0.7, seed=1)
+    >>> layers = [
+    ...     keras.layers.Dense(64, kernel_initializer=process.at(index))
+    ...     for index in range(1000)
+    ... ]
+
+    Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
+    arXiv:2206.06929. Smooth weights are the values of the process, as in their
+    later code; fractional ones are exact, see `theory.fractional_noise`.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        kind: str = "white",
+        length_scale: float = 0.1,
+        hurst: float = 0.5,
+        gain: float = 1.0,
+        seed: int | None = None,
+    ):
+        # An initializer checks all of it, and draws the seed.
+        first = DepthWeights(depth, 0, kind, length_scale, hurst, gain, seed)
+        self._config = first.get_config()
+        self.depth = first.depth
+
+    def at(
+        self,
+        index: int,
+        stream: int = 0,
+        *,
+        fan_in: int | None = None,
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+    ) -> DepthWeights:
+        """The initializer of one layer.
+
+        Args:
+            index: Of the layer, from 0 to depth - 1.
+            stream: An int >= 0. Kernels of one layer take different streams,
+                whose paths are independent.
+            fan_in: As in `FractionalMoment`.
+            input_axes: As in `FractionalMoment`.
+            output_axes: As in `FractionalMoment`.
+
+        Returns:
+            An initializer that is complete in itself: it can be saved and
+            loaded without the process.
+
+        Raises:
+            ValueError: The index is outside the depth, or another argument
+                outside its range.
+        """
+        own = {
+            "index": index,
+            "stream": stream,
+            "fan_in": fan_in,
+            "input_axes": input_axes,
+            "output_axes": output_axes,
+        }
+        return DepthWeights(**(self._config | own))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, fit for JSON."""
+        names = ("depth", "kind", "length_scale", "hurst", "gain", "seed")
+        return {name: self._config[name] for name in names}
+
+
+@keras.saving.register_keras_serializable(package="keras_initx")
+class DepthWeights(FanInInitializer):
+    """The weights of one layer under a `DepthProcess`, which makes these.
+
+    Args:
+        depth: As in `DepthProcess`.
+        index: Of the layer, from 0 to depth - 1.
+        kind: As in `DepthProcess`.
+        length_scale: As in `DepthProcess`.
+        hurst: As in `DepthProcess`.
+        gain: As in `DepthProcess`.
+        seed: As in `DepthProcess`.
+        stream: As in `DepthProcess.at`.
+        fan_in: As in `FractionalMoment`.
+        input_axes: As in `FractionalMoment`.
+        output_axes: As in `FractionalMoment`.
+
+    Returns:
+        When called with a shape and dtype, weights in float16, bfloat16,
+        float32 or float64, the same in a graph and out of it.
+
+    Raises:
+        ValueError: An argument is outside its range.
+
+    Example:
+
+    >>> third = DepthProcess(10, kind="smooth", seed=1).at(3)
+    >>> third((64, 64)).shape
+    TensorShape([64, 64])
+
+    Reference: as `DepthProcess`.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        index: int,
+        kind: str = "white",
+        length_scale: float = 0.1,
+        hurst: float = 0.5,
+        gain: float = 1.0,
+        seed: int | None = None,
+        stream: int = 0,
+        fan_in: int | None = None,
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+    ):
+        if isinstance(seed, keras.random.SeedGenerator | dict):
+            raise ValueError(
+                "seed must be an int or None: the layers of a process share "
+                f"it, and its state would move on. Received: seed={seed!r}"
+            )
+        super().__init__(fan_in, input_axes, output_axes, seed)
+        # Both are refused by theory where they are out of range.
+        theory.smooth_covariance(0, depth, length_scale)
+        theory.fractional_noise_covariance(0, hurst)
+        self.depth = int(depth)
+        self.length_scale = float(length_scale)
+        self.hurst = float(hurst)
+        if not (is_int(index) and 0 <= index < depth):
+            raise ValueError(
+                f"index must be an int from 0 to depth - 1 = {depth - 1}. "
+                f"Received: index={index!r}"
+            )
+        self.index = int(index)
+        if not (is_int(stream) and stream >= 0):
+            raise ValueError(
+                f"stream must be an int >= 0. Received: stream={stream!r}"
+            )
+        self.stream = int(stream)
+        if kind not in _KINDS:
+            raise ValueError(
+                f"kind must be one of {', '.join(_KINDS)}. "
+                f"Received: kind={kind!r}"
+            )
+        self.kind = kind
+        if not (isinstance(gain, Real) and 0 < gain <= _LARGEST_GAIN):
+            raise ValueError(
+                f"gain must be in (0, {_LARGEST_GAIN}]. Received: gain={gain!r}"
+            )
+        self.gain = float(gain)
+
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
+        seed = (abs(self.seed), int(self.seed < 0), self.stream)
+        entries = math.prod(shape)
+        if self.kind == "white":
+            rng = np.random.default_rng((*seed, self.index))
+            values = rng.standard_normal(entries, dtype=np.float32)
+        else:
+            parameter = (
+                self.hurst if self.kind == "fractional" else self.length_scale
+            )
+            paths = Paths(self.kind, self.depth, parameter, seed, entries)
+            values = _CACHE.layer(paths, self.index)
+        values *= np.float32(self.gain / math.sqrt(fan_in))
+        return tf.convert_to_tensor(values.reshape(shape))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, fit for JSON."""
+        return {
+            "depth": self.depth,
+            "index": self.index,
+            "kind": self.kind,
+            "length_scale": self.length_scale,
+            "hurst": self.hurst,
+            "gain": self.gain,
+            "stream": self.stream,
+        } | super().get_config()
