@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ import tensorflow as tf
 from keras_initx import theory
 from keras_initx.initializers.base import FanInInitializer, is_int
 from keras_initx.initializers.paths import PathCache, Paths
+from keras_initx.theory.activations import is_real
 
 _KINDS = ("white", "smooth", "fractional")
 # Beyond, float32 has no weights left.
@@ -28,7 +28,7 @@ class DepthProcess:
     Every weight entry has one path over the layers, and `at(index)` is the
     initializer of the layer with that index, its weights
 
-        w_k = gain / sqrt(fan_in) * x_k
+        w_k = sqrt(gain / fan_in) x_k
 
     with x a stationary normal process of unit variance over k = 0, ...,
     depth - 1, independent for each entry of the kernel:
@@ -57,7 +57,8 @@ class DepthProcess:
         length_scale: Of "smooth", as a share of the depth, in (0, 100].
         hurst: Of "fractional", in (0, 1]. At 1/2 it is white; at 1 all layers
             have the same weights.
-        gain: In (0, 1e30]; sqrt(2) is He's.
+        gain: As `theory.critical_gain` has it, in (0, 1e30]: 1 for a branch
+            that is scaled down, 2 for He's weights.
         seed: None, which draws one from the generator that
             `keras.utils.set_random_seed` sets, or an int.
 
@@ -209,7 +210,7 @@ class DepthWeights(FanInInitializer):
                 f"Received: kind={kind!r}"
             )
         self.kind = kind
-        if not (isinstance(gain, Real) and 0 < gain <= _LARGEST_GAIN):
+        if not (is_real(gain) and 0 < gain <= _LARGEST_GAIN):
             raise ValueError(
                 f"gain must be in (0, {_LARGEST_GAIN}]. Received: gain={gain!r}"
             )
@@ -227,7 +228,7 @@ class DepthWeights(FanInInitializer):
             )
             paths = Paths(self.kind, self.depth, parameter, seed, entries)
             values = _CACHE.layer(paths, self.index)
-        values *= np.float32(self.gain / math.sqrt(fan_in))
+        values *= np.float32(math.sqrt(self.gain / fan_in))
         return tf.convert_to_tensor(values.reshape(shape))
 
     def get_config(self) -> dict[str, Any]:

@@ -23,6 +23,19 @@ from keras_initx.theory.moments import (
     fractional_moment_std,
     log_norm_drift_and_variance,
 )
+from keras_initx.theory.residual import (
+    critical_beta,
+    residual_growth,
+    residual_log_norm,
+)
+from keras_initx.theory.schemes import (
+    deepnorm_scale,
+    deepnorm_scales,
+    fixup_factor,
+    gpt2_residual_std,
+    stable_resnet_scale,
+    tfixup_factor,
+)
 from keras_initx.theory.stable import (
     stable_log_moments,
     stable_moment,
@@ -36,17 +49,26 @@ __all__ = [
     "batch_norm_gradient_growth",
     "batch_norm_raw_variance",
     "correlation_map",
+    "critical_beta",
     "critical_gain",
+    "deepnorm_scale",
+    "deepnorm_scales",
+    "fixup_factor",
     "fractional_moment_std",
     "fractional_noise",
     "fractional_noise_covariance",
+    "gpt2_residual_std",
     "log_norm_drift_and_variance",
+    "residual_growth",
+    "residual_log_norm",
     "sample_variance_decay",
     "smooth_covariance",
     "smooth_noise",
     "stable_log_moments",
     "stable_moment",
+    "stable_resnet_scale",
     "stable_scale_recursion",
     "stable_tail_constant",
     "stable_weight_scale",
+    "tfixup_factor",
 ]

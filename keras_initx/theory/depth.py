@@ -18,10 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 from scipy import fft, special
+
+from keras_initx.theory.activations import check_int, is_real
 
 # From this lag on a series of nine terms is exact, for its powers of 1 / lag^2
 # fall below the last digit; before it, differences of powers are.
@@ -98,7 +99,7 @@ def smooth_covariance(
     Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
     arXiv:2206.06929: the kernel of their smooth weights.
     """
-    depth = _check_depth(depth)
+    check_int("depth", depth, 1)
     length = depth * _check_length_scale(length_scale)
     return np.exp(-0.5 * (np.asarray(lag, float) / length) ** 2)
 
@@ -219,7 +220,7 @@ def fractional_noise(depth: int, hurst: float) -> DepthSpectrum:
     Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
     arXiv:2206.06929.
     """
-    depth = _check_depth(depth)
+    check_int("depth", depth, 1)
     row = fractional_noise_covariance(np.arange(depth + 1), hurst)
     return _spectrum(depth, row)
 
@@ -253,29 +254,20 @@ def smooth_noise(depth: int, length_scale: float = 0.1) -> DepthSpectrum:
     arXiv:2206.06929, whose later code takes the values too. The series is
     derived here.
     """
-    depth = _check_depth(depth)
+    check_int("depth", depth, 1)
     stretch = max(1, math.ceil(_DIED * _check_length_scale(length_scale)))
     lags = np.arange(stretch * depth + 1)
     return _spectrum(depth, smooth_covariance(lags, depth, length_scale))
 
 
-def _check_depth(depth: int) -> int:
-    whole = isinstance(depth, Integral) and not isinstance(depth, bool)
-    if not (whole and depth >= 1):
-        raise ValueError(
-            f"depth must be an int >= 1. Received: depth={depth!r}"
-        )
-    return int(depth)
-
-
 def _check_hurst(hurst: float) -> float:
-    if not (isinstance(hurst, Real) and 0 < hurst <= 1):
+    if not (is_real(hurst) and 0 < hurst <= 1):
         raise ValueError(f"hurst must be in (0, 1]. Received: hurst={hurst!r}")
     return float(hurst)
 
 
 def _check_length_scale(length_scale: float) -> float:
-    if not (isinstance(length_scale, Real) and 0 < length_scale <= 100):
+    if not (is_real(length_scale) and 0 < length_scale <= 100):
         raise ValueError(
             "length_scale must be in (0, 100], a share of the depth. "
             f"Received: length_scale={length_scale!r}"
