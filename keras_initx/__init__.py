@@ -7,7 +7,13 @@ from keras_initx import _startup
 with (
     _startup.quiet() if _startup.is_our_command() else contextlib.nullcontext()
 ):
-    from keras_initx import callbacks, distributions, initializers, theory
+    from keras_initx import (
+        callbacks,
+        distributions,
+        initializers,
+        layers,
+        theory,
+    )
     from keras_initx.profile import VarianceProfile
     from keras_initx.signal import measure
 
@@ -18,6 +24,7 @@ __all__ = [
     "callbacks",
     "distributions",
     "initializers",
+    "layers",
     "measure",
     "theory",
 ]

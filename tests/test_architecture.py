@@ -20,6 +20,7 @@ ARROWS = {
     "theory": {"profile"},
     "distributions": set(),
     "initializers": {"distributions", "theory"},
+    "layers": {"theory"},
     "signal": {"profile"},
     "callbacks": {"signal", "profile"},
     "__init__": {
@@ -27,6 +28,7 @@ ARROWS = {
         "callbacks",
         "distributions",
         "initializers",
+        "layers",
         "profile",
         "signal",
         "theory",
@@ -128,6 +130,7 @@ def test_every_public_name_has_a_docstring_with_its_source():
             kx.theory,
             kx.distributions,
             kx.initializers,
+            kx.layers,
             kx.callbacks,
         )
         for name in module.__all__

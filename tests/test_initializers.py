@@ -169,9 +169,34 @@ ROWS = {
         tuple(map(mixture_quantile, LEVELS)),
     ),
 }
+# The process has one seed for all layers, and so no generator.
+DEPTH_ROWS = {
+    f"depth-{name}": Row(
+        functools.partial(
+            kx.initializers.DepthWeights, depth=9, index=4, **parameters
+        ),
+        lambda fan_in: np.sqrt(1 / fan_in),
+        NORMAL,
+    )
+    for name, parameters in {
+        "white": {},
+        "smooth": {"kind": "smooth", "length_scale": 0.3},
+        "fractional": {"kind": "fractional", "hurst": 0.8, "stream": 1},
+    }.items()
+}
+DEPTH_ROWS["depth-he"] = Row(
+    functools.partial(kx.initializers.DepthWeights, depth=3, index=0, gain=2.0),
+    he,
+    NORMAL,
+)
+SEEDED_BY_GENERATORS = dict(ROWS)
+ROWS |= DEPTH_ROWS
 BY_LAYER = ["kaiming", "fractional", "stable", "stable-cauchy", "drawn-student"]
 
 rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+rows_with_generator = pytest.mark.parametrize(
+    "row", SEEDED_BY_GENERATORS.values(), ids=SEEDED_BY_GENERATORS
+)
 rows_by_layer = pytest.mark.parametrize(
     "row", [ROWS[name] for name in BY_LAYER], ids=BY_LAYER
 )
@@ -388,7 +413,7 @@ def test_set_random_seed_covers_seed_none(row, seed):
     assert (drawn[0][0] != drawn[0][1]).any()
 
 
-@rows
+@rows_with_generator
 def test_seed_generator_moves_on_and_a_copy_starts_again(row, seed):
     made = row.make(seed=keras.random.SeedGenerator(seed))
     copy = made.clone()
@@ -950,6 +975,9 @@ MAKERS = [
     lambda: kx.initializers.FromDistribution(
         tfp.distributions.StudentT(3.0, 0.0, 1.0)
     ),
+    lambda: kx.initializers.DepthProcess(
+        9, "fractional", hurst=0.7, seed=1
+    ).at(4),
 ]
 
 def weights():
@@ -1006,7 +1034,7 @@ def test_in_another_process_models_load_and_replicas_agree(tmp_path):
     sums = [float(w.sum()) for w in model.get_weights()]
     assert ran.stdout.splitlines() == [
         " ".join(["sums", *map(str, sums)]),
-        "equal 7",
+        "equal 9",
     ], ran.stderr
 
 

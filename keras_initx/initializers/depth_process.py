@@ -87,9 +87,9 @@ class DepthProcess:
         gain: float = 1.0,
         seed: int | None = None,
     ):
-        # An initializer checks all of it, and draws the seed.
+        # An initializer checks all of it, and draws the seed that they share.
         first = DepthWeights(depth, 0, kind, length_scale, hurst, gain, seed)
-        self._config = first.get_config()
+        self._config = first.get_config() | {"seed": first.seed}
         self.depth = first.depth
 
     def at(

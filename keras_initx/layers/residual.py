@@ -1,0 +1,140 @@
+"""A residual block around any branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_initx.layers.branch_scale import BranchScale
+from keras_initx.theory.activations import is_real
+
+
+@keras.saving.register_keras_serializable(package="keras_initx")
+class Residual(keras.layers.Layer):
+    """Adds a branch, scaled, to its own input.
+
+        skip_weight * projection(x) + scale(branch(x))
+
+    Args:
+        branch: A layer or model, or a list of layers, of one input.
+        scale: None, a finite number, or a layer such as `BranchScale`.
+        projection: A layer for the skip, where the branch changes the shape,
+            such as `keras.layers.Dense` or a 1 by 1 convolution; by default the
+            input itself.
+        skip_weight: A finite number: 1, or the alpha of DeepNorm, see
+            `theory.deepnorm_scale`, with a `LayerNormalization` after.
+        **kwargs: As in `keras.layers.Layer`.
+
+    Returns:
+        When called with a tensor, the sum, of the shape of the branch. A mask
+        is passed on as it came.
+
+    Raises:
+        ValueError: An argument is none of these, or branch and skip have other
+            shapes: nothing is broadcast.
+
+    Example:
+
+    >>> block = Residual(
+    ...     [keras.layers.Dense(8, "relu"), keras.layers.Dense(8)],
+    ...     scale=BranchScale(depth=100),
+    ... )
+    >>> block(keras.ops.ones((2, 8))).shape
+    TensorShape([2, 8])
+
+    Reference: He et al., CVPR (2016), arXiv:1512.03385; for the scales see
+    `BranchScale`.
+    """
+
+    def __init__(
+        self,
+        branch: keras.layers.Layer | Sequence[keras.layers.Layer],
+        scale: keras.layers.Layer | float | None = None,
+        projection: keras.layers.Layer | None = None,
+        skip_weight: float = 1.0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        if isinstance(branch, list | tuple) and branch:
+            branch = keras.Sequential(list(branch))
+        if is_real(scale):
+            scale = BranchScale(constant=scale)
+        parts = {"branch": branch, "scale": scale, "projection": projection}
+        for name, part in parts.items():
+            optional = name != "branch" and part is None
+            if not (optional or isinstance(part, keras.layers.Layer)):
+                raise ValueError(
+                    f"{name} must be a Keras layer. Received: {name}={part!r}"
+                )
+        if not is_real(skip_weight):
+            raise ValueError(
+                "skip_weight must be a finite number. "
+                f"Received: skip_weight={skip_weight!r}"
+            )
+        self.branch = branch
+        self.scale = scale
+        self.projection = projection
+        self.skip_weight = float(skip_weight)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        # A symbolic call builds every kind of layer, and tells its shape.
+        self._sum(keras.KerasTensor(input_shape, dtype=self.compute_dtype))
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return self._sum(inputs)
+
+    def _sum(self, inputs: Any) -> Any:
+        added = self.branch(inputs)
+        if self.scale is not None:
+            added = self.scale(added)
+        skip = inputs if self.projection is None else self.projection(inputs)
+        if not _same(added.shape, skip.shape):
+            hint = "" if self.projection is not None else " (see projection)"
+            raise ValueError(
+                "The branch must keep the shape of the skip, or the two cannot "
+                f"be added{hint}. Received: branch of shape "
+                f"{tuple(added.shape)}, skip of shape {tuple(skip.shape)}"
+            )
+        if self.skip_weight != 1:
+            skip = keras.ops.multiply(skip, self.skip_weight)
+        return keras.ops.add(skip, keras.ops.cast(added, skip.dtype))
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        if self.projection is None:
+            return input_shape
+        return self.projection.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, fit for JSON."""
+        parts = {
+            "branch": self.branch,
+            "scale": self.scale,
+            "projection": self.projection,
+        }
+        serialize = keras.saving.serialize_keras_object
+        return (
+            super().get_config()
+            | {name: serialize(part) for name, part in parts.items()}
+            | {"skip_weight": self.skip_weight}
+        )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Residual:
+        """A residual block from its `get_config`."""
+        parts = ("branch", "scale", "projection")
+        restore = keras.saving.deserialize_keras_object
+        return cls(**config | {name: restore(config[name]) for name in parts})
+
+
+def _same(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether the shapes are equal, as far as they are known."""
+    return len(one) == len(other) and all(
+        None in sizes or sizes[0] == sizes[1]
+        for sizes in zip(one, other, strict=True)
+    )

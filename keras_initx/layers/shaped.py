@@ -1,0 +1,196 @@
+"""Activations that are bent less, the wider or deeper the network is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initx import theory
+from keras_initx.theory.activations import check_int, is_real
+
+
+class _Shaped(keras.layers.Layer):
+    """What both share: a size, width or depth, whose root shapes them."""
+
+    def __init__(self, width: int | None, depth: int | None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        if (width is None) == (depth is None):
+            raise ValueError(
+                f"{type(self).__name__} takes width or depth, one of them. "
+                f"Received: width={width!r}, depth={depth!r}"
+            )
+        name = "width" if depth is None else "depth"
+        check_int(name, width if depth is None else depth, 1)
+        self.width = width
+        self.depth = depth
+        self.root = math.sqrt(width if depth is None else depth)
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, fit for JSON."""
+        return super().get_config() | {"width": self.width, "depth": self.depth}
+
+
+@keras.saving.register_keras_serializable(package="keras_initx")
+class ShapedReLU(_Shaped):
+    """A relu that comes near the identity as the network grows wide.
+
+        s_+ max(x, 0) + s_- min(x, 0),    s_+- = 1 + c_+- / sqrt(width)
+
+    At this rate, and no other, networks as deep as wide have a limit that
+    neither forgets their inputs nor is linear: see `theory.covariance_sde`.
+
+    Args:
+        width: Of the hidden layers, an int >= 1.
+        c_plus: Finite.
+        c_minus: Finite.
+        depth: An int >= 1, in place of the width.
+        **kwargs: As in `keras.layers.Layer`.
+
+    Returns:
+        When called with a tensor, one of the same shape and dtype. The
+        attribute `gain` is that of the weights which keep the variance,
+        2 / (s_+^2 + s_-^2).
+
+    Raises:
+        ValueError: An argument is outside its range.
+
+    Example:
+
+    >>> shaped = ShapedReLU(width=100)
+    >>> dense = keras.layers.Dense(
+    ...     100,
+    ...     kernel_initializer=keras.initializers.VarianceScaling(
+    ...         shaped.gain, "fan_in", "untruncated_normal"
+    ...     ),
+    ... )
+    >>> round(shaped.gain, 4)
+    1.105
+
+    Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
+    """
+
+    def __init__(
+        self,
+        width: int | None = None,
+        c_plus: float = 0.0,
+        c_minus: float = -1.0,
+        depth: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(width, depth, **kwargs)
+        for name, value in {"c_plus": c_plus, "c_minus": c_minus}.items():
+            if not is_real(value):
+                raise ValueError(
+                    f"{name} must be a finite number. "
+                    f"Received: {name}={value!r}"
+                )
+        self.c_plus = c_plus
+        self.c_minus = c_minus
+        self.slopes = (1 + c_plus / self.root, 1 + c_minus / self.root)
+        if self.slopes == (0, 0):
+            raise ValueError(
+                "The slopes must not both be 0. "
+                f"Received: c_plus={c_plus!r}, c_minus={c_minus!r}"
+            )
+        self.gain = 2 / (self.slopes[0] ** 2 + self.slopes[1] ** 2)
+
+    def call(self, inputs: Any) -> Any:
+        positive, negative = self.slopes
+        return keras.ops.add(
+            positive * keras.ops.maximum(inputs, 0),
+            negative * keras.ops.minimum(inputs, 0),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, fit for JSON."""
+        return super().get_config() | {
+            "c_plus": self.c_plus,
+            "c_minus": self.c_minus,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_initx")
+class ShapedActivation(_Shaped):
+    """A smooth activation that is stretched as the network grows wide.
+
+        s phi(x / s),    s = a sqrt(width)
+
+    Args:
+        activation: phi, a name of `keras.activations` or a callable, with
+            phi(0) = 0 and phi'(0) = 1, such as "tanh".
+        width: Of the hidden layers, an int >= 1.
+        a: Finite and > 0.
+        depth: An int >= 1, in place of the width.
+        **kwargs: As in `keras.layers.Layer`.
+
+    Returns:
+        When called with a tensor, one of the same shape and dtype. The
+        attribute `gain` is that of the weights which keep a variance of 1,
+        1 / E[(s phi(z / s))^2].
+
+    Raises:
+        ValueError: An argument is outside its range.
+
+    Example:
+
+    >>> round(ShapedActivation("tanh", width=100).gain, 4)
+    1.0198
+
+    Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
+    """
+
+    def __init__(
+        self,
+        activation: str | Callable[[Any], Any],
+        width: int | None = None,
+        a: float = 1.0,
+        depth: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(width, depth, **kwargs)
+        if not (is_real(a) and a > 0):
+            raise ValueError(f"a must be finite and > 0. Received: a={a!r}")
+        self.activation = keras.activations.get(activation)
+        self.a = a
+        stretch = a * self.root
+
+        def function(z: np.ndarray) -> np.ndarray:
+            values = self.activation(keras.ops.convert_to_tensor(z / stretch))
+            return stretch * keras.ops.convert_to_numpy(values)
+
+        self._check_at_zero(function)
+        self.gain = theory.critical_gain(function, breakpoints=())
+
+    def _check_at_zero(
+        self, function: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        step = 1e-4 * self.a * self.root
+        below, at, above = function(np.array([-step, 0.0, step]))
+        slope = (above - below) / (2 * step)
+        if not (abs(at) <= 1e-6 * step and abs(slope - 1) <= 1e-3):
+            raise ValueError(
+                "activation must pass through 0 with slope 1. Received: "
+                f"activation={self.activation!r}, of value {at / self.a:g} and "
+                f"slope {slope:g} at 0"
+            )
+
+    def call(self, inputs: Any) -> Any:
+        stretch = self.a * self.root
+        return stretch * self.activation(inputs / stretch)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, fit for JSON."""
+        return super().get_config() | {
+            "activation": keras.activations.serialize(self.activation),
+            "a": self.a,
+        }

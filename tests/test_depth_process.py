@@ -1,0 +1,410 @@
+"""Processes over depth: their covariance, and one path for all who ask."""
+
+import json
+import threading
+
+import keras
+import numpy as np
+import pytest
+from scipy import fft, linalg
+
+import keras_initx as kx
+from keras_initx.initializers.paths import PathCache, Paths
+from keras_initx.theory import (
+    fractional_noise,
+    fractional_noise_covariance,
+    smooth_covariance,
+    smooth_noise,
+)
+
+HURSTS = (0.01, 0.2, 0.5, 0.7, 0.9, 0.97, 0.999, 1.0)
+
+
+def covariance(process):
+    """Of layers m apart, as the series of the spectrum has it."""
+    # sum_j variance_j cos(2 pi j m / M)
+    return fft.fft(process.variance, process.period).real[: process.depth]
+
+
+# ---- The covariance --------------------------------------------------------
+
+
+def test_fractional_noise_covariance_of_the_literature():
+    table = {
+        (0.2, 1): -0.3402,
+        (0.7, 1): 0.3195,
+        (0.7, 2): 0.1888,
+        (0.9, 1): 0.7411,
+        (0.9, 2): 0.6301,
+        (0.97, 1): 0.9185,
+    }
+    for (hurst, lag), expected in table.items():
+        found = fractional_noise_covariance(lag, hurst)
+        assert found == pytest.approx(expected, abs=5e-5)
+        assert fractional_noise_covariance(-lag, hurst) == found
+
+
+@pytest.mark.parametrize("hurst", HURSTS)
+def test_steps_of_fractional_noise_add_up(hurst):
+    # Var(x_1 + ... + x_L) = L^(2 H), which feels every lag.
+    for depth in (1, 2, 7, 8, 9, 1000, 100_000):
+        lag = np.arange(1, depth)
+        g = fractional_noise_covariance(lag, hurst)
+        total = depth + 2 * np.sum((depth - lag) * g)
+        assert total == pytest.approx(depth ** (2 * hurst), rel=1e-8)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 10, 1000, 10_000])
+@pytest.mark.parametrize("hurst", HURSTS)
+def test_fractional_noise_is_exact(hurst, depth):
+    process = fractional_noise(depth, hurst)
+    expected = fractional_noise_covariance(np.arange(depth), hurst)
+    np.testing.assert_allclose(covariance(process), expected, atol=1e-12)
+    assert (process.variance >= 0).all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 10, 1000, 10_000])
+@pytest.mark.parametrize("length_scale", [1e-4, 0.01, 0.1, 0.3, 1, 10])
+def test_smooth_noise_is_exact(length_scale, depth):
+    process = smooth_noise(depth, length_scale)
+    expected = smooth_covariance(np.arange(depth), depth, length_scale)
+    np.testing.assert_allclose(covariance(process), expected, atol=1e-11)
+    if depth >= 1000 and length_scale >= 0.1:
+        assert len(process.variance) < 30
+
+
+def test_no_eigenvalue_is_negative():
+    """So that nothing was cut off, but rounding at H = 1."""
+    for hurst in HURSTS:
+        for depth in (1, 2, 5, 100, 10_000):
+            g = fractional_noise_covariance(np.arange(depth + 1), hurst)
+            eigenvalues = fft.rfft(np.concatenate([g, g[-2:0:-1]])).real
+            assert eigenvalues.min() > -1e-13 * eigenvalues.max()
+
+
+# ---- The sampler -----------------------------------------------------------
+
+
+def published_sampler(depth, hurst, paths, rng):
+    """Davies and Harte with the two slips of the reference's first code.
+
+    There is 0 in the middle of the circulant, and the first eigenvalue in
+    place of the last.
+    """
+    g = fractional_noise_covariance(np.arange(depth + 1), hurst)
+    g[depth] = 0
+    eigenvalues = fft.rfft(np.concatenate([g, g[-2:0:-1]])).real
+    eigenvalues = np.sqrt(np.maximum(eigenvalues, 0))
+    eigenvalues[-1] = eigenvalues[0]
+    z = rng.standard_normal((paths, depth + 1, 2)) @ [1, 1j]
+    z[:, [0, -1]] = z[:, [0, -1]].real * np.sqrt(2)
+    z *= eigenvalues * np.sqrt(depth)
+    return fft.irfft(z, 2 * depth)[:, :depth].T
+
+
+# In units of their standard deviation. Of the 2 statistics of each of 8 tests
+# one is beyond with probability 16 * 2e-9.
+BAND = 6
+PATHS = 20_000
+
+
+def deviations(x, factor):
+    """How far the path's whitened mean squares are from 1, in deviations.
+
+    With C = F F' the values F^-1 x are white: the mean square of all of them,
+    and of the last (what is new in the last layer), have the deviation
+    sqrt(2 / n).
+    """
+    white = linalg.solve_triangular(factor, x, lower=True) ** 2
+    return np.array(
+        [
+            (white.mean() - 1) * np.sqrt(white.size / 2),
+            (white[-1].mean() - 1) * np.sqrt(white[-1].size / 2),
+        ]
+    )
+
+
+@pytest.mark.parametrize("hurst", [0.05, 0.3, 0.7, 0.9, 0.97])
+def test_fractional_paths_have_their_covariance(hurst, rng):
+    """False alarms below 1e-7; sees a hurst that is off by 0.01."""
+    depth = 64
+    lags = np.arange(depth)
+    x = fractional_noise(depth, hurst).sample(PATHS, rng)
+    assert x.dtype == np.float32
+    assert x.shape == (depth, PATHS)
+
+    def factor(h):
+        g = fractional_noise_covariance(lags, h)
+        return linalg.cholesky(linalg.toeplitz(g), lower=True)
+
+    assert (np.abs(deviations(x, factor(hurst))) < BAND).all()
+    assert np.abs(deviations(x, factor(hurst + 0.01))).max() > BAND
+
+
+def test_a_sampler_with_the_slips_of_the_first_is_seen(rng):
+    depth = 256
+    g = fractional_noise_covariance(np.arange(depth), 0.97)
+    factor = linalg.cholesky(linalg.toeplitz(g), lower=True)
+    wrong = published_sampler(depth, 0.97, PATHS, rng)
+    assert np.abs(deviations(wrong, factor)).max() > 100 * BAND
+    assert np.mean(wrong[0] * wrong[1]) < 0.5
+    ours = fractional_noise(depth, 0.97).sample(PATHS, rng)
+    assert (np.abs(deviations(ours, factor)) < BAND).all()
+
+
+@pytest.mark.parametrize("length_scale", [0.01, 0.1])
+def test_smooth_paths_have_their_covariance(length_scale, rng):
+    """False alarms below 1e-7; sees a length scale that is off by 2%.
+
+    On layers so far apart that their matrix can be factorised.
+    """
+    depth, apart = 100, max(1, int(100 * length_scale))
+    x = smooth_noise(depth, length_scale).sample(PATHS, rng)[::apart]
+
+    def factor(scale):
+        g = smooth_covariance(np.arange(0, depth, apart), depth, scale)
+        return linalg.cholesky(linalg.toeplitz(g), lower=True)
+
+    assert (np.abs(deviations(x, factor(length_scale))) < BAND).all()
+    assert np.abs(deviations(x, factor(1.02 * length_scale))).max() > BAND
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        fractional_noise(300, 0.7),
+        smooth_noise(300, 1.0),
+        smooth_noise(300, 1e-4),
+    ],
+    ids=["fractional", "smooth", "rough"],
+)
+def test_both_ways_to_sum_the_series_agree(process, seed):
+    """Some layers are those of all; the series is that of its definition."""
+    x = process.sample(50, np.random.default_rng(seed))
+    some = process.sample(50, np.random.default_rng(seed), slice(100, 103))
+    np.testing.assert_allclose(some, x[100:103], rtol=1e-6, atol=1e-6)
+    numbers = len(process.variance)
+    a, b = np.moveaxis(
+        np.random.default_rng(seed).standard_normal((50, numbers, 2)), -1, 0
+    )
+    turn = np.outer(np.arange(300), np.arange(numbers)) % process.period
+    angle = 2 * np.pi / process.period * turn
+    size = np.sqrt(process.variance)[:, None]
+    slow = np.cos(angle) @ (size * a.T) - np.sin(angle) @ (size * b.T)
+    np.testing.assert_allclose(x, slow, atol=2e-6)
+
+
+def test_more_paths_do_not_change_the_first_ones(seed):
+    """Whatever is drawn at once: 2^21 numbers are more than one piece."""
+    process = fractional_noise(2000, 0.7)
+    few, many = (
+        process.sample(paths, np.random.default_rng(seed), slice(0, 2))
+        for paths in (3, 1500)
+    )
+    np.testing.assert_array_equal(many[:, :3], few)
+
+
+# ---- One path for all layers -----------------------------------------------
+
+
+def process_of(kind, depth=7, **parameters):
+    return kx.initializers.DepthProcess(depth, kind, seed=11, **parameters)
+
+
+KINDS = pytest.mark.parametrize("kind", ["white", "smooth", "fractional"])
+
+
+@KINDS
+def test_whoever_asks_first(kind):
+    process = process_of(kind)
+    shape = (4, 5)
+    forward = [np.asarray(process.at(k)(shape)) for k in range(7)]
+    for k in (6, 2, 2, 0, 5):
+        np.testing.assert_array_equal(process.at(k)(shape), forward[k])
+    config = json.loads(json.dumps(process.get_config()))
+    again = kx.initializers.DepthProcess(**config)
+    loaded = keras.initializers.deserialize(
+        keras.initializers.serialize(process.at(3))
+    )
+    np.testing.assert_array_equal(again.at(3)(shape), forward[3])
+    np.testing.assert_array_equal(loaded(shape), forward[3])
+
+
+def test_layers_of_an_unseeded_process_share_its_path():
+    process = kx.initializers.DepthProcess(50, "fractional", hurst=1.0)
+    first, last = process.at(0)((8, 8)), process.at(49)((8, 8))
+    np.testing.assert_allclose(first, last, rtol=1e-5)
+    other = kx.initializers.DepthProcess(50, "fractional", hurst=1.0)
+    assert np.abs(other.at(0)((8, 8)) - first).max() > 1e-2
+
+
+def test_weights_follow_the_process(rng):
+    """The correlation of layers, at a real size: 4096 entries of 1000 layers.
+
+    Its deviation over independent entries is (1 - rho^2) / 64; within 6 of
+    them, at 5 lags: false alarms below 1e-7.
+    """
+    process = kx.initializers.DepthProcess(
+        1000, "fractional", hurst=0.9, seed=int(rng.integers(2**31))
+    )
+    x = [np.ravel(process.at(k)((64, 64))) * 8 for k in (500, 501, 502, 999)]
+    for k, lag in enumerate([0, 1, 2, 499]):
+        rho = float(fractional_noise_covariance(lag, 0.9))
+        found = np.mean(x[0] * x[k])
+        assert abs(found - rho) < 6 * np.sqrt((1 + rho**2) / 4096)
+
+
+def test_streams_and_shapes_are_independent():
+    process = process_of("smooth", 30)
+    kernels = [process.at(3, stream)((64, 64)) for stream in (0, 1, 2)]
+    for one in range(3):
+        for other in range(one):
+            r = np.corrcoef(np.ravel(kernels[one]), np.ravel(kernels[other]))
+            assert abs(r[0, 1]) < 6 / 64
+    # Seeds of either sign differ.
+    negative = kx.initializers.DepthProcess(30, "smooth", seed=-11)
+    assert np.abs(negative.at(3)((64, 64)) - kernels[0]).max() > 1e-2
+
+
+class Lazy(keras.Model):
+    """Built by fit, symbolically first."""
+
+    def __init__(self, process):
+        super().__init__()
+        self.hidden = [
+            keras.layers.Dense(6, "tanh", kernel_initializer=process.at(k))
+            for k in range(process.depth)
+        ]
+
+    def call(self, x):
+        for layer in self.hidden:
+            x = layer(x)
+        return x
+
+
+@KINDS
+def test_the_same_weights_in_every_kind_of_model(kind, tmp_path):
+    process = process_of(kind)
+    expected = [np.asarray(process.at(k)((6, 6))) for k in range(7)]
+    inputs = x = keras.Input((6,))
+    for k in reversed(range(7)):
+        dense = keras.layers.Dense(6, kernel_initializer=process.at(k))
+        x = dense(x)
+    functional = keras.Model(inputs, x)
+    functional.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    cloned = keras.models.clone_model(functional)
+    lazy = Lazy(process)
+    lazy.compile(keras.optimizers.SGD(0.0), "mse")
+    lazy.fit(np.ones((4, 6)), np.ones((4, 6)), verbose=0)
+    for model, kernels in (
+        (functional, expected[::-1]),
+        (loaded, expected[::-1]),
+        (cloned, expected[::-1]),
+        (lazy, expected),
+    ):
+        for ours, kernel in zip(model.get_weights()[::2], kernels, strict=True):
+            np.testing.assert_array_equal(ours, kernel)
+
+
+# ---- What is kept of the paths ---------------------------------------------
+
+
+def paths(entries=10, depth=20, seed=(1,)):
+    return Paths("fractional", depth, 0.7, seed, entries)
+
+
+def test_paths_are_forgotten_when_every_layer_has_its_part():
+    cache, whole = PathCache(), paths().draw(slice(None))
+    for k in range(20):
+        np.testing.assert_array_equal(cache.layer(paths(), k), whole[k])
+        assert cache.size == (0 if k == 19 else whole.nbytes)
+
+
+@pytest.mark.parametrize("limit", [1, 80, 500, 10_000])
+def test_the_limit_is_kept_and_changes_nothing(limit):
+    cache, whole = PathCache(limit), paths().draw(slice(None))
+    for k in [*range(20), 3, 19, 0]:
+        np.testing.assert_allclose(
+            cache.layer(paths(), k), whole[k], rtol=1e-6, atol=1e-6
+        )
+        cache.layer(paths(seed=(2,)), k)
+        assert cache.size <= limit
+
+
+def test_paths_are_drawn_once_for_all_layers(monkeypatch):
+    drawn = []
+    draw = Paths.draw
+
+    def counted(self, layers):
+        drawn.append(layers)
+        return draw(self, layers)
+
+    monkeypatch.setattr(Paths, "draw", counted)
+    cache = PathCache()
+    for k in range(20):
+        cache.layer(paths(), k)
+        cache.layer(paths(seed=(2,)), k)
+    assert len(drawn) == 2
+    # With room for 5 of 20 layers at a time, in order, 4 draws.
+    cache, drawn[:] = PathCache(limit=2 * 5 * 40), []
+    for k in range(20):
+        cache.layer(paths(), k)
+    assert len(drawn) == 4
+
+
+def test_threads_that_ask_at_once_get_their_own_layers():
+    cache, whole = PathCache(), paths(depth=200).draw(slice(None))
+    found = {}
+
+    def ask(start):
+        for k in range(start, 200, 4):
+            found[k] = cache.layer(paths(depth=200), k)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal([found[k] for k in range(200)], whole)
+
+
+# ---- Bad input -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"depth": 0}, "depth"),
+        ({"depth": 2.0}, "depth"),
+        ({"depth": True}, "depth"),
+        ({"kind": "brownian"}, "kind"),
+        ({"hurst": 0}, "hurst"),
+        ({"hurst": 1.01}, "hurst"),
+        ({"hurst": float("nan")}, "hurst"),
+        ({"length_scale": -0.1}, "length_scale"),
+        ({"length_scale": 0}, "length_scale"),
+        ({"length_scale": 101}, "length_scale"),
+        ({"gain": 0}, "gain"),
+        ({"gain": float("inf")}, "gain"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": keras.random.SeedGenerator(1)}, "seed"),
+    ],
+)
+def test_bad_processes_are_refused(given, name):
+    with pytest.raises(ValueError, match=rf"{name}.*Received: {name}="):
+        kx.initializers.DepthProcess(**{"depth": 10, **given})
+
+
+@pytest.mark.parametrize("index", [-1, 7, 2.0, None, True])
+def test_bad_indices_are_refused(index):
+    with pytest.raises(
+        ValueError, match=r"from 0 to depth - 1 = 6.*Received: "
+    ):
+        process_of("smooth").at(index)
+
+
+@pytest.mark.parametrize("stream", [-1, 0.5])
+def test_bad_streams_are_refused(stream):
+    with pytest.raises(ValueError, match=r"stream.*Received: stream="):
+        process_of("smooth").at(0, stream)
