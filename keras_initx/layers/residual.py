@@ -74,6 +74,9 @@ class Residual(keras.layers.Layer):
                 "skip_weight must be a finite number. "
                 f"Received: skip_weight={skip_weight!r}"
             )
+        if isinstance(branch, keras.Sequential):
+            # It hands masks on to its layers, but Keras warns that it may not.
+            branch.supports_masking = True
         self.branch = branch
         self.scale = scale
         self.projection = projection

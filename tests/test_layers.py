@@ -1,0 +1,414 @@
+"""Layers multiply and add what they say, in every kind of model.
+
+A new layer is one row of ROWS more.
+"""
+
+import inspect
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_initx as kx
+from keras_initx.layers import (
+    BranchScale,
+    Residual,
+    ShapedActivation,
+    ShapedReLU,
+)
+
+
+def twice():
+    return keras.layers.Rescaling(2.0)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Subclassed(keras.layers.Layer):
+    """A branch that builds its own layers late."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.dense = keras.layers.Dense(4, kernel_initializer="ones")
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 4)
+
+
+def ones(units=4):
+    return keras.layers.Dense(units, kernel_initializer="ones")
+
+
+def total(x):
+    """What `ones` makes of x."""
+    return np.broadcast_to(x.sum(-1, keepdims=True), x.shape)
+
+
+def shaped(x, root, plus, minus):
+    return np.where(x > 0, (1 + plus / root) * x, (1 + minus / root) * x)
+
+
+# name: (how to make it, what it does to an array of 4 channels)
+ROWS = {
+    "depth": (lambda: BranchScale(depth=100), lambda x: 0.1 * x),
+    "smooth": (lambda: BranchScale(depth=10, beta=1.0), lambda x: 0.1 * x),
+    "index": (
+        lambda: BranchScale(index=3),
+        lambda x: x / (math.sqrt(3) * math.log(4)),
+    ),
+    "constant": (lambda: BranchScale(constant=-0.5), lambda x: -0.5 * x),
+    "skip-init": (lambda: BranchScale(initial_value=0.0), lambda x: 0 * x),
+    "layer-scale": (
+        lambda: BranchScale(initial_value=0.25, per_channel=True),
+        lambda x: 0.25 * x,
+    ),
+    "residual": (lambda: Residual(twice()), lambda x: 3 * x),
+    "residual-scaled": (
+        lambda: Residual(ones(), scale=0.5),
+        lambda x: x + 0.5 * total(x),
+    ),
+    "residual-list": (
+        lambda: Residual([ones(), twice()], BranchScale(depth=4)),
+        lambda x: x + total(x),
+    ),
+    "residual-subclassed": (
+        lambda: Residual(Subclassed(), BranchScale(initial_value=0.5)),
+        lambda x: x + 0.5 * total(x),
+    ),
+    "residual-deepnorm": (
+        lambda: Residual(ones(), skip_weight=3.0),
+        lambda x: 3 * x + total(x),
+    ),
+    "residual-nested": (
+        lambda: Residual(Residual(ones(), scale=0.5), scale=0.5),
+        lambda x: 1.5 * x + 0.25 * total(x),
+    ),
+    "residual-projected": (
+        lambda: Residual(ones(), projection=ones()),
+        lambda x: 2 * total(x),
+    ),
+    "shaped-relu": (
+        lambda: ShapedReLU(width=4, c_plus=1.0, c_minus=-0.5),
+        lambda x: shaped(x, 2, 1.0, -0.5),
+    ),
+    "shaped-relu-depth": (
+        lambda: ShapedReLU(depth=16),
+        lambda x: shaped(x, 4, 0.0, -1.0),
+    ),
+    "shaped-tanh": (
+        lambda: ShapedActivation("tanh", width=4, a=0.5),
+        np.tanh,
+    ),
+    "shaped-tanh-depth": (
+        lambda: ShapedActivation(keras.ops.tanh, depth=9),
+        lambda x: 3 * np.tanh(x / 3),
+    ),
+}
+rows = pytest.mark.parametrize(("make", "expected"), ROWS.values(), ids=ROWS)
+
+
+class Own(keras.Model):
+    """A subclassed model of one layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x)
+
+
+def functional(layer):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, layer(inputs))
+
+
+MODELS = {
+    "alone": lambda layer: layer,
+    "sequential": lambda layer: keras.Sequential([layer]),
+    "functional": functional,
+    "subclassed": Own,
+}
+
+
+@pytest.fixture
+def x(rng):
+    return rng.standard_normal((5, 4)).astype(np.float32)
+
+
+@rows
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_it_computes(make, expected, kind, x):
+    model = MODELS[kind](make())
+    np.testing.assert_allclose(model(x), expected(x), rtol=1e-5, atol=1e-6)
+
+
+@rows
+def test_shapes_before_any_call(make, expected):
+    layer = make()
+    assert layer.compute_output_shape((None, 7, 4)) == (None, 7, 4)
+    symbolic = layer(keras.KerasTensor((None, 7, 4)))
+    assert symbolic.shape == (None, 7, 4)
+    assert symbolic.dtype == "float32"
+
+
+@rows
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
+def test_dtype_policies(make, expected, policy, x):
+    keras.config.set_dtype_policy(policy)
+    try:
+        layer = make()
+        y = layer(keras.ops.cast(x, layer.compute_dtype))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+    assert all(w.dtype == layer.variable_dtype for w in layer.weights)
+    tolerance = 1e-6 if policy == "float64" else 0.05
+    y = keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
+    np.testing.assert_allclose(y, expected(x), rtol=tolerance, atol=tolerance)
+
+
+@rows
+def test_xla(make, expected, x):
+    model = functional(make())
+    y = tf.function(model, jit_compile=True)(x)
+    np.testing.assert_allclose(y, expected(x), rtol=1e-5, atol=1e-5)
+
+
+@rows
+def test_saved_loaded_and_cloned(make, expected, x, tmp_path):
+    model = functional(make())
+    # Weights that an initializer does not give.
+    model.set_weights([w + 0.25 for w in model.get_weights()])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    cloned = keras.models.clone_model(model)
+    np.testing.assert_allclose(cloned(x), expected(x), rtol=1e-5, atol=1e-6)
+    config = json.loads(json.dumps(model.get_config()))
+    assert json.dumps(loaded.get_config()) == json.dumps(config)
+
+
+@rows
+def test_config_holds_every_argument(make, expected):
+    layer = make()
+    arguments = set(inspect.signature(type(layer).__init__).parameters)
+    base = set(keras.layers.Layer().get_config())
+    config = layer.get_config()
+    assert set(config) - base == arguments - {"self", "kwargs"}
+
+
+@rows
+def test_trains_and_passes_masks_on(make, expected, x):
+    inputs = keras.Input((None, 4))
+    y = make()(keras.layers.Masking(0.0)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(4)(y))
+    masked = np.stack([x, 0 * x], axis=1)
+    kept = keras.Model(inputs, y)(masked)._keras_mask
+    np.testing.assert_array_equal(kept, [[True, False]] * 5)
+    model.compile("sgd", "mse")
+    model.fit(masked, masked, verbose=0)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+# ---- What they are for -----------------------------------------------------
+
+
+def test_the_scale_learns_and_a_constant_does_not(x):
+    learns = Residual(ones(), BranchScale(initial_value=0.0, per_channel=True))
+    with tf.GradientTape() as tape:
+        loss = keras.ops.sum(learns(x))
+    scale = learns.scale.trainable_weights[0]
+    assert scale.shape == (4,)
+    # d/ds_c sum_n (x + s total)_nc = sum_n total_n
+    np.testing.assert_allclose(
+        tape.gradient(loss, scale), total(x).sum(0), rtol=1e-4, atol=1e-4
+    )
+    assert BranchScale(depth=4)(x) is not None
+    assert not BranchScale(depth=4).weights
+
+
+def test_training_reaches_the_branch(x):
+    block = Residual(keras.layers.Dropout(0.5))
+    np.testing.assert_allclose(block(x), 2 * x, rtol=1e-6)
+    assert np.abs(block(x, training=True) - 2 * x).max() > 0.1
+
+
+def test_every_layer_of_a_branch_is_heard(x):
+    inputs = keras.Input((4,))
+    h = inputs
+    for k in range(3):
+        h = Residual(keras.layers.Dense(4, "relu", name=f"inside_{k}"))(h)
+    profile = kx.measure(keras.Model(inputs, h), x)
+    assert [name.split("/")[-1] for name in profile.layers] == [
+        "inside_0",
+        "inside_1",
+        "inside_2",
+    ]
+
+
+def test_a_thousand_branches_grow_as_the_theory_says(rng):
+    """E |h_L|^2 = (1 + 1/(2 L))^L at beta 1/2, whatever the width.
+
+    One input through 64 nets that lie side by side in one kernel. log |h_L| is
+    normal of deviation sqrt(1/(2 d)) for a net; the mean square over nets has
+    the relative deviation 2 sqrt(1/(2 d)) / sqrt(nets). A band of 6: false
+    alarms below 1e-8. Sees beta = 1, a doubled variance,
+    and a relu that is missing.
+    """
+    depth, width, nets = 1000, 40, 64
+
+    def kernel():
+        return keras.layers.EinsumDense(
+            "bni,nij->bnj",
+            (nets, width),
+            kernel_initializer=keras.initializers.RandomNormal(
+                stddev=width**-0.5
+            ),
+        )
+
+    x = rng.standard_normal((1, nets, width)).astype(np.float32)
+    h, scale = x, BranchScale(depth=depth)
+    for _ in range(depth):
+        h = Residual([kernel(), keras.layers.ReLU(), kernel()], scale)(h)
+    ratio = np.mean(np.square(h).sum(-1) / np.square(x).sum(-1))
+
+    band = 6 * 2 * math.sqrt(1 / (2 * width)) / math.sqrt(nets)
+    expected = kx.theory.residual_growth(depth)
+    assert expected == pytest.approx(math.exp(0.5), rel=1e-3)
+    assert abs(ratio / expected - 1) < band
+    for wrong in ({"beta": 1.0}, {"gain": 2.0}, {"activation": "linear"}):
+        other = kx.theory.residual_growth(depth, **wrong)
+        assert abs(other / expected - 1) > 2 * band
+
+
+@pytest.mark.parametrize(
+    ("layer", "gain"),
+    [
+        (ShapedReLU(width=100, c_minus=-10.0), 2.0),
+        (ShapedReLU(width=25, c_plus=-2.5), 2 / (0.5**2 + 0.8**2)),
+        (ShapedActivation("linear", width=9), 1.0),
+        (ShapedActivation("tanh", width=1), 2.536175),
+    ],
+)
+def test_the_gain_keeps_the_variance(layer, gain, rng):
+    assert layer.gain == pytest.approx(gain, rel=1e-6)
+    z = rng.standard_normal(10**6)
+    y = np.asarray(layer(z.astype(np.float32)), np.float64)
+    # phi^2 has a deviation below 4 of its mean: 6 / 1000 of them.
+    assert np.mean(y**2) * gain == pytest.approx(1, abs=6e-3 * 4)
+
+
+def test_shaped_relu_is_named_by_its_slopes():
+    relu = ShapedReLU(width=16, c_minus=-4.0)
+    assert relu.slopes == (1.0, 0.0)
+    np.testing.assert_array_equal(relu(np.array([-2.0, 3.0])), [0, 3])
+
+
+# ---- Bad input -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: BranchScale(), "exactly one"),
+        (lambda: BranchScale(depth=3, constant=1.0), "exactly one"),
+        (lambda: BranchScale(depth=0), "depth"),
+        (lambda: BranchScale(depth=2.5), "depth"),
+        (lambda: BranchScale(depth=2, beta=math.nan), "beta"),
+        (lambda: BranchScale(index=0), "index"),
+        (lambda: BranchScale(constant="a"), "constant"),
+        (lambda: BranchScale(initial_value=math.inf), "initial_value"),
+        (lambda: BranchScale(depth=4, per_channel=True), "per_channel"),
+        (lambda: Residual(None), "branch"),
+        (lambda: Residual([]), "branch"),
+        (lambda: Residual(keras.ops.relu), "branch"),
+        (lambda: Residual(twice(), scale="half"), "scale"),
+        (lambda: Residual(twice(), projection=4), "projection"),
+        (lambda: Residual(twice(), skip_weight=None), "skip_weight"),
+        (lambda: ShapedReLU(), "width or depth"),
+        (lambda: ShapedReLU(width=4, depth=4), "width or depth"),
+        (lambda: ShapedReLU(width=0), "width"),
+        (lambda: ShapedReLU(width=4, c_plus=math.inf), "c_plus"),
+        (lambda: ShapedReLU(width=4, c_plus=-2.0, c_minus=-2.0), "slopes"),
+        (lambda: ShapedActivation("tanh", width=4, a=0.0), "a must"),
+        (lambda: ShapedActivation("gelu", width=4), "slope 1"),
+        (lambda: ShapedActivation("sigmoid", width=4), "through 0"),
+    ],
+)
+def test_bad_arguments(make, name):
+    with pytest.raises(ValueError, match=rf"(?s){name}.*Received: "):
+        make()
+
+
+@pytest.mark.parametrize("units", [1, 3, 8])
+@pytest.mark.parametrize("call", [np.ones((2, 4)), keras.KerasTensor((2, 4))])
+def test_a_branch_that_changes_the_shape_is_refused(units, call):
+    """Also where one could be broadcast to the other."""
+    with pytest.raises(ValueError, match=r"(?s)keep the shape.*Received: "):
+        Residual(ones(units))(call)
+
+
+# ---- On two devices --------------------------------------------------------
+
+REPLICAS = """
+import os
+os.environ["KERAS_BACKEND"] = "tensorflow"
+import keras
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from keras_initx.layers import *
+
+def losses():
+    keras.utils.set_random_seed(3)
+    layers = [
+        Residual(
+            [keras.layers.Dense(8), ShapedReLU(width=8)],
+            BranchScale(initial_value=0.1, per_channel=True),
+        ),
+        Residual(keras.layers.Dense(8), BranchScale(depth=4), skip_weight=2.0),
+        ShapedActivation("tanh", width=8),
+    ]
+    model = keras.Sequential(layers)
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+    x = np.linspace(-1, 1, 64).reshape(8, 8).astype(np.float32)
+    history = model.fit(x, x, epochs=4, batch_size=8, shuffle=False, verbose=0)
+    return history.history["loss"]
+
+alone = losses()
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    mirrored = losses()
+assert strategy.num_replicas_in_sync == 2
+np.testing.assert_allclose(alone, mirrored, rtol=1e-5)
+assert alone[-1] < alone[0]
+print("equal")
+"""
+
+
+def test_replicas_train_as_one_device():
+    ran = subprocess.run(
+        [sys.executable, "-c", REPLICAS],
+        capture_output=True,
+        text=True,
+        cwd=Path(kx.__file__).parent.parent,
+    )
+    assert ran.stdout.split() == ["equal"], ran.stderr
