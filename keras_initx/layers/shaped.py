@@ -47,7 +47,7 @@ class ShapedReLU(_Shaped):
         s_+ max(x, 0) + s_- min(x, 0),    s_+- = 1 + c_+- / sqrt(width)
 
     At this rate, and no other, networks as deep as wide have a limit that
-    neither forgets their inputs nor is linear: see `theory.covariance_sde`.
+    neither forgets their inputs nor is linear, `theory.neural_covariance_sde`.
 
     Args:
         width: Of the hidden layers, an int >= 1.

@@ -7,6 +7,11 @@ from keras_initx.theory.batch_norm import (
     batch_norm_gradient_growth,
     batch_norm_raw_variance,
 )
+from keras_initx.theory.covariance_sde import (
+    neural_covariance_sde,
+    shaped_relu_drift,
+    shaped_variance_drift,
+)
 from keras_initx.theory.depth import (
     fractional_noise,
     fractional_noise_covariance,
@@ -23,6 +28,7 @@ from keras_initx.theory.moments import (
     fractional_moment_std,
     log_norm_drift_and_variance,
 )
+from keras_initx.theory.regularity import estimate_hurst, estimate_scaling
 from keras_initx.theory.residual import (
     critical_beta,
     residual_growth,
@@ -53,15 +59,20 @@ __all__ = [
     "critical_gain",
     "deepnorm_scale",
     "deepnorm_scales",
+    "estimate_hurst",
+    "estimate_scaling",
     "fixup_factor",
     "fractional_moment_std",
     "fractional_noise",
     "fractional_noise_covariance",
     "gpt2_residual_std",
     "log_norm_drift_and_variance",
+    "neural_covariance_sde",
     "residual_growth",
     "residual_log_norm",
     "sample_variance_decay",
+    "shaped_relu_drift",
+    "shaped_variance_drift",
     "smooth_covariance",
     "smooth_noise",
     "stable_log_moments",

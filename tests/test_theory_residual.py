@@ -1,0 +1,377 @@
+"""Residual scaling, schemes, the covariance SDE, and regularity in depth."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from keras_initx import theory
+from keras_initx.theory import (
+    critical_beta,
+    deepnorm_scale,
+    deepnorm_scales,
+    estimate_hurst,
+    estimate_scaling,
+    fixup_factor,
+    fractional_noise,
+    gpt2_residual_std,
+    neural_covariance_sde,
+    residual_growth,
+    residual_log_norm,
+    shaped_relu_drift,
+    shaped_variance_drift,
+    smooth_noise,
+    stable_resnet_scale,
+    tfixup_factor,
+)
+
+# ---- Growth ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("depth", "beta", "growth"),
+    [
+        (10, 0.25, 4.3400),
+        (10, 0.5, 1.6289),
+        (10, 1, 1.0511),
+        (100, 0.25, 131.5),
+        (100, 0.5, 1.6467),
+        (1000, 0.5, 1.6485),
+        (1000, 1, 1.0005),
+        (1000, 0.25, 6.50e6),
+    ],
+)
+def test_growth_of_relu(depth, beta, growth):
+    found = residual_growth(depth, beta)
+    assert found == pytest.approx(growth, rel=1e-3)
+    slow = 1.0
+    for _ in range(depth):
+        slow += slow * depth ** (-2 * beta) / 2
+    assert found == pytest.approx(slow, rel=1e-10)
+
+
+def test_growth_of_others():
+    assert residual_growth(50, activation="linear") == pytest.approx(
+        1.02**50, rel=1e-12
+    )
+    assert residual_growth(50, gain=2.0) == pytest.approx(1.02**50, rel=1e-12)
+    slope = residual_growth(8, activation="leaky_relu", negative_slope=0.5)
+    assert slope == pytest.approx((1 + 0.625 / 8) ** 8, rel=1e-12)
+    # At depth 10^6 to the last digits of e^(1/2), less 1/(8 L) of it.
+    assert residual_growth(10**6) / math.exp(0.5) == pytest.approx(
+        1 - 1 / 8e6, rel=1e-12
+    )
+    assert residual_growth(10**6, beta=0.0) == math.inf
+
+
+def nets(rng, depth, width, beta, count, matrices):
+    """log |h_L| / |h_0| and |h_L|^2 / |h_0|^2 of relu nets, each its own."""
+    h = rng.standard_normal((count, width, 1))
+    start = np.linalg.norm(h, axis=1)
+    scale = depth**-beta / math.sqrt(width)
+    for _ in range(depth):
+        x = h
+        if matrices == 2:
+            w = rng.standard_normal((count, width, width)) / math.sqrt(width)
+            x = w @ h
+        v = rng.standard_normal((count, width, width))
+        h = h + scale * (v @ np.maximum(x, 0))
+    return (np.linalg.norm(h, axis=1) / start)[:, 0]
+
+
+def test_log_norm_of_real_nets(rng):
+    """Mean and deviation of log |h_L| at width 40, 1500 nets of 50 layers.
+
+    Bands of 6 deviations: false alarms below 1e-8. They see 1 / width left
+    out (0.0125 of the mean), and a doubled variance.
+    """
+    depth, width, count = 50, 40, 1500
+    log = np.log(nets(rng, depth, width, 0.5, count, matrices=2))
+    mean, variance = residual_log_norm(depth, width)
+    assert (mean, variance) == pytest.approx((0.2375, 0.0125))
+    # Of order 1 / L beyond the limit: at most 0.002 here.
+    band = 6 * math.sqrt(variance / count) + 0.002
+    assert abs(log.mean() - mean) < band
+    assert log.var() / variance == pytest.approx(
+        1, abs=6 * math.sqrt(2 / count) + 0.05
+    )
+
+
+def test_one_matrix_grows_alike(rng):
+    """The mean square, at beta 1/2: a band of 6 deviations."""
+    ratio = nets(rng, 30, 20, 0.5, 2000, matrices=1) ** 2
+    error = ratio.mean() / residual_growth(30) - 1
+    assert abs(error) < 6 * ratio.std() / ratio.mean() / math.sqrt(2000)
+    assert 6 * ratio.std() / math.sqrt(2000) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "beta"),
+    [
+        ({}, 0.5),
+        ({"matrices": 2}, 0.5),
+        ({"kind": "smooth", "matrices": 2}, 1.0),
+        ({"kind": "fractional", "hurst": 0.3}, 0.3),
+        ({"kind": "fractional", "hurst": 1}, 1.0),
+        ({"kind": "fractional", "hurst": 0.3, "matrices": 2}, 0.5),
+        ({"kind": "fractional", "hurst": 0.7, "matrices": 2}, 0.7),
+        (
+            {
+                "kind": "fractional",
+                "hurst": 0.7,
+                "matrices": 2,
+                "activation": "tanh",
+            },
+            0.5,
+        ),
+        (
+            {
+                "kind": "fractional",
+                "hurst": 0.9,
+                "matrices": 2,
+                "gradient": True,
+            },
+            0.8,
+        ),
+    ],
+)
+def test_critical_beta(given, beta):
+    assert critical_beta(**given) == pytest.approx(beta, rel=1e-12)
+
+
+@pytest.mark.parametrize("hurst", [0.3, 0.7])
+def test_fractional_weights_balance_at_their_hurst(hurst, rng):
+    """One matrix: |h_L - h_0| keeps its size at beta = H, and no other.
+
+    The exponent of L in the median over 40 nets of width 20, from L = 125 to
+    2000, is 0 within 0.12; 0.2 off it is seen with certainty (the nets of one
+    depth spread by a factor 1.3, the medians by 1.07: 6 deviations are 0.11).
+    """
+    depths, width, count = (125, 2000), 20, 40
+
+    def exponent(beta):
+        moved = []
+        for depth in depths:
+            law = fractional_noise(depth, hurst)
+            w = law.sample(count * width**2, rng)
+            w = w.reshape(depth, count, width, width)
+            start = h = rng.standard_normal((count, width, 1))
+            scale = depth**-beta / math.sqrt(width)
+            for layer in w:
+                h = h + scale * (layer @ np.maximum(h, 0))
+            size = np.linalg.norm(h - start, axis=1)
+            moved.append(np.median(size / np.linalg.norm(start, axis=1)))
+        return np.log(moved[1] / moved[0]) / np.log(depths[1] / depths[0])
+
+    assert abs(exponent(critical_beta("fractional", hurst))) < 0.12
+    assert exponent(hurst + 0.3) < -0.15
+
+
+# ---- Schemes ---------------------------------------------------------------
+
+
+def test_numbers_of_the_papers():
+    assert fixup_factor(54) == pytest.approx(0.1361, abs=5e-5)
+    assert fixup_factor(16, layers=3) == 0.5
+    assert tfixup_factor(6) == pytest.approx(0.4281, abs=5e-5)
+    assert tfixup_factor(6, decoder=True) == pytest.approx(0.3689, abs=5e-5)
+    assert deepnorm_scale(12) == pytest.approx((2.2134, 0.3195), abs=5e-5)
+    assert deepnorm_scale(100) == pytest.approx((3.7606, 0.1880), abs=5e-5)
+    encoder, decoder = deepnorm_scales(12, 6)
+    size = (12.0**4 * 6) ** 0.0625
+    assert encoder == pytest.approx((0.81 * size, 0.87 / size))
+    assert decoder == pytest.approx((18**0.25, 72**-0.25))
+    assert gpt2_residual_std(12) == pytest.approx(0.0040825, abs=5e-8)
+    assert gpt2_residual_std(48) == pytest.approx(0.0020412, abs=5e-8)
+    for depth, total in {10: 2.97, 100: 3.17, 1000: 3.243}.items():
+        squares = [stable_resnet_scale(k + 1) ** 2 for k in range(depth)]
+        assert sum(squares) == pytest.approx(total, abs=5e-3)
+
+
+# ---- The covariance SDE ----------------------------------------------------
+
+
+def test_drift_is_that_of_the_kernel():
+    """nu is the bend of E phi(u) phi(v) for slopes 1 + c / sqrt(n)."""
+    table = {0.0: 0.15915, 0.3: 0.09137, -0.5: 0.30450, 0.9: 0.00477}
+    for rho, nu in table.items():
+        assert shaped_relu_drift(rho) == pytest.approx(nu, abs=5e-6)
+        assert shaped_relu_drift(rho, 1.0, -2.0) == pytest.approx(
+            9 * shaped_relu_drift(rho), rel=1e-12
+        )
+    for plus, minus in ((1.5, 0.2), (1.0, 0.0)):
+        gain = 2 / (plus**2 + minus**2)
+
+        def phi(z, plus=plus, minus=minus):
+            return np.where(z > 0, plus * z, minus * z)
+
+        for rho in (-0.5, 0.0, 0.3, 0.9):
+            c = theory.correlation_map(rho, phi)
+            exact = rho + gain * shaped_relu_drift(rho, plus, minus)
+            assert c == pytest.approx(exact, abs=1e-10)
+
+
+@pytest.mark.parametrize("c_minus", [0.0, -1.0, -3.0])
+def test_sde_against_its_density(c_minus):
+    """Of 20,000 paths, mean and deviation within 6 of theirs: below 1e-8.
+
+    The twin solves the forward equation for artanh rho on a grid. Sees the
+    drift's 1/2, and a noise that is off by 5%.
+    """
+    time, rho_0 = 1.0, 0.3
+    x = np.linspace(-6, 6, 1201)
+    step = x[1] - x[0]
+    middle = (x[1:] + x[:-1]) / 2
+    rho = np.tanh(middle)
+    drift = (
+        shaped_relu_drift(rho, 0.0, c_minus) * np.cosh(middle) ** 2 + rho / 2
+    )
+
+    def change(_, p):
+        flow = drift * (p[1:] + p[:-1]) / 2 - np.diff(p) / (2 * step)
+        flow = np.concatenate([[0], flow, [0]])
+        return -np.diff(flow) / step
+
+    # From a narrow normal law, the drift of whose short life is put back.
+    early = 1e-3
+    center = math.atanh(rho_0) + early * float(
+        np.interp(math.atanh(rho_0), middle, drift)
+    )
+    start = stats.norm.pdf(x, center, math.sqrt(early))
+    solved = integrate.solve_ivp(
+        change, (early, time), start, method="BDF", rtol=1e-6, atol=1e-9
+    )
+    density = solved.y[:, -1] * step
+    assert density.sum() == pytest.approx(1, abs=1e-4)
+    mean = density @ np.tanh(x)
+    stddev = math.sqrt(density @ np.tanh(x) ** 2 - mean**2)
+    found = neural_covariance_sde(time, rho_0, c_minus=c_minus)
+    assert abs(found.mean - mean) < 6 * stddev / math.sqrt(20_000) + 2e-3
+    assert found.stddev == pytest.approx(stddev, abs=0.02)
+    assert (np.diff(found.quantiles) > 0).all()
+    if c_minus == -3.0:
+        assert mean == pytest.approx(0.710, abs=3e-3)
+        assert stddev == pytest.approx(0.319, abs=3e-3)
+
+
+def test_sde_at_its_ends():
+    at_once = neural_covariance_sde(0.0, 0.3)
+    assert at_once.mean == pytest.approx(0.3)
+    assert at_once.stddev == pytest.approx(0, abs=1e-7)
+    law = neural_covariance_sde(2.0, -0.999, c_minus=-20.0, paths=100)
+    assert np.isfinite(law.quantiles).all()
+    assert law.mean > 0.9
+
+
+def test_variance_drift():
+    assert shaped_variance_drift("tanh") == pytest.approx(-2, rel=1e-8)
+    assert shaped_variance_drift("tanh", a=2.0) == pytest.approx(-0.5, rel=1e-8)
+    assert shaped_variance_drift("linear") == pytest.approx(0, abs=1e-8)
+
+    def bent(z):
+        return z + 0.5 * z**2 - z**3 / 4
+
+    # phi'' = 1, phi''' = -3/2.
+    assert shaped_variance_drift(bent) == pytest.approx(0.75 - 1.5, rel=1e-8)
+
+
+# ---- Regularity ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hurst", [0.2, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize(("depth", "deviation"), [(32, 0.02), (1000, 0.005)])
+def test_hurst_of_fractional_noise(hurst, depth, deviation, rng):
+    """Within 6 deviations: false alarms below 1e-7 for all eight."""
+    w = fractional_noise(depth, hurst).sample(100, rng)
+    assert abs(estimate_hurst(w).hurst - hurst) < 6 * deviation
+
+
+def test_hurst_of_smooth_and_trended_weights(rng):
+    w = smooth_noise(200).sample(100, rng)
+    assert estimate_hurst(w).hurst > 0.99
+    white = fractional_noise(1000, 0.5).sample(400, rng)
+    shifted = white + 3 * rng.standard_normal(400)
+    raw, without_mean = estimate_hurst(shifted)
+    assert raw > 0.9
+    assert without_mean == pytest.approx(0.5, abs=0.03)
+    # Any shape of a layer.
+    cube = white.reshape(1000, 20, 20)
+    assert estimate_hurst(cube) == estimate_hurst(white)
+
+
+DEPTHS = (64, 256, 1024, 4096)
+
+
+@pytest.mark.parametrize("hurst", [0.3, 0.5, 0.7, 0.9])
+def test_scaling_of_fractional_weights(hurst, rng):
+    """Within 0.05 of the exponents; the measured spread is 0.006 at 100."""
+    nets = [
+        fractional_noise(depth, hurst).sample(100, rng) * depth**-hurst
+        for depth in DEPTHS
+    ]
+    found = estimate_scaling(nets)
+    assert found.beta == pytest.approx(hurst, abs=0.05)
+    assert found.root_sum_of_squares == pytest.approx(0.5 - hurst, abs=0.05)
+    assert found.quadratic_variation == pytest.approx(1 - 2 * hurst, abs=0.05)
+    assert abs(found.increment) < 0.1
+    assert found.limit == ("sde" if hurst == 0.5 else "neither")
+
+
+def test_scaling_of_smooth_and_tied_weights(rng):
+    nets = [
+        smooth_noise(depth).sample(2000, rng) * depth**-0.3 for depth in DEPTHS
+    ]
+    found = estimate_scaling(nets)
+    assert found.beta == pytest.approx(0.3, abs=0.05)
+    assert found.increment == pytest.approx(-1, abs=0.1)
+    assert found.quadratic_variation == pytest.approx(-1.6, abs=0.1)
+    assert found.limit == "ode"
+    tied = [np.ones((depth, 3)) / depth for depth in DEPTHS]
+    assert estimate_scaling(tied).limit == "ode"
+    assert estimate_scaling(tied).beta == pytest.approx(1)
+
+
+# ---- Bad input -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: residual_growth(0), "depth"),
+        (lambda: residual_growth(2.5), "depth"),
+        (lambda: residual_growth(10, beta=math.inf), "beta"),
+        (lambda: residual_growth(10, gain=0.0), "gain"),
+        (lambda: residual_growth(10, activation="rulu"), "activation"),
+        (lambda: residual_log_norm(10, 0), "width"),
+        (lambda: critical_beta("brown"), "kind"),
+        (lambda: critical_beta("fractional", 0.0), "hurst"),
+        (lambda: critical_beta(matrices=3), "matrices"),
+        (lambda: fixup_factor(0), "branches"),
+        (lambda: fixup_factor(3, layers=1), "layers"),
+        (lambda: gpt2_residual_std(0), "blocks"),
+        (lambda: tfixup_factor(-1), "blocks"),
+        (lambda: deepnorm_scale(1.5), "blocks"),
+        (lambda: deepnorm_scales(0, 2), "encoder"),
+        (lambda: deepnorm_scales(2, 0), "decoder"),
+        (lambda: stable_resnet_scale(0), "index"),
+        (lambda: shaped_relu_drift(1.1), "correlation"),
+        (lambda: neural_covariance_sde(-1.0, 0.3), "time"),
+        (lambda: neural_covariance_sde(1.0, 1.0), "correlation"),
+        (lambda: neural_covariance_sde(1.0, 0.3, paths=0), "paths"),
+        (lambda: shaped_variance_drift("tanh", a=0.0), "a must"),
+        (lambda: shaped_variance_drift("softplus"), "slope 1"),
+        (lambda: estimate_hurst(np.ones(9)), "weights"),
+        (lambda: estimate_hurst(np.ones((3, 2))), "weights"),
+        (lambda: estimate_hurst(np.zeros((9, 2))), "weights"),
+        (lambda: estimate_hurst([["a"]]), "weights"),
+        (lambda: estimate_scaling([np.ones((9, 2))]), "weights_by_depth"),
+        (
+            lambda: estimate_scaling([np.ones((9, 2)), [[math.nan]]]),
+            "weights_by_depth",
+        ),
+    ],
+)
+def test_bad_arguments(call, name):
+    with pytest.raises(ValueError, match=rf"{name}.*Received: "):
+        call()
