@@ -450,6 +450,41 @@ def test_bad_parameters(parameters, message):
         late(**tensors)
 
 
+@pytest.mark.parametrize("parameterization", ["S0", "S1"])
+def test_bad_parameters_give_nan_and_spare_the_good_ones(parameterization):
+    bad = np.array(
+        [
+            (1.5, 0.5, 0.0, 1.0),
+            (0.0, 0.5, 0.0, 1.0),
+            (-1.0, 0.0, 0.0, 1.0),
+            (2.1, 0.0, 0.0, 1.0),
+            (math.nan, 0.0, 0.0, 1.0),
+            (1.5, 1.1, 0.0, 1.0),
+            (2.0, -1.1, 0.0, 1.0),
+            (1.0, math.nan, 0.0, 1.0),
+            (1.5, 0.5, math.inf, 1.0),
+            (1.5, 0.5, 0.0, 0.0),
+            (1.5, 0.0, 0.0, -1.0),
+            (2.0, 0.0, 0.0, -1.0),
+        ]
+    )
+    law = AlphaStable(*bad.T, parameterization=parameterization)
+    results = {
+        "log_prob": law.log_prob(0.3),
+        "cdf": law.cdf(0.3),
+        "survival_function": law.survival_function(0.3),
+        "quantile": law.quantile(0.3),
+        "sample": law.sample(seed=[1, 2]),
+        "mean": law.mean(),
+        "variance": law.variance(),
+        "mode": law.mode(),
+        "characteristic_function": tf.abs(law.characteristic_function(0.3)),
+    }
+    for name, result in results.items():
+        assert not np.isnan(result[0]), name
+        assert np.isnan(result[1:]).all(), name
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="Received: parameterization='S2'"):
         AlphaStable(1.5, parameterization="S2")

@@ -677,6 +677,17 @@ def test_names_in_strings():
     layer.build((None, 3))
 
 
+def test_changing_a_config_does_not_change_the_initializer(seed):
+    made = kx.initializers.FromDistribution(tfd().Normal(0.0, 3.0), seed=seed)
+    before = np.asarray(made((4, 4)))
+    kept = copy.deepcopy(made.get_config())
+    nested = made.get_config()["distribution"]
+    for key in list(nested):
+        del nested[key]
+    assert made.get_config() == kept
+    np.testing.assert_array_equal(made((4, 4)), before)
+
+
 def test_distribution_parameters_become_plain_numbers(seed):
     law = tfd().Normal(
         tf.Variable(0.0), keras.Variable(np.float32(2.0)).value, name="mine"

@@ -64,7 +64,8 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
         scale: Scale, > 0. All four are floating tensors, or variables, of one
             dtype, whose shapes broadcast to the batch shape.
         parameterization: "S0" or "S1".
-        validate_args: Whether the parameters' values are checked.
+        validate_args: Whether parameters out of their range are an error. All
+            results are NaN otherwise.
         allow_nan_stats: Whether an undefined statistic is NaN, not an error.
         name: Prefix of the ops' names.
 
@@ -267,10 +268,7 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
 
     def _in_working_dtype(self):
         working = self.dtype if self.dtype == tf.float64 else tf.float32
-        return [
-            tf.cast(tf.convert_to_tensor(value), working)
-            for value in self._parameter_values().values()
-        ]
+        return parameters.in_dtype(self._parameter_values(), working)
 
     def _s0(self):
         """Stability, skewness, and S0's location and scale."""

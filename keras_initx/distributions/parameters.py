@@ -52,6 +52,22 @@ def checks(values: dict[str, Any], is_init: bool) -> list[Any]:
     ]
 
 
+def in_dtype(values: dict[str, Any], dtype: tf.DType) -> list[tf.Tensor]:
+    """The values in a dtype; "scale" is NaN where one of them is no value."""
+    cast = {
+        name: tf.cast(tf.convert_to_tensor(value), dtype)
+        for name, value in values.items()
+    }
+    # All that is made of the parameters has scale as a factor or divisor.
+    valid = tf.constant(True)
+    for name, value in cast.items():
+        # Raises the ValueError of other distributions, which "&" would not.
+        tf.broadcast_static_shape(valid.shape, value.shape)
+        valid &= _EXPECTED[name][1](value)
+    cast["scale"] = tf.where(valid, cast["scale"], np.nan)
+    return list(cast.values())
+
+
 def common_dtype(values: dict[str, Any]) -> tf.DType:
     """The one floating dtype that all values that have a dtype have."""
     dtypes = {

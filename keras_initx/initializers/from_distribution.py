@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -108,7 +109,7 @@ class FromDistribution(FanInInitializer):
         self._gain = theory.critical_gain(
             activation, **given(negative_slope=negative_slope)
         )
-        self.distribution = distribution
+        self.distribution = copy.deepcopy(distribution)
         self.preserve = preserve
         self.activation = activation
         self.negative_slope = plain(negative_slope)
@@ -124,7 +125,7 @@ class FromDistribution(FanInInitializer):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
         return {
-            "distribution": self.distribution,
+            "distribution": copy.deepcopy(self.distribution),
             "preserve": self.preserve,
             "activation": self.activation,
             "negative_slope": self.negative_slope,
