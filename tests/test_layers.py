@@ -345,6 +345,7 @@ def test_a_number_as_scale_has_the_precision_of_the_block():
     ("layer", "expected"),
     [
         (BranchScale(constant=0.5), [1.0, 1.5]),
+        (BranchScale(constant=0.5, dtype="float64"), [1.0, 1.5]),
         (BranchScale(initial_value=0.5), [1.0, 1.5]),
         (Residual(keras.layers.Rescaling(0.25)), [2.5, 3.75]),
         (ShapedReLU(width=4, c_plus=0.5), [2.5, 3.75]),
@@ -352,7 +353,9 @@ def test_a_number_as_scale_has_the_precision_of_the_block():
     ],
 )
 def test_whole_numbers_are_not_rounded(layer, expected):
-    np.testing.assert_allclose(layer(np.array([[2, 3]])), [expected])
+    y = layer(np.array([[2, 3]]))
+    np.testing.assert_allclose(y, [expected])
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
 
 
 @pytest.mark.parametrize(
@@ -425,6 +428,7 @@ def test_the_skip_passes_the_mask_as_its_projection_does(x):
     mask = np.array([[True, False]] * 5)
     steps = keras.ops.convert_to_tensor(np.stack([x, 0 * x], axis=1))
     kept = Residual(ones(3), projection=ones(3))
+    assert kept.compute_output_shape((None, 2, 4)) == (None, 2, 3)
     assert kept.compute_mask(steps, mask) is mask
     shorter = Residual(
         keras.layers.Conv1D(3, 2), projection=keras.layers.AveragePooling1D(2)

@@ -63,7 +63,6 @@ class Residual(keras.layers.Layer):
         self.supports_masking = True
         if isinstance(branch, list | tuple) and branch:
             branch = keras.Sequential(list(branch))
-            branch.dtype_policy = self.dtype_policy
         if is_real(scale):
             scale = BranchScale(constant=scale, dtype=self.dtype_policy)
         parts = {"branch": branch, "scale": scale, "projection": projection}
