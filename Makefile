@@ -19,7 +19,10 @@ lint: $(VENV)/test.done
 bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/heavy_tails.py
+	$(BIN)/python benchmarks/stable_density.py
 	$(BIN)/python benchmarks/fractional_moments.py
+	$(BIN)/python benchmarks/depth_process.py
+	$(BIN)/python benchmarks/resnet_scaling.py
 
 clean:
 	rm -rf $(VENV) demo

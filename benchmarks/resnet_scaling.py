@@ -292,7 +292,7 @@ def ridge(betas: np.ndarray, logarithm: np.ndarray) -> float:
 
 
 def figure9(
-    out: Path | None, depth: int = 250, width: int = 30, epochs: int = 40
+    out: Path | None, depth: int = 100, width: int = 30, epochs: int = 30
 ) -> None:
     """All nets train side by side, each on its own loss."""
     from sklearn.datasets import load_digits

@@ -1,0 +1,56 @@
+"""What the benchmarks compute themselves, against an obvious twin."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def resnet_scaling(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    spec = importlib.util.spec_from_file_location(
+        "resnet_scaling", BENCHMARKS / "resnet_scaling.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("matrices", [1, 2])
+def test_nets_side_by_side_are_nets_one_by_one(resnet_scaling, matrices, rng):
+    depth, d = 12, 6
+    v, w = rng.standard_normal((2, depth, d, d))
+    x = rng.standard_normal((3, d))
+    scales = np.array([0.1, 0.5, 2.0])
+    signal, gradient = resnet_scaling.run(
+        v, w if matrices == 2 else None, x, scales
+    )
+    p = np.random.default_rng(resnet_scaling.SEED).standard_normal(d)
+    for i, scale in enumerate(scales):
+        for j, start in enumerate(x):
+            first = tf.constant(start[:, None])
+            with tf.GradientTape() as tape:
+                tape.watch(first)
+                h = first
+                for k in range(depth):
+                    z = w[k] @ h / d**0.5 if matrices == 2 else h
+                    h += scale * (v[k] @ tf.nn.relu(z)) / d**0.5
+                loss = tf.reduce_sum(p[:, None] * h)
+            back = np.ravel(tape.gradient(loss, first))
+            moved = np.linalg.norm(np.ravel(h) - start) / np.linalg.norm(start)
+            turned = np.linalg.norm(back - p) / np.linalg.norm(p)
+            assert signal[i, j] == pytest.approx(moved, rel=1e-10)
+            assert gradient[i, j] == pytest.approx(turned, rel=1e-10)
+
+
+def test_the_ridge_is_where_the_last_crossing_is(resnet_scaling):
+    betas = np.linspace(0, 1, 11)
+    assert resnet_scaling.ridge(betas, 0.234 - betas) == pytest.approx(0.234)
+    lost = np.where(betas < 0.15, np.nan, 0.71 - betas)
+    assert resnet_scaling.ridge(betas, lost) == pytest.approx(0.71)
