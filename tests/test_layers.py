@@ -224,6 +224,17 @@ def test_trains_and_passes_masks_on(make, expected, x):
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
+def test_a_functional_branch_is_saved_with_its_weights(x, tmp_path):
+    inputs = keras.Input((4,))
+    branch = keras.Model(inputs, keras.layers.Add()([ones()(inputs), inputs]))
+    model = functional(Residual(branch, BranchScale(depth=4)))
+    np.testing.assert_allclose(model(x), 1.5 * x + total(x) / 2, rtol=1e-4)
+    model.set_weights([w + 0.25 for w in model.get_weights()])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
 # ---- What they are for -----------------------------------------------------
 
 
@@ -260,6 +271,25 @@ def test_every_layer_of_a_branch_is_heard(x):
     ]
 
 
+class TwoMatrices(keras.layers.Layer):
+    """V relu(W x) of nets side by side; weights of variance 1 / width."""
+
+    def __init__(self, rng):
+        super().__init__()
+        self.draw = rng.random
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def call(self, x):
+        for activation in (keras.ops.relu, keras.ops.copy):
+            nets, width = x.shape[1:]
+            w = self.draw((nets, width, width), np.float32) * 2 - 1
+            w *= np.float32(math.sqrt(3 / width))
+            x = activation(keras.ops.einsum("bni,nij->bnj", x, w))
+        return x
+
+
 def test_a_thousand_branches_grow_as_the_theory_says(rng):
     """E |h_L|^2 = (1 + 1/(2 L))^L at beta 1/2, whatever the width.
 
@@ -270,20 +300,10 @@ def test_a_thousand_branches_grow_as_the_theory_says(rng):
     and a relu that is missing.
     """
     depth, width, nets = 1000, 40, 64
-
-    def kernel():
-        return keras.layers.EinsumDense(
-            "bni,nij->bnj",
-            (nets, width),
-            kernel_initializer=keras.initializers.RandomNormal(
-                stddev=width**-0.5
-            ),
-        )
-
     x = rng.standard_normal((1, nets, width)).astype(np.float32)
-    h, scale = x, BranchScale(depth=depth)
+    h = x
     for _ in range(depth):
-        h = Residual([kernel(), keras.layers.ReLU(), kernel()], scale)(h)
+        h = Residual(TwoMatrices(rng), BranchScale(depth=depth))(h)
     ratio = np.mean(np.square(h).sum(-1) / np.square(x).sum(-1))
 
     band = 6 * 2 * math.sqrt(1 / (2 * width)) / math.sqrt(nets)
@@ -293,6 +313,127 @@ def test_a_thousand_branches_grow_as_the_theory_says(rng):
     for wrong in ({"beta": 1.0}, {"gain": 2.0}, {"activation": "linear"}):
         other = kx.theory.residual_growth(depth, **wrong)
         assert abs(other / expected - 1) > 2 * band
+
+
+def test_a_thousand_linear_branches_are_exact():
+    """(1 + 1/L)^L, or (alpha + 1/L)^L with a skip weight."""
+    depth = 1000
+    for weight in (1.0, 0.999):
+        block = Residual(
+            keras.layers.Identity(dtype="float64"),
+            BranchScale(depth=depth, beta=1.0, dtype="float64"),
+            skip_weight=weight,
+            dtype="float64",
+        )
+        h = np.ones((1, 1))
+        for _ in range(depth):
+            h = block(h)
+        assert float(h[0, 0]) == pytest.approx(
+            (weight + 1 / depth) ** depth, rel=1e-12
+        )
+
+
+def test_a_number_as_scale_has_the_precision_of_the_block():
+    block = Residual(
+        [keras.layers.Identity(dtype="float64")], scale=1 / 3, dtype="float64"
+    )
+    y = block(np.full((1, 1), 1 / 3))
+    assert float(y[0, 0]) == pytest.approx(4 / 9, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (BranchScale(constant=0.5), [1.0, 1.5]),
+        (BranchScale(constant=0.5, dtype="float64"), [1.0, 1.5]),
+        (BranchScale(initial_value=0.5), [1.0, 1.5]),
+        (Residual(keras.layers.Rescaling(0.25)), [2.5, 3.75]),
+        (ShapedReLU(width=4, c_plus=0.5), [2.5, 3.75]),
+        (ShapedActivation("linear", width=4), [2.0, 3.0]),
+    ],
+)
+def test_whole_numbers_are_not_rounded(layer, expected):
+    y = layer(np.array([[2, 3]]))
+    np.testing.assert_allclose(y, [expected])
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BranchScale(depth=np.int64(4), beta=np.float32(0.5)),
+        lambda: BranchScale(index=np.int32(4)),
+        lambda: BranchScale(constant=np.float32(0.5)),
+        lambda: BranchScale(initial_value=np.float64(0.5)),
+        lambda: Residual(twice(), np.float32(0.5), skip_weight=np.float32(2)),
+        lambda: ShapedReLU(np.int64(4), np.float32(0.5), np.float32(-0.5)),
+        lambda: ShapedActivation("tanh", depth=np.int64(4), a=np.float32(2)),
+    ],
+)
+def test_arguments_from_numpy_can_be_saved(make, x):
+    layer = make()
+    config = json.loads(json.dumps(layer.get_config()))
+    copy = type(layer).from_config(config)
+    np.testing.assert_array_equal(copy(x), layer(x))
+
+
+def test_shaped_relu_has_one_of_its_slopes_at_0():
+    """Where padding and biases of 0 leave many inputs."""
+    relu, x = ShapedReLU(width=100), tf.zeros((3,))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = relu(x)
+    np.testing.assert_allclose(tape.gradient(y, x), relu.slopes[1], rtol=1e-6)
+
+
+def test_layers_that_are_made_inside_a_graph(x):
+    @tf.function
+    def late(x):
+        return ShapedActivation(keras.activations.tanh, width=3)(x)
+
+    root = math.sqrt(3)
+    np.testing.assert_allclose(late(x), root * np.tanh(x / root), rtol=1e-5)
+
+
+# ---- Masks -----------------------------------------------------------------
+
+
+def lstm_in(kind):
+    lstm = keras.layers.LSTM(4, return_sequences=True)
+    inputs = keras.Input((None, 4))
+    made = {
+        "layer": lambda: lstm,
+        "list": lambda: [lstm],
+        "functional": lambda: keras.Model(inputs, lstm(inputs)),
+    }
+    return lstm, made[kind]()
+
+
+@pytest.mark.parametrize("kind", ["layer", "list", "functional"])
+def test_the_branch_sees_the_mask(kind, x):
+    lstm, branch = lstm_in(kind)
+    masked = np.stack([x, 0 * x, x], axis=1)
+    inputs = keras.Input((None, 4))
+    y = Residual(branch, scale=2.0)(keras.layers.Masking(0.0)(inputs))
+    mask = np.array([[True, False, True]] * 5)
+    np.testing.assert_allclose(
+        keras.Model(inputs, y)(masked),
+        masked + 2 * np.asarray(lstm(masked, mask=mask)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_the_skip_passes_the_mask_as_its_projection_does(x):
+    mask = np.array([[True, False]] * 5)
+    steps = keras.ops.convert_to_tensor(np.stack([x, 0 * x], axis=1))
+    kept = Residual(ones(3), projection=ones(3))
+    assert kept.compute_output_shape((None, 2, 4)) == (None, 2, 3)
+    assert kept.compute_mask(steps, mask) is mask
+    shorter = Residual(
+        keras.layers.Conv1D(3, 2), projection=keras.layers.AveragePooling1D(2)
+    )
+    assert shorter.compute_mask(steps, mask) is None
 
 
 @pytest.mark.parametrize(
@@ -329,6 +470,10 @@ def test_shaped_relu_is_named_by_its_slopes():
         (lambda: BranchScale(depth=0), "depth"),
         (lambda: BranchScale(depth=2.5), "depth"),
         (lambda: BranchScale(depth=2, beta=math.nan), "beta"),
+        (lambda: BranchScale(depth=2, beta=-0.5), "beta"),
+        (lambda: BranchScale(depth=2, beta="a"), "beta"),
+        (lambda: BranchScale(index=2, beta=0.5), "beta is of depth"),
+        (lambda: BranchScale(initial_value=0.0, beta=0.5), "beta is of depth"),
         (lambda: BranchScale(index=0), "index"),
         (lambda: BranchScale(constant="a"), "constant"),
         (lambda: BranchScale(initial_value=math.inf), "initial_value"),
@@ -360,6 +505,64 @@ def test_a_branch_that_changes_the_shape_is_refused(units, call):
     """Also where one could be broadcast to the other."""
     with pytest.raises(ValueError, match=r"(?s)keep the shape.*Received: "):
         Residual(ones(units))(call)
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        # A size of 1 beside an unknown one.
+        (
+            lambda: Residual(
+                keras.layers.GlobalAveragePooling2D(keepdims=True)
+            )(keras.Input((None, None, 4))),
+            "keep the shape",
+        ),
+        (
+            lambda: Residual(keras.layers.Flatten())(keras.Input((2, 4))),
+            "keep the shape",
+        ),
+        (
+            lambda: Residual(keras.layers.Conv1D(4, 2)).compute_output_shape(
+                (None, 8, 4)
+            ),
+            "keep the shape",
+        ),
+        (
+            lambda: Residual(ones(), projection=ones(3))(np.ones((2, 4))),
+            "cannot be added",
+        ),
+        (
+            lambda: Residual(keras.layers.Add())([np.ones((2, 4))] * 2),
+            "one tensor",
+        ),
+        (
+            lambda: BranchScale(initial_value=0.0, per_channel=True)(
+                keras.Input((None,))
+            ),
+            "last axis",
+        ),
+        (
+            lambda: BranchScale(initial_value=0.0, per_channel=True)(
+                tf.constant(1.0)
+            ),
+            "last axis",
+        ),
+    ],
+)
+def test_bad_shapes(use, message):
+    with pytest.raises(ValueError, match=rf"(?s){message}.*[Rr]eceived"):
+        use()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Residual(ones()), BranchScale(initial_value=0.5, per_channel=True)],
+)
+def test_another_number_of_channels_is_refused(layer, x):
+    layer(x)
+    for wrong in (np.ones((5, 1)), keras.Input((1,))):
+        with pytest.raises(ValueError, match="axis -1"):
+            layer(wrong)
 
 
 # ---- On two devices --------------------------------------------------------

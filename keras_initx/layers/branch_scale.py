@@ -22,7 +22,7 @@ class BranchScale(keras.layers.Layer):
         index=l                constant 1 / (sqrt(l) log(l + 1))
         constant=c             constant c
         initial_value=c        trainable, from c on; with `per_channel`, a
-                               weight for each entry of the last axis
+                               weight a channel
 
     The schemes of the literature are choices of these, with their defaults:
 
@@ -35,19 +35,20 @@ class BranchScale(keras.layers.Layer):
 
     Args:
         depth: L, number of branches in the network, an int >= 1.
-        beta: Of `depth`, a finite number.
-        index: l, of the branch in the whole network, from 1.
+        beta: Of `depth`, finite and >= 0; by default 1/2.
+        index: l, of the branch in the whole network, an int >= 1.
         constant: A finite number.
         initial_value: A finite number.
-        per_channel: Whether a trainable scale has one weight a channel.
+        per_channel: Whether a trainable scale has one weight for each entry
+            of the last axis.
         **kwargs: As in `keras.layers.Layer`.
 
     Returns:
         When called with a tensor, one of the same shape and dtype.
 
     Raises:
-        ValueError: Not exactly one of the four is given, or one is outside its
-            range.
+        ValueError: Not exactly one of the four is given, one is outside its
+            range, or `beta` or `per_channel` are of another than is given.
 
     Example:
 
@@ -65,7 +66,7 @@ class BranchScale(keras.layers.Layer):
     def __init__(
         self,
         depth: int | None = None,
-        beta: float = 0.5,
+        beta: float | None = None,
         index: int | None = None,
         constant: float | None = None,
         initial_value: float | None = None,
@@ -86,7 +87,7 @@ class BranchScale(keras.layers.Layer):
                 "BranchScale takes exactly one of depth, index, constant and "
                 f"initial_value. Received: {given or 'none of them'}"
             )
-        for name, value in {"beta": beta, **given}.items():
+        for name, value in given.items():
             if not is_real(value):
                 raise ValueError(
                     f"{name} must be a finite number. "
@@ -94,33 +95,48 @@ class BranchScale(keras.layers.Layer):
                 )
         if depth is not None:
             check_int("depth", depth, 1)
+        elif beta is not None:
+            raise ValueError(
+                f"beta is of depth. Received: {given}, beta={beta!r}"
+            )
+        if beta is not None and not (is_real(beta) and beta >= 0):
+            raise ValueError(
+                f"beta must be finite and >= 0. Received: beta={beta!r}"
+            )
         if per_channel and initial_value is None:
             raise ValueError(
                 "per_channel is of a trainable scale, which has an "
                 f"initial_value. Received: {given}, per_channel={per_channel!r}"
             )
-        self.depth = depth
-        self.beta = beta
-        self.index = index
-        self.constant = constant
-        self.initial_value = initial_value
+        # As JSON has them, also where they came from NumPy.
+        self.depth = None if depth is None else int(depth)
+        self.beta = _float(beta)
+        self.scale = self._constant(index, constant)
+        self.index = None if index is None else int(index)
+        self.constant = _float(constant)
+        self.initial_value = _float(initial_value)
         self.per_channel = bool(per_channel)
-        self.scale = self._constant()
 
-    def _constant(self) -> float | None:
+    def _constant(
+        self, index: int | None, constant: float | None
+    ) -> float | None:
         if self.depth is not None:
-            return float(self.depth) ** -self.beta
-        if self.index is not None:
-            return theory.stable_resnet_scale(self.index)
-        return self.constant
+            beta = 0.5 if self.beta is None else self.beta
+            return float(self.depth) ** -beta
+        if index is not None:
+            return theory.stable_resnet_scale(index)
+        return _float(constant)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if self.initial_value is not None:
-            if self.per_channel and input_shape[-1] is None:
-                raise ValueError(
-                    "per_channel needs a last axis of known size. "
-                    f"Received: input_shape={input_shape}"
-                )
+            if self.per_channel:
+                if not input_shape or input_shape[-1] is None:
+                    raise ValueError(
+                        "per_channel needs a last axis of known size. "
+                        f"Received: input_shape={input_shape}"
+                    )
+                # A last axis of 1 would be broadcast.
+                self.input_spec = keras.InputSpec(axes={-1: input_shape[-1]})
             self.scale = self.add_weight(
                 shape=input_shape[-1:] if self.per_channel else (),
                 initializer=keras.initializers.Constant(self.initial_value),
@@ -130,7 +146,7 @@ class BranchScale(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         return keras.ops.multiply(
-            inputs, keras.ops.cast(self.scale, inputs.dtype)
+            keras.ops.cast(inputs, self.compute_dtype), self.scale
         )
 
     def compute_output_shape(
@@ -148,3 +164,7 @@ class BranchScale(keras.layers.Layer):
             "initial_value": self.initial_value,
             "per_channel": self.per_channel,
         }
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)

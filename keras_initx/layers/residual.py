@@ -19,7 +19,9 @@ class Residual(keras.layers.Layer):
 
     Args:
         branch: A layer or model, or a list of layers, of one input.
-        scale: None, a finite number, or a layer such as `BranchScale`.
+        scale: None, a finite number, or a layer such as `BranchScale`. One
+            that learns should be of this block alone: Keras saves what blocks
+            share but once, and does not load it.
         projection: A layer for the skip, where the branch changes the shape,
             such as `keras.layers.Dense` or a 1 by 1 convolution; by default the
             input itself.
@@ -28,12 +30,13 @@ class Residual(keras.layers.Layer):
         **kwargs: As in `keras.layers.Layer`.
 
     Returns:
-        When called with a tensor, the sum, of the shape of the branch. A mask
-        is passed on as it came.
+        When called with a tensor, the sum, of the shape of the branch and in
+        the block's compute dtype. The branch sees the mask, and it is passed
+        on as the skip passes it.
 
     Raises:
-        ValueError: An argument is none of these, or branch and skip have other
-            shapes: nothing is broadcast.
+        ValueError: An argument is none of these, or branch and skip have
+            different shapes: nothing is broadcast.
 
     Example:
 
@@ -61,7 +64,7 @@ class Residual(keras.layers.Layer):
         if isinstance(branch, list | tuple) and branch:
             branch = keras.Sequential(list(branch))
         if is_real(scale):
-            scale = BranchScale(constant=scale)
+            scale = BranchScale(constant=scale, dtype=self.dtype_policy)
         parts = {"branch": branch, "scale": scale, "projection": projection}
         for name, part in parts.items():
             optional = name != "branch" and part is None
@@ -74,7 +77,7 @@ class Residual(keras.layers.Layer):
                 "skip_weight must be a finite number. "
                 f"Received: skip_weight={skip_weight!r}"
             )
-        if isinstance(branch, keras.Sequential):
+        if isinstance(branch, keras.Model):
             # It hands masks on to its layers, but Keras warns that it may not.
             branch.supports_masking = True
         self.branch = branch
@@ -84,34 +87,45 @@ class Residual(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         # A symbolic call builds every kind of layer, and tells its shape.
-        self._sum(keras.KerasTensor(input_shape, dtype=self.compute_dtype))
+        self.compute_output_shape(input_shape)
         self.built = True
 
     def call(self, inputs: Any) -> Any:
-        return self._sum(inputs)
-
-    def _sum(self, inputs: Any) -> Any:
         added = self.branch(inputs)
         if self.scale is not None:
             added = self.scale(added)
         skip = inputs if self.projection is None else self.projection(inputs)
-        if not _same(added.shape, skip.shape):
+        if not _can_add(added.shape, skip.shape):
             hint = "" if self.projection is not None else " (see projection)"
             raise ValueError(
                 "The branch must keep the shape of the skip, or the two cannot "
                 f"be added{hint}. Received: branch of shape "
                 f"{tuple(added.shape)}, skip of shape {tuple(skip.shape)}"
             )
+        added, skip = (
+            keras.ops.cast(part, self.compute_dtype) for part in (added, skip)
+        )
         if self.skip_weight != 1:
             skip = keras.ops.multiply(skip, self.skip_weight)
-        return keras.ops.add(skip, keras.ops.cast(added, skip.dtype))
+        return keras.ops.add(skip, added)
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]
     ) -> tuple[int | None, ...]:
+        if any(not (n is None or isinstance(n, int)) for n in input_shape):
+            raise ValueError(
+                "Residual takes one tensor. "
+                f"Received: input_shape={input_shape}"
+            )
+        inputs = keras.KerasTensor(input_shape, dtype=self.compute_dtype)
+        return tuple(self.call(inputs).shape)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         if self.projection is None:
-            return input_shape
-        return self.projection.compute_output_shape(input_shape)
+            return previous_mask
+        if not self.projection.supports_masking:
+            return None
+        return self.projection.compute_mask(inputs, previous_mask)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
@@ -135,9 +149,12 @@ class Residual(keras.layers.Layer):
         return cls(**config | {name: restore(config[name]) for name in parts})
 
 
-def _same(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
-    """Whether the shapes are equal, as far as they are known."""
-    return len(one) == len(other) and all(
-        None in sizes or sizes[0] == sizes[1]
-        for sizes in zip(one, other, strict=True)
+def _can_add(branch: Sequence[int | None], skip: Sequence[int | None]) -> bool:
+    """Whether the shapes are equal, as far as they are known.
+
+    A branch of size 1, where the skip's is not known, would be broadcast.
+    """
+    return len(branch) == len(skip) and all(
+        b == s or b is None or (s is None and b != 1)
+        for b, s in zip(branch, skip, strict=True)
     )

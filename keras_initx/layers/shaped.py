@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_initx import theory
 from keras_initx.theory.activations import check_int, is_real
@@ -26,8 +28,8 @@ class _Shaped(keras.layers.Layer):
             )
         name = "width" if depth is None else "depth"
         check_int(name, width if depth is None else depth, 1)
-        self.width = width
-        self.depth = depth
+        self.width = None if width is None else int(width)
+        self.depth = None if depth is None else int(depth)
         self.root = math.sqrt(width if depth is None else depth)
 
     def compute_output_shape(
@@ -94,9 +96,12 @@ class ShapedReLU(_Shaped):
                     f"{name} must be a finite number. "
                     f"Received: {name}={value!r}"
                 )
-        self.c_plus = c_plus
-        self.c_minus = c_minus
-        self.slopes = (1 + c_plus / self.root, 1 + c_minus / self.root)
+        self.c_plus = float(c_plus)
+        self.c_minus = float(c_minus)
+        self.slopes = (
+            1 + self.c_plus / self.root,
+            1 + self.c_minus / self.root,
+        )
         if self.slopes == (0, 0):
             raise ValueError(
                 "The slopes must not both be 0. "
@@ -105,11 +110,10 @@ class ShapedReLU(_Shaped):
         self.gain = 2 / (self.slopes[0] ** 2 + self.slopes[1] ** 2)
 
     def call(self, inputs: Any) -> Any:
+        x = keras.ops.cast(inputs, self.compute_dtype)
         positive, negative = self.slopes
-        return keras.ops.add(
-            positive * keras.ops.maximum(inputs, 0),
-            negative * keras.ops.minimum(inputs, 0),
-        )
+        # Not a sum of two halves: at 0 that has the sum of the two slopes.
+        return keras.ops.where(x > 0, positive * x, negative * x)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
@@ -161,32 +165,13 @@ class ShapedActivation(_Shaped):
         if not (is_real(a) and a > 0):
             raise ValueError(f"a must be finite and > 0. Received: a={a!r}")
         self.activation = keras.activations.get(activation)
-        self.a = a
-        stretch = a * self.root
-
-        def function(z: np.ndarray) -> np.ndarray:
-            values = self.activation(keras.ops.convert_to_tensor(z / stretch))
-            return stretch * keras.ops.convert_to_numpy(values)
-
-        self._check_at_zero(function)
-        self.gain = theory.critical_gain(function, breakpoints=())
-
-    def _check_at_zero(
-        self, function: Callable[[np.ndarray], np.ndarray]
-    ) -> None:
-        step = 1e-4 * self.a * self.root
-        below, at, above = function(np.array([-step, 0.0, step]))
-        slope = (above - below) / (2 * step)
-        if not (abs(at) <= 1e-6 * step and abs(slope - 1) <= 1e-3):
-            raise ValueError(
-                "activation must pass through 0 with slope 1. Received: "
-                f"activation={self.activation!r}, of value {at / self.a:g} and "
-                f"slope {slope:g} at 0"
-            )
+        self.a = float(a)
+        self.gain = _stretched_gain(self.activation, self.a * self.root)
 
     def call(self, inputs: Any) -> Any:
+        x = keras.ops.cast(inputs, self.compute_dtype)
         stretch = self.a * self.root
-        return stretch * self.activation(inputs / stretch)
+        return stretch * self.activation(x / stretch)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
@@ -194,3 +179,27 @@ class ShapedActivation(_Shaped):
             "activation": keras.activations.serialize(self.activation),
             "a": self.a,
         }
+
+
+# Deep networks have many layers of one kind.
+@functools.lru_cache(maxsize=32)
+def _stretched_gain(activation: Callable[[Any], Any], stretch: float) -> float:
+    """1 / E[(s phi(z / s))^2], having checked phi at 0."""
+
+    def phi(z: np.ndarray) -> np.ndarray:
+        # Eager, also where a model is built inside a graph.
+        with tf.init_scope():
+            return activation(tf.constant(z, tf.float64)).numpy()
+
+    step = 1e-4
+    below, at, above = phi(np.array([-step, 0.0, step]))
+    slope = (above - below) / (2 * step)
+    if not (abs(at) <= 1e-6 * step and abs(slope - 1) <= 1e-3):
+        raise ValueError(
+            "activation must pass through 0 with slope 1. Received: "
+            f"activation={activation!r}, of value {at:g} and slope {slope:g} "
+            "at 0"
+        )
+    return theory.critical_gain(
+        lambda z: stretch * phi(z / stretch), breakpoints=()
+    )
