@@ -79,9 +79,7 @@ class Geometry:
     @property
     def matrices(self) -> tuple[int, int, int]:
         """Number of maps, and the rows and columns of each."""
-        return tuple(
-            map(self._size, (self.maps, self.inputs, self.outputs))
-        )
+        return tuple(map(self._size, (self.maps, self.inputs, self.outputs)))
 
     @property
     def order(self) -> tuple[int, ...]:

@@ -67,9 +67,7 @@ def places(model: keras.layers.Layer) -> list[Place]:
         TypeError: It is no layer.
     """
     if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            f"Expected a Keras layer or model. Received: {model!r}"
-        )
+        raise TypeError(f"Expected a Keras layer or model. Received: {model!r}")
     if not model.built:
         raise ValueError(
             "The model has no weights before it is built: call it on data, or "
