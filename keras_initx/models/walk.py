@@ -122,7 +122,7 @@ def _inside(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
     for value in list(vars(layer).values()):
         look(value)
-    # A layer that is only pointed at, as a parent is, has its weights elsewhere.
+    # A layer that is only pointed at has its weights elsewhere.
     held = {id(w) for w in layer.weights}
     return [
         child
