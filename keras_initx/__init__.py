@@ -12,6 +12,7 @@ with (
         distributions,
         initializers,
         layers,
+        models,
         theory,
     )
     from keras_initx.profile import VarianceProfile
@@ -26,5 +27,6 @@ __all__ = [
     "initializers",
     "layers",
     "measure",
+    "models",
     "theory",
 ]

@@ -22,6 +22,7 @@ ARROWS = {
     "initializers": {"distributions", "theory"},
     "layers": {"theory"},
     "signal": {"profile"},
+    "models": {"initializers", "signal"},
     "callbacks": {"signal", "profile"},
     "__init__": {
         "_startup",
@@ -29,6 +30,7 @@ ARROWS = {
         "distributions",
         "initializers",
         "layers",
+        "models",
         "profile",
         "signal",
         "theory",
