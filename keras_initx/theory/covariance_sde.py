@@ -53,7 +53,7 @@ def shaped_relu_drift(
         nu, float64 of the shape of `correlation`.
 
     Raises:
-        ValueError: A correlation is outside [-1, 1].
+        ValueError: A correlation is outside [-1, 1], or c is not finite.
 
     Example:
 
@@ -68,6 +68,11 @@ def shaped_relu_drift(
             "correlation must be in [-1, 1]. "
             f"Received: correlation={correlation!r}"
         )
+    for name, value in {"c_plus": c_plus, "c_minus": c_minus}.items():
+        if not is_real(value):
+            raise ValueError(
+                f"{name} must be a finite number. Received: {name}={value!r}"
+            )
     bend = (c_plus - c_minus) ** 2 / (2 * math.pi)
     return bend * (np.sqrt(1 - rho**2) - rho * np.arccos(rho))
 
@@ -124,6 +129,12 @@ def neural_covariance_sde(
             f"Received: correlation={correlation!r}"
         )
     check_int("paths", paths, 1)
+    check_int("seed", seed, 0)
+    levels = np.asarray(quantiles, float)
+    if not ((levels >= 0) & (levels <= 1)).all():
+        raise ValueError(
+            f"quantiles must be in [0, 1]. Received: quantiles={quantiles!r}"
+        )
     rng = np.random.default_rng(seed)
     x = np.full(paths, math.atanh(correlation))
     steps = math.ceil(time / _STEP)
@@ -138,7 +149,7 @@ def neural_covariance_sde(
         np.clip(x, -18, 18, out=x)
     rho = np.tanh(x)
     return CorrelationLaw(
-        float(rho.mean()), float(rho.std()), np.quantile(rho, quantiles)
+        float(rho.mean()), float(rho.std()), np.quantile(rho, levels)
     )
 
 
@@ -155,8 +166,9 @@ def shaped_variance_drift(
     it dies away.
 
     Args:
-        activation: phi, with phi(0) = 0 and phi'(0) = 1, smooth around 0; as
-            in `correlation_map`.
+        activation: phi, smooth around 0, with phi(0) = 0 and phi'(0) = 1: of
+            gelu or softplus give one that is shifted and scaled so. As in
+            `correlation_map`.
         a: As in `layers.ShapedActivation`, finite and > 0.
         **parameters: As in `correlation_map`.
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Of weights whose largest is 1.
+_ROUNDING = 1e-12
 # Sums of as many layers are compared at the most.
 _LONGEST = 16
 # Between the slope 0 of rough weights and -1 of smooth ones.
@@ -24,7 +26,8 @@ class HurstEstimate(NamedTuple):
             than 1/2 for layers that undo each other.
         without_mean: The same after the mean over the layers is taken off each
             entry. A common mean, however small, pulls `hurst` to 1; taking it
-            off pulls the estimate of few layers down.
+            off pulls the estimate of few layers down. NaN if all layers are
+            equal.
     """
 
     hurst: float
@@ -83,15 +86,18 @@ def estimate_hurst(weights: np.ndarray) -> HurstEstimate:
         raise ValueError(
             f"weights must have at least 4 layers. Received: {len(w)} layers"
         )
-    return HurstEstimate(_hurst(w), _hurst(w - w.mean(axis=0)))
+    # So that squares neither vanish nor overflow.
+    w = w / np.abs(w).max()
+    varying = w - w.mean(axis=0)
+    if np.abs(varying).max() <= _ROUNDING:
+        return HurstEstimate(_hurst(w), math.nan)
+    return HurstEstimate(_hurst(w), _hurst(varying))
 
 
 def _hurst(w: np.ndarray) -> float:
     steps = 2 ** np.arange(1 + int(math.log2(min(_LONGEST, len(w) // 2))))
     path = np.concatenate([np.zeros((1, w.shape[1])), np.cumsum(w, axis=0)])
     squares = [np.mean((path[m:] - path[:-m]) ** 2) for m in steps]
-    if min(squares) <= 0:
-        return math.nan
     return float(np.polyfit(np.log(steps), np.log(squares), 1)[0]) / 2
 
 

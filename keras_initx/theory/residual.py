@@ -44,7 +44,7 @@ def critical_beta(
     Below it the signal explodes as the depth L grows, above it the network
     tends to the identity. The smaller value of two matrices holds where
     E phi(z) = 0 for a standard normal z, as for tanh and linear, and of the
-    gradient in any case.
+    gradient of relu and these.
 
     Args:
         kind: Of the weights over depth, "white", "smooth" or "fractional", as
@@ -82,7 +82,7 @@ def critical_beta(
         )
     if not (is_real(hurst) and 0 < hurst <= 1):
         raise ValueError(f"hurst must be in (0, 1]. Received: hurst={hurst!r}")
-    if matrices not in (1, 2):
+    if not (is_real(matrices) and matrices in (1, 2)):
         raise ValueError(
             f"matrices must be 1 or 2. Received: matrices={matrices!r}"
         )
@@ -91,10 +91,10 @@ def critical_beta(
         return 0.5 if kind == "white" else 1.0
     if matrices == 1:
         return float(hurst)
-    # Points and weights are symmetric: of an odd phi nothing is left.
+    # Points and weights are symmetric, so that of an odd phi nothing is left.
     z, weight = np.polynomial.hermite_e.hermegauss(100)
-    odd = abs(weight @ phi.function(z)) < 1e-10
-    return float(max(0.5, 2 * hurst - 1 if odd or gradient else hurst))
+    centred = abs(weight @ phi.function(z)) < 1e-10
+    return float(max(0.5, 2 * hurst - 1 if centred or gradient else hurst))
 
 
 def residual_growth(
@@ -110,10 +110,13 @@ def residual_growth(
         E |h_L - h_0|^2 / |h_0|^2 = the same less 1
         energy = gain E phi(z)^2
 
-    at any width, for independent weights V of mean 0 and variance 1 / fan_in.
-    For two matrices it is exact if phi is piecewise linear, with W symmetric
-    and of variance gain / fan_in: 1/2 for relu at gain 1. The gradient of a
-    sum of squares grows by the same factor.
+    for independent weights V of mean 0 and variance 1 / fan_in. Exact, at any
+    width, if phi is linear; and for piecewise linear phi with two matrices a
+    branch, W symmetric in law and of variance gain / fan_in. With one matrix
+    and relu it is the limit of a wide net whose input is of no sign: inputs
+    that are all positive, as pixels, grow faster, since relu keeps all of them.
+    Of other activations the energy is that of pre-activations of variance 1.
+    The gradient of a sum of squares grows by the same factor.
 
     Args:
         depth: L, number of branches, an int >= 1.
@@ -153,7 +156,7 @@ def residual_log_norm(
         mean = S energy (1/2 - 1 / width),    variance = S energy / width
         S = L^(1 - 2 beta)
 
-    for white weights as in `residual_growth`, and S L^(-2 beta) small.
+    under the conditions of `residual_growth`, and with L^(-2 beta) small.
 
     Args:
         depth: L, number of branches, an int >= 1.
@@ -181,7 +184,8 @@ def residual_log_norm(
     check_int("width", width, 1)
     _log_growth(depth, beta, activation, gain, parameters)
     energy = gain * second_moment(resolve(activation, parameters))
-    total = energy * float(depth) ** (1 - 2 * beta)
+    with np.errstate(over="ignore"):
+        total = float(energy * np.exp((1 - 2 * beta) * np.log(depth)))
     return total * (0.5 - 1 / width), total / width
 
 
@@ -202,4 +206,6 @@ def _log_growth(
             f"gain must be finite and > 0. Received: gain={gain!r}"
         )
     energy = gain * second_moment(resolve(activation, parameters))
-    return depth * math.log1p(energy * float(depth) ** (-2 * beta))
+    # log1p of the energy L^(-2 beta), which may be beyond float64.
+    log_step = math.log(energy) - 2 * beta * math.log(depth)
+    return depth * float(np.logaddexp(0, log_step))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from keras_initx.theory.activations import check_int
+from keras_initx.theory.activations import check_int, is_real
 
 
 class DeepNormScale(NamedTuple):
@@ -91,13 +91,13 @@ def gpt2_residual_std(blocks: int, std: float = 0.02) -> float:
 
     Args:
         blocks: Of the transformer, an int >= 1.
-        std: Of all other weights.
+        std: Of all other weights, finite and > 0.
 
     Returns:
         The standard deviation.
 
     Raises:
-        ValueError: blocks is not an int >= 1.
+        ValueError: An argument is outside its range.
 
     Example:
 
@@ -108,6 +108,8 @@ def gpt2_residual_std(blocks: int, std: float = 0.02) -> float:
     learners (2019).
     """
     check_int("blocks", blocks, 1)
+    if not (is_real(std) and std > 0):
+        raise ValueError(f"std must be finite and > 0. Received: std={std!r}")
     return std / math.sqrt(2 * blocks)
 
 
