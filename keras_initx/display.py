@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,9 +36,10 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in rows:
         # Text, for a layer called "[red]" is a name here, not a colour.
         table.add_row(*map(Text, row))
-    # Wide enough that a long name is never cut.
+    # Wide enough that a long name is never cut, nor one of wide letters.
     width = sum(
-        max(map(len, column)) + 3 for column in zip(heads, *rows, strict=True)
+        max(map(cell_len, column)) + 3
+        for column in zip(heads, *rows, strict=True)
     )
     text = io.StringIO()
     Console(

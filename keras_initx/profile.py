@@ -70,27 +70,32 @@ class VarianceProfile:
 
     def __post_init__(self) -> None:
         layers = tuple(str(name) for name in self.layers)
-        if not layers:
+        if isinstance(self.layers, (str, bytes)) or not layers:
             raise ValueError(
-                "A VarianceProfile needs at least one layer. "
+                "layers must be a list of names, of at least one layer. "
                 f"Received: layers={self.layers!r}"
             )
         object.__setattr__(self, "layers", layers)
         for column in _COLUMNS:
             given = getattr(self, column)
-            values = np.array(given, dtype=np.float64)
+            try:
+                values = np.array(given, dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{column} must hold one number for each layer. "
+                    f"Received: {column}={given!r}"
+                ) from error
             if values.shape != (len(layers),):
                 raise ValueError(
                     f"{column} must hold one number for each of the "
                     f"{len(layers)} layers. Received: {column} of shape "
                     f"{values.shape}"
                 )
-            _require(
-                column,
-                values,
-                np.isfinite(values) if column != "units" else values >= 0,
-                "finite" if column != "units" else "not negative",
-            )
+            holds, wanted = np.isfinite(values), "finite"
+            if column == "units":
+                holds = (values >= 0) & (values == np.floor(values))
+                wanted = "a whole number >= 0"
+            _require(column, values, holds, wanted)
             if column == "units" and np.isfinite(values).all():
                 values = values.astype(np.int64)
             values.setflags(write=False)
@@ -163,6 +168,22 @@ class VarianceProfile:
         """
         return display.text_table(*self._cells(expected))
 
+    def check_expected(self, expected: VarianceProfile) -> None:
+        """Refuse what cannot stand beside this profile, layer by layer.
+
+        Raises:
+            ValueError: `expected` is no profile, or of another length.
+        """
+        received = f"expected={expected!r}"
+        if isinstance(expected, VarianceProfile):
+            if len(expected) == len(self):
+                return
+            received = f"expected of {len(expected)} layers"
+        raise ValueError(
+            "expected must be a VarianceProfile of as many layers as this one, "
+            f"{len(self)}. Received: {received}"
+        )
+
     def _repr_html_(self) -> str:
         return display.html_table(*self._cells(None))
 
@@ -176,11 +197,7 @@ class VarianceProfile:
             "decay": self.decay,
         }
         if expected is not None:
-            if len(expected) != len(self):
-                raise ValueError(
-                    f"expected must have as many layers as the profile, "
-                    f"{len(self)}. Received: expected of {len(expected)} layers"
-                )
+            self.check_expected(expected)
             columns["expected"] = expected.decay
         columns["relative"] = self.relative
         rows = [
@@ -205,9 +222,11 @@ class VarianceProfile:
 
         Raises:
             ImportError: Matplotlib is not installed.
+            ValueError: `expected` has another number of layers.
         """
         curves = {"measured": (self.decay, "-")}
         if expected is not None:
+            self.check_expected(expected)
             curves["expected"] = (expected.decay, "k--")
         return display.plot_by_layer(
             curves, "sample variance / total variance", ax
@@ -235,10 +254,9 @@ class VarianceProfile:
         """
         wanted = {"layers", *_COLUMNS}
         if not isinstance(config, Mapping) or set(config) != wanted:
-            received = sorted(config) if isinstance(config, Mapping) else config
             raise ValueError(
                 f"A VarianceProfile is read from a dict with the keys "
-                f"{sorted(wanted)}. Received: {received!r}"
+                f"{sorted(wanted)}. Received: config={config!r}"
             )
         try:
             units = [np.inf if n is None else n for n in config["units"]]
@@ -246,7 +264,7 @@ class VarianceProfile:
         except TypeError as error:
             raise ValueError(
                 f"A VarianceProfile is read from lists of names and numbers. "
-                f"Received: {dict(config)!r}"
+                f"Received: config={dict(config)!r}"
             ) from error
 
     def save(self, path: str | os.PathLike) -> None:

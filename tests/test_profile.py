@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -66,6 +67,8 @@ def test_a_dead_layer_has_no_decay():
         ({"squared_mean": [0.0, np.inf]}, r"squared_mean\[1\]=inf"),
         ({"squared_mean": [-2.0, 0.0]}, r"total\[0\]=-1\.0"),
         ({"units": [4, -1]}, r"units\[1\]=-1"),
+        ({"units": [4, 8.5]}, r"whole number .*units\[1\]=8\.5"),
+        ({"layers": "ab"}, "list of names.*Received: layers='ab'"),
     ],
 )
 def test_refuses_what_no_network_has(change, message):
@@ -137,7 +140,7 @@ def test_a_file_gives_it_back_and_is_written_whole(tmp_path, monkeypatch):
 def test_a_file_of_something_else_is_refused(tmp_path, text):
     path = tmp_path / "profile.json"
     path.write_text(text)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="Received: "):
         kx.VarianceProfile.load(path)
 
 
@@ -180,7 +183,7 @@ def test_plot_draws_measurement_and_theory():
     from matplotlib.figure import Figure
 
     ax = Figure().subplots()
-    theory = kx.theory.sample_variance_decay(5)
+    theory = kx.theory.sample_variance_decay(1)
     profile = kx.VarianceProfile(**GOOD)
     assert profile.plot(expected=theory, ax=ax) is ax
     measured, dashed = ax.lines
@@ -202,3 +205,44 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"keras-initx\[plot\]"):
         kx.VarianceProfile(**GOOD).plot()
+
+
+@pytest.mark.parametrize("show", ["plot", "table"])
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (kx.VarianceProfile(["a"], [1], [1], [1]), "Received: expected of 1"),
+        ([1.0, 0.5], r"VarianceProfile .*Received: expected=\[1\.0, 0\.5\]"),
+    ],
+)
+def test_what_cannot_stand_beside_is_refused(show, expected, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(kx.VarianceProfile(**GOOD), show)(expected)
+
+
+def test_names_of_wide_letters_are_not_cut():
+    names = ["\u5c64" * 40, "plain"]
+    profile = kx.VarianceProfile(**GOOD | {"layers": names})
+    rows = str(profile).splitlines()[2:]
+    assert [row.split()[0] for row in rows] == names
+    assert {row.split()[-1] for row in rows} == {"1", "0.25"}
+
+
+def test_a_file_has_the_mode_that_open_would_give(tmp_path):
+    profile = kx.VarianceProfile(**GOOD)
+    before = os.umask(0o027)
+    try:
+        profile.save(tmp_path / "new.json")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o640
+    (tmp_path / "new.json").chmod(0o600)
+    profile.save(tmp_path / "new.json")
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "there.json")
+    kx.VarianceProfile(**GOOD).save(tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert kx.VarianceProfile.load(tmp_path / "there.json") is not None

@@ -28,8 +28,9 @@ class SampleVarianceDecay(keras.callbacks.Callback):
         sample_variance_decay/<layer>    decay of each layer
 
     is seen by History, and by CSVLogger, EarlyStopping, ModelCheckpoint and
-    TensorBoard where they stand *behind* it in the list of callbacks. Keras's
-    progress bar, too, prints all that it sees: to keep it short, put
+    TensorBoard where they stand *behind* it in the list of callbacks. An epoch
+    in which nothing was measured has NaN there. Keras's progress bar, too,
+    prints all that it sees: to keep it short, put
     `keras.callbacks.ProgbarLogger()` in the list before this callback.
 
     Args:
@@ -136,6 +137,9 @@ class SampleVarianceDecay(keras.callbacks.Callback):
             # Only now does a fit with initial_epoch say so.
             self.steps = [(epoch, 0)]
         self._epoch = epoch
+        # An epoch without a measurement must not repeat one of before. The
+        # keys stay, for CSVLogger writes those of the first epoch ever after.
+        self._logs = dict.fromkeys(self._logs, float("nan"))
         self._step_before_epoch = self._step
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -164,7 +168,7 @@ class SampleVarianceDecay(keras.callbacks.Callback):
         try:
             profile = measure(self.model, self.data, layers=self.layers)
             if self.expected is not None:
-                _check_length(self.expected, profile)
+                profile.check_expected(self.expected)
         except Exception as error:
             if self.on_error == "raise":
                 raise
@@ -207,14 +211,6 @@ class SampleVarianceDecay(keras.callbacks.Callback):
                 _scalar(f"sample_variance/{name}", profile.sample_variance[i])
                 _scalar(f"squared_mean/{name}", profile.squared_mean[i])
         self._writer.flush()
-
-
-def _check_length(expected: VarianceProfile, profile: VarianceProfile) -> None:
-    if len(expected) != len(profile):
-        raise ValueError(
-            f"expected must have a row for each measured layer, {len(profile)}."
-            f" Received: expected of {len(expected)} layers"
-        )
 
 
 def _scalar(tag: str, value: float) -> None:
