@@ -168,6 +168,17 @@ ROWS = {
         he,
         tuple(map(mixture_quantile, LEVELS)),
     ),
+    "scaled": Row(
+        lambda seed=None, **axes: kx.initializers.Scaled(
+            keras.initializers.VarianceScaling(
+                1.0, "fan_in", "untruncated_normal", seed=seed
+            ),
+            -np.sqrt(2),
+            **axes,
+        ),
+        he,
+        NORMAL,
+    ),
 }
 # The process has one seed for all layers, and so no generator.
 DEPTH_ROWS = {
