@@ -28,7 +28,7 @@ class Scaled(FanInInitializer):
 
     What `EinsumDense` and attention layers say of a kernel's axes is handed on
     to an initializer that has asked for it: Keras' own that follow the fans,
-    and all of ours. Seeds are those of the initializer.
+    and all of ours.
 
     Args:
         initializer: An instance, name or config of a Keras initializer.
@@ -36,6 +36,8 @@ class Scaled(FanInInitializer):
         input_axes: Axes of the kernel that the layer sums over, and
         output_axes: axes that its output has: ints, both or neither. Those of
             the initializer, if it has any, come first.
+        seed: None leaves the initializer its own; an int or a
+            `keras.random.SeedGenerator` takes its place.
 
     Returns:
         When called with a shape and dtype, weights in float16, bfloat16,
@@ -66,10 +68,15 @@ class Scaled(FanInInitializer):
         factor: float,
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
+        seed: int | keras.random.SeedGenerator | None = None,
     ):
-        # Nothing is drawn here, and no seed is taken from the user's.
-        super().__init__(None, input_axes, output_axes, seed=0)
-        self.initializer = _initializer(initializer)
+        # With None the base would draw one that nothing uses.
+        super().__init__(
+            None, input_axes, output_axes, 0 if seed is None else seed
+        )
+        self.initializer = _initializer(initializer, seed)
+        # EinsumDense reads it, and hands it to its copy.
+        self.seed = getattr(self.initializer, "seed", None)
         if not (is_real(factor) and abs(factor) <= _LARGEST_FACTOR):
             raise ValueError(
                 f"factor must be a number from {-_LARGEST_FACTOR} to "
@@ -99,10 +106,12 @@ class Scaled(FanInInitializer):
         return {
             "initializer": keras.initializers.serialize(self.initializer),
             "factor": self.factor,
+            # The initializer's config has it.
+            "seed": None,
         } | {key: config[key] for key in ("input_axes", "output_axes")}
 
 
-def _initializer(given: Any) -> keras.initializers.Initializer:
+def _initializer(given: Any, seed: Any) -> keras.initializers.Initializer:
     try:
         found = keras.initializers.get(given)
     except (ValueError, TypeError) as error:
@@ -110,7 +119,15 @@ def _initializer(given: Any) -> keras.initializers.Initializer:
     # A function could not be saved.
     if not isinstance(found, keras.initializers.Initializer):
         raise ValueError(_expected(given))
-    return found
+    if seed is None:
+        return found
+    config = found.get_config()
+    if "seed" not in config:
+        raise ValueError(
+            "seed must be None where the initializer draws nothing. "
+            f"Received: seed={seed!r}, initializer={given!r}"
+        )
+    return type(found).from_config(config | {"seed": seed})
 
 
 def _expected(given: Any) -> str:
