@@ -168,6 +168,15 @@ ROWS = {
         he,
         tuple(map(mixture_quantile, LEVELS)),
     ),
+    "scaled": Row(
+        lambda seed=None, fan_in=None, **axes: kx.initializers.Scaled(
+            kx.initializers.FractionalMoment(2, fan_in=fan_in, seed=seed),
+            -0.5,
+            **axes,
+        ),
+        lambda fan_in: he(fan_in) / 2,
+        NORMAL,
+    ),
 }
 # The process has one seed for all layers, and so no generator.
 DEPTH_ROWS = {
@@ -191,7 +200,14 @@ DEPTH_ROWS["depth-he"] = Row(
 )
 SEEDED_BY_GENERATORS = dict(ROWS)
 ROWS |= DEPTH_ROWS
-BY_LAYER = ["kaiming", "fractional", "stable", "stable-cauchy", "drawn-student"]
+BY_LAYER = [
+    "kaiming",
+    "fractional",
+    "stable",
+    "stable-cauchy",
+    "drawn-student",
+    "scaled",
+]
 
 rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 rows_with_generator = pytest.mark.parametrize(
@@ -624,11 +640,14 @@ def test_config_round_trip(row, seed):
 @rows
 def test_config_holds_every_argument(row):
     made = row.make()
-    assert set(made.get_config()) == set(
+    config = made.get_config()
+    assert set(config) == set(
         inspect.signature(type(made).__init__).parameters
     ) - {"self"}
     # A copy of an unseeded initializer draws other weights.
-    assert made.get_config()["seed"] is None
+    assert (
+        config.get("initializer", {"config": config})["config"]["seed"] is None
+    )
     assert (made.clone()((4, 4)) != made((4, 4))).numpy().any()
 
 
@@ -757,6 +776,61 @@ def test_nested_distributions_round_trip(seed):
     np.testing.assert_array_equal(made((5, 5)), again((5, 5)))
 
 
+# ---- Times a factor --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        "he_normal",
+        {"class_name": "Constant", "config": {"value": 3.0}},
+        keras.initializers.Orthogonal(seed=1),
+        keras.initializers.HeUniform,
+        kx.initializers.DepthProcess(9, "smooth", seed=1).at(4),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("factor", [0.25, -3, 0])
+def test_scaled_is_its_initializer_times_the_factor(initializer, factor):
+    made = kx.initializers.Scaled(initializer, factor)
+    expected = factor * np.asarray(made.initializer((6, 5)))
+    np.testing.assert_allclose(made((6, 5)), expected, rtol=1e-6)
+    config = json.loads(json.dumps(keras.initializers.serialize(made)))
+    again = keras.initializers.deserialize(config)
+    assert type(again.initializer) is type(made.initializer)
+    assert again.get_config() == made.get_config()
+
+
+def test_axes_reach_the_initializer_but_its_own_come_first(seed):
+    he_normal = keras.initializers.HeNormal(seed=seed)
+    twice = kx.initializers.Scaled(kx.initializers.Scaled(he_normal, 0.5), 6)
+    axes = {"input_axes": [0], "output_axes": [1, 2]}
+    kernels = []
+    for initializer in (twice, he_normal):
+        layer = keras.layers.EinsumDense(
+            "abc,cde->abde", (None, 4, 5), kernel_initializer=initializer
+        )
+        layer.build((None, 3, 7))
+        kernels.append(np.asarray(layer.kernel))
+    np.testing.assert_allclose(kernels[0], 3 * kernels[1], rtol=1e-6)
+    seeded = kx.initializers.Scaled("he_normal", 2, seed=seed)
+    np.testing.assert_allclose(seeded((4, 5)), 2 * he_normal((4, 5)), rtol=1e-6)
+    # That of the user is left as it was.
+    assert he_normal.input_axes is None
+    own = kx.initializers.FractionalMoment(
+        2, input_axes=[2], output_axes=[0, 1], seed=seed
+    )
+    made = kx.initializers.Scaled(own, 3, **axes)
+    np.testing.assert_allclose(made((7, 4, 5)), 3 * own((7, 4, 5)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_scaled_beyond_the_range_is_clipped(dtype):
+    made = kx.initializers.Scaled(keras.initializers.Constant(1e30), -1e30)
+    limit = min(tf.as_dtype(dtype).max, tf.float32.max)
+    np.testing.assert_array_equal(made((2, 2), dtype), -limit)
+
+
 # ---- Bad input -------------------------------------------------------------
 
 
@@ -784,6 +858,12 @@ def bad_values():
     yield *fractional, "s", [0, -1, 2.001, nan, inf, "1", None, True, [1.0]]
     yield stable[0], {}, "stability", [0, -1, 2.001, nan, "1.5", None, [1.0]]
     yield stable[0], {}, "stability", [True]
+    scaled = kx.initializers.Scaled, {"initializer": "ones", "factor": 2.0}
+    yield *scaled, "initializer", [None, "nonsense", 3, abs, {"a": 1}]
+    yield *scaled, "factor", [nan, inf, -1e31, "1", None, True, [1.0]]
+    yield *scaled, "input_axes", [[0], 3, "01"]
+    # Of ones, which draw nothing.
+    yield *scaled, "seed", [1.5, "1", 1]
     yield *stable, "preserve", [0, 1.5, 1.6, -1, nan, "s", "Log", None, [0.5]]
 
 
@@ -989,6 +1069,7 @@ MAKERS = [
     lambda: kx.initializers.DepthProcess(
         9, "fractional", hurst=0.7, seed=1
     ).at(4),
+    lambda: kx.initializers.Scaled("he_normal", 0.5),
 ]
 
 def weights():
@@ -1045,7 +1126,7 @@ def test_in_another_process_models_load_and_replicas_agree(tmp_path):
     sums = [float(w.sum()) for w in model.get_weights()]
     assert ran.stdout.splitlines() == [
         " ".join(["sums", *map(str, sums)]),
-        "equal 9",
+        "equal 11",
     ], ran.stderr
 
 

@@ -28,6 +28,7 @@ from keras_initx.initializers.alpha_stable import AlphaStable
 from keras_initx.initializers.depth_process import DepthProcess, DepthWeights
 from keras_initx.initializers.fractional_moment import FractionalMoment
 from keras_initx.initializers.from_distribution import FromDistribution
+from keras_initx.initializers.scaled import Scaled
 
 __all__ = [
     "AlphaStable",
@@ -35,4 +36,5 @@ __all__ = [
     "DepthWeights",
     "FractionalMoment",
     "FromDistribution",
+    "Scaled",
 ]
