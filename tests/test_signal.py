@@ -304,6 +304,41 @@ class Counted(keras.layers.Layer):
         return x
 
 
+class Chooser:
+    """Unhashable, with a method that chooses layers."""
+
+    __hash__ = None
+
+    def __call__(self, layer):
+        return isinstance(layer, keras.layers.Dense)
+
+    def method(self, layer):
+        return self(layer)
+
+
+def test_layers_are_chosen_by_any_selector_and_traced_once(rng):
+    counted = Counted()
+    model = keras.Sequential(
+        [keras.Input((3,)), counted, keras.layers.Dense(2, name="last")]
+    )
+    x = rng.standard_normal((4, 3))
+    chooser, last = Chooser(), model.layers[-1]
+    for chosen in (
+        lambda: last,
+        lambda: [last, "last"],
+        lambda: chooser,
+        lambda: chooser.method,
+    ):
+        first = kx.measure(model, x, layers=chosen())
+        before = Counted.traces
+        again = kx.measure(model, x, layers=chosen())
+        assert Counted.traces == before
+        assert first.layers[-1] == again.layers[-1] == "last"
+    elsewhere = keras.layers.Dense(2)
+    with pytest.raises(ValueError, match=r"must pick a layer.*Received: lay"):
+        kx.measure(model, x, layers=elsewhere)
+
+
 def test_only_a_changed_model_is_traced_again(rng):
     dense, drop = keras.layers.Dense(4, "relu"), keras.layers.Dropout(0.5)
     model = keras.Sequential([keras.Input((4,)), Counted(), dense, drop])

@@ -69,7 +69,7 @@ def measure(
         data: Array `(samples, ...)`; a dict or tuple of such, one for each
             input of the model; a `tf.data.Dataset` or `keras.utils.PyDataset`
             of batches, with or without labels. At least two samples.
-        layers: Which layers to report: a name, a class, a function
+        layers: Which layers to report: a layer, name, class, function
             `layer -> bool`, or a list of these. A picked layer that holds no
             kernel (a nested model, a wrapper) stands for those inside it that
             do. Default: every layer that holds a kernel.

@@ -1,8 +1,9 @@
-"""Which layers a user wants to hear: by name, by class or by predicate."""
+"""Which layers a user wants to hear: by name, object, class or predicate."""
 
 from __future__ import annotations
 
 import difflib
+import types
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 
@@ -11,7 +12,9 @@ import keras
 from keras_initx.signal.heard import Heard
 from keras_initx.signal.tap import holds_kernel
 
-Selector = str | type | Callable[[keras.layers.Layer], bool]
+Selector = (
+    str | keras.layers.Layer | type | Callable[[keras.layers.Layer], bool]
+)
 Layers = Selector | Iterable[Selector] | None
 
 
@@ -19,9 +22,10 @@ def selectors(layers: Layers) -> tuple[Selector, ...]:
     """`layers` as a tuple, of which a layer need match one.
 
     Args:
-        layers: A layer's name, or its whole name as a profile shows it; a
-            layer class; a function of a layer that returns whether to hear
-            it; or several of these. None: every layer that holds a kernel.
+        layers: A layer; a layer's name, or its whole name as a profile shows
+            it; a layer class; a function of a layer that returns whether to
+            hear it; or several of these. None: every layer that holds a
+            kernel.
 
     Raises:
         ValueError: `layers` is or holds something else.
@@ -34,8 +38,8 @@ def selectors(layers: Layers) -> tuple[Selector, ...]:
     wanted = tuple(several) if isinstance(several, Iterable) else ()
     if not wanted or not all(isinstance(s, str) or callable(s) for s in wanted):
         raise ValueError(
-            "layers must be a layer's name, a layer class, a function of a "
-            "layer, or a list of these. "
+            "layers must be a layer, its name, a layer class, a function of "
+            "a layer, or a list of these. "
             f"Received: layers={layers!r}"
         )
     return wanted
@@ -45,13 +49,15 @@ def matches(selector: Selector, heard: Heard) -> bool:
     """Whether one selector picks a layer."""
     if isinstance(selector, str):
         return selector in (heard.layer.name, heard.name)
+    if isinstance(selector, keras.layers.Layer):
+        return heard.layer is selector
     if isinstance(selector, type):
         return isinstance(heard.layer, selector)
     return bool(selector(heard.layer))
 
 
 def check_all_matched(wanted: Iterable[Selector], ran: Iterable[Heard]) -> None:
-    """Refuse a name or class that no layer of the model has.
+    """Refuse a selector that picks no layer of the model.
 
     Raises:
         ValueError: Naming it, and the layers there are.
@@ -77,4 +83,24 @@ def identity(selector: Selector) -> Hashable:
     """A key for a selector that does not keep a function, or what it holds."""
     if isinstance(selector, (str, type)):
         return selector
-    return weakref.ref(selector)
+    if isinstance(selector, types.MethodType):
+        # It is made anew each time that one asks the object for it.
+        return _Reference(selector.__self__), _Reference(selector.__func__)
+    return _Reference(selector)
+
+
+class _Reference:
+    """Equal to another to the same object, which need not be hashable."""
+
+    def __init__(self, value: object):
+        self._value = weakref.ref(value)
+        self._hash = id(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Reference):
+            return NotImplemented
+        value = self._value()
+        return value is not None and value is other._value()
