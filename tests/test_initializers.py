@@ -816,6 +816,7 @@ def test_axes_reach_the_initializer_but_its_own_come_first(seed):
     seeded = kx.initializers.Scaled("he_normal", 2, seed=seed)
     np.testing.assert_allclose(seeded((4, 5)), 2 * he_normal((4, 5)), rtol=1e-6)
     # That of the user is left as it was.
+    kx.initializers.Scaled(he_normal, 2, **axes)((7, 4, 5))
     assert he_normal.input_axes is None
     own = kx.initializers.FractionalMoment(
         2, input_axes=[2], output_axes=[0, 1], seed=seed
