@@ -788,7 +788,7 @@ def test_nested_distributions_round_trip(seed):
         keras.initializers.HeUniform,
         kx.initializers.DepthProcess(9, "smooth", seed=1).at(4),
     ],
-    ids=str,
+    ids=["name", "config", "orthogonal", "class", "depth"],
 )
 @pytest.mark.parametrize("factor", [0.25, -3, 0])
 def test_scaled_is_its_initializer_times_the_factor(initializer, factor):
