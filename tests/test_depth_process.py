@@ -209,6 +209,8 @@ def test_more_paths_do_not_change_the_first_ones(seed):
 
 
 def process_of(kind, depth=7, **parameters):
+    if kind == "fractional":
+        parameters = {"hurst": 0.7, **parameters}
     return kx.initializers.DepthProcess(depth, kind, seed=11, **parameters)
 
 
@@ -380,12 +382,16 @@ def test_threads_that_ask_at_once_get_their_own_layers():
         ({"depth": 2.0}, "depth"),
         ({"depth": True}, "depth"),
         ({"kind": "brownian"}, "kind"),
-        ({"hurst": 0}, "hurst"),
-        ({"hurst": 1.01}, "hurst"),
-        ({"hurst": float("nan")}, "hurst"),
-        ({"length_scale": -0.1}, "length_scale"),
-        ({"length_scale": 0}, "length_scale"),
-        ({"length_scale": 101}, "length_scale"),
+        ({"kind": "fractional"}, "hurst"),
+        ({"kind": "fractional", "hurst": 0}, "hurst"),
+        ({"kind": "fractional", "hurst": 1.01}, "hurst"),
+        ({"kind": "fractional", "hurst": float("nan")}, "hurst"),
+        ({"hurst": 0.7}, "hurst"),
+        ({"kind": "smooth", "hurst": 0.7}, "hurst"),
+        ({"kind": "smooth", "length_scale": -0.1}, "length_scale"),
+        ({"kind": "smooth", "length_scale": 0}, "length_scale"),
+        ({"kind": "smooth", "length_scale": 101}, "length_scale"),
+        ({"length_scale": 0.1}, "length_scale"),
         ({"gain": 0}, "gain"),
         ({"gain": float("inf")}, "gain"),
         ({"seed": 1.5}, "seed"),

@@ -480,6 +480,7 @@ def test_shaped_relu_is_named_by_its_slopes():
         (lambda: BranchScale(depth=4, per_channel=True), "per_channel"),
         (lambda: Residual(None), "branch"),
         (lambda: Residual([]), "branch"),
+        (lambda: Residual([twice(), "relu"]), "branch"),
         (lambda: Residual(keras.ops.relu), "branch"),
         (lambda: Residual(twice(), scale="half"), "scale"),
         (lambda: Residual(twice(), projection=4), "projection"),

@@ -378,6 +378,10 @@ def test_scaling_of_smooth_and_tied_weights(rng):
         (lambda: estimate_hurst([["a"]]), "weights"),
         (lambda: estimate_scaling([np.ones((9, 2))]), "weights_by_depth"),
         (
+            lambda: estimate_scaling([np.ones((9, 2)), np.ones((5, 3))]),
+            "weights_by_depth",
+        ),
+        (
             lambda: estimate_scaling([np.ones((9, 2)), [[math.nan]]]),
             "weights_by_depth",
         ),

@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx import theory
-from keras_initx.initializers.base import FanInInitializer, is_int
+from keras_initx.initializers.base import FanInInitializer, is_int, plain
 from keras_initx.initializers.paths import PathCache, Paths
 from keras_initx.theory.activations import is_real
 
+_LENGTH_SCALE = 0.1
 _KINDS = ("white", "smooth", "fractional")
 # Beyond, float32 has no weights left.
 _LARGEST_GAIN = 1e30
@@ -54,9 +55,10 @@ class DepthProcess:
     Args:
         depth: Number of layers, an int >= 1.
         kind: "white", "smooth" or "fractional".
-        length_scale: Of "smooth", as a share of the depth, in (0, 100].
-        hurst: Of "fractional", in (0, 1]. At 1/2 it is white; at 1 all layers
-            have the same weights.
+        length_scale: Of "smooth", as a share of the depth, in (0, 100]; 0.1
+            by default.
+        hurst: Of "fractional", which needs it, in (0, 1]. At 1/2 it is white;
+            at 1 all layers have the same weights.
         gain: As `theory.critical_gain` has it, in (0, 1e30]: 1 for a branch
             that is scaled down, 2 for He's weights.
         seed: None, which draws one from the generator that
@@ -82,8 +84,8 @@ class DepthProcess:
         self,
         depth: int,
         kind: str = "white",
-        length_scale: float = 0.1,
-        hurst: float = 0.5,
+        length_scale: float | None = None,
+        hurst: float | None = None,
         gain: float = 1.0,
         seed: int | None = None,
     ):
@@ -105,8 +107,10 @@ class DepthProcess:
 
         Args:
             index: Of the layer, from 0 to depth - 1.
-            stream: An int >= 0. Kernels of one layer take different streams,
-                whose paths are independent.
+            stream: An int >= 0. Kernels of one layer, or branch, take
+                different streams, whose paths are independent; with one
+                stream they are equal, as the query, key and value of
+                `MultiHeadAttention` are, which takes one initializer only.
             fan_in: As in `FractionalMoment`.
             input_axes: As in `FractionalMoment`.
             output_axes: As in `FractionalMoment`.
@@ -164,7 +168,8 @@ class DepthWeights(FanInInitializer):
     >>> third((64, 64)).shape
     TensorShape([64, 64])
 
-    Reference: as `DepthProcess`.
+    Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
+    arXiv:2206.06929.
     """
 
     def __init__(
@@ -172,8 +177,8 @@ class DepthWeights(FanInInitializer):
         depth: int,
         index: int,
         kind: str = "white",
-        length_scale: float = 0.1,
-        hurst: float = 0.5,
+        length_scale: float | None = None,
+        hurst: float | None = None,
         gain: float = 1.0,
         seed: int | None = None,
         stream: int = 0,
@@ -187,12 +192,30 @@ class DepthWeights(FanInInitializer):
                 f"it, and its state would move on. Received: seed={seed!r}"
             )
         super().__init__(fan_in, input_axes, output_axes, seed)
-        # Both are refused by theory where they are out of range.
-        theory.smooth_covariance(0, depth, length_scale)
-        theory.fractional_noise_covariance(0, hurst)
+        if kind not in _KINDS:
+            raise ValueError(
+                f"kind must be one of {', '.join(_KINDS)}. "
+                f"Received: kind={kind!r}"
+            )
+        for name, value, own in (
+            ("length_scale", length_scale, "smooth"),
+            ("hurst", hurst, "fractional"),
+        ):
+            if value is not None and kind != own:
+                raise ValueError(
+                    f"{name} is of kind={own!r}. "
+                    f"Received: {name}={value!r}, kind={kind!r}"
+                )
+        if kind == "smooth" and length_scale is None:
+            length_scale = _LENGTH_SCALE
+        # Theory refuses what is out of range; of "white" there is the depth.
+        known = length_scale if kind == "smooth" else _LENGTH_SCALE
+        theory.smooth_covariance(0, depth, known)
+        if kind == "fractional":
+            theory.fractional_noise_covariance(0, hurst)
         self.depth = int(depth)
-        self.length_scale = float(length_scale)
-        self.hurst = float(hurst)
+        self.length_scale = plain(length_scale)
+        self.hurst = plain(hurst)
         if not (is_int(index) and 0 <= index < depth):
             raise ValueError(
                 f"index must be an int from 0 to depth - 1 = {depth - 1}. "
@@ -204,11 +227,6 @@ class DepthWeights(FanInInitializer):
                 f"stream must be an int >= 0. Received: stream={stream!r}"
             )
         self.stream = int(stream)
-        if kind not in _KINDS:
-            raise ValueError(
-                f"kind must be one of {', '.join(_KINDS)}. "
-                f"Received: kind={kind!r}"
-            )
         self.kind = kind
         if not (is_real(gain) and 0 < gain <= _LARGEST_GAIN):
             raise ValueError(

@@ -33,6 +33,9 @@ class BranchScale(keras.layers.Layer):
         SkipInit, ReZero                        BranchScale(initial_value=0.0)
         LayerScale     BranchScale(initial_value=1e-5, per_channel=True)
 
+    In bfloat16 what is less than 1/256 of the skip is rounded away when it is
+    added: give very deep or hardly scaled `Residual` blocks `dtype="float32"`.
+
     Args:
         depth: L, number of branches in the network, an int >= 1.
         beta: Of `depth`, finite and >= 0; by default 1/2.

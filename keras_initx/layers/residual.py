@@ -18,7 +18,8 @@ class Residual(keras.layers.Layer):
         skip_weight * projection(x) + scale(branch(x))
 
     Args:
-        branch: A layer or model, or a list of layers, of one input.
+        branch: A layer or model, or a list of layers, of one input: attention
+            in a model or layer that hands it all its inputs.
         scale: None, a finite number, or a layer such as `BranchScale`. One
             that learns should be of this block alone: Keras saves what blocks
             share but once, and does not load it.
@@ -61,16 +62,20 @@ class Residual(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        if isinstance(branch, list | tuple) and branch:
+        several = isinstance(branch, list | tuple) and branch
+        if several and all(isinstance(b, keras.layers.Layer) for b in branch):
             branch = keras.Sequential(list(branch))
         if is_real(scale):
             scale = BranchScale(constant=scale, dtype=self.dtype_policy)
-        parts = {"branch": branch, "scale": scale, "projection": projection}
-        for name, part in parts.items():
+        for name, part, expected in (
+            ("branch", branch, "a Keras layer, or a list of layers"),
+            ("scale", scale, "None, a finite number or a Keras layer"),
+            ("projection", projection, "None or a Keras layer"),
+        ):
             optional = name != "branch" and part is None
             if not (optional or isinstance(part, keras.layers.Layer)):
                 raise ValueError(
-                    f"{name} must be a Keras layer. Received: {name}={part!r}"
+                    f"{name} must be {expected}. Received: {name}={part!r}"
                 )
         if not is_real(skip_weight):
             raise ValueError(

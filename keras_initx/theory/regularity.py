@@ -44,7 +44,8 @@ class ScalingEstimate(NamedTuple):
             that are smooth in depth, 0 for rough ones.
         quadratic_variation: Exponent in sum_k |A_(k+1) - A_k|^2.
         limit: "ode" if the weights are smooth in depth; "sde" if their
-            quadratic variation stays as it is; "neither" otherwise.
+            quadratic variation stays as it is; "neither" otherwise. It says
+            nothing of beta.
     """
 
     beta: float
@@ -108,7 +109,8 @@ def estimate_scaling(weights_by_depth: Sequence[np.ndarray]) -> ScalingEstimate:
 
     Args:
         weights_by_depth: For each network its weights, array-like of shape
-            (L, ...) with L >= 2, finite; two or more different L.
+            (L, ...) with L >= 2, finite; two or more different L, and layers
+            of one shape.
 
     Returns:
         The exponents, and which continuous limit they speak for.
@@ -134,6 +136,12 @@ def estimate_scaling(weights_by_depth: Sequence[np.ndarray]) -> ScalingEstimate:
         raise ValueError(
             "weights_by_depth must hold networks of two or more depths, each "
             f">= 2. Received: depths {depth.astype(int).tolist()}"
+        )
+    if len({net.shape[1] for net in nets}) > 1:
+        raise ValueError(
+            "weights_by_depth must hold layers of one shape, or width is taken "
+            f"for depth. Received: layers of {[n.shape[1] for n in nets]} "
+            "entries"
         )
     norms = [np.linalg.norm(net, axis=1) for net in nets]
     steps = [np.linalg.norm(np.diff(net, axis=0), axis=1) for net in nets]
@@ -168,6 +176,6 @@ def _layers(name: str, weights: np.ndarray) -> np.ndarray:
     if w.ndim < 2 or not (np.isfinite(w).all() and w.any()):
         raise ValueError(
             f"{name} must be finite numbers of shape (layers, ...), not all "
-            f"zero. Received: {name} of shape {np.shape(w)}"
+            f"zero. Received: {name}={str(weights):.200}"
         )
     return w.reshape(len(w), -1)

@@ -9,7 +9,6 @@ for k = 0, ..., L - 1, with weights of variance 1 / fan_in.
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from keras_initx.theory.activations import (
 )
 from keras_initx.theory.quadrature import second_moment
 
-_LARGEST_LOG = math.log(sys.float_info.max)
+_LARGEST_LOG = math.log(np.finfo(float).max)
 _KINDS = ("white", "smooth", "fractional")
 
 
@@ -74,7 +73,9 @@ def critical_beta(
     g_m (mean^2 + g_m E phi'^2 ...), whose first term has the memory of one
     path, and whose second the exponent 2 H - 1 or, where it is summable, 1/2.
     The limit is far: at H = 0.7 and L = 1000 relu nets with two matrices
-    balance at 0.61.
+    balance at 0.61. Below H = 1/4 terms of the second order, which sum to
+    L^(1/2 - 2 beta), are not small at beta = H: with one matrix, linear nets
+    explode there, as seen at H = 0.05 and 0.1, and H is a lower bound.
     """
     if kind not in _KINDS:
         raise ValueError(
