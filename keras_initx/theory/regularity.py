@@ -176,6 +176,6 @@ def _layers(name: str, weights: np.ndarray) -> np.ndarray:
     if w.ndim < 2 or not (np.isfinite(w).all() and w.any()):
         raise ValueError(
             f"{name} must be finite numbers of shape (layers, ...), not all "
-            f"zero. Received: {name}={str(weights):.200}"
+            f"zero. Received: {name}={weights!s:.200}"
         )
     return w.reshape(len(w), -1)
