@@ -9,6 +9,7 @@ import pytest
 from scipy import fft, linalg
 
 import keras_initx as kx
+from keras_initx.initializers.depth_process import _CACHE
 from keras_initx.initializers.paths import PathCache, Paths
 from keras_initx.theory import (
     fractional_noise,
@@ -244,8 +245,8 @@ def test_layers_of_an_unseeded_process_share_its_path():
 def test_weights_follow_the_process(rng):
     """The correlation of layers, at a real size: 4096 entries of 1000 layers.
 
-    Its deviation over independent entries is (1 - rho^2) / 64; within 6 of
-    them, at 5 lags: false alarms below 1e-7.
+    The mean of x_0 x_m over independent entries has the deviation
+    sqrt(1 + rho^2) / 64; within 6 of them, at 4 lags: false alarms below 1e-7.
     """
     process = kx.initializers.DepthProcess(
         1000, "fractional", hurst=0.9, seed=int(rng.integers(2**31))
@@ -264,9 +265,25 @@ def test_streams_and_shapes_are_independent():
         for other in range(one):
             r = np.corrcoef(np.ravel(kernels[one]), np.ravel(kernels[other]))
             assert abs(r[0, 1]) < 6 / 64
-    # Seeds of either sign differ.
-    negative = kx.initializers.DepthProcess(30, "smooth", seed=-11)
-    assert np.abs(negative.at(3)((64, 64)) - kernels[0]).max() > 1e-2
+    for seed in (-11, 11 + 2**32, 11 - 2**32):
+        other = kx.initializers.DepthProcess(30, "smooth", seed=seed)
+        assert np.abs(other.at(3)((64, 64)) - kernels[0]).max() > 1e-2
+    for kind in ("white", "smooth", "fractional"):
+        small, large = (
+            np.ravel(process_of(kind, 30).at(3)((n, 64))) for n in (64, 65)
+        )
+        r = np.corrcoef(small, large[:4096])
+        assert abs(r[0, 1]) < 6 / 64
+
+
+def test_the_cache_can_be_cleared():
+    first = process_of("smooth", 100).at(3)((16, 16))
+    assert _CACHE.size > 0
+    kx.initializers.DepthProcess.clear_cache()
+    assert _CACHE.size == 0
+    np.testing.assert_array_equal(
+        process_of("smooth", 100).at(3)((16, 16)), first
+    )
 
 
 class Lazy(keras.Model):
@@ -313,8 +330,8 @@ def test_the_same_weights_in_every_kind_of_model(kind, tmp_path):
 # ---- What is kept of the paths ---------------------------------------------
 
 
-def paths(entries=10, depth=20, seed=(1,)):
-    return Paths("fractional", depth, 0.7, seed, entries)
+def paths(entries=10, depth=20, seed=1, stream=0):
+    return Paths("fractional", depth, 0.7, seed, stream, entries)
 
 
 def test_paths_are_forgotten_when_every_layer_has_its_part():
@@ -331,7 +348,7 @@ def test_the_limit_is_kept_and_changes_nothing(limit):
         np.testing.assert_allclose(
             cache.layer(paths(), k), whole[k], rtol=1e-6, atol=1e-6
         )
-        cache.layer(paths(seed=(2,)), k)
+        cache.layer(paths(seed=2), k)
         assert cache.size <= limit
 
 
@@ -347,13 +364,15 @@ def test_paths_are_drawn_once_for_all_layers(monkeypatch):
     cache = PathCache()
     for k in range(20):
         cache.layer(paths(), k)
-        cache.layer(paths(seed=(2,)), k)
+        cache.layer(paths(seed=2), k)
     assert len(drawn) == 2
-    # With room for 5 of 20 layers at a time, in order, 4 draws.
-    cache, drawn[:] = PathCache(limit=2 * 5 * 40), []
-    for k in range(20):
-        cache.layer(paths(), k)
-    assert len(drawn) == 4
+    # With room for 5 of 20 layers at a time, in order, 4 draws a stream.
+    for streams in (1, 2, 4):
+        cache, drawn[:] = PathCache(limit=4 * 5 * 40), []
+        for k in range(20):
+            for stream in range(streams):
+                cache.layer(paths(stream=stream), k)
+        assert len(drawn) == 4 * streams
 
 
 def test_threads_that_ask_at_once_get_their_own_layers():
@@ -393,6 +412,7 @@ def test_threads_that_ask_at_once_get_their_own_layers():
         ({"kind": "smooth", "length_scale": 101}, "length_scale"),
         ({"length_scale": 0.1}, "length_scale"),
         ({"gain": 0}, "gain"),
+        ({"gain": 1e-100}, "gain"),
         ({"gain": float("inf")}, "gain"),
         ({"seed": 1.5}, "seed"),
         ({"seed": keras.random.SeedGenerator(1)}, "seed"),

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_initx import theory
 from keras_initx.initializers.base import FanInInitializer, is_int, plain
-from keras_initx.initializers.paths import PathCache, Paths
+from keras_initx.initializers.paths import PathCache, Paths, generator
 from keras_initx.theory.activations import is_real
 
 _LENGTH_SCALE = 0.1
@@ -48,9 +48,10 @@ class DepthProcess:
     and in whatever order, in this process or after loading. They hold no state
     but their config: the paths follow from it and from the number of entries
     of the kernel. What was drawn of a path is kept until each layer has asked
-    for its part, at most 1 GiB in all, so that a network of L layers costs
-    O(L log L); where the weights of a network are larger, its paths are drawn
-    anew for each GiB of them.
+    for its part, or until `clear_cache`, at most 1 GiB in all, so that a
+    network of L layers costs O(L log L). Where the weights of one kernel over
+    all layers are larger than 256 MiB, its paths are drawn anew for each such
+    part of them.
 
     Args:
         depth: Number of layers, an int >= 1.
@@ -59,8 +60,8 @@ class DepthProcess:
             by default.
         hurst: Of "fractional", which needs it, in (0, 1]. At 1/2 it is white;
             at 1 all layers have the same weights.
-        gain: As `theory.critical_gain` has it, in (0, 1e30]: 1 for a branch
-            that is scaled down, 2 for He's weights.
+        gain: As `theory.critical_gain` has it, from 1e-30 to 1e30: 1 for a
+            branch that is scaled down, 2 for He's weights.
         seed: None, which draws one from the generator that
             `keras.utils.set_random_seed` sets, or an int.
 
@@ -131,6 +132,11 @@ class DepthProcess:
             "output_axes": output_axes,
         }
         return DepthWeights(**(self._config | own))
+
+    @staticmethod
+    def clear_cache() -> None:
+        """Forget what is kept of the paths of all processes."""
+        _CACHE.clear()
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
@@ -228,23 +234,26 @@ class DepthWeights(FanInInitializer):
             )
         self.stream = int(stream)
         self.kind = kind
-        if not (is_real(gain) and 0 < gain <= _LARGEST_GAIN):
+        if not (is_real(gain) and 1 / _LARGEST_GAIN <= gain <= _LARGEST_GAIN):
             raise ValueError(
-                f"gain must be in (0, {_LARGEST_GAIN}]. Received: gain={gain!r}"
+                f"gain must be from {1 / _LARGEST_GAIN} to {_LARGEST_GAIN}. "
+                f"Received: gain={gain!r}"
             )
         self.gain = float(gain)
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
-        seed = (abs(self.seed), int(self.seed < 0), self.stream)
+        seed = self.seed % 2**64
         entries = math.prod(shape)
         if self.kind == "white":
-            rng = np.random.default_rng((*seed, self.index))
+            rng = generator(seed, self.stream, entries, self.index)
             values = rng.standard_normal(entries, dtype=np.float32)
         else:
             parameter = (
                 self.hurst if self.kind == "fractional" else self.length_scale
             )
-            paths = Paths(self.kind, self.depth, parameter, seed, entries)
+            paths = Paths(
+                self.kind, self.depth, parameter, seed, self.stream, entries
+            )
             values = _CACHE.layer(paths, self.index)
         values *= np.float32(math.sqrt(self.gain / fan_in))
         return tf.convert_to_tensor(values.reshape(shape))

@@ -21,21 +21,28 @@ class Paths:
         kind: "smooth" or "fractional".
         depth: Number of layers.
         parameter: length_scale or hurst.
-        seed: Non-negative ints.
+        seed: An int from 0 to 2^64 - 1.
+        stream: An int >= 0.
         entries: Number of paths.
     """
 
     kind: str
     depth: int
     parameter: float
-    seed: tuple[int, ...]
+    seed: int
+    stream: int
     entries: int
 
     def draw(self, layers: slice) -> np.ndarray:
         """The paths over some layers: float32, (layers, entries)."""
         law = _spectrum(self.kind, self.depth, self.parameter)
-        rng = np.random.default_rng(self.seed)
+        rng = generator(self.seed, self.stream, self.entries)
         return law.sample(self.entries, rng, layers)
+
+
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """Of a seed from 0 to 2^64 - 1, another one for each key."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 @functools.lru_cache(maxsize=8)
@@ -58,9 +65,9 @@ class PathCache:
     """Keeps what was drawn of paths until each layer has had its part.
 
     Drawing any layer of a path costs as much as drawing them all. So as many
-    layers are drawn at once as fit into half the memory allowed; they are
-    forgotten when each has been asked for, or, the longest unused first, when
-    memory runs out.
+    layers are drawn at once as fit into a quarter of the memory allowed, which
+    leaves room for four kernels a layer. They are forgotten when each has been
+    asked for, or, the longest unused first, when memory runs out.
 
     Args:
         limit: Bytes that are kept at most; a single layer may be larger.
@@ -76,9 +83,14 @@ class PathCache:
         """Bytes that are kept now."""
         return sum(block.values.nbytes for block in self._blocks.values())
 
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._blocks.clear()
+
     def layer(self, paths: Paths, index: int) -> np.ndarray:
         """The paths at one layer: float32 of shape (entries,), a copy."""
-        rows = max(1, self._limit // 2 // max(1, 4 * paths.entries))
+        rows = max(1, self._limit // 4 // max(1, 4 * paths.entries))
         start = index // rows * rows
         key = paths, start
         with self._lock:

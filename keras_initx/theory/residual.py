@@ -41,9 +41,8 @@ def critical_beta(
         fractional    H             max(1/2, H) or max(1/2, 2 H - 1)
 
     Below it the signal explodes as the depth L grows, above it the network
-    tends to the identity. The smaller value of two matrices holds where
-    E phi(z) = 0 for a standard normal z, as for tanh and linear, and of the
-    gradient of relu and these.
+    tends to the identity. The smaller value of two matrices holds where phi is
+    odd, as tanh and linear, and for the gradient of these and of relu.
 
     Args:
         kind: Of the weights over depth, "white", "smooth" or "fractional", as
@@ -94,8 +93,8 @@ def critical_beta(
         return float(hurst)
     # Points and weights are symmetric, so that of an odd phi nothing is left.
     z, weight = np.polynomial.hermite_e.hermegauss(100)
-    centred = abs(weight @ phi.function(z)) < 1e-10
-    return float(max(0.5, 2 * hurst - 1 if centred or gradient else hurst))
+    odd = abs(weight @ phi.function(z)) < 1e-10
+    return float(max(0.5, 2 * hurst - 1 if odd or gradient else hurst))
 
 
 def residual_growth(
