@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 
@@ -12,22 +12,14 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     # Through a link, which would else be replaced by the file.
     path = Path(os.path.realpath(path))
     # In the same folder, since only there can a file be moved in one step.
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
+    new = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        # Of the mode that every new file has, or else that of the old one.
+        with open(new, "xb") as file:
             file.write(content)
-            file.flush()
-            os.chmod(file.name, _mode(path))
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def _mode(path: Path) -> int:
-    """That of the file in place, or what `open` would give a new one."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    # The only way to read it is to set it.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return 0o666 & ~mask
+        if path.exists():
+            os.chmod(new, path.stat().st_mode & 0o777)
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
