@@ -26,24 +26,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from scipy import special
+from shown import axes, save, show
 
 import keras_initx as kx
 
 WIDTH = 64
 ORDERS = (2.0, 1.5, 1.0, 0.8, 0.5)
-
-
-def show(title: str, heads: Sequence[str], rows: list[Sequence[object]]):
-    table = Table(*heads, title=title, box=box.MARKDOWN, title_justify="left")
-    for row in rows:
-        table.add_row(
-            *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
-        )
-    Console(width=160, color_system=None).print(table)
 
 
 # Signal through random networks --------------------------------------------
@@ -381,18 +370,6 @@ def training(out: Path | None, data=digits, epochs: int = 100) -> None:
 
 def training_mnist(out: Path | None) -> None:
     training(out, data=mnist, epochs=30)
-
-
-def axes():
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(7, 4.5), layout="constrained").subplots()
-
-
-def save(ax, path: Path) -> None:
-    ax.legend()
-    ax.figure.savefig(path)
-    print(f"wrote {path}")
 
 
 PARTS = {

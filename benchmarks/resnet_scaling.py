@@ -22,9 +22,10 @@ figures are drawn as well.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -32,10 +33,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from rich import box
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from shown import axes, save, show
 
 from keras_initx import theory
 from keras_initx.initializers import DepthProcess
@@ -44,15 +43,6 @@ from keras_initx.theory import fractional_noise, smooth_noise
 WIDTH = 40
 DEPTHS = (10, 27, 77, 215, 599, 1000)
 SEED = 20
-
-
-def show(title: str, heads: Sequence[str], rows: list[Sequence[object]]):
-    table = Table(*heads, title=title, box=box.MARKDOWN, title_justify="left")
-    for row in rows:
-        table.add_row(
-            *(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row)
-        )
-    Console(width=160, color_system=None).print(table)
 
 
 # Networks ------------------------------------------------------------------
@@ -113,12 +103,13 @@ def drawn(process: theory.depth.DepthSpectrum, rng, width: int = WIDTH):
 # Figures 1 to 5 ------------------------------------------------------------
 
 
+@functools.cache
 def against_depth(
     law: Callable[[int], theory.depth.DepthSpectrum],
-    betas: Sequence[float],
+    betas: tuple[float, ...],
     nets: int = 50,
 ) -> np.ndarray:
-    """Signal and gradient: (2, depths, betas, nets)."""
+    """Signal and gradient: (2, depths, betas, nets); both figures need it."""
     rng = np.random.default_rng(SEED)
     found = np.empty((2, len(DEPTHS), len(betas), nets))
     for i in track(range(len(DEPTHS)), "nets of all depths"):
@@ -422,22 +413,6 @@ def orders(out: Path | None, nets: int = 20) -> None:
             ax.loglog(depths, np.sqrt((errors[kind] ** 2).mean(0)), label=kind)
         ax.set(xlabel="depth L", ylabel="distance from the limit")
         save(ax, out / "orders.png")
-
-
-# ---------------------------------------------------------------------------
-
-
-def axes():
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(7, 4.5), layout="constrained").subplots()
-
-
-def save(ax, path: Path, legend: bool = True) -> None:
-    if legend:
-        ax.legend()
-    ax.figure.savefig(path)
-    print(f"wrote {path}")
 
 
 PARTS = {

@@ -459,6 +459,22 @@ def test_shaped_relu_is_named_by_its_slopes():
     np.testing.assert_array_equal(relu(np.array([-2.0, 3.0])), [0, 3])
 
 
+def test_float32_blocks_keep_a_small_branch_under_bfloat16(x):
+    """As `BranchScale` says: 1e-4 of the skip is lost in bfloat16 alone."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        moved = {}
+        for dtype in ("float32", None):
+            scale = BranchScale(constant=1e-4, dtype=dtype)
+            block = Residual(twice(), scale, dtype=dtype)
+            y = block(block(np.float32(np.ones((1, 4)))))
+            moved[dtype] = float(keras.ops.cast(y[0, 0], "float32")) - 1
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert moved["float32"] == pytest.approx(4e-4, rel=0.01)
+    assert moved[None] == 0
+
+
 # ---- Bad input -------------------------------------------------------------
 
 
