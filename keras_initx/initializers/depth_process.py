@@ -42,7 +42,8 @@ class DepthProcess:
                       motion, times depth^hurst
 
     The last column is the scale of a residual branch with one matrix at which
-    a deep network neither explodes nor stays the identity.
+    a deep network neither explodes nor stays the identity; of a hurst below
+    1/4 see `theory.critical_beta`.
 
     All initializers of one process see the same paths, whoever is called first
     and in whatever order, in this process or after loading. They hold no state
