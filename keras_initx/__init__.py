@@ -15,6 +15,7 @@ with (
         models,
         theory,
     )
+    from keras_initx.models.initialize import initialize
     from keras_initx.profile import VarianceProfile
     from keras_initx.signal import measure
 
@@ -24,6 +25,7 @@ __all__ = [
     "VarianceProfile",
     "callbacks",
     "distributions",
+    "initialize",
     "initializers",
     "layers",
     "measure",

@@ -22,7 +22,7 @@ ARROWS = {
     "initializers": {"distributions", "theory"},
     "layers": {"theory"},
     "signal": {"profile"},
-    "models": set(),
+    "models": {"display", "initializers", "layers", "profile", "signal"},
     "callbacks": {"signal", "profile"},
     "__init__": {
         "_startup",

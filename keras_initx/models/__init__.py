@@ -7,10 +7,16 @@ from keras_initx.models.geometry import (
     register_geometry,
     to_matrices,
 )
+from keras_initx.models.initialization import (
+    Initialization,
+    InitializedWeight,
+)
 from keras_initx.models.walk import kernel_geometry
 
 __all__ = [
     "Geometry",
+    "Initialization",
+    "InitializedWeight",
     "from_matrices",
     "kernel_geometry",
     "register_geometry",
