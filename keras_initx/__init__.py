@@ -15,6 +15,7 @@ with (
         models,
         theory,
     )
+    from keras_initx.models.calibrate import calibrate
     from keras_initx.models.initialize import initialize
     from keras_initx.profile import VarianceProfile
     from keras_initx.signal import measure
@@ -23,6 +24,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "VarianceProfile",
+    "calibrate",
     "callbacks",
     "distributions",
     "initialize",

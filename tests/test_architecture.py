@@ -22,7 +22,14 @@ ARROWS = {
     "initializers": {"distributions", "theory"},
     "layers": {"theory"},
     "signal": {"profile"},
-    "models": {"display", "initializers", "layers", "profile", "signal"},
+    "models": {
+        "display",
+        "initializers",
+        "layers",
+        "profile",
+        "signal",
+        "theory",
+    },
     "callbacks": {"signal", "profile"},
     "__init__": {
         "_startup",

@@ -1,6 +1,7 @@
 """Whole models: what each weight is, and weights drawn by what it is."""
 
 from keras_initx.models import rules as _rules  # noqa: F401
+from keras_initx.models.calibration import Calibration
 from keras_initx.models.geometry import (
     Geometry,
     from_matrices,
@@ -14,6 +15,7 @@ from keras_initx.models.initialization import (
 from keras_initx.models.walk import kernel_geometry
 
 __all__ = [
+    "Calibration",
     "Geometry",
     "Initialization",
     "InitializedWeight",

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_initx.initializers.base import is_int
+from keras_initx.models.assign import assign_all
 from keras_initx.models.initialization import Initialization
 from keras_initx.models.plan import Plan
 from keras_initx.models.walk import Place, places
@@ -115,7 +116,7 @@ def initialize(
         row, value = plan.of(place, is_picked)
         rows.append(row)
         values.append(value)
-    _assign(
+    assign_all(
         [
             (place.weight, value)
             for place, value in zip(all_places, values, strict=True)
@@ -123,19 +124,6 @@ def initialize(
         ]
     )
     return Initialization(tuple(rows))
-
-
-def _assign(pairs: list[tuple[Any, Any]]) -> None:
-    """All of it, or nothing."""
-    before = []
-    try:
-        for weight, value in pairs:
-            before.append((weight, keras.ops.convert_to_numpy(weight)))
-            weight.assign(value)
-    except BaseException:
-        for weight, value in before:
-            weight.assign(value)
-        raise
 
 
 def _chooser(initializer: Chosen) -> Callable[[keras.layers.Layer], Any]:

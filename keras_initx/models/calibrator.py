@@ -1,0 +1,310 @@
+"""Listens to a forward pass, and corrects each layer as it is heard."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_initx.models.calibration import Calibration
+from keras_initx.models.readout import Readout, readout
+from keras_initx.models.untouched import excluded, normalized
+from keras_initx.models.walk import all_layers
+from keras_initx.signal.heard import Heard
+from keras_initx.signal.selection import Selector, check_all_matched, matches
+from keras_initx.signal.tap import listening
+
+# A unit is constant if its standard deviation is within rounding of its mean.
+_ROUNDING = 1e-6
+
+
+class UnitMoments(NamedTuple):
+    """Of each unit: numbers it is the mean of, mean and variance, float64."""
+
+    count: int
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+class Row(NamedTuple):
+    """What became of one layer."""
+
+    name: str
+    sample_variance: float
+    squared_mean: float
+    units: int
+    reason: str
+
+
+class Calibrator:
+    """One calibration of one model; `calibrate` says what its arguments are."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        wanted: Sequence[Selector],
+        by_unit: bool,
+        center: bool,
+        target: float,
+        training: bool,
+    ):
+        self._model = model
+        self._wanted = wanted
+        self._by_unit = by_unit
+        self._center = center
+        self._target = target
+        self._training = training
+        self._layers = all_layers(model)
+        self._excluded = excluded(self._layers)
+        self._new: dict[int, tuple[Any, tf.Tensor]] = {}
+        self._done: dict[int, keras.layers.Layer] = {}
+        self._rows: list[Row] = []
+        self._notes: dict[str, str] = {}
+        self._ran: list[Heard] = []
+
+    def run(self, batches: Iterable[Any]) -> None:
+        """Find the new values of all layers."""
+        first = next(iter(batches))
+        self._check_data(batches)
+        self._excluded |= normalized(
+            self._model, self._layers, first, self._training
+        )
+        if isinstance(batches, list):
+            self._forward(first, self._correct_as_heard)
+        else:
+            while self._correct_next(batches):
+                pass
+        check_all_matched(self._wanted, self._ran)
+
+    def new_values(self) -> list[tuple[Any, tf.Tensor]]:
+        return list(self._new.values())
+
+    def result(self) -> Calibration:
+        """The profile, in which NaN and inf are refused."""
+        if not self._rows:
+            raise ValueError(
+                "A picked layer must have a floating-point signal. "
+                f"Received: {sorted({heard.name for heard in self._ran})}"
+            )
+        names, variance, square, units, reasons = zip(*self._rows, strict=True)
+        finite = np.isfinite(np.add(variance, square))
+        if not finite.all():
+            raise ValueError(
+                "The signal must stay finite, and small enough to be squared "
+                "in float32. Received: NaN or inf at layer "
+                f"{names[int(np.argmin(finite))]!r}"
+            )
+        left_alone = {
+            name: reason
+            for name, reason in zip(names, reasons, strict=True)
+            if reason
+        }
+        return Calibration(
+            names, variance, square, units, left_alone, self._notes
+        )
+
+    def _check_data(self, batches: Iterable[Any]) -> None:
+        for batch in batches:
+            for x in keras.tree.flatten(batch):
+                if x.dtype.is_floating and not bool(
+                    tf.reduce_all(tf.math.is_finite(x))
+                ):
+                    raise ValueError(
+                        "data must be finite. Received: NaN or inf in data"
+                    )
+
+    def _forward(self, batch: Any, listener: Any) -> None:
+        self._ran = []
+
+        def picks(heard: Heard) -> bool:
+            self._ran.append(heard)
+            return any(matches(selector, heard) for selector in self._wanted)
+
+        # What the pass itself would write, such as statistics, is dropped.
+        with (
+            keras.StatelessScope(self.new_values()),
+            listening(listener, picks),
+        ):
+            self._model(batch, training=self._training)
+
+    def _correct_as_heard(self, heard: Heard, signal: tf.Tensor) -> tf.Tensor:
+        if id(heard.layer) in self._done:
+            return signal
+        found = readout(heard.layer)
+        corrected = self._correct(heard, found, unit_moments(signal, found))
+        if corrected is None:
+            return signal
+        factor, shift = (found.along_signal(each, signal) for each in corrected)
+        wide = (
+            signal
+            if signal.dtype == factor.dtype
+            else tf.cast(signal, factor.dtype)
+        )
+        return tf.cast((wide - shift) * factor, signal.dtype)
+
+    def _correct_next(self, batches: Iterable[Any]) -> bool:
+        """Correct the first layer that is not done; False if all are."""
+        moments = reached = None
+
+        def stop_there(heard: Heard, signal: tf.Tensor) -> tf.Tensor:
+            nonlocal moments, reached
+            if id(heard.layer) in self._done:
+                return signal
+            reached = heard
+            new = unit_moments(signal, readout(heard.layer))
+            moments = merged(moments, new) if moments else new
+            raise _ReachedError
+
+        for batch in batches:
+            with contextlib.suppress(_ReachedError):
+                self._forward(batch, stop_there)
+        if moments is None:
+            return False
+        self._correct(reached, readout(reached.layer), moments)
+        return True
+
+    def _correct(
+        self, heard: Heard, found: Readout | None, moments: UnitMoments
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Note a layer's new values; of each unit its factor and shift."""
+        self._done[id(heard.layer)] = heard.layer
+        if moments.count < 2:
+            raise ValueError(
+                "Variance between samples needs at least two of them. "
+                "Received: data of one sample"
+            )
+        reason = self._reason(heard.layer, found)
+        corrected = None
+        factor, shift = 1.0, 0.0
+        if not reason:
+            corrected = factor, shift = self._affine(heard, moments, found)
+            self._fold(found, factor, shift)
+        self._rows.append(
+            Row(
+                heard.name,
+                np.mean(moments.variance * factor**2),
+                np.mean(((moments.mean - shift) * factor) ** 2),
+                moments.mean.size,
+                reason,
+            )
+        )
+        return corrected
+
+    def _affine(
+        self, heard: Heard, moments: UnitMoments, found: Readout
+    ) -> tuple[np.ndarray, np.ndarray]:
+        mean, variance = moments.mean, moments.variance
+        if not self._by_unit:
+            # Over samples and units together.
+            whole = mean.mean()
+            variance = np.full_like(
+                mean, np.mean(variance + (mean - whole) ** 2)
+            )
+            mean = np.full_like(mean, whole)
+        constant = variance <= (_ROUNDING * mean) ** 2
+        with np.errstate(divide="ignore"):
+            factor = np.where(constant, 1, np.sqrt(self._target / variance))
+        shift = np.zeros_like(mean)
+        notes = []
+        if self._center and found.bias is None:
+            notes.append("no bias, so scaled only")
+        elif self._center:
+            shift = np.where(constant, 0, mean)
+        if constant.any():
+            notes.append(f"{constant.sum()} of {constant.size} units constant")
+        if notes:
+            self._notes[heard.name] = ", ".join(notes)
+        return factor, shift
+
+    def _fold(
+        self, found: Readout, factor: np.ndarray, shift: np.ndarray
+    ) -> None:
+        kernel, bias = found.kernel, found.bias
+        by_axis = found.along_kernel(factor)
+        wide = tf.cast(kernel.value, by_axis.dtype)
+        self._new[id(kernel)] = (
+            kernel,
+            tf.cast(wide * by_axis, kernel.dtype),
+        )
+        if bias is None:
+            return
+        if not self._by_unit:
+            # One number for all, whatever the axes of the bias.
+            factor, shift = factor[:1], shift[:1]
+        else:
+            factor, shift = (
+                np.reshape(each, bias.shape) for each in (factor, shift)
+            )
+        wide = keras.ops.convert_to_numpy(bias.value).astype(np.float64)
+        self._new[id(bias)] = (
+            bias,
+            tf.cast(factor * (wide - shift), bias.dtype),
+        )
+
+    def _reason(self, layer: keras.layers.Layer, found: Readout | None) -> str:
+        if id(layer) in self._excluded:
+            return self._excluded[id(layer)]
+        if found is None:
+            return "not known to be linear in its kernel"
+        weights = [w for w in (found.kernel, found.bias) if w is not None]
+        if not all(weight.trainable for weight in weights):
+            return "frozen"
+        if any(id(weight) in self._new for weight in weights):
+            return "shares its kernel"
+        if self._by_unit and not found.bias_fits:
+            return "its bias is not one for each unit"
+        return ""
+
+
+class _ReachedError(BaseException):
+    """Ends a pass. Keras rewrites what it catches, which are Exceptions."""
+
+
+def unit_moments(signal: tf.Tensor, found: Readout | None) -> UnitMoments:
+    """Mean and variance of each unit over all else, in float32 or better.
+
+    Args:
+        signal: Of shape (samples, ...).
+        found: What tells the units apart; None: all but the samples.
+    """
+    if signal.dtype != tf.float64:
+        signal = tf.cast(signal, tf.float32)
+    rank = signal.shape.rank
+    kept = (
+        range(1, rank)
+        if found is None
+        else [axis % rank for axis in found.signal_axes]
+    )
+    over = [axis for axis in range(rank) if axis not in kept]
+    mean = tf.reduce_mean(signal, over, keepdims=True)
+    square = tf.math.squared_difference(signal, mean)
+    variance = tf.reduce_mean(square, over)
+    return UnitMoments(
+        math.prod(signal.shape[axis] for axis in over),
+        *(
+            np.ravel(each.numpy()).astype(np.float64)
+            for each in (mean, variance)
+        ),
+    )
+
+
+def merged(a: UnitMoments, b: UnitMoments) -> UnitMoments:
+    """Moments of the samples of `a` and of `b` together.
+
+    Reference: Chan, Golub & LeVeque, 1979, eq. 2.1.
+    """
+    count = a.count + b.count
+    share = b.count / count
+    step = b.mean - a.mean
+    return UnitMoments(
+        count,
+        a.mean + share * step,
+        a.variance
+        + share * (b.variance - a.variance)
+        + share * (1 - share) * step**2,
+    )
