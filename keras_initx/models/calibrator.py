@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,11 @@ import tensorflow as tf
 
 from keras_initx.models.calibration import Calibration
 from keras_initx.models.readout import Readout, readout
+from keras_initx.models.unit_moments import (
+    UnitMoments,
+    merged,
+    unit_moments,
+)
 from keras_initx.models.untouched import excluded, normalized
 from keras_initx.models.walk import all_layers
 from keras_initx.signal.heard import Heard
@@ -21,14 +25,6 @@ from keras_initx.signal.tap import listening
 
 # A unit is constant if its standard deviation is within rounding of its mean.
 _ROUNDING = 1e-6
-
-
-class UnitMoments(NamedTuple):
-    """Of each unit: numbers it is the mean of, mean and variance, float64."""
-
-    count: int
-    mean: np.ndarray
-    variance: np.ndarray
 
 
 class Row(NamedTuple):
@@ -66,6 +62,7 @@ class Calibrator:
         self._rows: list[Row] = []
         self._notes: dict[str, str] = {}
         self._ran: list[Heard] = []
+        self._problem = ""
 
     def run(self, batches: Iterable[Any]) -> None:
         """Find the new values of all layers."""
@@ -85,20 +82,17 @@ class Calibrator:
         return list(self._new.values())
 
     def result(self) -> Calibration:
-        """The profile, in which NaN and inf are refused."""
+        """The profile.
+
+        Raises:
+            ValueError: No layer was heard.
+        """
         if not self._rows:
             raise ValueError(
                 "A picked layer must have a floating-point signal. "
                 f"Received: {sorted({heard.name for heard in self._ran})}"
             )
         names, variance, square, units, reasons = zip(*self._rows, strict=True)
-        finite = np.isfinite(np.add(variance, square))
-        if not finite.all():
-            raise ValueError(
-                "The signal must stay finite, and small enough to be squared "
-                "in float32. Received: NaN or inf at layer "
-                f"{names[int(np.argmin(finite))]!r}"
-            )
         left_alone = {
             name: reason
             for name, reason in zip(names, reasons, strict=True)
@@ -127,18 +121,32 @@ class Calibrator:
 
         # What the pass itself would write, such as statistics, is dropped.
         with (
+            contextlib.suppress(_EndOfPassError),
             keras.StatelessScope(self.new_values()),
             listening(listener, picks),
         ):
             self._model(batch, training=self._training)
+        # Raised in the pass, Keras would dress it up.
+        if self._problem:
+            raise ValueError(self._problem)
+
+    def _moments(self, heard: Heard, signal: tf.Tensor) -> UnitMoments:
+        moments = unit_moments(signal, readout(heard.layer))
+        if not np.isfinite(moments.mean + moments.variance).all():
+            self._problem = (
+                "The signal must stay finite, and small enough to be squared "
+                f"in float32. Received: NaN or inf at layer {heard.name!r}"
+            )
+            raise _EndOfPassError
+        return moments
 
     def _correct_as_heard(self, heard: Heard, signal: tf.Tensor) -> tf.Tensor:
         if id(heard.layer) in self._done:
             return signal
-        found = readout(heard.layer)
-        corrected = self._correct(heard, found, unit_moments(signal, found))
+        corrected = self._correct(heard, self._moments(heard, signal))
         if corrected is None:
             return signal
+        found = readout(heard.layer)
         factor, shift = (found.along_signal(each, signal) for each in corrected)
         wide = (
             signal
@@ -156,28 +164,31 @@ class Calibrator:
             if id(heard.layer) in self._done:
                 return signal
             reached = heard
-            new = unit_moments(signal, readout(heard.layer))
+            new = self._moments(heard, signal)
             moments = merged(moments, new) if moments else new
-            raise _ReachedError
+            raise _EndOfPassError
 
         for batch in batches:
-            with contextlib.suppress(_ReachedError):
-                self._forward(batch, stop_there)
+            self._forward(batch, stop_there)
         if moments is None:
             return False
-        self._correct(reached, readout(reached.layer), moments)
+        self._correct(reached, moments)
+        if self._problem:
+            raise ValueError(self._problem)
         return True
 
     def _correct(
-        self, heard: Heard, found: Readout | None, moments: UnitMoments
+        self, heard: Heard, moments: UnitMoments
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Note a layer's new values; of each unit its factor and shift."""
         self._done[id(heard.layer)] = heard.layer
         if moments.count < 2:
-            raise ValueError(
+            self._problem = (
                 "Variance between samples needs at least two of them. "
                 "Received: data of one sample"
             )
+            return None
+        found = readout(heard.layer)
         reason = self._reason(heard.layer, found)
         corrected = None
         factor, shift = 1.0, 0.0
@@ -250,7 +261,7 @@ class Calibrator:
         if id(layer) in self._excluded:
             return self._excluded[id(layer)]
         if found is None:
-            return "not known to be linear in its kernel"
+            return "not known to be linear in one kernel"
         weights = [w for w in (found.kernel, found.bias) if w is not None]
         if not all(weight.trainable for weight in weights):
             return "frozen"
@@ -261,50 +272,5 @@ class Calibrator:
         return ""
 
 
-class _ReachedError(BaseException):
+class _EndOfPassError(BaseException):
     """Ends a pass. Keras rewrites what it catches, which are Exceptions."""
-
-
-def unit_moments(signal: tf.Tensor, found: Readout | None) -> UnitMoments:
-    """Mean and variance of each unit over all else, in float32 or better.
-
-    Args:
-        signal: Of shape (samples, ...).
-        found: What tells the units apart; None: all but the samples.
-    """
-    if signal.dtype != tf.float64:
-        signal = tf.cast(signal, tf.float32)
-    rank = signal.shape.rank
-    kept = (
-        range(1, rank)
-        if found is None
-        else [axis % rank for axis in found.signal_axes]
-    )
-    over = [axis for axis in range(rank) if axis not in kept]
-    mean = tf.reduce_mean(signal, over, keepdims=True)
-    square = tf.math.squared_difference(signal, mean)
-    variance = tf.reduce_mean(square, over)
-    return UnitMoments(
-        math.prod(signal.shape[axis] for axis in over),
-        *(
-            np.ravel(each.numpy()).astype(np.float64)
-            for each in (mean, variance)
-        ),
-    )
-
-
-def merged(a: UnitMoments, b: UnitMoments) -> UnitMoments:
-    """Moments of the samples of `a` and of `b` together.
-
-    Reference: Chan, Golub & LeVeque, 1979, eq. 2.1.
-    """
-    count = a.count + b.count
-    share = b.count / count
-    step = b.mean - a.mean
-    return UnitMoments(
-        count,
-        a.mean + share * step,
-        a.variance
-        + share * (b.variance - a.variance)
-        + share * (1 - share) * step**2,
-    )

@@ -85,8 +85,12 @@ def readout(layer: keras.layers.Layer) -> Readout | None:
     ):
         for cls in classes:
             if isinstance(layer, cls):
-                plain = type(layer).call is cls.call
-                return find(layer) if plain else None
+                if type(layer).call is not cls.call:
+                    return None
+                found = find(layer)
+                # With LoRA or quantized, a kernel is computed from several.
+                plain = isinstance(found.kernel, keras.Variable)
+                return found if plain else None
     return None
 
 
