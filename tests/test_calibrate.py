@@ -43,7 +43,9 @@ def test_fifty_layers(rng):
     assert not done.left_alone
     assert not done.notes
     heard = []
-    probe = keras.Model(model.inputs, [layer.output for layer in model.layers])
+    probe = keras.Model(
+        model.inputs[0], [layer.output for layer in model.layers]
+    )
     inputs = [x, *probe(x, training=False)[:-1]]
     for layer, before in zip(model.layers, inputs, strict=True):
         heard.append(np.asarray(before @ layer.kernel + layer.bias))
