@@ -52,6 +52,8 @@ def test_fifty_layers(rng):
     for signal in heard:
         assert np.abs(signal.var(axis=0) - 1).max() < 1e-3
         assert (signal.mean(axis=0) ** 2).max() < 1e-6
+    # The same kernels in the same order: no rounding error to be amplified.
+    assert np.abs(heard[-1].var(axis=0) - 1).max() < 1e-5
     profile = kx.measure(model, x, batch_size=1024)
     assert np.allclose(profile.sample_variance, 1, atol=1e-3)
     assert (profile.squared_mean < 1e-6).all()
@@ -431,7 +433,7 @@ def test_deep_nets_are_told_of_rounding(rng):
     done = kx.calibrate(
         dense_net(70, 16), rng.standard_normal((64, 16), np.float32)
     )
-    assert "rounding grows" in str(done)
+    assert "rounding included" in str(done)
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "MobileNetV3Small"])

@@ -58,7 +58,8 @@ class Calibration(VarianceProfile):
         done = len(self) - len(self.left_alone)
         if done > FLOAT32_DEPTH:
             lines.append(
-                f"Of {done} layers in float32 the later ones do not repeat "
-                "these moments: rounding grows by 1.21 a relu layer."
+                f"Of {done} layers the later ones may not repeat this on "
+                "other hardware or in other batches: differences, rounding "
+                "included, grow by 1.21 a relu layer."
             )
         return "\n".join(lines)

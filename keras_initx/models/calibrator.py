@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -19,7 +20,7 @@ from keras_initx.models.unit_moments import (
 )
 from keras_initx.models.untouched import excluded, normalized
 from keras_initx.models.walk import all_layers
-from keras_initx.signal.heard import Heard
+from keras_initx.signal.heard import Heard, swapped
 from keras_initx.signal.selection import Selector, check_all_matched, matches
 from keras_initx.signal.tap import listening
 
@@ -63,6 +64,7 @@ class Calibrator:
         self._notes: dict[str, str] = {}
         self._ran: list[Heard] = []
         self._problem = ""
+        self._scope = keras.StatelessScope()
 
     def run(self, batches: Iterable[Any]) -> None:
         """Find the new values of all layers."""
@@ -72,7 +74,8 @@ class Calibrator:
             self._model, self._layers, first, self._training
         )
         if isinstance(batches, list):
-            self._forward(first, self._correct_as_heard)
+            with self._corrected_layers_run_again():
+                self._forward(first, self._correct_as_heard)
         else:
             while self._correct_next(batches):
                 pass
@@ -122,7 +125,7 @@ class Calibrator:
         # What the pass itself would write, such as statistics, is dropped.
         with (
             contextlib.suppress(_EndOfPassError),
-            keras.StatelessScope(self.new_values()),
+            keras.StatelessScope(self.new_values()) as self._scope,
             listening(listener, picks),
         ):
             self._model(batch, training=self._training)
@@ -141,19 +144,34 @@ class Calibrator:
         return moments
 
     def _correct_as_heard(self, heard: Heard, signal: tf.Tensor) -> tf.Tensor:
-        if id(heard.layer) in self._done:
-            return signal
-        corrected = self._correct(heard, self._moments(heard, signal))
-        if corrected is None:
-            return signal
-        found = readout(heard.layer)
-        factor, shift = (found.along_signal(each, signal) for each in corrected)
-        wide = (
-            signal
-            if signal.dtype == factor.dtype
-            else tf.cast(signal, factor.dtype)
-        )
-        return tf.cast((wide - shift) * factor, signal.dtype)
+        if id(heard.layer) not in self._done:
+            self._correct(heard, self._moments(heard, signal))
+        return signal
+
+    @contextlib.contextmanager
+    def _corrected_layers_run_again(self) -> Iterator[None]:
+        """Within, a layer hands on what it computes after its correction.
+
+        Not what was heard, corrected: that differs by a rounding error, which
+        layers to come would amplify.
+        """
+
+        def again(call: Any) -> Any:
+            def corrected(*args: Any, **kwargs: Any) -> Any:
+                before = len(self._new)
+                output = call(*args, **kwargs)
+                changed = len(self._new) > before
+                return call(*args, **kwargs) if changed else output
+
+            return functools.update_wrapper(corrected, call)
+
+        with contextlib.ExitStack() as stack:
+            for layer in self._layers:
+                if readout(layer) is not None:
+                    stack.enter_context(
+                        swapped(layer, "call", again(layer.call))
+                    )
+            yield
 
     def _correct_next(self, batches: Iterable[Any]) -> bool:
         """Correct the first layer that is not done; False if all are."""
@@ -177,23 +195,20 @@ class Calibrator:
             raise ValueError(self._problem)
         return True
 
-    def _correct(
-        self, heard: Heard, moments: UnitMoments
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Note a layer's new values; of each unit its factor and shift."""
+    def _correct(self, heard: Heard, moments: UnitMoments) -> None:
+        """Note a layer's new values, and its row."""
         self._done[id(heard.layer)] = heard.layer
         if moments.count < 2:
             self._problem = (
                 "Variance between samples needs at least two of them. "
                 "Received: data of one sample"
             )
-            return None
+            return
         found = readout(heard.layer)
         reason = self._reason(heard.layer, found)
-        corrected = None
         factor, shift = 1.0, 0.0
         if not reason:
-            corrected = factor, shift = self._affine(heard, moments, found)
+            factor, shift = self._affine(heard, moments, found)
             self._fold(found, factor, shift)
         self._rows.append(
             Row(
@@ -204,7 +219,6 @@ class Calibrator:
                 reason,
             )
         )
-        return corrected
 
     def _affine(
         self, heard: Heard, moments: UnitMoments, found: Readout
@@ -238,10 +252,7 @@ class Calibrator:
         kernel, bias = found.kernel, found.bias
         by_axis = found.along_kernel(factor)
         wide = tf.cast(kernel.value, by_axis.dtype)
-        self._new[id(kernel)] = (
-            kernel,
-            tf.cast(wide * by_axis, kernel.dtype),
-        )
+        self._becomes(kernel, wide * by_axis)
         if bias is None:
             return
         if not self._by_unit:
@@ -252,10 +263,13 @@ class Calibrator:
                 np.reshape(each, bias.shape) for each in (factor, shift)
             )
         wide = keras.ops.convert_to_numpy(bias.value).astype(np.float64)
-        self._new[id(bias)] = (
-            bias,
-            tf.cast(factor * (wide - shift), bias.dtype),
-        )
+        self._becomes(bias, factor * (wide - shift))
+
+    def _becomes(self, variable: Any, value: Any) -> None:
+        value = tf.cast(value, variable.dtype)
+        self._new[id(variable)] = (variable, value)
+        # The pass in progress goes on with it.
+        self._scope.add_update((variable, value))
 
     def _reason(self, layer: keras.layers.Layer, found: Readout | None) -> str:
         if id(layer) in self._excluded:

@@ -55,13 +55,6 @@ class Readout:
         in_order = by_axis.transpose(np.argsort(self.kernel_axes))
         return _constant(in_order.reshape(shape), self.kernel.dtype)
 
-    def along_signal(self, by_unit: np.ndarray, signal: tf.Tensor) -> tf.Tensor:
-        """Numbers of the units, to be multiplied with the signal."""
-        shape = [1] * signal.shape.rank
-        for axis in self.signal_axes:
-            shape[axis] = signal.shape[axis]
-        return _constant(by_unit.reshape(shape), signal.dtype)
-
 
 def _constant(values: np.ndarray, dtype: Any) -> tf.Tensor:
     """In float32, or in float64 beside that."""
