@@ -525,6 +525,9 @@ class Root(keras.layers.Layer):
     def call(self, x):
         return tf.sqrt(x)
 
+    def compute_output_shape(self, shape):
+        return shape
+
 
 def functional():
     inputs = keras.Input((3,), name="x")
@@ -663,6 +666,92 @@ def test_a_batch_without_samples_adds_nothing():
 class Cut(keras.layers.Layer):
     def call(self, x):
         return x[:, :0]
+
+
+def root_in_a_model(kind):
+    """A model in which one place takes roots of negative numbers."""
+    one, two, x = keras.Input((3,)), keras.Input((3,)), keras.layers
+    dense = [x.Dense(3, name=f"dense_{i}") for i in range(3)]
+    if kind == "fused":
+        dense[0].activation = tf.sqrt
+        y = dense[1](dense[0](one))
+    if kind == "between":
+        y = dense[1](keras.ops.sqrt(dense[0](one)))
+    if kind == "parallel":
+        # The sound branch is made, and runs, on either side of the other.
+        bad = dense[1](Root(name="root")(one))
+        y = x.Add()([dense[0](one), bad, dense[2](one)])
+    if kind == "shared":
+        root = Root(name="root")
+        y = dense[1](root(dense[0](root(keras.ops.abs(one)))))
+    if kind == "nested":
+        inner = keras.Sequential([x.Input((3,)), Root(name="root")], name="in")
+        y = dense[1](inner(dense[0](one)))
+    if kind == "over time":
+        each = x.TimeDistributed(Root(name="root"), name="td")
+        y = dense[1](each(x.Reshape((1, 3))(one)))
+    if kind == "recurrent":
+        y = x.SimpleRNN(3, activation=tf.sqrt, name="rnn")(
+            x.Reshape((3, 1))(one)
+        )
+        y = dense[1](y)
+    if kind == "by its own call":
+        y = dense[1](Roots(name="roots")(one))
+    return keras.Model([one, two], [y, dense[2](two)])
+
+
+class Roots(keras.layers.Layer):
+    """Takes the root itself, before a layer of its own."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = keras.layers.Dense(3, name="inner")
+
+    def call(self, x):
+        return self.inner(tf.sqrt(x))
+
+
+@pytest.mark.parametrize("layers", [None, "dense_1"])
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("fused", "at layer 'dense_0'"),
+        ("between", "in the input of layer 'dense_1'"),
+        ("parallel", "at layer 'root'"),
+        ("shared", "at layer 'root:2'"),
+        ("nested", "at layer 'in/root'"),
+        ("over time", "at layer 'td'"),
+        ("recurrent", "at layer 'rnn'"),
+        ("by its own call", "in the input of layer 'roots/inner'"),
+    ],
+)
+def test_the_layer_where_nan_arises_is_named_and_no_innocent_one(
+    kind, place, layers
+):
+    model = root_in_a_model(kind)
+    model([X, X])
+    before = state(model)
+    with pytest.raises(ValueError, match=f"Received: NaN or inf {place}"):
+        kx.measure(model, [X, X], layers=layers, batch_size=5)
+    assert_same_state(before, state(model))
+
+
+def test_infinity_is_found_where_states_run_up_to_it():
+    # 1e10 a step, and squares of states: the second batch overflows.
+    layer = keras.layers.SimpleRNN(
+        1,
+        stateful=True,
+        activation=lambda y: y * y,
+        kernel_initializer="ones",
+        recurrent_initializer="ones",
+        name="rnn",
+    )
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(2, 1, 1)), layer, keras.layers.Dense(1)]
+    )
+    x = np.full((6, 1, 1), 1e9, "float32")
+    with pytest.raises(ValueError, match="Received: NaN or inf at layer 'rnn"):
+        kx.measure(model, x, batch_size=2, layers="dense")
 
 
 def test_a_layer_without_units_is_named():

@@ -18,6 +18,7 @@ from keras_initx.signal.batches import (
     samples_of,
     taken_as_inputs,
 )
+from keras_initx.signal.culprit import culprit
 from keras_initx.signal.probe import Probe, Result
 from keras_initx.signal.selection import (
     Layers,
@@ -196,7 +197,12 @@ def _check(
         )
     place = result.first_not_finite()
     if place is not None:
-        place = _first_not_finite(model, data, training) or place
+        arises = culprit(model, data, training)
+        if arises is not None:
+            raise ValueError(
+                f"The signal must stay finite. Received: NaN or inf {arises}"
+            )
+        place = _first_too_large(model, data, training) or place
         raise ValueError(
             "The signal must stay finite, and small enough to be squared in "
             f"float32. Received: NaN or inf at layer {place!r}"
@@ -212,7 +218,7 @@ def _check(
         )
 
 
-def _first_not_finite(
+def _first_too_large(
     model: keras.Model, data: Batches, training: bool
 ) -> str | None:
     """The first layer of all, not only of those asked for."""
