@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_initx import display
+from keras_initx.columns import column_of, require
 from keras_initx.files import write_whole
 
 if TYPE_CHECKING:
@@ -77,37 +78,11 @@ class VarianceProfile:
             )
         object.__setattr__(self, "layers", layers)
         for column in _COLUMNS:
-            given = getattr(self, column)
-            try:
-                values = np.array(given, dtype=np.float64)
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{column} must hold one number for each layer. "
-                    f"Received: {column}={given!r}"
-                ) from error
-            if values.shape != (len(layers),):
-                raise ValueError(
-                    f"{column} must hold one number for each of the "
-                    f"{len(layers)} layers. Received: {column} of shape "
-                    f"{values.shape}"
-                )
-            holds, wanted = np.isfinite(values), "finite"
-            if column == "units":
-                holds = (values >= 0) & (values == np.floor(values))
-                wanted = "a whole number >= 0"
-            _require(column, values, holds, wanted)
-            if column == "units" and np.isfinite(values).all():
-                values = values.astype(np.int64)
+            values = column_of(column, getattr(self, column), len(layers))
             values.setflags(write=False)
             object.__setattr__(self, column, values)
-        _require(
-            "sample_variance",
-            self.sample_variance,
-            self.sample_variance >= 0,
-            "not negative",
-        )
         # Theory subtracts two numbers near one, so zero may come out as -1e-17.
-        _require("total", self.total, self.total >= -1e-12, "not negative")
+        require("total", self.total, self.total >= -1e-12, "not negative")
 
     @property
     def total(self) -> np.ndarray:
@@ -287,14 +262,3 @@ class VarianceProfile:
                 f"Expected a VarianceProfile in JSON. Received: path={path}"
             ) from error
         return cls.from_dict(config)
-
-
-def _require(
-    name: str, values: np.ndarray, holds: np.ndarray, wanted: str
-) -> None:
-    if not holds.all():
-        first = int(np.argmin(holds))
-        raise ValueError(
-            f"{name} must be {wanted} in every layer. "
-            f"Received: {name}[{first}]={values[first]}"
-        )

@@ -14,9 +14,10 @@ PACKAGE = Path(kx.__file__).parent
 # Each room may import the rooms named; nothing points at callbacks.
 ARROWS = {
     "_startup": set(),
+    "columns": set(),
     "display": set(),
     "files": set(),
-    "profile": {"display", "files"},
+    "profile": {"columns", "display", "files"},
     "theory": {"profile"},
     "distributions": set(),
     "initializers": {"distributions", "theory"},
@@ -99,7 +100,11 @@ def test_only_public_names_of_keras_and_tfp(path):
 
 @pytest.mark.parametrize(
     "path",
-    [f for f in FILES if room(f) in ("theory", "profile", "display", "files")],
+    [
+        f
+        for f in FILES
+        if room(f) in ("theory", "profile", "columns", "display", "files")
+    ],
     ids=lambda path: path.stem,
 )
 def test_theory_and_record_know_no_framework(path):
