@@ -14,6 +14,7 @@ import numpy as np
 from keras_initx import display
 from keras_initx.columns import column_of, require
 from keras_initx.files import write_whole
+from keras_initx.row import Row, index_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +38,8 @@ class VarianceProfile:
         decay    = v^2 / (m^2 + v^2)     1 - mean correlation between samples
         relative = decay / decay[0]      against the first layer
 
+    `profile["dense_3"]`, or `profile[3]`, is one layer's row.
+
     `keras_initx.measure` returns one for a model and data,
     `keras_initx.theory.sample_variance_decay` one for an infinitely wide
     network. Theory writes the mean *covariance* of two samples into
@@ -58,6 +61,8 @@ class VarianceProfile:
     >>> profile = VarianceProfile(["a", "b"], [1.0, 0.5], [0.0, 0.5], [64, 64])
     >>> profile.decay
     array([1. , 0.5])
+    >>> profile["b"].squared_mean
+    0.5
 
     Reference: Luther & Seung, Physical Review Research 2, 033135 (2020),
     arXiv:1902.04942 (m^2, v^2 and their sum). `decay` and `relative` are named
@@ -108,6 +113,18 @@ class VarianceProfile:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def __getitem__(self, layer: str | int) -> Row:
+        """The row of a layer, by its name or index.
+
+        Raises:
+            KeyError: No layer has that name, or several have.
+            IndexError: There are not so many layers.
+            TypeError: `layer` is neither name nor index.
+        """
+        i = index_of(layer, self.layers)
+        columns = (getattr(self, name) for name in Row._fields[1:])
+        return Row(self.layers[i], *(values[i].item() for values in columns))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, VarianceProfile):
