@@ -209,12 +209,11 @@ def started(build: Callable[[bool], keras.Model], start: str, seed: int) -> Any:
     keras.utils.set_random_seed(seed)
     model = build(start == "Batch Normalization")
     x = digits()[0][:500]
-    hidden = [layer for layer in model.layers if layer.name != "logits"]
     if start in ("total", "sample"):
         per = "layer" if start == "total" else "unit"
         kx.calibrate(model, x, per=per, layers=_is_hidden)
     elif start == "LSUV":
-        kx.initialize(model, "orthogonal", seed=seed, layers=hidden)
+        kx.initialize(model, "orthogonal", seed=seed, layers=_is_hidden)
         kx.calibrate(model, x, per="layer", center=False, layers=_is_hidden)
     return model
 

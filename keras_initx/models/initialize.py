@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from keras_initx.initializers.base import is_int
 from keras_initx.models.assign import assign_all
 from keras_initx.models.initialization import Initialization
 from keras_initx.models.plan import Plan
-from keras_initx.models.walk import Place, places
+from keras_initx.models.walk import Place, all_layers, places
 from keras_initx.signal.heard import Heard
 from keras_initx.signal.selection import (
     Layers,
@@ -109,7 +110,7 @@ def initialize(
     bias_initializer = None if biases is None else _get("biases", biases)
     all_places = places(model)
     _check_untrained(model, overwrite)
-    picked = _picked(all_places, layers)
+    picked = _picked(model, all_places, layers)
     plan = Plan(int(seed), choose, bias_initializer)
     rows, values = [], []
     for place, is_picked in zip(all_places, picked, strict=True):
@@ -170,12 +171,16 @@ def _check_untrained(model: keras.layers.Layer, overwrite: bool) -> None:
         )
 
 
-def _picked(all_places: list[Place], layers: Layers) -> list[bool]:
+def _picked(
+    model: keras.layers.Layer, all_places: list[Place], layers: Layers
+) -> list[bool]:
     if layers is None:
         return [True] * len(all_places)
     wanted = selectors(layers)
     chains = [_heard(place) for place in all_places]
-    check_all_matched(wanted, (heard for chain in chains for heard in chain))
+    # A layer without weights may be picked, to no effect.
+    present = [Heard(layer.name, layer) for layer in all_layers(model)]
+    check_all_matched(wanted, itertools.chain(present, *chains))
     return [
         any(matches(selector, heard) for heard in chain for selector in wanted)
         for chain in chains
