@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -40,6 +40,11 @@ class FanInInitializer(keras.initializers.VarianceScaling):
     Raises:
         ValueError: An argument is none of these.
     """
+
+    # Whether every weight is drawn alone, wherever in the kernel it stands.
+    entrywise: ClassVar[bool] = True
+    # Whether several layers draw from one seed, which must stay the same.
+    shares_seed: ClassVar[bool] = False
 
     def __init__(
         self,
