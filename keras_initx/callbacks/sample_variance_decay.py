@@ -235,7 +235,8 @@ def _updates(model: keras.Model) -> int | None:
     ) or getattr(optimizer, "gradient_accumulation_steps", None)
     if optimizer is None or counts_others:
         return None
-    return int(optimizer.iterations)
+    # Under a strategy it is a variable of several copies.
+    return int(tf.convert_to_tensor(optimizer.iterations.value))
 
 
 def _scalar(tag: str, value: float) -> None:
