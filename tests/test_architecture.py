@@ -22,7 +22,7 @@ ARROWS = {
     "initializers": {"distributions", "theory"},
     "layers": {"theory"},
     "signal": {"profile"},
-    "models": set(),
+    "models": {"initializers", "layers", "theory"},
     "callbacks": {"signal", "profile"},
     "__init__": {
         "_startup",
