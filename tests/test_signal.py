@@ -526,6 +526,30 @@ class Root(keras.layers.Layer):
         return tf.sqrt(x)
 
 
+def functional():
+    inputs = keras.Input((3,), name="x")
+    return keras.Model(inputs, keras.layers.Dense(2)(inputs))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, name="dense")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def subclassed():
+    model = Subclassed()
+    model(X)
+    return model
+
+
+def batched(data):
+    return tf.data.Dataset.from_tensor_slices(data).batch(4)
+
+
 def with_root():
     layers = [
         keras.layers.Dense(3, name="before"),
@@ -540,6 +564,8 @@ NAN, INF = X.copy(), X.copy()
 NAN[3, 1], INF[7, 2] = np.nan, np.inf
 EMPTY = tf.data.Dataset.from_tensor_slices(X[:0]).batch(2)
 HOLLOW = tf.data.Dataset.from_tensor_slices(X[:, :0]).batch(5)
+RAGGED = tf.ragged.constant([[1.0, 2.0], [3.0], [4.0], [5.0]])
+SPARSE = tf.sparse.from_dense(X)
 ENDLESS = tf.data.Dataset.from_tensor_slices(X).batch(2).repeat()
 
 
@@ -564,6 +590,18 @@ ENDLESS = tf.data.Dataset.from_tensor_slices(X).batch(2).repeat()
         (good, X, {"layers": lambda layer: False}, "layers=<function"),
         (good, "digits", {}, "Received: 'digits' of type str"),
         (good, np.array([["a", None]], object), {}, "dtype object"),
+        (good, X.astype("datetime64[s]"), {}, "dtype datetime64"),
+        (good, X.tolist(), {}, r"np.array\(data\).*Received: -1.0 of type"),
+        (good, RAGGED, {}, r"to_tensor\(\).* Received: a RaggedTensor"),
+        (good, batched(RAGGED), {}, r"to_tensor\(\).*a RaggedTensor"),
+        (good, SPARSE, {}, r"to_dense\(data\)\. Received: a SparseTensor"),
+        (good, batched(SPARSE), {}, r"to_dense\(data\).*a SparseTensor"),
+        (good, (X, X[:, 0]), {}, "x alone.*: 2 arrays, .* takes 1"),
+        (functional, (X, X[:, 0]), {}, "x alone.*: 2 arrays, .* takes 1"),
+        (unbuilt, [X, X[:, 0]], {}, "x alone.*: 2 arrays, .* takes 1"),
+        (functional, batched(((X, X), X)), {}, r": 2 arrays,.* takes 1"),
+        (functional, list(X), {}, "stacked.* 10 arrays, .* takes 1"),
+        (subclassed, [X], {}, "one sample at layer 'dense', of 10 in data"),
         (good, np.float32(3), {}, r"shape \(\)"),
         (good, {"x": X, "y": X[:5]}, {}, r"equally many.*\[5, 10\]"),
         (good, {}, {}, "empty data"),
@@ -584,6 +622,32 @@ def test_bad_input_is_named(model, data, options, message):
         model = model()
     with pytest.raises(ValueError, match=message):
         kx.measure(model, data, **options)
+
+
+@pytest.mark.parametrize("model", [Subclassed, subclassed])
+def test_labels_beside_the_data_of_any_model_are_told_of(model):
+    # How many inputs such a model takes only its call knows.
+    with pytest.raises(ValueError) as failure:
+        kx.measure(model(), (X, X[:, 0]))
+    said = str(failure.value) + "".join(failure.value.__notes__)
+    assert "of (x, y), pass x alone. Received: 2 arrays" in said
+
+
+class Frame:
+    """An array as pandas holds it."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+
+def test_what_can_be_an_array_is_taken_as_one(rng):
+    model = good()
+    assert kx.measure(model, Frame(X)) == kx.measure(model, X)
+    with pytest.raises(ValueError, match="dtype object"):
+        kx.measure(model, Frame([[1, "a"], [2, None]]))
 
 
 def test_a_batch_without_samples_adds_nothing():
