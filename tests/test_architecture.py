@@ -23,7 +23,7 @@ ARROWS = {
     "layers": {"theory"},
     "signal": {"profile"},
     "models": {"initializers", "layers", "theory"},
-    "callbacks": {"signal", "profile"},
+    "callbacks": {"display", "models", "profile", "signal"},
     "__init__": {
         "_startup",
         "callbacks",
