@@ -158,6 +158,8 @@ def train(
         ),
         validation_data=tf.data.Dataset.from_tensor_slices(unseen).batch(500),
         epochs=options.epochs,
+        # The data are in another order each epoch by themselves.
+        shuffle=False,
         verbose=options.verbose,
         callbacks=callbacks,
     )
