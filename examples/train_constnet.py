@@ -53,8 +53,13 @@ class SGD(keras.optimizers.SGD):
         super().update_step(gradient, variable, learning_rate)
 
 
-def load(data: str, limit: int | None = None) -> tuple[Split, Split]:
-    """Images (n, 32, 32, channels) and labels, to train on and to test on."""
+def load(
+    data: str, limit: int | None = None, enlarge: int = 4
+) -> tuple[Split, Split]:
+    """Images (n, 32, 32, channels) and labels, to train on and to test on.
+
+    Digits, of 8 by 8 pixels, are enlarged by a whole number.
+    """
     if data == "cifar10":
         train, test = keras.datasets.cifar10.load_data()
         splits = [((x - MEAN) / DEVIATION, y.ravel()) for x, y in (train, test)]
@@ -63,7 +68,7 @@ def load(data: str, limit: int | None = None) -> tuple[Split, Split]:
 
         x, y = load_digits(return_X_y=True)
         x = (x - x.mean()) / x.std()
-        x = np.kron(x.reshape(-1, 8, 8), np.ones((4, 4)))[..., None]
+        x = np.kron(x.reshape(-1, 8, 8), np.ones((enlarge, enlarge)))[..., None]
         order = np.random.default_rng(0).permutation(len(x))
         splits = [(x[part], y[part]) for part in np.split(order, [1437])]
     return tuple(
@@ -99,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = found.add_argument
     add("--data", choices=["cifar10", "digits"], default="cifar10")
+    add("--enlarge", type=int, default=4, help="digits of 8 by 8 pixels")
     add("--depth", type=int, default=16)
     add("--widen", type=int, default=10)
     add("--dropout", type=float, default=0.0, help="breaks the symmetry")
@@ -122,7 +128,7 @@ def train(
 ) -> tuple[dict[str, list[float]], kx.callbacks.FeatureSymmetry]:
     """The history of a fit, and the symmetry along it."""
     keras.utils.set_random_seed(options.seed)
-    known, unseen = load(options.data, options.limit)
+    known, unseen = load(options.data, options.limit, options.enlarge)
     model = kx.models.ConstNet(
         options.depth,
         options.widen,

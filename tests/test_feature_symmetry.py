@@ -252,13 +252,14 @@ def test_layers_are_chosen(layers, names):
     assert symmetry.names == names
 
 
-def test_a_single_kernel_is_looked_at():
-    symmetry = FeatureSymmetry(verbose=0)
+def test_a_single_kernel_of_one_channel_is_looked_at(capsys):
+    symmetry = FeatureSymmetry(verbose=1)
     symmetry.set_model(
-        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        keras.Sequential([keras.Input((1,)), keras.layers.Dense(3)])
     )
     symmetry.on_train_begin()
     assert symmetry.names == ["dense:0"]
+    assert "1 forward, nan backward" in capsys.readouterr().out
 
 
 def test_training_is_the_same_with_and_without(xy):

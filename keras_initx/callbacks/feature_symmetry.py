@@ -47,6 +47,10 @@ class FeatureSymmetry(Periodic):
         backward_correlation/<layer> mean correlation of two input channels,
                                      as vectors over all that they feed
 
+    Keras's progress bar, too, prints all of it: to keep it short, put
+    `keras.callbacks.ProgbarLogger()` in the list before this callback. An epoch
+    in which nothing was measured has NaN there.
+
     A spread is 0 if and only if all output channels are equal to the last bit.
     Channels of equal entries, as those of a kernel of zeros, count as
     correlated by 1. All is computed where the weights are; three numbers a
@@ -171,10 +175,16 @@ class FeatureSymmetry(Periodic):
         line = (
             f"Step {self._step}: largest spread of features "
             f"{found[widest, 0]:.3g} at {self.names[widest]}, mean correlation "
-            f"of filters {np.nanmean(found[:, 1]):.3g} forward, "
-            f"{np.nanmean(found[:, 2]):.3g} backward"
+            f"of filters {_mean(found[:, 1]):.3g} forward, "
+            f"{_mean(found[:, 2]):.3g} backward"
         )
         return f"{line}\n{self.table()}" if self.verbose == 2 else line
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of those that are numbers; a layer of one channel has none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _chosen(model: keras.Model, layers: Layers) -> list[Place]:
