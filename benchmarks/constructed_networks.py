@@ -136,20 +136,23 @@ def draw(found: dict[str, list], out: Path) -> None:
         save(ax, out / f"constnet_{name}.png")
 
 
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = found.add_argument
+    add("--data", choices=["digits", "cifar10"], default="digits")
+    add("--enlarge", type=int, default=2, help="digits of 8 by 8 pixels")
+    add("--depth", type=int, default=16)
+    add("--widen", type=int, default=1)
+    add("--epochs", type=int, default=30)
+    add("--batch-size", type=int, default=32)
+    add("--seeds", type=int, default=5)
+    add("--limit", type=int, help="of images to train and to test on")
+    add("--out", type=Path)
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--data", choices=["digits", "cifar10"], default="digits"
-    )
-    parser.add_argument("--enlarge", type=int, default=2, help="digits")
-    parser.add_argument("--depth", type=int, default=16)
-    parser.add_argument("--widen", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--limit", type=int, help="of images")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     tf.config.experimental.enable_op_determinism()
     pairs = [(start, seed) for start in STARTS for seed in range(options.seeds)]
     found = {start: [] for start in STARTS}

@@ -97,3 +97,28 @@ def test_digits_are_as_they_were_only_larger(script):
         assert load_digits().target[matches.argmin()] == label
         assert matches.min() < 1e-5
     assert len(labels) == 360
+
+
+def test_the_benchmark_tells_of_every_start(script, capsys, monkeypatch):
+    folder = SCRIPT.parent.parent / "benchmarks"
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    spec = importlib.util.spec_from_file_location(
+        "constructed_networks", folder / "constructed_networks.py"
+    )
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    arguments = "--enlarge 1 --depth 7 --epochs 2 --limit 32 --seeds 1"
+    options = benchmark.parser().parse_args(arguments.split())
+    found = {
+        start: [benchmark.run(start, 3, options)]
+        for start in ("He", "ConstNet, dropout 0.01")
+    }
+    benchmark.accuracy(found)
+    benchmark.symmetry(found)
+    printed = capsys.readouterr().out
+    (he,) = [line for line in printed.splitlines() if "| He" in line][:1]
+    reached = 100 * found["He"][0][0]["val_accuracy"][-1]
+    assert f"{reached:.2f} +- 0.00" in he and "+0.00" in he
+    rows = [line for line in printed.splitlines() if "dropout" in line]
+    assert "(2, 2)" in rows[-1]
+    assert rows[1].split("|")[2].strip() == "0"
