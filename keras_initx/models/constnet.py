@@ -74,9 +74,9 @@ def ConstNet(
     '2.3026'
 
     Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
-    read from the authors' code, with batch normalization. `noise` there is
-    `const` before and beside the blocks and `sigmaW` in them; to set both by
-    one number is ours.
+    read from the authors' code (github.com/yanivbl6/BeyondSigProp, model.py),
+    with batch normalization. `noise` there is `const` before and beside the
+    blocks and `sigmaW` in them; to set both by one number is ours.
     """
     blocks = _blocks(depth)
     wide.check_network(widen, classes, input_shape, dropout)
