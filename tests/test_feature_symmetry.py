@@ -67,8 +67,17 @@ def test_numbers_are_those_of_all_pairs(kernel, rng):
     kernel = np.float32(kernel(rng))
     found = kernel_symmetry(kernel)
     np.testing.assert_allclose(found, twin(kernel), rtol=2e-4, atol=2e-6)
-    compiled = tf.function(kernel_symmetry, jit_compile=True)(kernel)
-    np.testing.assert_allclose(compiled, found, rtol=1e-4, atol=1e-6)
+
+
+def test_xla_finds_the_same(rng):
+    for name in ("random", "some constant", "zero"):
+        kernel = np.float32(KERNELS[name](rng))[:4, :3, :5]
+        np.testing.assert_allclose(
+            tf.function(kernel_symmetry, jit_compile=True)(kernel),
+            kernel_symmetry(kernel),
+            rtol=1e-4,
+            atol=1e-6,
+        )
 
 
 @pytest.mark.parametrize("channels", [3, 7, 48, 160, 1000])
@@ -359,25 +368,23 @@ def trained(**options):
     losses = history.history["loss"]
     assert min(losses) < 0.9 * losses[0], losses
     assert len(symmetry.steps) == 21
-    return symmetry, losses, model
+    return symmetry, model
 
-symmetry, alone, model = trained()
+symmetry, model = trained()
 convs = [l for l in model.layers if l.name.endswith("_conv")]
 assert all(np.any(l.kernel) for l in convs)
 print("kept", symmetry.spread.max(), symmetry.broken_at)
-broken, _, _ = trained(dropout=0.01)
-# Nothing is dropped before the stem.
-print("broken", broken.broken_at, *np.flatnonzero(broken.spread[-1] == 0))
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
-    mirrored, losses, _ = trained()
+    broken, _ = trained(dropout=0.01)
 assert strategy.num_replicas_in_sync == 2
-print("mirrored", mirrored.spread.max(), mirrored.spread.shape[1])
+# Nothing is dropped before the stem.
+print("broken", broken.broken_at, *np.flatnonzero(broken.spread[-1] == 0))
 """
 
 
-def test_without_a_breaker_it_stays_exactly_and_dropout_ends_it():
+def test_without_a_breaker_it_stays_and_dropout_ends_it_on_replicas():
     ran = subprocess.run(
         [sys.executable, "-c", DETERMINISTIC],
         capture_output=True,
@@ -387,5 +394,4 @@ def test_without_a_breaker_it_stays_exactly_and_dropout_ends_it():
     assert ran.stdout.splitlines() == [
         "kept 0.0 None",
         "broken (0, 2) 0",
-        "mirrored 0.0 7",
     ], ran.stderr
