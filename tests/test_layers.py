@@ -254,6 +254,15 @@ def test_the_scale_learns_and_a_constant_does_not(x):
     assert not BranchScale(depth=4).weights
 
 
+def test_a_scalar_bias_is_one_number_that_learns(x):
+    layer = ScalarBias()
+    with tf.GradientTape() as tape:
+        loss = keras.ops.sum(layer(x))
+    (bias,) = layer.trainable_weights
+    assert bias.shape == ()
+    assert float(tape.gradient(loss, bias.value)) == x.size
+
+
 def test_training_reaches_the_branch(x):
     block = Residual(keras.layers.Dropout(0.5))
     np.testing.assert_allclose(block(x), 2 * x, rtol=1e-6)
