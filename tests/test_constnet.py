@@ -252,6 +252,13 @@ def test_letters_and_phases_are_those_of_the_authors():
     assert sum("_bn" in layer.name for layer in odd.layers) == 4
 
 
+def test_every_weight_is_known():
+    model = LeakyNet("1_i1_i1_i1", 1)
+    roles = [g.role for g in kx.models.kernel_geometry(model).values()]
+    assert "unknown" not in roles
+    assert roles.count("bias") == 6 + 1
+
+
 # ---- As any Keras model ----------------------------------------------------
 
 MODELS = {

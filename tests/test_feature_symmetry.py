@@ -271,6 +271,16 @@ def test_a_single_kernel_of_one_channel_is_looked_at(capsys):
     assert "1 forward, nan backward" in capsys.readouterr().out
 
 
+def test_equal_features_are_said_to_be_equal(capsys):
+    symmetry = FeatureSymmetry(verbose=1)
+    symmetry.set_model(small())
+    symmetry.on_train_begin()
+    assert capsys.readouterr().out.strip() == (
+        "Step 0: the features of each layer are equal, mean correlation of "
+        "filters 1 forward, 1 backward"
+    )
+
+
 def test_training_is_the_same_with_and_without(xy):
     weights = []
     for callbacks in ([], [FeatureSymmetry(every=1, verbose=0)]):

@@ -172,10 +172,15 @@ class FeatureSymmetry(Periodic):
 
     def _message(self, found: np.ndarray) -> str:
         widest = int(np.argmax(found[:, 0]))
+        spread = (
+            f"largest spread of features {found[widest, 0]:.3g} at "
+            f"{self.names[widest]}"
+            if found[widest, 0] != 0
+            else "the features of each layer are equal"
+        )
         line = (
-            f"Step {self._step}: largest spread of features "
-            f"{found[widest, 0]:.3g} at {self.names[widest]}, mean correlation "
-            f"of filters {_mean(found[:, 1]):.3g} forward, "
+            f"Step {self._step}: {spread}, mean correlation of filters "
+            f"{_mean(found[:, 1]):.3g} forward, "
             f"{_mean(found[:, 2]):.3g} backward"
         )
         return f"{line}\n{self.table()}" if self.verbose == 2 else line
