@@ -99,7 +99,8 @@ def accuracy(found: dict[str, list]) -> None:
 def symmetry(found: dict[str, list]) -> None:
     """Medians over seeds, at a few epochs."""
     steps = [step for _, step in next(iter(found.values()))[0][1].steps]
-    wanted = [i for i in (0, 1, 2, 3, 5, 10, 20, 50, 100) if i < len(steps)]
+    last = len(steps) - 1
+    wanted = [i for i in (0, 1, 2, 3, 5, 10, 20) if i < last] + [last]
     for name, of in (
         ("largest spread of a kernel's features", lambda s: s.spread.max(1)),
         ("mean forward correlation", lambda s: s.forward.mean(1)),
