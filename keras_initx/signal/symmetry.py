@@ -26,14 +26,14 @@ def kernel_symmetry(kernel: tf.Tensor) -> tf.Tensor:
     """
     kernel = tf.cast(kernel, tf.float32)
     taps, channels, outputs = tf.unstack(tf.shape(kernel))
-    into = tf.transpose(tf.reshape(kernel, [taps * channels, outputs]))
+    flat = tf.reshape(kernel, [taps * channels, outputs])
     out_of = tf.reshape(
         tf.transpose(kernel, [1, 0, 2]), [channels, taps * outputs]
     )
     return tf.stack(
         [
-            _spread(tf.transpose(into)),
-            mean_correlation(into),
+            _spread(flat),
+            mean_correlation(tf.transpose(flat)),
             mean_correlation(out_of),
         ]
     )
