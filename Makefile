@@ -25,6 +25,7 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/resnet_scaling.py
 	$(BIN)/python benchmarks/layer_variance.py
 	$(BIN)/python benchmarks/calibrate.py
+	$(BIN)/python benchmarks/constructed_networks.py
 
 clean:
 	rm -rf $(VENV) demo

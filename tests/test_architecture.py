@@ -32,7 +32,7 @@ ARROWS = {
         "signal",
         "theory",
     },
-    "callbacks": {"signal", "profile"},
+    "callbacks": {"display", "models", "profile", "signal"},
     "__init__": {
         "_startup",
         "callbacks",
