@@ -1,0 +1,356 @@
+"""Triangle waves: curves that a relu net of width 4 draws in 2^depth pieces.
+
+A triangle has its peak at a, and is 0 at the ends of [0, 1],
+
+    T_a(w) = min(w / a, (1 - w) / (1 - a)),
+
+a wave W_i is a triangle of a wave, and a curve F a sum of waves:
+
+    W_0 = T_(a_0)(u),    W_i = T_(a_i)(W_(i-1)),
+    F = base + sign (s_0 W_0 + ... + s_(d-1) W_(d-1))
+
+    form      on         u            base                  s_0
+    "ramp"    [0, 1]     x            x                     (1 - a_0) a_1, +
+                                                            a_0 a_1,       -
+    "v"       [-1, 1]    (x + 1) / 2  0 for +, 1 for -      1
+
+Each wave doubles the pieces of the one before. With s_i / s_(i-1) =
+(1 - a_i) a_(i+1) for i >= 1 the slope of F is continuous in the limit of
+infinitely many waves. There are d + 1 peaks; the last is only in a scale.
+
+Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, section 4 for the ramp
+and section 5 for the v, whose peaks from a_1 on are there 1 minus ours. The
+weights in `triangle_wave_weights` are derived here: as printed, the index of
+each hidden layer is one too large, and the curve misses (1, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from keras_initx.theory.activations import check_int
+
+FORMS = ("ramp", "v")
+# Where peaks are drawn: at 0 and 1 a wave is a line, and its training slow.
+PEAK_RANGE = (0.05, 0.95)
+# Peaks that are fitted keep this distance from 0 and 1, where a wave dies.
+_MARGIN = 1e-6
+
+
+class BestPeaks(NamedTuple):
+    """The curve of one family that is nearest to a target.
+
+    Attributes:
+        peaks: float64, (depth + 1,).
+        mse: Mean square of the error.
+    """
+
+    peaks: np.ndarray
+    mse: float
+
+
+def triangle_wave_scales(
+    peaks: Sequence[float], sign: int = 1, form: str = "ramp"
+) -> np.ndarray:
+    """Scales of the waves with which the curve has a slope everywhere.
+
+        s_i = s_(i-1) (1 - a_i) a_(i+1),    i >= 1
+
+    and s_0 as at the top of this file. So a ramp goes through (0, 0) and
+    (1, 1), and of infinitely many waves it has the slopes 1 / a_0 and 0 at
+    its ends for sign 1, 0 and 1 / (1 - a_0) for sign -1.
+
+    Args:
+        peaks: a_0, ..., a_d: d + 1 >= 2 numbers in (0, 1).
+        sign: 1 adds the waves, which makes F concave; -1 subtracts them,
+            which makes it convex.
+        form: "ramp" or "v".
+
+    Returns:
+        s_0, ..., s_(d-1), float64.
+
+    Raises:
+        ValueError: An argument is none of these.
+
+    Example:
+
+    >>> triangle_wave_scales([0.5, 0.5, 0.5, 0.5])
+    array([0.25    , 0.0625  , 0.015625])
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, theorem
+    3.1. That s_0 sets the slopes at the ends is derived here.
+    """
+    a = check_peaks(peaks)
+    check_family(sign, form)
+    ratios = (1 - a[:-1]) * a[1:]
+    if form == "v":
+        ratios[0] = 1.0
+    elif sign == -1:
+        ratios[0] = a[0] * a[1]
+    return np.cumprod(ratios)
+
+
+def triangle_wave(
+    x: np.ndarray,
+    peaks: Sequence[float],
+    sign: int = 1,
+    form: str = "ramp",
+    scales: Sequence[float] | None = None,
+) -> np.ndarray:
+    """The curve, from its formula.
+
+    Args:
+        x: Array-like, in [0, 1] for "ramp", in [-1, 1] for "v".
+        peaks: As in `triangle_wave_scales`.
+        sign: 1 or -1.
+        form: "ramp" or "v".
+        scales: s_0, ..., s_(d-1), each > 0; by default those of
+            `triangle_wave_scales`.
+
+    Returns:
+        F, float64 of the shape of x.
+
+    Raises:
+        ValueError: An argument is none of these.
+
+    Example:
+
+    >>> x = np.linspace(0, 1, 5)
+    >>> triangle_wave(x, [0.5] * 4, sign=-1)  # x^2 at all halves
+    array([0.    , 0.0625, 0.25  , 0.5625, 1.    ])
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections
+    3 to 5.
+    """
+    a, s = _curve(peaks, sign, form, scales)
+    x = _check_x(x, form)
+    wave = x if form == "ramp" else (x + 1) / 2
+    total = x if form == "ramp" else np.full_like(x, (1 - sign) / 2)
+    for peak, scale in zip(a[:-1], s, strict=True):
+        wave = np.minimum(wave / peak, (1 - wave) / (1 - peak))
+        total = total + sign * scale * wave
+    return total
+
+
+def triangle_wave_weights(
+    peaks: Sequence[float],
+    sign: int = 1,
+    form: str = "ramp",
+    scales: Sequence[float] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernels and biases of the relu net that is the curve.
+
+    d hidden layers of 4 units and a linear output. Of the units the first is
+    the sum so far; two carry the wave, scaled: they are its two summands from
+    the peak on ("ramp") or its two arms ("v"); the fourth is the scale, for
+    the thresholds of the others. All biases but the first are 0.
+
+    Args:
+        peaks: As in `triangle_wave_scales`.
+        sign: 1 or -1.
+        form: "ramp" or "v". Outside of its interval the first goes on as x
+            and one line, and is 0 below 0; the second goes on in its last
+            pieces on both sides.
+        scales: As in `triangle_wave`.
+
+    Returns:
+        d + 1 pairs, float64: kernels of the shapes (1, 4), (4, 4), ...,
+        (4, 1), as Keras has them, and biases of (4,), ..., (1,).
+
+    Raises:
+        ValueError: An argument is none of these.
+
+    Example:
+
+    >>> weights = triangle_wave_weights([0.4, 0.5, 0.6])
+    >>> [kernel.shape for kernel, bias in weights]
+    [(1, 4), (4, 4), (4, 1)]
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections
+    4.1 and 5, with the indices as derived here.
+    """
+    a, s = _curve(peaks, sign, form, scales)
+    ratios = s / np.concatenate([[1.0], s[:-1]])
+    layers = _ramp_layers if form == "ramp" else _v_layers
+    # Keras has the transposes of the matrices, which are as formulas are.
+    return [
+        (np.array(matrix, float).T, np.array(bias, float))
+        for matrix, bias in layers(a, ratios, sign)
+    ]
+
+
+_NO_BIAS = [0, 0, 0, 0]
+
+
+def _ramp_layers(a: np.ndarray, ratios: np.ndarray, sign: int) -> Iterator:
+    yield [[1], [1], [1], [0]], [0, 0, -a[0], 1]
+    last = len(ratios) - 1
+    for k, ratio in enumerate(ratios):
+        # The wave, from the one before and its part beyond the peak.
+        up, bend = ratio / a[k], -ratio / (a[k] * (1 - a[k]))
+        total = [1, sign * up, sign * bend, 0]
+        if k == last:
+            yield [total], [0]
+            return
+        yield (
+            [
+                total,
+                [0, up, bend, 0],
+                [0, up, bend, -ratio * a[k + 1]],
+                [0, 0, 0, ratio],
+            ],
+            _NO_BIAS,
+        )
+
+
+def _v_layers(a: np.ndarray, ratios: np.ndarray, sign: int) -> Iterator:
+    s = ratios[0]
+    left, right = s / (2 * a[0]), s / (2 * (1 - a[0]))
+    base = (1 - sign) / 2
+    yield [[0], [-left], [right], [0]], [base, s - left, s - right, s]
+    # The arms are what the wave lacks of its scale.
+    total = [1, -sign, -sign, sign]
+    for peak, ratio in zip(a[1:-1], ratios[1:], strict=True):
+        left, right = -ratio / (1 - peak), ratio / peak
+        yield (
+            [
+                total,
+                [0, left, left, ratio],
+                [0, right, right, ratio - right],
+                [0, 0, 0, ratio],
+            ],
+            _NO_BIAS,
+        )
+    yield [total], [0]
+
+
+def best_peaks(
+    x: np.ndarray,
+    y: np.ndarray,
+    depth: int,
+    sign: int = 1,
+    form: str = "ramp",
+    starts: int = 20,
+    seed: int = 0,
+) -> BestPeaks:
+    """Peaks whose curve is nearest to a target, by least squares.
+
+    Args:
+        x: Array-like, (n,), in [0, 1] for "ramp", in [-1, 1] for "v".
+        y: Array-like, (n,), finite.
+        depth: d, an int >= 1.
+        sign: 1 or -1.
+        form: "ramp" or "v".
+        starts: How many random starts, an int >= 1; the best one is taken.
+        seed: Of the starts, an int >= 0.
+
+    Returns:
+        (peaks, mse). No training of the peaks comes below that mse.
+
+    Raises:
+        ValueError: An argument is none of these.
+
+    Example:
+
+    >>> x = np.linspace(0, 1, 500)
+    >>> f"{best_peaks(x, x**3, depth=5, sign=-1).mse:.1e}"
+    '3.4e-05'
+
+    Reference: derived here, for the curves of Milkert, Hyde & Laine, ICML
+    (2025), arXiv:2311.18022.
+    """
+    check_int("depth", depth, 1)
+    check_family(sign, form)
+    check_int("starts", starts, 1)
+    x = _check_x(x, form)
+    target = _numbers(y)
+    if np.isnan(target).any():
+        raise ValueError(f"y must be finite. Received: y={y!s:.200}")
+    if x.ndim != 1 or target.shape != x.shape or not x.size:
+        raise ValueError(
+            "x and y must be of one shape (n,), n >= 1. "
+            f"Received: shapes {x.shape} and {target.shape}"
+        )
+
+    def error(peaks: np.ndarray) -> np.ndarray:
+        return triangle_wave(x, peaks, sign, form) - target
+
+    found = [
+        optimize.least_squares(
+            error, start, bounds=(_MARGIN, 1 - _MARGIN), xtol=1e-12, ftol=1e-12
+        )
+        for start in random_peaks(depth, starts, seed)
+    ]
+    best = min(found, key=lambda result: result.cost)
+    return BestPeaks(best.x, 2 * float(best.cost) / len(x))
+
+
+def random_peaks(
+    depth: int, count: int, seed: int | np.random.SeedSequence
+) -> np.ndarray:
+    """Independent peaks of some curves: (count, depth + 1), uniform."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(*PEAK_RANGE, (count, depth + 1))
+
+
+def _curve(peaks, sign, form, scales) -> tuple[np.ndarray, np.ndarray]:
+    """Peaks and scales, both checked."""
+    a = check_peaks(peaks)
+    s = triangle_wave_scales(a, sign, form)
+    if scales is None:
+        return a, s
+    given = _numbers(scales)
+    if given.shape != s.shape or not (given > 0).all():
+        raise ValueError(
+            f"scales must be {len(s)} numbers > 0, one fewer than the peaks. "
+            f"Received: scales={scales!s:.200}"
+        )
+    return a, given
+
+
+def check_peaks(peaks: Any) -> np.ndarray:
+    """float64 of shape (d + 1,), each in (0, 1), or an error."""
+    a = _numbers(peaks)
+    if a.ndim != 1 or len(a) < 2 or not ((a > 0) & (a < 1)).all():
+        raise ValueError(
+            "peaks must be 2 or more numbers, one more than the depth, each "
+            f"between 0 and 1. Received: peaks={peaks!s:.200}"
+        )
+    return a
+
+
+def check_family(sign: Any, form: Any) -> None:
+    """Refuse what is no sign or no form."""
+    if isinstance(sign, bool) or sign not in (1, -1):
+        raise ValueError(
+            "sign must be 1, which adds the waves, or -1, which subtracts "
+            f"them. Received: sign={sign!r}"
+        )
+    if form not in FORMS:
+        raise ValueError(
+            f"form must be one of {', '.join(FORMS)}. Received: form={form!r}"
+        )
+
+
+def _check_x(x: Any, form: str) -> np.ndarray:
+    low = -1.0 if form == "v" else 0.0
+    values = _numbers(x)
+    if not ((values >= low) & (values <= 1)).all():
+        raise ValueError(
+            f"x must be numbers in [{low:g}, 1], where form={form!r} has its "
+            f"curve. Received: x={x!s:.200}"
+        )
+    return values
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """float64, finite; of what is not, one NaN, which every range refuses."""
+    try:
+        array = np.array(values, float)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
+    return array if np.isfinite(array).all() else np.array(np.nan)
