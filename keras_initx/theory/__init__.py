@@ -50,11 +50,11 @@ from keras_initx.theory.stable import (
     stable_weight_scale,
 )
 from keras_initx.theory.stable_limit import stable_scale_recursion
+from keras_initx.theory.triangle_nets import triangle_wave_weights
 from keras_initx.theory.triangle_waves import (
     best_peaks,
     triangle_wave,
     triangle_wave_scales,
-    triangle_wave_weights,
 )
 
 __all__ = [

@@ -19,14 +19,12 @@ Each wave doubles the pieces of the one before. With s_i / s_(i-1) =
 infinitely many waves. There are d + 1 peaks; the last is only in a scale.
 
 Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, section 4 for the ramp
-and section 5 for the v, whose peaks from a_1 on are there 1 minus ours. The
-weights in `triangle_wave_weights` are derived here: as printed, the index of
-each hidden layer is one too large, and the curve misses (1, 1).
+and section 5 for the v, whose peaks from a_1 on are there 1 minus ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,7 +124,7 @@ def triangle_wave(
     Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections
     3 to 5.
     """
-    a, s = _curve(peaks, sign, form, scales)
+    a, s = check_curve(peaks, sign, form, scales)
     x = _check_x(x, form)
     wave = x if form == "ramp" else (x + 1) / 2
     total = x if form == "ramp" else np.full_like(x, (1 - sign) / 2)
@@ -134,98 +132,6 @@ def triangle_wave(
         wave = np.minimum(wave / peak, (1 - wave) / (1 - peak))
         total = total + sign * scale * wave
     return total
-
-
-def triangle_wave_weights(
-    peaks: Sequence[float],
-    sign: int = 1,
-    form: str = "ramp",
-    scales: Sequence[float] | None = None,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Kernels and biases of the relu net that is the curve.
-
-    d hidden layers of 4 units and a linear output. Of the units the first is
-    the sum so far; two carry the wave, scaled: they are its two summands from
-    the peak on ("ramp") or its two arms ("v"); the fourth is the scale, for
-    the thresholds of the others. All biases but the first are 0.
-
-    Args:
-        peaks: As in `triangle_wave_scales`.
-        sign: 1 or -1.
-        form: "ramp" or "v". Outside of its interval the first goes on as x
-            and one line, and is 0 below 0; the second goes on in its last
-            pieces on both sides.
-        scales: As in `triangle_wave`.
-
-    Returns:
-        d + 1 pairs, float64: kernels of the shapes (1, 4), (4, 4), ...,
-        (4, 1), as Keras has them, and biases of (4,), ..., (1,).
-
-    Raises:
-        ValueError: An argument is none of these.
-
-    Example:
-
-    >>> weights = triangle_wave_weights([0.4, 0.5, 0.6])
-    >>> [kernel.shape for kernel, bias in weights]
-    [(1, 4), (4, 4), (4, 1)]
-
-    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections
-    4.1 and 5, with the indices as derived here.
-    """
-    a, s = _curve(peaks, sign, form, scales)
-    ratios = s / np.concatenate([[1.0], s[:-1]])
-    layers = _ramp_layers if form == "ramp" else _v_layers
-    # Keras has the transposes of the matrices, which are as formulas are.
-    return [
-        (np.array(matrix, float).T, np.array(bias, float))
-        for matrix, bias in layers(a, ratios, sign)
-    ]
-
-
-_NO_BIAS = [0, 0, 0, 0]
-
-
-def _ramp_layers(a: np.ndarray, ratios: np.ndarray, sign: int) -> Iterator:
-    yield [[1], [1], [1], [0]], [0, 0, -a[0], 1]
-    last = len(ratios) - 1
-    for k, ratio in enumerate(ratios):
-        # The wave, from the one before and its part beyond the peak.
-        up, bend = ratio / a[k], -ratio / (a[k] * (1 - a[k]))
-        total = [1, sign * up, sign * bend, 0]
-        if k == last:
-            yield [total], [0]
-            return
-        yield (
-            [
-                total,
-                [0, up, bend, 0],
-                [0, up, bend, -ratio * a[k + 1]],
-                [0, 0, 0, ratio],
-            ],
-            _NO_BIAS,
-        )
-
-
-def _v_layers(a: np.ndarray, ratios: np.ndarray, sign: int) -> Iterator:
-    s = ratios[0]
-    left, right = s / (2 * a[0]), s / (2 * (1 - a[0]))
-    base = (1 - sign) / 2
-    yield [[0], [-left], [right], [0]], [base, s - left, s - right, s]
-    # The arms are what the wave lacks of its scale.
-    total = [1, -sign, -sign, sign]
-    for peak, ratio in zip(a[1:-1], ratios[1:], strict=True):
-        left, right = -ratio / (1 - peak), ratio / peak
-        yield (
-            [
-                total,
-                [0, left, left, ratio],
-                [0, right, right, ratio - right],
-                [0, 0, 0, ratio],
-            ],
-            _NO_BIAS,
-        )
-    yield [total], [0]
 
 
 def best_peaks(
@@ -297,7 +203,9 @@ def random_peaks(
     return rng.uniform(*PEAK_RANGE, (count, depth + 1))
 
 
-def _curve(peaks, sign, form, scales) -> tuple[np.ndarray, np.ndarray]:
+def check_curve(
+    peaks: Any, sign: Any, form: Any, scales: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Peaks and scales, both checked."""
     a = check_peaks(peaks)
     s = triangle_wave_scales(a, sign, form)

@@ -1,0 +1,46 @@
+"""Relu nets of width 4, one or several side by side, as Dense layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_initx.constraints import BlockDiagonal
+
+VARIANTS = ("dense", "block_diagonal")
+
+
+def relu_stack(
+    sample_shape: Sequence[int | None],
+    depth: int,
+    blocks: int,
+    outputs: int,
+    variant: str,
+    dtype: Any = None,
+    options: Callable[[int], dict[str, Any]] = lambda index: {},
+) -> keras.Sequential:
+    """`depth` layers of 4 units a block with relu, and one without."""
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"variant must be one of {', '.join(VARIANTS)}. "
+            f"Received: variant={variant!r}"
+        )
+    apart = variant == "block_diagonal" and blocks > 1
+    model = keras.Sequential([keras.Input(tuple(sample_shape))])
+    for index in range(depth + 1):
+        hidden = index < depth
+        between = 0 < index < depth
+        model.add(
+            keras.layers.Dense(
+                4 * blocks if hidden else outputs,
+                activation="relu" if hidden else None,
+                kernel_constraint=(
+                    BlockDiagonal(blocks) if apart and between else None
+                ),
+                dtype=dtype,
+                **options(index),
+            )
+        )
+    return model
