@@ -23,6 +23,7 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/fractional_moments.py
 	$(BIN)/python benchmarks/depth_process.py
 	$(BIN)/python benchmarks/resnet_scaling.py
+	$(BIN)/python benchmarks/triangle_waves.py
 
 clean:
 	rm -rf $(VENV) demo

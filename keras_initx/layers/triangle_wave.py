@@ -15,12 +15,12 @@ from keras_initx.theory.triangle_nets import (
     side_by_side,
     triangle_wave_weights,
 )
-from keras_initx.theory.triangle_waves import (
+from keras_initx.theory.triangle_peaks import (
     check_family,
-    check_peaks,
-    random_peaks,
-    triangle_wave_scales,
+    peaks_of,
+    plain_peaks,
 )
+from keras_initx.theory.triangle_waves import triangle_wave_scales
 
 _SCALES = ("differentiable", "free")
 # Peaks stay this far from 0 and 1, where the next wave would vanish.
@@ -111,7 +111,7 @@ class TriangleWave(keras.layers.Layer):
         self.sign = int(sign)
         self.scales = scales
         self.form = form
-        self.peaks = None if peaks is None else _plain_peaks(peaks, self.depth)
+        self.peaks = None if peaks is None else plain_peaks(peaks, self.depth)
         self.seed = None if seed is None else int(seed)
         # That of the config stays None, so that a copy draws anew.
         self._drawn = keras.initializers.RandomUniform(seed=self.seed).seed
@@ -125,7 +125,7 @@ class TriangleWave(keras.layers.Layer):
             )
         self.input_spec = keras.InputSpec(axes={-1: features})
         self._sample_shape = tuple(input_shape[1:])
-        start = self._first_peaks(features)
+        start = peaks_of(self.peaks, self.depth, features, self._drawn)
         self.raw_peaks = self._weight("peaks", _raw(start))
         self.log_ratios = None
         if self.scales == "free":
@@ -133,19 +133,6 @@ class TriangleWave(keras.layers.Layer):
             steps = np.diff(np.log(s), axis=1, prepend=0)
             self.log_ratios = self._weight("log_ratios", steps)
         self.built = True
-
-    def _first_peaks(self, features: int) -> np.ndarray:
-        if self.peaks is None:
-            return random_peaks(self.depth, features, self._drawn)
-        peaks = np.array(self.peaks)
-        if peaks.ndim == 1:
-            return np.tile(peaks, (features, 1))
-        if len(peaks) != features:
-            raise ValueError(
-                "peaks must be one list, or one for each of the "
-                f"{features} features. Received: {len(peaks)} lists"
-            )
-        return peaks
 
     def _weight(self, name: str, value: np.ndarray) -> keras.Variable:
         return self.add_weight(
@@ -264,17 +251,3 @@ def _raw(peaks: np.ndarray) -> np.ndarray:
     """The weights whose sigmoid is the peaks, or as near as it moves."""
     share = (peaks - _MARGIN) / (1 - 2 * _MARGIN)
     return special.logit(np.clip(share, _FLAT, 1 - _FLAT)) / _SLOPE
-
-
-def _plain_peaks(peaks: Any, depth: int) -> list[float] | list[list[float]]:
-    try:
-        rows = np.array(peaks, float)
-    except (TypeError, ValueError):
-        rows = np.array(np.nan)
-    for row in rows if rows.ndim == 2 and len(rows) else [rows]:
-        if len(check_peaks(row)) != depth + 1:
-            raise ValueError(
-                f"peaks must be depth + 1 = {depth + 1} numbers. "
-                f"Received: peaks={peaks!s:.200}"
-            )
-    return rows.tolist()

@@ -7,6 +7,7 @@ from keras_initx.models.geometry import (
     register_geometry,
     to_matrices,
 )
+from keras_initx.models.triangle_wave import triangle_wave_network
 from keras_initx.models.walk import kernel_geometry
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "kernel_geometry",
     "register_geometry",
     "to_matrices",
+    "triangle_wave_network",
 ]

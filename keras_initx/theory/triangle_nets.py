@@ -121,16 +121,36 @@ def side_by_side(
     Returns:
         As `triangle_wave_weights`, the nets in blocks along the diagonal.
     """
-    layers = [
-        (linalg.block_diag(*kernels), np.concatenate(biases))
-        for kernels, biases in (
-            zip(*same, strict=True) for same in zip(*nets, strict=True)
+    last = len(nets[0]) - 1
+    return [
+        join(
+            layers,
+            projection if k == 0 else None,
+            head if k == last else None,
         )
+        for k, layers in enumerate(zip(*nets, strict=True))
     ]
-    first, last = layers[0], layers[-1]
-    layers[0] = projection @ first[0], first[1]
-    layers[-1] = layers[-1][0] @ head, last[1] @ head
-    return layers
+
+
+def join(
+    layers: Sequence[tuple[np.ndarray, np.ndarray]],
+    before: np.ndarray | None = None,
+    after: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias of one layer of some nets, in blocks.
+
+    Args:
+        layers: Kernel and bias of each net.
+        before: A matrix that comes before the layer.
+        after: One that comes after it.
+    """
+    kernels, biases = zip(*layers, strict=True)
+    kernel, bias = linalg.block_diag(*kernels), np.concatenate(biases)
+    if before is not None:
+        kernel = before @ kernel
+    if after is not None:
+        kernel, bias = kernel @ after, bias @ after
+    return kernel, bias
 
 
 def random_projection(

@@ -31,10 +31,13 @@ import numpy as np
 from scipy import optimize
 
 from keras_initx.theory.activations import check_int
+from keras_initx.theory.triangle_peaks import (
+    check_family,
+    check_peaks,
+    numbers,
+    random_peaks,
+)
 
-FORMS = ("ramp", "v")
-# Where peaks are drawn: at 0 and 1 a wave is a line, and its training slow.
-PEAK_RANGE = (0.05, 0.95)
 # Peaks that are fitted keep this distance from 0 and 1, where a wave dies.
 _MARGIN = 1e-6
 
@@ -173,7 +176,7 @@ def best_peaks(
     check_family(sign, form)
     check_int("starts", starts, 1)
     x = _check_x(x, form)
-    target = _numbers(y)
+    target = numbers(y)
     if np.isnan(target).any():
         raise ValueError(f"y must be finite. Received: y={y!s:.200}")
     if x.ndim != 1 or target.shape != x.shape or not x.size:
@@ -195,14 +198,6 @@ def best_peaks(
     return BestPeaks(best.x, 2 * float(best.cost) / len(x))
 
 
-def random_peaks(
-    depth: int, count: int, seed: int | np.random.SeedSequence
-) -> np.ndarray:
-    """Independent peaks of some curves: (count, depth + 1), uniform."""
-    rng = np.random.default_rng(seed)
-    return rng.uniform(*PEAK_RANGE, (count, depth + 1))
-
-
 def check_curve(
     peaks: Any, sign: Any, form: Any, scales: Any
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -211,7 +206,7 @@ def check_curve(
     s = triangle_wave_scales(a, sign, form)
     if scales is None:
         return a, s
-    given = _numbers(scales)
+    given = numbers(scales)
     if given.shape != s.shape or not (given > 0).all():
         raise ValueError(
             f"scales must be {len(s)} numbers > 0, one fewer than the peaks. "
@@ -220,45 +215,12 @@ def check_curve(
     return a, given
 
 
-def check_peaks(peaks: Any) -> np.ndarray:
-    """float64 of shape (d + 1,), each in (0, 1), or an error."""
-    a = _numbers(peaks)
-    if a.ndim != 1 or len(a) < 2 or not ((a > 0) & (a < 1)).all():
-        raise ValueError(
-            "peaks must be 2 or more numbers, one more than the depth, each "
-            f"between 0 and 1. Received: peaks={peaks!s:.200}"
-        )
-    return a
-
-
-def check_family(sign: Any, form: Any) -> None:
-    """Refuse what is no sign or no form."""
-    if isinstance(sign, bool) or sign not in (1, -1):
-        raise ValueError(
-            "sign must be 1, which adds the waves, or -1, which subtracts "
-            f"them. Received: sign={sign!r}"
-        )
-    if form not in FORMS:
-        raise ValueError(
-            f"form must be one of {', '.join(FORMS)}. Received: form={form!r}"
-        )
-
-
 def _check_x(x: Any, form: str) -> np.ndarray:
     low = -1.0 if form == "v" else 0.0
-    values = _numbers(x)
+    values = numbers(x)
     if not ((values >= low) & (values <= 1)).all():
         raise ValueError(
             f"x must be numbers in [{low:g}, 1], where form={form!r} has its "
             f"curve. Received: x={x!s:.200}"
         )
     return values
-
-
-def _numbers(values: Any) -> np.ndarray:
-    """float64, finite; of what is not, one NaN, which every range refuses."""
-    try:
-        array = np.array(values, float)
-    except (TypeError, ValueError):
-        return np.array(np.nan)
-    return array if np.isfinite(array).all() else np.array(np.nan)
