@@ -38,10 +38,9 @@ from shown import show
 
 from keras_initx import theory
 from keras_initx.layers import TriangleWave
+from keras_initx.theory.triangle_peaks import random_peaks
 
 DEPTH, STARTS, SEED = 5, 30, 20
-# Between which the peaks of a start are drawn.
-PEAKS = 0.05, 0.95
 # Whether waves are added or subtracted, and what is learnt.
 TARGETS = {
     "x^3": (-1, lambda x: x**3),
@@ -150,8 +149,7 @@ def train(
 
 def train_waves(scales: str, x, y, epochs, batch) -> list[TriangleWave]:
     """Phase one: a feature of a layer is a net; one layer a sign."""
-    rng = np.random.default_rng(SEED)
-    start = rng.uniform(*PEAKS, (STARTS, DEPTH + 1))
+    start = random_peaks(DEPTH, STARTS, SEED)
     layers = []
     for sign in (-1, 1):
         mine = [i for i, s in enumerate(SIGNS) if s == sign]

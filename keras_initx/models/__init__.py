@@ -7,11 +7,13 @@ from keras_initx.models.geometry import (
     register_geometry,
     to_matrices,
 )
+from keras_initx.models.triangle_fit import fit_triangle_wave
 from keras_initx.models.triangle_wave import triangle_wave_network
 from keras_initx.models.walk import kernel_geometry
 
 __all__ = [
     "Geometry",
+    "fit_triangle_wave",
     "from_matrices",
     "kernel_geometry",
     "register_geometry",
