@@ -28,7 +28,10 @@ def relu_stack(
             f"Received: variant={variant!r}"
         )
     apart = variant == "block_diagonal" and blocks > 1
-    model = keras.Sequential([keras.Input(tuple(sample_shape))])
+    policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+    # By default inputs become float32, in a model of float64 as well.
+    exact = keras.backend.result_type(policy.compute_dtype, "float32")
+    model = keras.Sequential([keras.Input(tuple(sample_shape), dtype=exact)])
     for index in range(depth + 1):
         hidden = index < depth
         between = 0 < index < depth

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_initx.layers import TriangleWave
 from keras_initx.theory.activations import check_int, is_real
@@ -17,6 +19,8 @@ _LEAST_RANGE = 1e-4
 # Of the range of y: what the ends of a ramp differ by at least, and those of a
 # v at most.
 _LEAST_RISE, _LARGEST_RISE = 0.5, 0.25
+# Of the progress bar, at least.
+_UPDATES = 50
 
 
 class _Scaling(NamedTuple):
@@ -35,7 +39,7 @@ def fit_triangle_wave(
     scales: str = "differentiable",
     peaks: Sequence[float] | None = None,
     epochs: int = 1000,
-    batch_size: int = 512,
+    batch_size: int = 100,
     learning_rate: float = 1e-3,
     seed: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -69,7 +73,8 @@ def fit_triangle_wave(
         learning_rate: Of Adam, finite and > 0.
         seed: Of the peaks, an int >= 0 or None. Batches are drawn from
             `keras.utils.set_random_seed`.
-        callbacks: Of Keras, for both phases.
+        callbacks: Of Keras, for both phases. What Keras counts as an epoch is
+            here a fiftieth of them all, or as much as divides them.
         verbose: 1 shows a progress bar for each phase, 0 none.
 
     Returns:
@@ -120,14 +125,27 @@ def fit_triangle_wave(
     wave = TriangleWave(depth, sign, scales, peaks, form, seed)
     first = keras.Sequential([keras.Input((1,)), wave])
 
+    data = tf.data.Dataset.from_tensor_slices(
+        tuple(v[:, None].astype(np.float32) for v in (points, target))
+    )
+    data = data.cache().shuffle(len(points)).batch(batch_size).repeat()
+    # Many short epochs cost Keras more than what happens in them.
+    passes = _divisor(epochs, most=max(1, epochs // _UPDATES))
+    steps = passes * math.ceil(len(points) / batch_size)
+
     def train(model: keras.Sequential, phase: str) -> None:
-        model.compile(keras.optimizers.Adam(learning_rate), "mse")
-        bar = [_Bar(phase)] if verbose else []
+        model.compile(
+            keras.optimizers.Adam(learning_rate),
+            "mse",
+            steps_per_execution=steps,
+            jit_compile=False,
+        )
+        bar = [_Bar(phase, passes)] if verbose else []
         model.fit(
-            points[:, None],
-            target[:, None],
-            epochs=epochs,
-            batch_size=batch_size,
+            data,
+            epochs=epochs // passes,
+            steps_per_epoch=steps,
+            shuffle=False,
             verbose=0,
             callbacks=[*bar, *callbacks],
         )
@@ -141,23 +159,30 @@ def fit_triangle_wave(
     return model
 
 
-class _Bar(keras.callbacks.Callback):
-    """One bar for all epochs."""
+def _divisor(number: int, most: int) -> int:
+    return next(d for d in range(most, 0, -1) if number % d == 0)
 
-    def __init__(self, title: str):
+
+class _Bar(keras.callbacks.Callback):
+    """One bar for all epochs, of which Keras counts several as one."""
+
+    def __init__(self, title: str, passes: int):
         super().__init__()
         self._title = title
+        self._passes = passes
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         print(self._title)
         self._bar = keras.utils.Progbar(
-            self.params["epochs"], stateful_metrics=["loss"], unit_name="epoch"
+            self._passes * self.params["epochs"],
+            stateful_metrics=["loss"],
+            unit_name="epoch",
         )
 
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        self._bar.update(epoch + 1, [("loss", logs["loss"])])
+        self._bar.update(self._passes * (epoch + 1), [("loss", logs["loss"])])
 
 
 def _column(name: str, values: Any) -> np.ndarray:
