@@ -550,7 +550,7 @@ def test_a_model_takes_scales_into_its_ends(rng):
 
 CURVES = {
     "falling": (lambda x: 5 - np.sqrt(x + 7), {}),
-    "v": (lambda x: (x + 2) ** 2, {"form": "v"}),
+    "uneven": (lambda x: (x + 3.5) ** 2, {"form": "v"}),
     "cap": (lambda x: 3 - (x + 2) ** 2 / 9, {"form": "v", "sign": 1}),
 }
 

@@ -16,9 +16,9 @@ from keras_initx.theory.triangle_peaks import check_family, numbers
 
 # Values that vary by less of their size are alike in float32, nearly.
 _LEAST_RANGE = 1e-4
-# Of the range of y: what the ends of a ramp differ by at least, and those of a
-# v at most.
-_LEAST_RISE, _LARGEST_RISE = 0.5, 0.25
+# How far y may go beyond its values at the ends, as a share of its range, in a
+# ramp; and must, in a v.
+_MOST_BEYOND, _LEAST_BEYOND = 0.5, 0.25
 # Of the progress bar, at least.
 _UPDATES = 50
 
@@ -52,11 +52,11 @@ def fit_triangle_wave(
 
     Both are scaled so that the target is of the family: x to [0, 1] for
     "ramp", and y so that it goes from 0 to 1, rising or falling; x to [-1, 1]
-    for "v", and y so that it is 1 at both ends and 0 where it is farthest from
-    them. The scales go into the first and last layer, so that the model is of
-    x and y as they came. The first phase fits best what has no turning point
-    and no inflection, and is flat at one end of the ramp; the second phase
-    takes what remains.
+    for "v", and y so that it is 1 at the ends, on average, and 0 where it is
+    farthest from them. The scales go into the first and last layer, so that
+    the model is of x and y as they came. The first phase fits best what has no
+    inflection, and is flat at one end of the ramp, or at the turning point of
+    the v; the second phase takes what remains.
 
     Args:
         x: Array-like, (n,) or (n, 1), finite, in any order and range.
@@ -64,8 +64,8 @@ def fit_triangle_wave(
         depth: Number of hidden layers, an int >= 1.
         sign: Whether the scaled curve is concave, 1, or convex, -1. By default
             the ramp that is nearer; -1 for "v".
-        form: "ramp" if y has different values at the ends of x, "v" if it
-            falls and rises again, or rises and falls.
+        form: "ramp" if y goes from its value at the least x to that at the
+            largest, "v" if it falls and rises, or rises and falls.
         scales: As in `layers.TriangleWave`.
         peaks: At the start, depth + 1 numbers in (0, 1); random by default.
         epochs: Of each phase, an int >= 1.
@@ -224,27 +224,27 @@ def _scaling_of_y(
     low, high = (
         target[points == end].mean() for end in (points.min(), points.max())
     )
-    rise = abs(high - low) / np.ptp(target)
-    if form == "ramp":
-        if rise < _LEAST_RISE:
-            raise ValueError(
-                'form="ramp" needs a y that goes from one value at the least x '
-                "to another at the largest, at least "
-                f"{_LEAST_RISE:g} of its range apart; what falls and rises is "
-                f'form="v". Received: y={low:g} and {high:g} at the ends, of '
-                f"{target.min():g} to {target.max():g}"
-            )
-        return _Scaling(high - low, low)
-    if rise > _LARGEST_RISE:
+    below = (min(low, high) - target.min()) / np.ptp(target)
+    above = (target.max() - max(low, high)) / np.ptp(target)
+    beyond = max(below, above)
+    if form == "ramp" and beyond > _MOST_BEYOND:
         raise ValueError(
-            'form="v" needs a y that is about the same at the least and the '
-            f"largest x, within {_LARGEST_RISE:g} of its range; what goes from "
-            f'one value to another is form="ramp". Received: y={low:g} and '
-            f"{high:g} at the ends, of {target.min():g} to {target.max():g}"
+            'form="ramp" needs a y that goes from its value at the least x to '
+            "that at the largest; what falls and rises, or rises and falls, "
+            f'is form="v". Received: y={low:g} and {high:g} at the ends, of '
+            f"{target.min():g} to {target.max():g}"
         )
-    ends = (low + high) / 2
-    farthest = target[np.argmax(np.abs(target - ends))]
-    return _Scaling(ends - farthest, farthest)
+    if form == "v" and beyond < _LEAST_BEYOND:
+        raise ValueError(
+            'form="v" needs a y that falls and rises, or rises and falls; '
+            'what goes from one value to another is form="ramp". '
+            f"Received: y={low:g} and {high:g} at the ends, of "
+            f"{target.min():g} to {target.max():g}"
+        )
+    if form == "ramp":
+        return _Scaling(high - low, low)
+    farthest = target.min() if below > above else target.max()
+    return _Scaling((low + high) / 2 - farthest, farthest)
 
 
 def _unscale(model: keras.Sequential, x: _Scaling, y: _Scaling) -> None:
