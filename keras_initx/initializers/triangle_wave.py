@@ -61,6 +61,8 @@ class _TriangleWave(keras.initializers.Initializer):
         """What the weights of that shape are, float64."""
         raise NotImplementedError
 
+    # Nothing in it depends on tensors, and translating it takes seconds.
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
         """Weights of that shape.
 
