@@ -218,7 +218,7 @@ def test_regions_of_any_net_are_counted_exactly(sizes, rng):
         expected = exact_regions(weights, -3, 2)
         assert kx.theory.linear_regions(weights, -3, 2) == expected
         counts.append(expected)
-    assert max(counts) > 3
+    assert max(counts) > 1
 
 
 def test_rounding_makes_no_regions():
