@@ -60,7 +60,8 @@ class TriangleWave(keras.layers.Layer):
             `theory.triangle_wave_scales` does; "free" starts there, and trains
             the logarithms of their ratios as well.
         peaks: At the start: d + 1 numbers in (0, 1), for all features alike,
-            or such a list for each. By default uniform in (0.05, 0.95).
+            or such a list for each; nearer to 0 and 1 than 0.0035 they start
+            there. By default uniform in (0.05, 0.95).
         form: "ramp" or "v".
         seed: Of the peaks, an int or None.
         **kwargs: As in `keras.layers.Layer`.
