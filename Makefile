@@ -26,6 +26,7 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/layer_variance.py
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/constructed_networks.py
+	$(BIN)/python benchmarks/triangle_waves.py
 
 clean:
 	rm -rf $(VENV) demo

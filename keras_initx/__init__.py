@@ -9,6 +9,7 @@ with (
 ):
     from keras_initx import (
         callbacks,
+        constraints,
         distributions,
         initializers,
         layers,
@@ -26,6 +27,7 @@ __all__ = [
     "VarianceProfile",
     "calibrate",
     "callbacks",
+    "constraints",
     "distributions",
     "initialize",
     "initializers",

@@ -22,7 +22,8 @@ ARROWS = {
     "theory": {"profile"},
     "distributions": set(),
     "initializers": {"distributions", "theory"},
-    "layers": {"theory"},
+    "constraints": {"theory"},
+    "layers": {"constraints", "theory"},
     "signal": {"profile"},
     "models": {
         "display",
@@ -36,6 +37,7 @@ ARROWS = {
     "__init__": {
         "_startup",
         "callbacks",
+        "constraints",
         "distributions",
         "initializers",
         "layers",
@@ -142,6 +144,7 @@ def test_every_public_name_has_a_docstring_with_its_source():
             kx.distributions,
             kx.initializers,
             kx.layers,
+            kx.constraints,
             kx.models,
             kx.callbacks,
         )

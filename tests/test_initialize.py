@@ -351,6 +351,30 @@ def test_other_initializers_see_each_map_as_a_kernel():
     )
 
 
+def test_built_initializers_stay_what_they_are():
+    layer = L.Conv2DTranspose(6, 3, name="up")
+    layer.build((None, 8, 8, 4))
+    kx.initialize(layer, kx.initializers.CenterAverage(), seed=1)
+    kernel = np.asarray(layer.kernel)
+    # The centre passes on the mean of 4 inputs, though the axes are turned.
+    assert (kernel[1, 1] == 0.25).all()
+    assert np.count_nonzero(kernel) == 24
+
+    built = kx.models.triangle_wave_network(4, peaks=[0.3, 0.4, 0.5, 0.6, 0.5])
+    again = kx.models.triangle_wave_network(4, seed=7)
+    dense = [la for la in again.layers if isinstance(la, L.Dense)]
+
+    def choose(layer):
+        return kx.initializers.TriangleWaveKernel(
+            4, dense.index(layer), peaks=[0.3, 0.4, 0.5, 0.6, 0.5]
+        )
+
+    kx.initialize(again, choose, seed=1, biases=None)
+    for a, b in zip(built.get_weights(), again.get_weights(), strict=True):
+        if a.ndim == 2:
+            assert np.array_equal(a, b)
+
+
 def test_trained_models_need_overwrite():
     model = named("a")
     model.compile("sgd", "mse")

@@ -91,7 +91,7 @@ class FanInInitializer(keras.initializers.VarianceScaling):
             ValueError: The dtype is another one, or `input_axes` and
                 `output_axes` are not axes of the shape.
         """
-        dtype = _check_dtype(dtype)
+        dtype = check_dtype(dtype)
         shape = tuple(int(size) for size in shape)
         fan_in = self.fan_in
         if fan_in is None:
@@ -160,7 +160,7 @@ def _check_axes(name: str, axes: Any) -> list[int] | None:
     return [int(axis) for axis in axes]
 
 
-def _check_dtype(dtype: Any) -> str:
+def check_dtype(dtype: Any) -> str:
     try:
         name = keras.backend.standardize_dtype(dtype)
     except (ValueError, TypeError):
