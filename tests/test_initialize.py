@@ -375,6 +375,107 @@ def test_built_initializers_stay_what_they_are():
             assert np.array_equal(a, b)
 
 
+FANS = {
+    "depthwise": (
+        lambda: L.DepthwiseConv2D(3, strides=2, depth_multiplier=4),
+        (9, 9, 600),
+        (9, 9),
+    ),
+    "groups": (lambda: L.Conv2D(512, 3, groups=8), (9, 9, 64), (72, 576)),
+    "gru": (lambda: L.GRU(256), (5, 128), (128, 256)),
+}
+
+
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
+@pytest.mark.parametrize("name", FANS)
+def test_modes_of_variance_scaling(name, mode):
+    """Uniform weights: the largest of 20,000 is within 0.1% of the limit.
+
+    False alarms: exp(-20) each.
+    """
+    make, shape, (fan_in, fan_out) = FANS[name]
+    layer = make()
+    layer.build((None, *shape))
+    scaling = keras.initializers.VarianceScaling(3.0, mode, "uniform", seed=0)
+    kx.initialize(layer, scaling, seed=1)
+    kernel = layer.cell.kernel if name == "gru" else layer.kernel
+    fans = {"fan_in": fan_in, "fan_out": fan_out}
+    fan = fans.get(mode, (fan_in + fan_out) / 2)
+    assert np.abs(kernel).max() == pytest.approx((9 / fan) ** 0.5, rel=1e-3)
+
+
+def test_the_gain_of_orthogonal_weights():
+    layer = L.Dense(32)
+    layer.build((None, 32))
+    kx.initialize(layer, keras.initializers.Orthogonal(gain=3.0), seed=1)
+    values = np.linalg.svd(layer.kernel, compute_uv=False)
+    assert np.allclose(values, 3, rtol=1e-5)
+    # Uniform over all rotations: a QR alone has a diagonal of one sign.
+    signs = []
+    for seed in range(40):
+        kx.initialize(layer, "orthogonal", seed=seed)
+        signs.append(float(layer.kernel[0, 0]) > 0)
+    # False alarm: 2^-39.
+    assert len(set(signs)) == 2
+
+
+def test_other_initializers_draw_each_map_anew():
+    class Drawn(keras.initializers.RandomNormal):
+        pass
+
+    layer = L.DepthwiseConv2D(3)
+    layer.build((None, 8, 8, 16))
+    kx.initialize(layer, Drawn(), seed=1)
+    kernel = np.asarray(layer.kernel)
+    assert len({kernel[:, :, i].tobytes() for i in range(16)}) == 16
+
+
+def test_scaled_shares_what_it_scales():
+    process = kx.initializers.DepthProcess(3, "smooth", seed=4)
+    half = kx.initializers.Scaled(process.at(0), 0.5)
+    with pytest.raises(ValueError, match="stream"):
+        kx.initialize(named("a", "b"), half, seed=1)
+
+
+def test_private_classes_and_names_that_look_numbered():
+    class _Block(L.Dense):
+        pass
+
+    def build():
+        return keras.Sequential([keras.Input((8,)), _Block(8), _Block(8)])
+
+    first, second = build(), build()
+    for model in (first, second):
+        kx.initialize(model, "he_normal", seed=1)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+
+    class Same(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = [L.Dense(8, name=n) for n in ("a", "a", "a:1")]
+
+        def build(self, shape):
+            for part in self.parts:
+                part.build(shape)
+
+        def call(self, inputs):
+            return inputs
+
+    model = Same()
+    model.build((None, 8))
+    assert len(kx.models.kernel_geometry(model)) == 6
+
+
+def test_all_or_nothing():
+    from keras_initx.models.assign import assign_all
+
+    a, b = keras.Variable(np.zeros(3)), keras.Variable(np.zeros(3))
+    with pytest.raises(ValueError, match="shape"):
+        assign_all([(a, np.ones(3)), (b, np.ones(4))])
+    assert (np.asarray(a) == 0).all()
+
+
 def test_trained_models_need_overwrite():
     model = named("a")
     model.compile("sgd", "mse")
@@ -493,6 +594,7 @@ BAD = {
         "is called with a layer",
     ),
     "answer": (dict(initializer=lambda layer: 3, seed=1), "initializer must"),
+    "role": (dict(initializer={"kernels": "zeros"}, seed=1), "have roles"),
     "biases": (dict(initializer="zeros", seed=1, biases=3), "biases must be"),
     "layer": (dict(initializer="zeros", seed=1, layers="z"), "must pick"),
     "refusal": (

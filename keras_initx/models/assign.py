@@ -16,7 +16,7 @@ def assign_all(pairs: list[tuple[Any, Any]]) -> None:
     before = []
     try:
         for weight, value in pairs:
-            before.append((weight, keras.ops.convert_to_tensor(weight)))
+            before.append((weight, keras.ops.convert_to_numpy(weight)))
             weight.assign(value)
     except BaseException:
         for weight, value in before:

@@ -9,13 +9,19 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_initx.models.assign import assign_all
 from keras_initx.models.calibration import Calibration
 from keras_initx.models.calibrator import Calibrator
-from keras_initx.signal.batches import Batches, Data, batches
-from keras_initx.signal.measure import build, require_tensorflow
-from keras_initx.signal.selection import Layers, selectors
+from keras_initx.signal.batches import Batches, Data, batches, samples_of
+from keras_initx.signal.measure import (
+    build,
+    one_at_a_time,
+    require_tensorflow,
+)
+from keras_initx.signal.moments import all_finite
+from keras_initx.signal.selection import Layers, Selector, selectors
 from keras_initx.theory.activations import is_real
 
 
@@ -53,23 +59,25 @@ def calibrate(
     pi / (pi - 1) = 1.47 a layer, as with Batch Normalization, and differences
     between signals likewise, rounding errors included. On the same data the
     moments repeat to 1e-6 as long as the same operations run in the same order;
-    run otherwise (another machine, batch size or compiler) a net of 50 layers
-    has them to 1e-3, and from some 60 on float32 does not hold them at all.
-    With bfloat16 that is so after a few layers already.
+    run otherwise (another machine, batch size or compiler) a relu net of 50
+    layers has them to 1e-3, of 60 to 1e-2, and of 100 not at all; with bfloat16
+    that is so after a few layers.
 
     Arrays are one batch. A data set of several batches, or arrays with a
     `batch_size`, are handled exactly, by moments that are merged over batches,
     at the price of a pass up to each layer in turn. Each pass must give the
-    same samples: cache what is shuffled.
+    same samples: cache what is shuffled. With `training=True` all batches have
+    the same dropout mask.
 
     Calibrated are dense, convolution (grouped, depthwise, separable and
     transposed too) and `EinsumDense` layers, at their first call if there are
     several. Left alone, and listed, are layers that a normalization follows
-    directly; recurrent, attention and embedding layers and what runs once a
-    time step; frozen and quantized kernels; layers of your own, and subclasses
-    with a `call` of their own. A layer without bias is scaled only; units that
-    are constant over the data are left as they are; both are listed too. Masks
-    are not looked at: a time step that one leaves out counts as any other.
+    directly, unless `layers` picks them; recurrent, attention and embedding
+    layers and what runs once a time step; frozen and quantized kernels; layers
+    of your own, and subclasses with a `call` of their own. A layer without
+    bias is scaled only; units that are constant over the data are left as they
+    are; both are listed too. Masks are not looked at: a time step that one
+    leaves out counts as any other.
 
     Trained weights are scaled as well as others. The model is changed when all
     has been computed, or not at all.
@@ -125,18 +133,40 @@ def calibrate(
         raise ValueError(
             f"target must be a number > 0. Received: target={target!r}"
         )
+    if tf.inside_function():
+        raise RuntimeError(
+            "calibrate changes the model, so it is called outside of a "
+            "tf.function. Received: a call inside of one"
+        )
     wanted = selectors(layers)
     all_batches = _as_one(batches(data, batch_size), batch_size)
+    # A layer's call is replaced for a while, which two threads cannot.
+    with one_at_a_time:
+        return _calibrated(
+            model,
+            all_batches,
+            wanted,
+            per == "unit",
+            bool(center),
+            float(target),
+            bool(training),
+        )
+
+
+def _calibrated(
+    model: keras.Model,
+    all_batches: Batches,
+    wanted: tuple[Selector, ...],
+    by_unit: bool,
+    center: bool,
+    target: float,
+    training: bool,
+) -> Calibration:
     build(model, all_batches)
-    calibrator = Calibrator(
-        model,
-        wanted,
-        per == "unit",
-        bool(center),
-        float(target),
-        bool(training),
-    )
-    calibrator.run(_held(all_batches))
+    calibrator = Calibrator(model, wanted, by_unit, center, target, training)
+    held = _held(all_batches)
+    _check(held)
+    calibrator.run(held)
     result = calibrator.result()
     assign_all(calibrator.new_values())
     return result
@@ -155,3 +185,26 @@ def _held(data: Batches) -> Iterable[Any]:
     if first is None:
         raise ValueError("data must hold samples. Received: empty data")
     return [first] if next(found, None) is None else data
+
+
+def _check(held: Iterable[Any]) -> None:
+    samples = passes = 0
+    for batch in held:
+        passes += 1
+        samples += samples_of(batch)
+        floats = [x for x in keras.tree.flatten(batch) if x.dtype.is_floating]
+        if not all(bool(all_finite(x)) for x in floats):
+            raise ValueError(
+                "data must be finite. Received: NaN or inf in data"
+            )
+    if not passes:
+        raise ValueError(
+            "Several batches are run through once for each layer, so data must "
+            "give them anew each time. Received: data that give nothing the "
+            "second time"
+        )
+    if samples < 2:
+        raise ValueError(
+            "Variance between samples needs at least two of them. "
+            "Received: data of one sample"
+        )

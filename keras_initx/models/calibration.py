@@ -31,6 +31,7 @@ class Calibration(VarianceProfile):
         left_alone: For each layer that was not calibrated, the reason.
         notes: For each that was so in part only, what was left out.
         dtype: In which most layers compute.
+        per: "unit" or "layer", as `calibrate` was told.
 
     Raises:
         ValueError: As `VarianceProfile` does.
@@ -49,6 +50,7 @@ class Calibration(VarianceProfile):
     left_alone: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "float32"
+    per: str = "unit"
 
     def table(self, expected: VarianceProfile | None = None) -> str:
         """The profile as text, and under it what was left alone and why.
@@ -73,13 +75,18 @@ class Calibration(VarianceProfile):
             for why, names in together.items():
                 yield f"{head}: {', '.join(names)}: {why}"
         done = sum(name not in self.left_alone for name in self.layers)
+        if self.per != "unit" or done < 2:
+            return
+        yield (
+            "The price: squared gradients and differences grow by "
+            "pi/(pi-1) = 1.47 in each relu layer, as with Batch Normalization."
+        )
         rounding = _ROUNDING.get(self.dtype, 2.0**-53)
         if done > math.log(0.005 / rounding) / math.log(1.21):
             yield (
-                f"Of {done} layers in {self.dtype} the later ones may not "
-                "repeat this on other hardware, compiled otherwise or in other "
-                "batches: differences, rounding included, grow by 1.21 a relu "
-                "layer."
+                f"Rounding included: of {done} layers in {self.dtype} the "
+                "later ones may not repeat this on other hardware, compiled "
+                "otherwise or in other batches."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +95,7 @@ class Calibration(VarianceProfile):
             "left_alone": dict(self.left_alone),
             "notes": dict(self.notes),
             "dtype": self.dtype,
+            "per": self.per,
         }
 
     @classmethod
@@ -97,7 +105,7 @@ class Calibration(VarianceProfile):
         Raises:
             ValueError: `config` is no such thing.
         """
-        own = ("left_alone", "notes", "dtype")
+        own = ("left_alone", "notes", "dtype", "per")
         missing = [key for key in own if key not in config]
         if missing:
             raise ValueError(

@@ -13,15 +13,20 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.models.calibration import Calibration
-from keras_initx.models.correction import FEW, correction, told_of_units
+from keras_initx.models.correction import (
+    correction,
+    told_of_layer,
+    told_of_units,
+)
 from keras_initx.models.readout import Readout, readout
 from keras_initx.models.unit_moments import (
     UnitMoments,
     merged,
     unit_moments,
 )
-from keras_initx.models.untouched import excluded, normalized
-from keras_initx.models.walk import all_layers, places
+from keras_initx.models.untouched import excluded, normalized, unheard
+from keras_initx.models.walk import all_layers
+from keras_initx.signal.batches import taken_as_inputs
 from keras_initx.signal.heard import Heard, swapped
 from keras_initx.signal.selection import (
     Selector,
@@ -30,8 +35,6 @@ from keras_initx.signal.selection import (
     selectors,
 )
 from keras_initx.signal.tap import listening
-
-_KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 class Row(NamedTuple):
@@ -64,6 +67,20 @@ class Calibrator:
         self._training = training
         self._layers = all_layers(model)
         self._excluded = excluded(self._layers)
+        self._readouts = {
+            id(layer): found
+            for layer in self._layers
+            if (found := readout(layer)) is not None
+        }
+        self._held = Counter(
+            id(w) for found in self._readouts.values() for w in found.weights
+        )
+        # Read here, for within a layer's call they may be cast.
+        self._values = {
+            id(w): tf.convert_to_tensor(w.value)
+            for found in self._readouts.values()
+            for w in found.weights
+        }
         self._new: dict[int, tuple[Any, tf.Tensor]] = {}
         self._done: dict[int, keras.layers.Layer] = {}
         self._rows: list[Row] = []
@@ -75,17 +92,12 @@ class Calibrator:
 
     def run(self, batches: Iterable[Any]) -> None:
         """Find the new values of all layers."""
-        self._check_data(batches)
-        first = next(iter(batches), None)
-        if first is None:
-            raise ValueError(
-                "Several batches are run through once for each layer, so data "
-                "must give them anew each time. Received: data that give "
-                "nothing the second time"
+        first = next(iter(batches))
+        if self._wanted == selectors(None):
+            # Who picks such a layer wants it.
+            self._excluded |= normalized(
+                self._model, self._layers, first, self._training
             )
-        self._excluded |= normalized(
-            self._model, self._layers, first, self._training
-        )
         if isinstance(batches, list):
             with self._corrected_layers_run_again():
                 self._forward(first, self._correct_as_heard)
@@ -113,7 +125,10 @@ class Calibrator:
             name: reason
             for name, reason in zip(names, reasons, strict=True)
             if reason
-        } | self._unheard()
+        }
+        if self._wanted == selectors(None):
+            ran = {id(heard.layer) for heard in self._ran}
+            left_alone |= unheard(self._model, set(self._done), ran)
         for layer, calls in self._calls.items():
             if calls > 1 and layer in self._notes:
                 self._notes[layer].append(f"the first of {calls} calls")
@@ -125,35 +140,15 @@ class Calibrator:
         dtypes = Counter(layer.compute_dtype for layer in self._done.values())
         (dtype, _), *_ = dtypes.most_common()
         return Calibration(
-            names, variance, square, units, left_alone, notes, dtype
+            names,
+            variance,
+            square,
+            units,
+            left_alone,
+            notes,
+            dtype,
+            "unit" if self._by_unit else "layer",
         )
-
-    def _unheard(self) -> dict[str, str]:
-        """Layers with weights that may be linear, which were not heard."""
-        if self._wanted != selectors(None):
-            return {}
-        ran = {id(heard.layer) for heard in self._ran}
-        reasons = {}
-        for place in places(self._model):
-            layer, geometry = place.layers[-1], place.geometry
-            linear = geometry.factored is not None
-            if (linear or geometry.role == "unknown") and (
-                id(layer) not in self._done
-            ):
-                name = "/".join(each.name for each in place.layers[1:])
-                told = "not known to be linear in one kernel"
-                reasons[name] = told if id(layer) in ran else "did not run"
-        return reasons
-
-    def _check_data(self, batches: Iterable[Any]) -> None:
-        for batch in batches:
-            for x in keras.tree.flatten(batch):
-                if x.dtype.is_floating and not bool(
-                    tf.reduce_all(tf.math.is_finite(x))
-                ):
-                    raise ValueError(
-                        "data must be finite. Received: NaN or inf in data"
-                    )
 
     def _forward(self, batch: Any, listener: Any) -> None:
         self._ran = []
@@ -167,6 +162,7 @@ class Calibrator:
             contextlib.suppress(_EndOfPassError),
             keras.StatelessScope(self.new_values()) as self._scope,
             listening(listener, picks),
+            taken_as_inputs(self._model, batch),
         ):
             self._model(batch, training=self._training)
         # Raised in the pass, Keras would dress it up.
@@ -174,7 +170,7 @@ class Calibrator:
             raise ValueError(self._problem)
 
     def _moments(self, heard: Heard, signal: tf.Tensor) -> UnitMoments:
-        moments = unit_moments(signal, readout(heard.layer))
+        moments = unit_moments(signal, self._readouts.get(id(heard.layer)))
         if not np.isfinite(moments.mean + moments.variance).all():
             self._problem = (
                 "The signal must stay finite, and small enough to be squared "
@@ -208,7 +204,7 @@ class Calibrator:
 
         with contextlib.ExitStack() as stack:
             for layer in self._layers:
-                if readout(layer) is not None:
+                if id(layer) in self._readouts:
                     stack.enter_context(
                         swapped(layer, "call", again(layer.call))
                     )
@@ -222,43 +218,43 @@ class Calibrator:
             nonlocal moments, reached
             if id(heard.layer) in self._done:
                 return signal
-            reached = heard
-            new = self._moments(heard, signal)
-            moments = merged(moments, new) if moments else new
-            raise _EndOfPassError
+            # Another batch may take another way through the model.
+            if reached is None or heard.layer is reached.layer:
+                reached = heard
+                new = self._moments(heard, signal)
+                moments = merged(moments, new) if moments else new
+                raise _EndOfPassError
+            return signal
 
         for batch in batches:
             self._forward(batch, stop_there)
         if moments is None:
             return False
         self._correct(reached, moments)
-        if self._problem:
-            raise ValueError(self._problem)
         return True
 
     def _correct(self, heard: Heard, moments: UnitMoments) -> None:
         """Note a layer's new values, and its row."""
         self._done[id(heard.layer)] = heard.layer
-        if moments.count < 2:
-            self._problem = (
-                "Variance between samples needs at least two of them. "
-                "Received: data of one sample"
-            )
-            return
-        found = readout(heard.layer)
-        reason = self._reason(heard.layer, found)
+        layer = heard.layer
+        found = self._readouts.get(id(layer))
+        reason = self._reason(layer, found)
         factor, shift = 1.0, 0.0
         if not reason:
             center = self._center and found.bias is not None
             factor, shift, constant = correction(
                 moments, self._target, self._by_unit, center
             )
-            for variable, value in found.folded(factor, shift):
+            folded = found.folded(factor, shift, self._values)
+            if folded is None:
+                reason, factor, shift = "too large for its dtype", 1.0, 0.0
+        if not reason:
+            for variable, value in folded:
                 self._new[id(variable)] = (variable, value)
                 # The pass in progress goes on with it.
                 self._scope.add_update((variable, value))
-            self._notes[id(heard.layer)] = [
-                *self._told_of(heard.layer, found, moments.count),
+            self._notes[id(layer)] = [
+                *told_of_layer(layer, found, moments, self._center),
                 *told_of_units(factor, constant),
             ]
         self._rows.append(
@@ -271,26 +267,15 @@ class Calibrator:
             )
         )
 
-    def _told_of(
-        self, layer: keras.layers.Layer, found: Readout, count: int
-    ) -> Iterator[str]:
-        if self._center and found.bias is None:
-            yield "no bias, so scaled only"
-        if count < FEW:
-            yield f"from {count} numbers a unit only"
-        if any(getattr(layer, f"{name}_constraint", None) for name in _KERNELS):
-            yield "the constraint of its kernel may undo it"
-
     def _reason(self, layer: keras.layers.Layer, found: Readout | None) -> str:
         if id(layer) in self._excluded:
             return self._excluded[id(layer)]
         if found is None:
             return "not known to be linear in one kernel"
-        weights = [w for w in (found.kernel, found.bias) if w is not None]
-        if not all(weight.trainable for weight in weights):
+        if not all(weight.trainable for weight in found.weights):
             return "frozen"
-        if any(id(weight) in self._new for weight in weights):
-            return "shares its kernel"
+        if any(self._held[id(weight)] > 1 for weight in found.weights):
+            return "shares its weights with another layer"
         if self._by_unit and not found.bias_fits:
             return "its bias is not one for each unit"
         return ""

@@ -83,6 +83,23 @@ def _by_role(given: Any) -> Callable[[str], Any]:
     return lambda role: one
 
 
+def check_roles(initializer: Chosen, all_places: list[Place]) -> None:
+    """Refuse a dict with a role that no weight of the model has.
+
+    Raises:
+        ValueError: Naming the role, and those there are.
+    """
+    if not isinstance(initializer, Mapping) or "class_name" in initializer:
+        return
+    roles = {p.geometry.role for p in all_places if p.geometry.factored}
+    unknown = sorted(set(initializer) - roles)
+    if unknown:
+        raise ValueError(
+            f"A dict must have roles of the model, {sorted(roles)}. "
+            f"Received: initializer with {unknown}"
+        )
+
+
 def picked_places(
     model: keras.layers.Layer, all_places: list[Place], layers: Layers
 ) -> list[bool]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import keras
 import numpy as np
 
+from keras_initx.models.readout import Readout
 from keras_initx.models.unit_moments import UnitMoments
 
 # A unit is constant if its standard deviation is within rounding of its mean.
 _ROUNDING = 1e-6
-# Of so many numbers a variance is known to sqrt(2 / FEW) = 20%.
-FEW = 50
+# Of so many numbers a variance is known to sqrt(2 / _FEW) = 20%.
+_FEW = 50
 _LARGE = 1e3
+_KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 def correction(
@@ -57,3 +60,18 @@ def told_of_units(factor: np.ndarray, constant: np.ndarray) -> Iterator[str]:
     if large:
         most = f"{factor.max():.2g}"
         yield f"{large} of {factor.size} units scaled by up to {most}"
+
+
+def told_of_layer(
+    layer: keras.layers.Layer,
+    found: Readout,
+    moments: UnitMoments,
+    center: bool,
+) -> Iterator[str]:
+    """What a user should know of the correction of a layer."""
+    if center and found.bias is None:
+        yield "no bias, so scaled only"
+    if moments.count < _FEW:
+        yield f"from {moments.count} numbers a unit only"
+    if any(getattr(layer, f"{name}_constraint", None) for name in _KERNELS):
+        yield "the constraint of its kernel may undo it"

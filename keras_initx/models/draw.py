@@ -45,7 +45,8 @@ def draw(
     With one fan_in, fan_out and n maps of the geometry:
 
     - Initializers that follow the fans are given those of the geometry; of
-      ours, which take whole numbers, the nearest.
+      ours, which take whole numbers from 1 on, the nearest, in the place of a
+      `fan_in` of their own.
     - Of `Orthogonal` each map is orthogonal, times sqrt(rows / fan_in). That
       is 1 but in strided transposed convolutions and embeddings.
     - Any other is called once a map, with a seed of its own if it takes one,
@@ -74,10 +75,22 @@ def draw(
 
 
 def takes_seed(initializer: keras.initializers.Initializer) -> bool:
-    """Whether it can be told what to draw, and is not one of several layers
-    that must draw from one seed."""
+    """Whether it can be told what to draw.
+
+    Not if it takes no seed, nor if several layers must draw from one.
+    """
+    initializer = unscaled(initializer)
     shares = getattr(initializer, "shares_seed", False)
     return not shares and "seed" in initializer.get_config()
+
+
+def unscaled(
+    initializer: keras.initializers.Initializer,
+) -> keras.initializers.Initializer:
+    """What a `Scaled` scales, or the initializer itself."""
+    while isinstance(initializer, Scaled):
+        initializer = initializer.initializer
+    return initializer
 
 
 def seeded(

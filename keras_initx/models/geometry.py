@@ -81,7 +81,8 @@ class Geometry:
         ):
             value = getattr(self, fan)
             if value is None:
-                object.__setattr__(self, fan, self._size(along))
+                # Of an empty kernel, as Keras has it.
+                object.__setattr__(self, fan, max(1, self._size(along)))
             elif not 0 < value < math.inf:
                 raise ValueError(
                     f"{fan} must be positive. Received: {fan}={value!r}"

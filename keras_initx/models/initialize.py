@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 
 from keras_initx.initializers.base import is_int
 from keras_initx.models.assign import assign_all
 from keras_initx.models.choice import (
     Chosen,
     Initializer,
+    check_roles,
     chooser,
     initializer_of,
     picked_places,
@@ -110,11 +112,17 @@ def initialize(
         raise ValueError(
             f"seed must be an int of 64 bits. Received: seed={seed!r}"
         )
+    if tf.inside_function():
+        raise RuntimeError(
+            "initialize changes the model, so it is called outside of a "
+            "tf.function. Received: a call inside of one"
+        )
     choose = chooser(initializer)
     if biases is not None:
         biases = initializer_of(biases, "biases", "or None")
     all_places = places(model)
     _check_untrained(model, overwrite)
+    check_roles(initializer, all_places)
     picked = picked_places(model, all_places, layers)
     plan = Plan(int(seed), choose, biases)
     rows, values = [], []

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initx.initializers import DepthWeights
+from keras_initx.initializers import DepthWeights, Scaled
 from keras_initx.initializers.base import cast_finite
 from keras_initx.models.choice import Choose
-from keras_initx.models.draw import draw, folded_seed, takes_seed
+from keras_initx.models.draw import draw, folded_seed, takes_seed, unscaled
 from keras_initx.models.initialization import InitializedWeight
 from keras_initx.models.walk import Place, all_layers
 
@@ -126,6 +126,7 @@ class Plan:
             )
 
     def _check_unshared(self, own: Any, place: Place) -> None:
+        own = unscaled(own)
         if not isinstance(own, DepthWeights):
             return
         path = repr((own.get_config(), tuple(place.weight.shape)))
@@ -189,6 +190,9 @@ def _with_forget_gate(
 
 
 def _text(initializer: keras.initializers.Initializer) -> str:
+    if isinstance(initializer, Scaled):
+        inner = _text(initializer.initializer)
+        return f"Scaled({inner}, factor={initializer.factor!r})"
     told = {
         key: value
         for key, value in initializer.get_config().items()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_initx.signal.moments import all_finite
 
 _L = keras.layers
 _DENSE = (_L.Dense,)
@@ -28,49 +30,58 @@ class Readout:
             of the signal's.
         signal_axes: Axes of y that tell them apart.
         bias: The Keras variable of b, or None.
+        bias_fits: Whether each unit has a bias of its own, or there is none.
     """
 
     kernel: Any
     kernel_axes: tuple[int, ...]
     signal_axes: tuple[int, ...]
     bias: Any = None
+    bias_fits: bool = True
 
     @property
-    def units(self) -> int:
-        return math.prod(self.kernel.shape[axis] for axis in self.kernel_axes)
-
-    @property
-    def bias_fits(self) -> bool:
-        """Whether there is no bias, or one for each unit."""
-        return self.bias is None or math.prod(self.bias.shape) == self.units
+    def weights(self) -> list[Any]:
+        """Kernel and bias, if there is one."""
+        return [w for w in (self.kernel, self.bias) if w is not None]
 
     def folded(
-        self, factor: np.ndarray, shift: np.ndarray
-    ) -> list[tuple[Any, tf.Tensor]]:
+        self,
+        factor: np.ndarray,
+        shift: np.ndarray,
+        values: Mapping[int, tf.Tensor],
+    ) -> list[tuple[Any, tf.Tensor]] | None:
         """The variables and their values for y -> factor (y - shift).
 
         Args:
             factor: Of each unit.
             shift: Of each unit. Equal for all where a bias does not fit.
+            values: What the variables hold, by their id.
+
+        Returns:
+            None where a value is beyond the range of its variable.
         """
-        by_axis = self._along_kernel(factor)
-        wide = tf.cast(self.kernel.value, by_axis.dtype)
-        changed = [(self.kernel, wide * by_axis)]
+        # Within a layer's call a variable names the dtype it is cast to.
+        kernel = values[id(self.kernel)]
+        by_axis = self._along_kernel(factor, kernel.dtype)
+        kernel = tf.cast(kernel, by_axis.dtype)
+        changed = [(self.kernel, kernel * by_axis)]
         if self.bias is not None:
             fits = self.bias_fits
             factor, shift = (
                 each.reshape(self.bias.shape) if fits else each[:1]
                 for each in (factor, shift)
             )
-            bias = keras.ops.convert_to_numpy(self.bias.value)
-            moved = factor * (bias.astype(np.float64) - shift)
-            changed.append((self.bias, moved))
-        return [
-            (variable, tf.cast(value, variable.dtype))
-            for variable, value in changed
+            bias = tf.cast(values[id(self.bias)], tf.float64)
+            changed.append((self.bias, factor * (bias - shift)))
+        changed = [
+            (w, tf.cast(value, values[id(w)].dtype)) for w, value in changed
         ]
+        # No other dtype is so soon at its end.
+        narrow = [v for _, v in changed if v.dtype == tf.float16]
+        fits = all(bool(all_finite(value)) for value in narrow)
+        return changed if fits else None
 
-    def _along_kernel(self, by_unit: np.ndarray) -> tf.Tensor:
+    def _along_kernel(self, by_unit: np.ndarray, dtype: tf.DType) -> tf.Tensor:
         """Numbers of the units in float32, or beside float64 in that."""
         sizes = self.kernel.shape
         by_axis = np.reshape(by_unit, [sizes[i] for i in self.kernel_axes])
@@ -79,10 +90,8 @@ class Readout:
             for axis, size in enumerate(sizes)
         ]
         in_order = by_axis.transpose(np.argsort(self.kernel_axes))
-        wide = self.kernel.dtype == "float64"
-        return tf.constant(
-            in_order.reshape(shape), tf.float64 if wide else tf.float32
-        )
+        wide = tf.float64 if dtype == tf.float64 else tf.float32
+        return tf.constant(in_order.reshape(shape), wide)
 
 
 def readout(layer: keras.layers.Layer) -> Readout | None:
@@ -105,8 +114,10 @@ def readout(layer: keras.layers.Layer) -> Readout | None:
                     return None
                 found = find(layer)
                 # With LoRA or quantized, a kernel is computed from several.
-                plain = isinstance(found.kernel, keras.Variable)
-                return found if plain else None
+                known = found is not None and isinstance(
+                    found.kernel, keras.Variable
+                )
+                return found if known else None
     return None
 
 
@@ -139,15 +150,19 @@ def _separable(layer: Any) -> Readout:
     return Readout(kernel, (last,), _channels(layer), layer.bias)
 
 
-def _einsum(layer: Any) -> Readout:
+def _einsum(layer: Any) -> Readout | None:
     left, result = layer.equation.replace(" ", "").split("->")
-    letters = left.split(",")[1]
-    # Counted from the end, where no ellipsis is in between.
+    letters = left.split(",")[1].replace("...", "")
+    # Counted from that end where no ellipsis is in between.
+    first = 0 if result.endswith("...") else -len(result.replace("...", ""))
     result = result.replace("...", "")
     units = [letter for letter in result if letter in letters]
+    if len(set(letters)) < len(letters):
+        return None
     return Readout(
         layer.kernel,
         tuple(map(letters.index, units)),
-        tuple(result.index(letter) - len(result) for letter in units),
+        tuple(result.index(letter) + first for letter in units),
         layer.bias,
+        layer.bias is None or set(layer.bias_axes) == set(units),
     )

@@ -120,7 +120,7 @@ def _einsum(layer, weight):
     left, result = layer.equation.replace(" ", "").split("->")
     given, letters = left.split(",")
     letters = letters.replace("...", "")
-    if len(letters) != len(weight.shape):
+    if not len(letters) == len(set(letters)) == len(weight.shape):
         return None
     groups = {"maps": [], "inputs": [], "outputs": []}
     for axis, letter in enumerate(letters):

@@ -24,13 +24,13 @@ def unit_moments(signal: tf.Tensor, found: Readout | None) -> UnitMoments:
 
     Args:
         signal: Of shape (samples, ...).
-        found: What tells the units apart; None: all but the samples.
+        found: What tells the units apart; None: the last axis.
     """
     if signal.dtype != tf.float64:
         signal = tf.cast(signal, tf.float32)
     rank = signal.shape.rank
     kept = (
-        range(1, rank)
+        [rank - 1]
         if found is None
         else [axis % rank for axis in found.signal_axes]
     )

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_initx.models.walk import all_layers
+from keras_initx.models.walk import all_layers, places
 from keras_initx.signal.heard import Heard, swapped
 from keras_initx.signal.tap import holds_kernel, listening
 
@@ -55,7 +55,7 @@ def normalized(
 ) -> dict[int, str]:
     """The same for layers whose pre-activation a normalization takes.
 
-    Nothing is computed, but the model is traced once if it holds any.
+    A model that holds any is run on two samples to see it.
     """
     normalizations = [
         layer for layer in layers if isinstance(layer, _NORMALIZATIONS)
@@ -79,23 +79,39 @@ def normalized(
 
         return noted
 
-    def forward(inputs: Any) -> tf.Tensor:
-        with (
-            keras.StatelessScope(),
-            contextlib.ExitStack() as stack,
-            listening(listener, lambda heard: holds_kernel(heard.layer)),
-        ):
-            for layer in normalizations:
-                stack.enter_context(swapped(layer, "call", taking(layer.call)))
-            model(inputs, training=training)
-        return tf.constant(0)
-
-    spec = keras.tree.map_structure(
-        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch
-    )
-    tf.function(forward, autograph=False).get_concrete_function(spec)
+    with (
+        keras.StatelessScope(),
+        contextlib.ExitStack() as stack,
+        listening(listener, lambda heard: holds_kernel(heard.layer)),
+    ):
+        for layer in normalizations:
+            stack.enter_context(swapped(layer, "call", taking(layer.call)))
+        few = keras.tree.map_structure(lambda t: t[:2], batch)
+        model(few, training=training)
     return {
         id(heard_at[id(tensor)][0]): "followed by a normalization"
         for tensor in taken
         if id(tensor) in heard_at
     }
+
+
+def unheard(
+    model: keras.Model, heard: set[int], ran: set[int]
+) -> dict[str, str]:
+    """Layers with weights that may be linear, of which nothing was heard.
+
+    Args:
+        model: Whose layers.
+        heard: The ids of those that were.
+        ran: The ids of those that ran.
+    """
+    reasons = {}
+    for place in places(model):
+        layer, geometry = place.layers[-1], place.geometry
+        linear = geometry.factored is not None
+        if id(layer) in heard or not (linear or geometry.role == "unknown"):
+            continue
+        name = "/".join(each.name for each in place.layers[1:])
+        told = "not known to be linear in one kernel"
+        reasons[name] = told if id(layer) in ran else "did not run"
+    return reasons

@@ -111,9 +111,9 @@ def _walk(
 
 def _inside(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that a layer holds, each once, as it came to hold them."""
-    if isinstance(layer, keras.Model):
-        return list({id(child): child for child in layer.layers}.values())
     found: dict[int, keras.layers.Layer] = {}
+    if isinstance(layer, keras.Model):
+        found = {id(child): child for child in layer.layers}
     seen = {id(layer)}
 
     def look(value: Any) -> None:
@@ -137,7 +137,18 @@ def _inside(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
         child
         for child in found.values()
         if all(id(w) in held for w in child.weights)
+        and not _is_another_view(child, layer)
     ]
+
+
+def _is_another_view(
+    child: keras.layers.Layer, model: keras.layers.Layer
+) -> bool:
+    """Whether a model in a model, such as Keras makes, has the same layers."""
+    if not (isinstance(child, keras.Model) and isinstance(model, keras.Model)):
+        return False
+    own = {id(layer) for layer in model.layers}
+    return id(child) not in own and own >= {id(la) for la in child.layers}
 
 
 def _labels(named: list[tuple[str, str]]) -> list[str]:
@@ -151,10 +162,11 @@ def _labels(named: list[tuple[str, str]]) -> list[str]:
     for name, kind in named:
         stem = _NUMBER.sub("", name)
         bare = stem.removeprefix("forward_").removeprefix("backward_")
-        automatic = bare.replace("_", "") == kind.lower()
+        automatic = bare.replace("_", "") == kind.lower().replace("_", "")
         label = stem if automatic else name
-        labels.append(
-            f"{label}:{count[label]}" if automatic or count[label] else label
-        )
+        plain = not automatic and label not in labels
+        while not plain and f"{label}:{count[label]}" in labels:
+            count[label] += 1
+        labels.append(label if plain else f"{label}:{count[label]}")
         count[label] += 1
     return labels

@@ -28,7 +28,7 @@ from keras_initx.signal.selection import (
 )
 
 _PROBES_KEPT = 8
-_one_at_a_time = threading.RLock()
+one_at_a_time = threading.RLock()
 _probes: weakref.WeakKeyDictionary[
     keras.Model, OrderedDict[Hashable, Probe]
 ] = weakref.WeakKeyDictionary()
@@ -124,7 +124,7 @@ def measure(
     build(model, all_batches)
     bar = keras.utils.Progbar(all_batches.count) if verbose else None
     # The wrappers of two traces on one model could not be taken off in order.
-    with _one_at_a_time:
+    with one_at_a_time:
         probe = _probe(model, wanted, training)
         result = probe.run(
             all_batches, wanted, on_batch=lambda: bar.add(1) if bar else None
