@@ -9,6 +9,7 @@ with (
 ):
     from keras_initx import (
         callbacks,
+        distribute,
         distributions,
         initializers,
         layers,
@@ -23,6 +24,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "VarianceProfile",
     "callbacks",
+    "distribute",
     "distributions",
     "initializers",
     "layers",

@@ -24,9 +24,11 @@ ARROWS = {
     "signal": {"profile"},
     "models": set(),
     "callbacks": {"signal", "profile"},
+    "distribute": {"callbacks", "signal"},
     "__init__": {
         "_startup",
         "callbacks",
+        "distribute",
         "distributions",
         "initializers",
         "layers",
@@ -135,6 +137,7 @@ def test_every_public_name_has_a_docstring_with_its_source():
             kx.layers,
             kx.models,
             kx.callbacks,
+            kx.distribute,
         )
         for name in module.__all__
         if not isinstance(getattr(module, name), type(kx))
