@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_initx import display
+from keras_initx.columns import column_of, require
 from keras_initx.files import write_whole
+from keras_initx.row import Row, index_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +38,8 @@ class VarianceProfile:
         decay    = v^2 / (m^2 + v^2)     1 - mean correlation between samples
         relative = decay / decay[0]      against the first layer
 
+    `profile["dense_3"]`, or `profile[3]`, is one layer's row.
+
     `keras_initx.measure` returns one for a model and data,
     `keras_initx.theory.sample_variance_decay` one for an infinitely wide
     network. Theory writes the mean *covariance* of two samples into
@@ -57,6 +61,8 @@ class VarianceProfile:
     >>> profile = VarianceProfile(["a", "b"], [1.0, 0.5], [0.0, 0.5], [64, 64])
     >>> profile.decay
     array([1. , 0.5])
+    >>> profile["b"].squared_mean
+    0.5
 
     Reference: Luther & Seung, Physical Review Research 2, 033135 (2020),
     arXiv:1902.04942 (m^2, v^2 and their sum). `decay` and `relative` are named
@@ -77,37 +83,11 @@ class VarianceProfile:
             )
         object.__setattr__(self, "layers", layers)
         for column in _COLUMNS:
-            given = getattr(self, column)
-            try:
-                values = np.array(given, dtype=np.float64)
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{column} must hold one number for each layer. "
-                    f"Received: {column}={given!r}"
-                ) from error
-            if values.shape != (len(layers),):
-                raise ValueError(
-                    f"{column} must hold one number for each of the "
-                    f"{len(layers)} layers. Received: {column} of shape "
-                    f"{values.shape}"
-                )
-            holds, wanted = np.isfinite(values), "finite"
-            if column == "units":
-                holds = (values >= 0) & (values == np.floor(values))
-                wanted = "a whole number >= 0"
-            _require(column, values, holds, wanted)
-            if column == "units" and np.isfinite(values).all():
-                values = values.astype(np.int64)
+            values = column_of(column, getattr(self, column), len(layers))
             values.setflags(write=False)
             object.__setattr__(self, column, values)
-        _require(
-            "sample_variance",
-            self.sample_variance,
-            self.sample_variance >= 0,
-            "not negative",
-        )
         # Theory subtracts two numbers near one, so zero may come out as -1e-17.
-        _require("total", self.total, self.total >= -1e-12, "not negative")
+        require("total", self.total, self.total >= -1e-12, "not negative")
 
     @property
     def total(self) -> np.ndarray:
@@ -133,6 +113,18 @@ class VarianceProfile:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def __getitem__(self, layer: str | int) -> Row:
+        """The row of a layer, by its name or index.
+
+        Raises:
+            KeyError: No layer has that name, or several have.
+            IndexError: There are not so many layers.
+            TypeError: `layer` is neither name nor index.
+        """
+        i = index_of(layer, self.layers)
+        columns = (getattr(self, name) for name in Row._fields[1:])
+        return Row(self.layers[i], *(values[i].item() for values in columns))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, VarianceProfile):
@@ -287,14 +279,3 @@ class VarianceProfile:
                 f"Expected a VarianceProfile in JSON. Received: path={path}"
             ) from error
         return cls.from_dict(config)
-
-
-def _require(
-    name: str, values: np.ndarray, holds: np.ndarray, wanted: str
-) -> None:
-    if not holds.all():
-        first = int(np.argmin(holds))
-        raise ValueError(
-            f"{name} must be {wanted} in every layer. "
-            f"Received: {name}[{first}]={values[first]}"
-        )

@@ -14,9 +14,11 @@ PACKAGE = Path(kx.__file__).parent
 # Each room may import the rooms named; nothing points at callbacks.
 ARROWS = {
     "_startup": set(),
+    "columns": set(),
     "display": set(),
     "files": set(),
-    "profile": {"display", "files"},
+    "row": set(),
+    "profile": {"columns", "display", "files", "row"},
     "theory": {"profile"},
     "distributions": set(),
     "initializers": {"distributions", "theory"},
@@ -101,7 +103,7 @@ def test_only_public_names_of_keras_and_tfp(path):
 
 @pytest.mark.parametrize(
     "path",
-    [f for f in FILES if room(f) in ("theory", "profile", "display", "files")],
+    [f for f in FILES if room(f) in {"theory", "profile"} | ARROWS["profile"]],
     ids=lambda path: path.stem,
 )
 def test_theory_and_record_know_no_framework(path):

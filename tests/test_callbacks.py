@@ -86,6 +86,32 @@ def test_several_steps_in_an_execution_are_all_counted(xy):
     assert probe.steps == [(0, 0), (0, 2), (0, 4)]
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize(
+    ("kind", "accumulated", "batches"),
+    [("arrays", None, 4), ("arrays", 2, 4), ("filtered", None, 4),
+     ("endless", None, 6)],
+)  # fmt: skip
+def test_steps_are_batches_not_executions(xy, kind, accumulated, batches):
+    # Keras reports whole executions, here of 3 batches where there are 4. Of
+    # endless data it trains on 6 when told 4.
+    data = tf.data.Dataset.from_tensor_slices(xy).batch(16)
+    x, options = {
+        "arrays": (xy, {}),
+        "filtered": ([data.filter(lambda x, y: True)], {"shuffle": False}),
+        "endless": ([data.repeat()], {"shuffle": False, "steps_per_epoch": 4}),
+    }[kind]
+    if kind != "arrays":
+        options["batch_size"] = None
+    sgd = keras.optimizers.SGD(1e-3, gradient_accumulation_steps=accumulated)
+    model = small_model()
+    model.compile(sgd, "mse", steps_per_execution=3)
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    for _ in range(2):
+        fit(model, x, probe, **options)
+        assert probe.steps == [(0, 0), (1, batches), (2, 2 * batches)]
+
+
 def test_training_is_the_same_with_and_without(xy):
     weights = []
     for with_probe in (False, True):
@@ -229,6 +255,24 @@ def test_a_failing_probe_may_only_warn(xy):
     assert probe.steps == [(0, 0)]
     assert np.isnan(history[KEY]).all()
     assert np.isnan(history[f"{KEY}/last"]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": "frist"}, r"\['first'\]. Received: layers='frist'"),
+        ({"expected": kx.theory.sample_variance_decay(5)}, "of 6 layers"),
+        ({"data": np.full((4, 4), np.nan)}, "NaN or inf in data"),
+    ],
+)
+def test_a_mistake_is_refused_before_training_never_warned_of(
+    xy, options, message
+):
+    options = {"data": xy[0], "on_error": "warn", "verbose": 0} | options
+    model = small_model()
+    with pytest.raises(ValueError, match=message):
+        fit(model, xy, kx.callbacks.SampleVarianceDecay(**options))
+    assert int(model.optimizer.iterations) == 0
 
 
 def test_prints_a_line_a_table_or_nothing(xy, capsys):

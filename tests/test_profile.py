@@ -49,6 +49,39 @@ def test_what_is_derived():
     assert profile.units.dtype == np.int64
 
 
+def test_a_row_by_its_name_or_index():
+    profile = kx.VarianceProfile(**GOOD)
+    row = profile["b"]
+    assert row._asdict() == {
+        "layer": "b", "units": 8, "sample_variance": 0.5, "squared_mean": 1.5,
+        "decay": 0.25, "relative": 0.25,
+    }  # fmt: skip
+    assert profile[1] == profile[-1] == profile[np.int64(1)] == row
+    assert list(profile) == [profile["a"], profile["b"]]
+    theory = kx.theory.sample_variance_decay(3)
+    assert [row.decay for row in theory] == theory.decay.tolist()
+    assert theory[3].units == np.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("dens", KeyError, r"out of \['dense'\].* 'dens'"),
+        ("zzz", KeyError, r"out of \['twin', 'dense', 'twin'\].* 'zzz'"),
+        ("twin", KeyError, "one layer; 2 are called.* 'twin'"),
+        (3, IndexError, "3 layers.* 3"),
+        (-4, IndexError, "3 layers.* -4"),
+        (1.0, TypeError, r"name or index.* 1\.0"),
+        (slice(2), TypeError, "name or index.* slice"),
+        (True, TypeError, "name or index.* True"),
+    ],
+)
+def test_no_such_row(name, error, message):
+    profile = kx.VarianceProfile(["twin", "dense", "twin"], *np.ones((3, 3)))
+    with pytest.raises(error, match=message):
+        profile[name]
+
+
 def test_a_dead_layer_has_no_decay():
     zero = {"sample_variance": [1.0, 0.0], "squared_mean": [1.0, 0.0]}
     profile = kx.VarianceProfile(**GOOD | zero)

@@ -525,6 +525,33 @@ class Root(keras.layers.Layer):
     def call(self, x):
         return tf.sqrt(x)
 
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def functional():
+    inputs = keras.Input((3,), name="x")
+    return keras.Model(inputs, keras.layers.Dense(2)(inputs))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, name="dense")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def subclassed():
+    model = Subclassed()
+    model(X)
+    return model
+
+
+def batched(data):
+    return tf.data.Dataset.from_tensor_slices(data).batch(4)
+
 
 def with_root():
     layers = [
@@ -540,6 +567,8 @@ NAN, INF = X.copy(), X.copy()
 NAN[3, 1], INF[7, 2] = np.nan, np.inf
 EMPTY = tf.data.Dataset.from_tensor_slices(X[:0]).batch(2)
 HOLLOW = tf.data.Dataset.from_tensor_slices(X[:, :0]).batch(5)
+RAGGED = tf.ragged.constant([[1.0, 2.0], [3.0], [4.0], [5.0]])
+SPARSE = tf.sparse.from_dense(X)
 ENDLESS = tf.data.Dataset.from_tensor_slices(X).batch(2).repeat()
 
 
@@ -564,6 +593,18 @@ ENDLESS = tf.data.Dataset.from_tensor_slices(X).batch(2).repeat()
         (good, X, {"layers": lambda layer: False}, "layers=<function"),
         (good, "digits", {}, "Received: 'digits' of type str"),
         (good, np.array([["a", None]], object), {}, "dtype object"),
+        (good, X.astype("datetime64[s]"), {}, "dtype datetime64"),
+        (good, X.tolist(), {}, r"np.array\(data\).*Received: -1.0 of type"),
+        (good, RAGGED, {}, r"to_tensor\(\).* Received: a RaggedTensor"),
+        (good, batched(RAGGED), {}, r"to_tensor\(\).*a RaggedTensor"),
+        (good, SPARSE, {}, r"to_dense\(data\)\. Received: a SparseTensor"),
+        (good, batched(SPARSE), {}, r"to_dense\(data\).*a SparseTensor"),
+        (good, (X, X[:, 0]), {}, "x alone.*: 2 arrays, .* takes 1"),
+        (functional, (X, X[:, 0]), {}, "x alone.*: 2 arrays, .* takes 1"),
+        (unbuilt, [X, X[:, 0]], {}, "x alone.*: 2 arrays, .* takes 1"),
+        (functional, batched(((X, X), X)), {}, r": 2 arrays,.* takes 1"),
+        (functional, list(X), {}, "stacked.* 10 arrays, .* takes 1"),
+        (subclassed, [X], {}, "one sample at layer 'dense', of 10 in data"),
         (good, np.float32(3), {}, r"shape \(\)"),
         (good, {"x": X, "y": X[:5]}, {}, r"equally many.*\[5, 10\]"),
         (good, {}, {}, "empty data"),
@@ -586,6 +627,32 @@ def test_bad_input_is_named(model, data, options, message):
         kx.measure(model, data, **options)
 
 
+@pytest.mark.parametrize("model", [Subclassed, subclassed])
+def test_labels_beside_the_data_of_any_model_are_told_of(model):
+    # How many inputs such a model takes only its call knows.
+    with pytest.raises(ValueError) as failure:
+        kx.measure(model(), (X, X[:, 0]))
+    said = str(failure.value) + "".join(failure.value.__notes__)
+    assert "of (x, y), pass x alone. Received: 2 arrays" in said
+
+
+class Frame:
+    """An array as pandas holds it."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+
+def test_what_can_be_an_array_is_taken_as_one(rng):
+    model = good()
+    assert kx.measure(model, Frame(X)) == kx.measure(model, X)
+    with pytest.raises(ValueError, match="dtype object"):
+        kx.measure(model, Frame([[1, "a"], [2, None]]))
+
+
 def test_a_batch_without_samples_adds_nothing():
     model = good()
     batches = [X[:0], X[:4], X[4:4], X[4:]]
@@ -599,6 +666,92 @@ def test_a_batch_without_samples_adds_nothing():
 class Cut(keras.layers.Layer):
     def call(self, x):
         return x[:, :0]
+
+
+def root_in_a_model(kind):
+    """A model in which one place takes roots of negative numbers."""
+    one, two, x = keras.Input((3,)), keras.Input((3,)), keras.layers
+    dense = [x.Dense(3, name=f"dense_{i}") for i in range(3)]
+    if kind == "fused":
+        dense[0].activation = tf.sqrt
+        y = dense[1](dense[0](one))
+    if kind == "between":
+        y = dense[1](keras.ops.sqrt(dense[0](one)))
+    if kind == "parallel":
+        # The sound branch is made, and runs, on either side of the other.
+        bad = dense[1](Root(name="root")(one))
+        y = x.Add()([dense[0](one), bad, dense[2](one)])
+    if kind == "shared":
+        root = Root(name="root")
+        y = dense[1](root(dense[0](root(keras.ops.abs(one)))))
+    if kind == "nested":
+        inner = keras.Sequential([x.Input((3,)), Root(name="root")], name="in")
+        y = dense[1](inner(dense[0](one)))
+    if kind == "over time":
+        each = x.TimeDistributed(Root(name="root"), name="td")
+        y = dense[1](each(x.Reshape((1, 3))(one)))
+    if kind == "recurrent":
+        y = x.SimpleRNN(3, activation=tf.sqrt, name="rnn")(
+            x.Reshape((3, 1))(one)
+        )
+        y = dense[1](y)
+    if kind == "by its own call":
+        y = dense[1](Roots(name="roots")(one))
+    return keras.Model([one, two], [y, dense[2](two)])
+
+
+class Roots(keras.layers.Layer):
+    """Takes the root itself, before a layer of its own."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = keras.layers.Dense(3, name="inner")
+
+    def call(self, x):
+        return self.inner(tf.sqrt(x))
+
+
+@pytest.mark.parametrize("layers", [None, "dense_1"])
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("fused", "at layer 'dense_0'"),
+        ("between", "in the input of layer 'dense_1'"),
+        ("parallel", "at layer 'root'"),
+        ("shared", "at layer 'root:2'"),
+        ("nested", "at layer 'in/root'"),
+        ("over time", "at layer 'td'"),
+        ("recurrent", "at layer 'rnn'"),
+        ("by its own call", "in the input of layer 'roots/inner'"),
+    ],
+)
+def test_the_layer_where_nan_arises_is_named_and_no_innocent_one(
+    kind, place, layers
+):
+    model = root_in_a_model(kind)
+    model([X, X])
+    before = state(model)
+    with pytest.raises(ValueError, match=f"Received: NaN or inf {place}"):
+        kx.measure(model, [X, X], layers=layers, batch_size=5)
+    assert_same_state(before, state(model))
+
+
+def test_infinity_is_found_where_states_run_up_to_it():
+    # 1e10 a step, and squares of states: the second batch overflows.
+    layer = keras.layers.SimpleRNN(
+        1,
+        stateful=True,
+        activation=lambda y: y * y,
+        kernel_initializer="ones",
+        recurrent_initializer="ones",
+        name="rnn",
+    )
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(2, 1, 1)), layer, keras.layers.Dense(1)]
+    )
+    x = np.full((6, 1, 1), 1e9, "float32")
+    with pytest.raises(ValueError, match="Received: NaN or inf at layer 'rnn"):
+        kx.measure(model, x, batch_size=2, layers="dense")
 
 
 def test_a_layer_without_units_is_named():

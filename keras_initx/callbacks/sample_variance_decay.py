@@ -42,8 +42,10 @@ class SampleVarianceDecay(keras.callbacks.Callback):
             beside the table of `verbose=2`.
         layers: Which layers, as for `measure`.
         verbose: 1 prints a line at each measurement, 2 the table, 0 nothing.
-        on_error: "raise", or "warn" to let the training go on without the
-            measurement; `logs` then say NaN.
+        on_error: "raise", which ends a training whose signal has diverged,
+            or "warn" to let it go on without the measurement; `logs` then say
+            NaN. Before the first step an error is always raised: it is a
+            mistake in the arguments, and there is no training to lose.
 
     Attributes:
         profiles: A `VarianceProfile` for each measurement of the last fit.
@@ -123,11 +125,13 @@ class SampleVarianceDecay(keras.callbacks.Callback):
         self._epoch = 0
         self._step = 0
         self._step_before_epoch = 0
+        self._updates_before = 0
         self._logs: dict[str, float] = {}
         self._writer = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._start()
+        self._updates_before = _updates(self.model) or 0
         if self.log_dir is not None:
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
         self._measure()
@@ -144,14 +148,24 @@ class SampleVarianceDecay(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         before = self._step
-        # Not one by one: there may be several steps in an execution.
-        self._step = self._step_before_epoch + batch + 1
+        self._step = self._steps_until(batch)
         if self.every == "epoch":
             return
         if self._step // self.every > before // self.every:
             self._measure()
             if logs is not None:
                 logs.update(self._logs)
+
+    def _steps_until(self, batch: int) -> int:
+        """Batches trained on, of which the last is reported as `batch`."""
+        # Keras reports whole executions, also where data end within the last.
+        batches = batch + 1
+        if getattr(self.model, "steps_per_execution", 1) > 1:
+            updates = _updates(self.model)
+            if updates is not None:
+                return updates - self._updates_before
+            batches = min(batches, (self.params or {}).get("steps") or batches)
+        return self._step_before_epoch + batches
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch + 1
@@ -170,7 +184,7 @@ class SampleVarianceDecay(keras.callbacks.Callback):
             if self.expected is not None:
                 profile.check_expected(self.expected)
         except Exception as error:
-            if self.on_error == "raise":
+            if self.on_error == "raise" or self._step == 0:
                 raise
             self._logs = dict.fromkeys(self._logs or [_KEY], float("nan"))
             warnings.warn(
@@ -211,6 +225,17 @@ class SampleVarianceDecay(keras.callbacks.Callback):
                 _scalar(f"sample_variance/{name}", profile.sample_variance[i])
                 _scalar(f"squared_mean/{name}", profile.squared_mean[i])
         self._writer.flush()
+
+
+def _updates(model: keras.Model) -> int | None:
+    """Batches that an optimizer has seen, None if it counts no batches."""
+    optimizer = getattr(model, "optimizer", None)
+    counts_others = isinstance(
+        optimizer, keras.optimizers.LossScaleOptimizer
+    ) or getattr(optimizer, "gradient_accumulation_steps", None)
+    if optimizer is None or counts_others:
+        return None
+    return int(optimizer.iterations)
 
 
 def _scalar(tag: str, value: float) -> None:

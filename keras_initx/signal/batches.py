@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +45,7 @@ class Batches:
             for i in range(self.count):
                 yield _inputs(self.data[i])
         else:
-            samples = len(keras.tree.flatten(self.data)[0])
-            for start in range(0, samples, self.size):
+            for start in range(0, samples_of(self.data), self.size):
                 yield keras.tree.map_structure(
                     lambda a, start=start: a[start : start + self.size],
                     self.data,
@@ -91,6 +91,40 @@ def batches(
     return Batches(arrays, size, min(count, steps or count))
 
 
+@contextlib.contextmanager
+def taken_as_inputs(model: keras.Model, batch: Any) -> Iterator[None]:
+    """Within, `batch` is given to the model; tells what it was taken for.
+
+    Raises:
+        ValueError: `batch` is a list or tuple of more arrays than the model
+            has inputs. Where only the model's `call` knows how many it takes,
+            what that raises gets a note instead.
+    """
+    if not isinstance(batch, (list, tuple)):
+        yield
+        return
+    holds, takes = len(keras.tree.flatten(batch)), _inputs_of(model)
+    what = (
+        "A list or tuple in data holds an array for each input of the model; "
+        "samples are stacked in one array, labels left out: of (x, y), pass x "
+        f"alone. Received: {holds} arrays"
+    )
+    if takes is not None and holds > takes:
+        raise ValueError(f"{what}, where model {model.name!r} takes {takes}")
+    try:
+        yield
+    except Exception as error:
+        error.add_note(what)
+        raise
+
+
+def _inputs_of(model: keras.Model) -> int | None:
+    if isinstance(model, keras.Sequential):
+        return 1
+    inputs = getattr(model, "inputs", None)
+    return None if inputs is None else len(inputs)
+
+
 def _batches_in(data: Data) -> float | None:
     if isinstance(data, keras.utils.PyDataset):
         # An endless PyDataset says None.
@@ -106,6 +140,7 @@ def _inputs(element: Any) -> Any:
 
 
 def _array(leaf: Any) -> Any:
+    _check_dense(leaf)
     if isinstance(leaf, tf.Variable):
         array = tf.convert_to_tensor(leaf)
     elif isinstance(leaf, (np.ndarray, tf.Tensor)):
@@ -115,10 +150,13 @@ def _array(leaf: Any) -> Any:
     else:
         raise ValueError(
             "data must be an array, a dict or tuple of arrays, a "
-            "tf.data.Dataset or a keras.utils.PyDataset. "
+            "tf.data.Dataset or a keras.utils.PyDataset; of a list of numbers "
+            "make an array, np.array(data). "
             f"Received: {leaf!r} of type {type(leaf).__name__}"
         )
-    if array.dtype == object or len(array.shape) == 0:
+    # Objects (rows of several lengths among them) and times.
+    no_numbers = getattr(array.dtype, "kind", "") in "OMm"
+    if no_numbers or len(array.shape) == 0:
         raise ValueError(
             "data must be arrays of numbers with the samples along the first "
             f"axis. Received: an array of dtype {array.dtype} and shape "
@@ -127,7 +165,20 @@ def _array(leaf: Any) -> Any:
     return array
 
 
+def _check_dense(leaf: Any) -> None:
+    for kind, cure in (
+        (tf.RaggedTensor, "pad ragged data, data.to_tensor()"),
+        (tf.SparseTensor, "unpack sparse data, tf.sparse.to_dense(data)"),
+    ):
+        if isinstance(leaf, kind):
+            raise ValueError(
+                "All samples of data must be arrays of one shape: "
+                f"{cure}. Received: a {kind.__name__}"
+            )
+
+
 def _tensor(array: Any) -> tf.Tensor:
+    _check_dense(array)
     tensor = tf.convert_to_tensor(array)
     # TensorFlow would end the process on some of what comes of it.
     if 0 in tensor.shape[1:]:
@@ -136,6 +187,11 @@ def _tensor(array: Any) -> tf.Tensor:
             f"Received: a batch of shape {tuple(tensor.shape)}"
         )
     return tensor
+
+
+def samples_of(batch: Any) -> int:
+    """Samples in a batch."""
+    return len(keras.tree.flatten(batch)[0])
 
 
 def _samples(arrays: Any) -> int:

@@ -28,6 +28,7 @@ class Heard:
 
 Picks = Callable[[Heard], bool]
 Listener = Callable[[Heard, tf.Tensor], tf.Tensor]
+After = Callable[[Heard, Any, Any], None]
 
 
 def check_reachable(heard: Heard, graph: tf.Graph) -> None:

@@ -11,7 +11,14 @@ import keras
 import numpy as np
 
 from keras_initx.profile import VarianceProfile
-from keras_initx.signal.batches import Batches, Data, batches
+from keras_initx.signal.batches import (
+    Batches,
+    Data,
+    batches,
+    samples_of,
+    taken_as_inputs,
+)
+from keras_initx.signal.culprit import culprit
 from keras_initx.signal.probe import Probe, Result
 from keras_initx.signal.selection import (
     Layers,
@@ -67,8 +74,9 @@ def measure(
     Args:
         model: A `keras.Model` of any kind. Built here if it is not.
         data: Array `(samples, ...)`; a dict or tuple of such, one for each
-            input of the model; a `tf.data.Dataset` or `keras.utils.PyDataset`
-            of batches, with or without labels. At least two samples.
+            input of the model and none for labels; a `tf.data.Dataset` or
+            `keras.utils.PyDataset` of batches, with or without labels. At
+            least two samples.
         layers: Which layers to report: a layer, name, class, function
             `layer -> bool`, or a list of these. A picked layer that holds no
             kernel (a nested model, a wrapper) stands for those inside it that
@@ -163,15 +171,16 @@ def _build(model: keras.Model, data: Batches) -> None:
         ),
         batch,
     )
-    try:
-        model(symbolic)
-    except Exception as error:
-        shapes = keras.tree.map_structure(lambda t: tuple(t.shape), batch)
-        raise ValueError(
-            "An unbuilt model is built on the first batch, so that must be "
-            f"what it takes. Received: model={model.name!r}, data of shape "
-            f"{shapes}, which it refuses: {error}"
-        ) from error
+    with taken_as_inputs(model, batch):
+        try:
+            model(symbolic)
+        except Exception as error:
+            shapes = keras.tree.map_structure(lambda t: tuple(t.shape), batch)
+            raise ValueError(
+                "An unbuilt model is built on the first batch, so that must "
+                f"be what it takes. Received: model={model.name!r}, data of "
+                f"shape {shapes}, which it refuses: {error}"
+            ) from error
 
 
 def _check(
@@ -188,19 +197,28 @@ def _check(
         )
     place = result.first_not_finite()
     if place is not None:
-        place = _first_not_finite(model, data, training) or place
+        arises = culprit(model, data, training)
+        if arises is not None:
+            raise ValueError(
+                f"The signal must stay finite. Received: NaN or inf {arises}"
+            )
+        place = _first_too_large(model, data, training) or place
         raise ValueError(
             "The signal must stay finite, and small enough to be squared in "
             f"float32. Received: NaN or inf at layer {place!r}"
         )
     if (result.samples < 2).any():
+        received, total = "data of one sample", sum(map(samples_of, data))
+        if total > 1:
+            name = result.names[int(np.argmin(result.samples))]
+            received = f"one sample at layer {name!r}, of {total} in data"
         raise ValueError(
             "Variance between samples needs at least two of them. "
-            "Received: data of one sample"
+            f"Received: {received}"
         )
 
 
-def _first_not_finite(
+def _first_too_large(
     model: keras.Model, data: Batches, training: bool
 ) -> str | None:
     """The first layer of all, not only of those asked for."""

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.signal.batches import taken_as_inputs
 from keras_initx.signal.heard import Heard
 from keras_initx.signal.moments import (
     LayerMoments,
@@ -117,7 +118,8 @@ class Probe:
                 before = zip(written, states, strict=True)
                 return self._forward(batch, before, names, new_written, ran)
 
-            function = _concrete(forward, spec, state_specs)
+            with taken_as_inputs(self._model(), spec):
+                function = _concrete(forward, spec, state_specs)
             self._settings = [(weakref.ref(la), settings(la)) for la in ran]
             moments = function.structured_outputs[0]
             self._traces[key] = _Trace(

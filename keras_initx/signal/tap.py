@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from keras_initx.signal import sequences
 from keras_initx.signal.heard import (
+    After,
     Heard,
     Listener,
     Picks,
@@ -57,7 +58,9 @@ def holds_kernel(layer: keras.layers.Layer) -> bool:
 
 
 @contextlib.contextmanager
-def listening(listener: Listener, picks: Picks) -> Iterator[None]:
+def listening(
+    listener: Listener, picks: Picks, after: After | None = None
+) -> Iterator[None]:
     """Tell `listener` every picked layer's pre-activation, in running order.
 
     The pre-activation is what first enters `layer.activation`; a layer without
@@ -79,12 +82,15 @@ def listening(listener: Listener, picks: Picks) -> Iterator[None]:
             along the first axis. Returns the tensor to go on with.
         picks: Called as `picks(heard)` for every layer that runs; returns
             whether to hear it.
+        after: Called as `after(heard, arguments, output)` when any layer has
+            run, the inner ones before the outer; not of those that a
+            `TimeDistributed` or recurrent layer runs.
 
     Raises:
         RuntimeError: A picked layer runs inside a loop, a branch or a
             `tf.function` of another layer, out of which no tensor comes.
     """
-    token = _active.set(_Tap(listener, picks))
+    token = _active.set(_Tap(listener, picks, after))
     try:
         with _layer_call_wrapped():
             yield
@@ -109,6 +115,7 @@ class _Frame:
 class _Tap:
     listener: Listener
     picks: Picks
+    after: After | None = None
     frames: list[_Frame] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     sequence: sequences.Sequence | None = None
@@ -149,6 +156,8 @@ class _Tap:
             self.frames.pop()
         if self.frames and (frame.told or frame.told_inner):
             self.frames[-1].told_inner = True
+        if self.after is not None and self.sequence is None:
+            self.after(frame.heard, (args, kwargs), output)
         if self.sequence is not None:
             output = self.sequence.step_output(layer, output)
         return output
