@@ -24,7 +24,7 @@ ARROWS = {
     "initializers": {"distributions", "theory"},
     "layers": {"theory"},
     "signal": {"profile"},
-    "models": set(),
+    "models": {"initializers", "layers", "theory"},
     "callbacks": {"signal", "profile"},
     "distribute": {"callbacks", "signal"},
     "__init__": {

@@ -178,6 +178,16 @@ ROWS = {
         NORMAL,
     ),
 }
+# At a share of 1 the noise is all there is.
+ROWS |= {
+    f"center-{name}": Row(
+        functools.partial(kind, noise=1.0, gain=2.0), he, NORMAL
+    )
+    for name, kind in {
+        "average": kx.initializers.CenterAverage,
+        "identity": kx.initializers.CenterIdentity,
+    }.items()
+}
 # The process has one seed for all layers, and so no generator.
 DEPTH_ROWS = {
     f"depth-{name}": Row(
@@ -207,6 +217,7 @@ BY_LAYER = [
     "stable-cauchy",
     "drawn-student",
     "scaled",
+    "center-average",
 ]
 
 rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
@@ -832,6 +843,111 @@ def test_scaled_beyond_the_range_is_clipped(dtype):
     np.testing.assert_array_equal(made((2, 2), dtype), -limit)
 
 
+# ---- Built, not drawn ------------------------------------------------------
+
+
+def built(kind, shape, value=1.0):
+    """A slow twin, entry by entry."""
+    kernel = np.zeros(shape)
+    if 0 in shape:
+        return kernel
+    *window, inputs, outputs = shape
+    middle = tuple((size - 1) // 2 for size in window)
+    for c in range(inputs):
+        for d in range(outputs):
+            if kind is kx.initializers.CenterAverage:
+                kernel[*middle, c, d] = value / inputs
+            elif c == d % inputs:
+                kernel[*middle, c, d] = value
+    return kernel
+
+
+CENTER = (kx.initializers.CenterAverage, kx.initializers.CenterIdentity)
+centers = pytest.mark.parametrize("kind", CENTER)
+
+
+@centers
+@pytest.mark.parametrize("value", [1.0, -100.0])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *[(3, 7), (7, 3), (1, 1), (5, 3, 7), (3, 5, 4, 8), (1, 1, 4, 8)],
+        (3, 1, 5, 2, 6),
+        # The tap that padding "same" lays over the position.
+        *[(2, 3, 3), (4, 2, 3, 3)],
+        *[(0, 4), (4, 0), (0, 3, 4)],
+    ],
+)
+def test_the_centre_is_what_the_formula_says(kind, shape, value):
+    made = kind(value=value)
+    np.testing.assert_allclose(made(shape), built(kind, shape, value), 1e-7)
+    other = kind(0.25, value, seed=1)
+    noise = other(shape) - kind(0.25, 0.0, seed=1)(shape)
+    np.testing.assert_allclose(
+        noise, 0.75 * built(kind, shape, value), rtol=1e-4, atol=1e-5
+    )
+
+
+@centers
+def test_layers_pass_on_what_the_centre_says(kind, rng):
+    layers = keras.layers
+    options = {"kernel_initializer": kind(), "use_bias": False}
+    for layer, shape in (
+        (layers.Dense(6, **options), (2, 3)),
+        (layers.Conv1D(6, 2, padding="same", **options), (2, 5, 3)),
+        (layers.Conv2D(6, (3, 4), padding="same", **options), (2, 5, 6, 3)),
+        (layers.Conv3D(6, 3, padding="same", **options), (2, 4, 5, 4, 3)),
+    ):
+        x = rng.standard_normal(shape).astype(np.float32)
+        expected = (
+            np.broadcast_to(x.mean(-1, keepdims=True), (*shape[:-1], 6))
+            if kind is kx.initializers.CenterAverage
+            else np.concatenate([x, x], axis=-1)
+        )
+        np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@centers
+def test_groups_are_averaged_and_passed_on_one_by_one(kind, rng):
+    layer = keras.layers.Conv1D(
+        4, 3, groups=2, padding="same", kernel_initializer=kind()
+    )
+    x = rng.standard_normal((2, 5, 4)).astype(np.float32)
+    left, right = x[..., :2].mean(-1), x[..., 2:].mean(-1)
+    expected = (
+        np.stack([left, left, right, right], axis=-1)
+        if kind is kx.initializers.CenterAverage
+        else x
+    )
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@centers
+def test_named_axes_make_one_matrix(kind):
+    flat = built(kind, (6, 4)).reshape(2, 3, 4)
+    made = kind(input_axes=[2, 0], output_axes=[-2])
+    np.testing.assert_allclose(
+        made((3, 4, 2)), flat.transpose(1, 2, 0), rtol=1e-7
+    )
+    layer = keras.layers.EinsumDense(
+        "abcd,cde->abe", (None, 5), kernel_initializer=kind()
+    )
+    layer.build((None, 4, 2, 3))
+    np.testing.assert_allclose(
+        layer.kernel, built(kind, (6, 5)).reshape(2, 3, 5), rtol=1e-7
+    )
+    with pytest.raises(ValueError, match="each axis of the kernel once"):
+        kind(input_axes=[0], output_axes=[1])((3, 4, 2))
+
+
+@centers
+def test_without_noise_xla_builds_the_same(kind):
+    made = kind()
+    shape = (3, 3, 4, 8)
+    compiled = tf.function(lambda: made(shape), jit_compile=True)()
+    np.testing.assert_array_equal(compiled, made(shape))
+
+
 # ---- Bad input -------------------------------------------------------------
 
 
@@ -865,6 +981,12 @@ def bad_values():
     yield *scaled, "input_axes", [[0], 3, "01"]
     # Of ones, which draw nothing.
     yield *scaled, "seed", [1.5, "1", 1]
+    for center in CENTER:
+        yield center, {}, "noise", [-0.1, 1.1, nan, "0.1", None, True, [0.1]]
+        yield center, {}, "value", [nan, inf, -1e31, "1", None, True]
+        yield center, {}, "gain", [-1, nan, inf, "1", None, True]
+        yield center, {}, "fan_in", [0, 2.5, True]
+        yield center, {}, "seed", [1.5, "1"]
     yield *stable, "preserve", [0, 1.5, 1.6, -1, nan, "s", "Log", None, [0.5]]
 
 
@@ -1071,6 +1193,8 @@ MAKERS = [
         9, "fractional", hurst=0.7, seed=1
     ).at(4),
     lambda: kx.initializers.Scaled("he_normal", 0.5),
+    lambda: kx.initializers.CenterAverage(0.01),
+    lambda: kx.initializers.CenterIdentity(0.01),
 ]
 
 def weights():
@@ -1127,7 +1251,7 @@ def test_in_another_process_models_load_and_replicas_agree(tmp_path):
     sums = [float(w.sum()) for w in model.get_weights()]
     assert ran.stdout.splitlines() == [
         " ".join(["sums", *map(str, sums)]),
-        "equal 11",
+        "equal 15",
     ], ran.stderr
 
 

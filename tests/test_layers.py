@@ -19,6 +19,7 @@ import keras_initx as kx
 from keras_initx.layers import (
     BranchScale,
     Residual,
+    ScalarBias,
     ShapedActivation,
     ShapedReLU,
 )
@@ -100,6 +101,7 @@ ROWS = {
         lambda: Residual(ones(), projection=ones()),
         lambda x: 2 * total(x),
     ),
+    "scalar-bias": (lambda: ScalarBias(-0.5), lambda x: x - 0.5),
     "shaped-relu": (
         lambda: ShapedReLU(width=4, c_plus=1.0, c_minus=-0.5),
         lambda x: shaped(x, 2, 1.0, -0.5),
@@ -347,6 +349,7 @@ def test_a_number_as_scale_has_the_precision_of_the_block():
         (BranchScale(constant=0.5), [1.0, 1.5]),
         (BranchScale(constant=0.5, dtype="float64"), [1.0, 1.5]),
         (BranchScale(initial_value=0.5), [1.0, 1.5]),
+        (ScalarBias(0.5), [2.5, 3.5]),
         (Residual(keras.layers.Rescaling(0.25)), [2.5, 3.75]),
         (ShapedReLU(width=4, c_plus=0.5), [2.5, 3.75]),
         (ShapedActivation("linear", width=4), [2.0, 3.0]),
@@ -365,6 +368,7 @@ def test_whole_numbers_are_not_rounded(layer, expected):
         lambda: BranchScale(index=np.int32(4)),
         lambda: BranchScale(constant=np.float32(0.5)),
         lambda: BranchScale(initial_value=np.float64(0.5)),
+        lambda: ScalarBias(np.float32(0.5)),
         lambda: Residual(twice(), np.float32(0.5), skip_weight=np.float32(2)),
         lambda: ShapedReLU(np.int64(4), np.float32(0.5), np.float32(-0.5)),
         lambda: ShapedActivation("tanh", depth=np.int64(4), a=np.float32(2)),
@@ -501,6 +505,8 @@ def test_float32_blocks_keep_a_small_branch_under_bfloat16(x):
         (lambda: Residual(twice(), scale="half"), "scale"),
         (lambda: Residual(twice(), projection=4), "projection"),
         (lambda: Residual(twice(), skip_weight=None), "skip_weight"),
+        (lambda: ScalarBias(math.nan), "initial_value"),
+        (lambda: ScalarBias("a"), "initial_value"),
         (lambda: ShapedReLU(), "width or depth"),
         (lambda: ShapedReLU(width=4, depth=4), "width or depth"),
         (lambda: ShapedReLU(width=0), "width"),
@@ -605,6 +611,7 @@ def losses():
             BranchScale(initial_value=0.1, per_channel=True),
         ),
         Residual(keras.layers.Dense(8), BranchScale(depth=4), skip_weight=2.0),
+        ScalarBias(0.1),
         ShapedActivation("tanh", width=8),
     ]
     model = keras.Sequential(layers)

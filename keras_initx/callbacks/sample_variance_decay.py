@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from typing import Literal
 
-import keras
-import tensorflow as tf
-
+from keras_initx.callbacks.periodic import (
+    Every,
+    Periodic,
+    check_verbose,
+    say,
+)
 from keras_initx.profile import VarianceProfile
 from keras_initx.signal.batches import Data
 from keras_initx.signal.measure import measure, require_tensorflow
@@ -18,7 +20,7 @@ from keras_initx.signal.selection import Layers, selectors
 _KEY = "sample_variance_decay"
 
 
-class SampleVarianceDecay(keras.callbacks.Callback):
+class SampleVarianceDecay(Periodic):
     """Reports, layer by layer, how the variance between samples decays.
 
     Runs `keras_initx.measure` on `data` before the first step and then after
@@ -81,29 +83,21 @@ class SampleVarianceDecay(keras.callbacks.Callback):
         self,
         data: Data,
         *,
-        every: int | Literal["epoch"] = "epoch",
+        every: Every = "epoch",
         log_dir: str | os.PathLike | None = None,
         expected: VarianceProfile | None = None,
         layers: Layers = None,
         verbose: int = 1,
         on_error: Literal["raise", "warn"] = "raise",
     ):
-        super().__init__()
+        super().__init__(every, log_dir)
         require_tensorflow("SampleVarianceDecay")
-        if every != "epoch" and not (type(every) is int and every > 0):
-            raise ValueError(
-                'every must be "epoch" or a positive number of batches. '
-                f"Received: every={every!r}"
-            )
         if expected is not None and not isinstance(expected, VarianceProfile):
             raise ValueError(
                 "expected must be a VarianceProfile. "
                 f"Received: expected={expected!r}"
             )
-        if verbose not in (0, 1, 2):
-            raise ValueError(
-                f"verbose must be 0, 1 or 2. Received: verbose={verbose!r}"
-            )
+        check_verbose(verbose)
         if on_error not in ("raise", "warn"):
             raise ValueError(
                 'on_error must be "raise" or "warn". '
@@ -111,8 +105,6 @@ class SampleVarianceDecay(keras.callbacks.Callback):
             )
         selectors(layers)
         self.data = data
-        self.every = every
-        self.log_dir = log_dir
         self.expected = expected
         self.layers = layers
         self.verbose = verbose
@@ -120,63 +112,8 @@ class SampleVarianceDecay(keras.callbacks.Callback):
         self._start()
 
     def _start(self) -> None:
+        super()._start()
         self.profiles: list[VarianceProfile] = []
-        self.steps: list[tuple[int, int]] = []
-        self._epoch = 0
-        self._step = 0
-        self._step_before_epoch = 0
-        self._updates_before = 0
-        self._logs: dict[str, float] = {}
-        self._writer = None
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        self._start()
-        self._updates_before = _updates(self.model) or 0
-        if self.log_dir is not None:
-            self._writer = tf.summary.create_file_writer(str(self.log_dir))
-        self._measure()
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        if self._step == 0 and self.steps == [(0, 0)]:
-            # Only now does a fit with initial_epoch say so.
-            self.steps = [(epoch, 0)]
-        self._epoch = epoch
-        # An epoch without a measurement must not repeat one of before. The
-        # keys stay, for CSVLogger writes those of the first epoch ever after.
-        self._logs = dict.fromkeys(self._logs, float("nan"))
-        self._step_before_epoch = self._step
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        before = self._step
-        self._step = self._steps_until(batch)
-        if self.every == "epoch":
-            return
-        if self._step // self.every > before // self.every:
-            self._measure()
-            if logs is not None:
-                logs.update(self._logs)
-
-    def _steps_until(self, batch: int) -> int:
-        """Batches trained on, of which the last is reported as `batch`."""
-        # Keras reports whole executions, also where data end within the last.
-        batches = batch + 1
-        if getattr(self.model, "steps_per_execution", 1) > 1:
-            updates = _updates(self.model)
-            if updates is not None:
-                return updates - self._updates_before
-            batches = min(batches, (self.params or {}).get("steps") or batches)
-        return self._step_before_epoch + batches
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._epoch = epoch + 1
-        if self.every == "epoch":
-            self._measure()
-        if logs is not None:
-            logs.update(self._logs)
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
     def _measure(self) -> None:
         try:
@@ -199,9 +136,9 @@ class SampleVarianceDecay(keras.callbacks.Callback):
             f"{_KEY}/{name}": float(decay)
             for name, decay in zip(profile.layers, profile.decay, strict=True)
         }
-        self._write_summary(profile)
+        self._write_summary(_scalars(profile))
         if self.verbose:
-            _say(self._message(profile))
+            say(self._message(profile))
 
     def _message(self, profile: VarianceProfile) -> str:
         first, last = profile.decay[0], profile.decay[-1]
@@ -215,38 +152,13 @@ class SampleVarianceDecay(keras.callbacks.Callback):
             line += "\n" + profile.table(self.expected)
         return line
 
-    def _write_summary(self, profile: VarianceProfile) -> None:
-        if self._writer is None:
-            return
-        with self._writer.as_default(step=self._step):
-            _scalar(_KEY, profile.relative[-1])
-            for i, name in enumerate(profile.layers):
-                _scalar(f"{_KEY}/{name}", profile.decay[i])
-                _scalar(f"sample_variance/{name}", profile.sample_variance[i])
-                _scalar(f"squared_mean/{name}", profile.squared_mean[i])
-        self._writer.flush()
 
-
-def _updates(model: keras.Model) -> int | None:
-    """Batches that an optimizer has seen, None if it counts no batches."""
-    optimizer = getattr(model, "optimizer", None)
-    counts_others = isinstance(
-        optimizer, keras.optimizers.LossScaleOptimizer
-    ) or getattr(optimizer, "gradient_accumulation_steps", None)
-    if optimizer is None or counts_others:
-        return None
-    return int(optimizer.iterations)
-
-
-def _scalar(tag: str, value: float) -> None:
-    # As tf.summary.scalar does, which needs TensorBoard installed to write.
-    metadata = tf.compat.v1.SummaryMetadata()
-    metadata.plugin_data.plugin_name = "scalars"
-    tf.summary.write(tag, tf.constant(value, tf.float32), metadata=metadata)
-
-
-def _say(message: str) -> None:
-    # The progress bar leaves its line open; Keras's own callbacks do the same.
-    if keras.config.is_interactive_logging_enabled():
-        sys.stdout.write(f"\n{message}\n")
-        sys.stdout.flush()
+def _scalars(profile: VarianceProfile) -> dict[str, float]:
+    scalars = {_KEY: profile.relative[-1]}
+    for i, name in enumerate(profile.layers):
+        scalars |= {
+            f"{_KEY}/{name}": profile.decay[i],
+            f"sample_variance/{name}": profile.sample_variance[i],
+            f"squared_mean/{name}": profile.squared_mean[i],
+        }
+    return scalars

@@ -25,6 +25,7 @@ scores start as those of x W W^T x. Give these layers `seed=None`, and call
 """
 
 from keras_initx.initializers.alpha_stable import AlphaStable
+from keras_initx.initializers.center import CenterAverage, CenterIdentity
 from keras_initx.initializers.depth_process import DepthProcess, DepthWeights
 from keras_initx.initializers.fractional_moment import FractionalMoment
 from keras_initx.initializers.from_distribution import FromDistribution
@@ -32,6 +33,8 @@ from keras_initx.initializers.scaled import Scaled
 
 __all__ = [
     "AlphaStable",
+    "CenterAverage",
+    "CenterIdentity",
     "DepthProcess",
     "DepthWeights",
     "FractionalMoment",

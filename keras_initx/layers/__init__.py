@@ -6,6 +6,13 @@ or deeper the network is.
 
 from keras_initx.layers.branch_scale import BranchScale
 from keras_initx.layers.residual import Residual
+from keras_initx.layers.scalar_bias import ScalarBias
 from keras_initx.layers.shaped import ShapedActivation, ShapedReLU
 
-__all__ = ["BranchScale", "Residual", "ShapedActivation", "ShapedReLU"]
+__all__ = [
+    "BranchScale",
+    "Residual",
+    "ScalarBias",
+    "ShapedActivation",
+    "ShapedReLU",
+]

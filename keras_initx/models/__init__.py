@@ -1,16 +1,20 @@
-"""Whole models: what each weight is, and weights drawn by what it is."""
+"""Whole models: what each weight is, and networks whose start is built."""
 
 from keras_initx.models import rules as _rules  # noqa: F401
+from keras_initx.models.constnet import ConstNet
 from keras_initx.models.geometry import (
     Geometry,
     from_matrices,
     register_geometry,
     to_matrices,
 )
+from keras_initx.models.leakynet import LeakyNet
 from keras_initx.models.walk import kernel_geometry
 
 __all__ = [
+    "ConstNet",
     "Geometry",
+    "LeakyNet",
     "from_matrices",
     "kernel_geometry",
     "register_geometry",

@@ -1,0 +1,142 @@
+"""What the callbacks share: when to look, where to say what was seen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+import keras
+import tensorflow as tf
+
+Every = int | Literal["epoch"]
+
+
+class Periodic(keras.callbacks.Callback):
+    """Looks before the first step, and then every so often.
+
+    A subclass says in `_measure` what it looks at: it appends the `(epoch,
+    step)` of now to `steps`, and sets `_logs` to what `logs` shall say. Before
+    the first step nothing has been trained, and it may raise.
+
+    Args:
+        every: "epoch", or a number of training batches.
+        log_dir: Where to write TensorBoard scalars. Default: nowhere.
+
+    Raises:
+        ValueError: `every` is something else.
+    """
+
+    def __init__(self, every: Every, log_dir: str | os.PathLike | None):
+        super().__init__()
+        if every != "epoch" and not (type(every) is int and every > 0):
+            raise ValueError(
+                'every must be "epoch" or a positive number of batches. '
+                f"Received: every={every!r}"
+            )
+        self.every = every
+        self.log_dir = log_dir
+
+    def _measure(self) -> None:
+        raise NotImplementedError
+
+    def _start(self) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self._epoch = 0
+        self._step = 0
+        self._step_before_epoch = 0
+        self._updates_before = 0
+        self._logs: dict[str, float] = {}
+        self._writer = None
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._start()
+        self._updates_before = _updates(self.model) or 0
+        if self.log_dir is not None:
+            self._writer = tf.summary.create_file_writer(str(self.log_dir))
+        self._measure()
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if self._step == 0 and self.steps == [(0, 0)]:
+            # Only now does a fit with initial_epoch say so.
+            self.steps = [(epoch, 0)]
+        self._epoch = epoch
+        # An epoch without a measurement must not repeat one of before. The
+        # keys stay, for CSVLogger writes those of the first epoch ever after.
+        self._logs = dict.fromkeys(self._logs, float("nan"))
+        self._step_before_epoch = self._step
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        before = self._step
+        self._step = self._steps_until(batch)
+        if self.every == "epoch":
+            return
+        if self._step // self.every > before // self.every:
+            self._measure()
+            if logs is not None:
+                logs.update(self._logs)
+
+    def _steps_until(self, batch: int) -> int:
+        """Batches trained on, of which the last is reported as `batch`."""
+        # Keras reports whole executions, also where data end within the last.
+        batches = batch + 1
+        if getattr(self.model, "steps_per_execution", 1) > 1:
+            updates = _updates(self.model)
+            if updates is not None:
+                return updates - self._updates_before
+            batches = min(batches, (self.params or {}).get("steps") or batches)
+        return self._step_before_epoch + batches
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch = epoch + 1
+        if self.every == "epoch":
+            self._measure()
+        if logs is not None:
+            logs.update(self._logs)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write_summary(self, scalars: Mapping[str, float]) -> None:
+        if self._writer is None:
+            return
+        with self._writer.as_default(step=self._step):
+            for tag, value in scalars.items():
+                _scalar(tag, value)
+        self._writer.flush()
+
+
+def check_verbose(verbose: int) -> None:
+    """Refuse what is not 0, 1 or 2."""
+    if verbose not in (0, 1, 2):
+        raise ValueError(
+            f"verbose must be 0, 1 or 2. Received: verbose={verbose!r}"
+        )
+
+
+def say(message: str) -> None:
+    """Print, where Keras may talk."""
+    # The progress bar leaves its line open; Keras's own callbacks do the same.
+    if keras.config.is_interactive_logging_enabled():
+        sys.stdout.write(f"\n{message}\n")
+        sys.stdout.flush()
+
+
+def _updates(model: keras.Model) -> int | None:
+    """Batches that an optimizer has seen, None if it counts no batches."""
+    optimizer = getattr(model, "optimizer", None)
+    counts_others = isinstance(
+        optimizer, keras.optimizers.LossScaleOptimizer
+    ) or getattr(optimizer, "gradient_accumulation_steps", None)
+    if optimizer is None or counts_others:
+        return None
+    return int(optimizer.iterations)
+
+
+def _scalar(tag: str, value: float) -> None:
+    # As tf.summary.scalar does, which needs TensorBoard installed to write.
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = "scalars"
+    tf.summary.write(tag, tf.constant(value, tf.float32), metadata=metadata)
