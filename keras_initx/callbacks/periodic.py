@@ -132,7 +132,8 @@ def _updates(model: keras.Model) -> int | None:
     ) or getattr(optimizer, "gradient_accumulation_steps", None)
     if optimizer is None or counts_others:
         return None
-    return int(optimizer.iterations)
+    # A strategy holds one for each replica.
+    return int(optimizer.iterations.numpy())
 
 
 def _scalar(tag: str, value: float) -> None:
