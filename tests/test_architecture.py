@@ -25,7 +25,7 @@ ARROWS = {
     "layers": {"theory"},
     "signal": {"profile"},
     "models": {"initializers", "layers", "theory"},
-    "callbacks": {"signal", "profile"},
+    "callbacks": {"display", "signal", "profile"},
     "distribute": {"callbacks", "signal"},
     "__init__": {
         "_startup",
@@ -41,7 +41,7 @@ ARROWS = {
     },
     "one_line": set(),
     "plain": {"initializers", "one_line", "profile", "theory"},
-    "report": {"files", "one_line", "profile"},
+    "report": {"display", "files", "one_line", "profile"},
     "__main__": {"__init__", "one_line", "plain", "report"},
 }
 # What theory and the record may not need.
