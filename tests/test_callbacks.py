@@ -256,12 +256,43 @@ def test_one_trace_a_fit(xy):
         for how in (None, lambda layer: "dense" in layer.name)
     ]
     counts = []
-    for callbacks in ([], probes[:1], probes[1:]):
+    for callbacks in ([], probes[:1], probes[1:], probes):
         traces.clear()
-        fit(model, xy, *callbacks)
+        fit(model, xy, *callbacks, validation_data=xy)
         counts.append(len(traces))
-    # Keras has traced its own step in the first fit.
-    assert counts[1:] == [1, 1]
+    # Keras has traced its own steps in the first fit.
+    assert counts[1:] == [1, 1, 0]
+
+
+def test_nothing_that_keras_does_with_a_model_has_it_traced_anew(xy):
+    traces = []
+
+    class Counted(keras.layers.Layer):
+        def call(self, x):
+            traces.append(type(x))
+            return x
+
+    model = keras.Sequential(
+        [keras.Input((4,)), Counted(), keras.layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    options = {"verbose": 0, "batch_size": 64}
+    before = kx.measure(model, xy[0])
+    for uses in (
+        lambda: model.predict(xy[0], **options),
+        lambda: model.evaluate(*xy, **options),
+        lambda: model.test_on_batch(*xy),
+        lambda: model.predict_on_batch(xy[0]),
+        lambda: model.compile("adam", "mae", metrics=["mse"]),
+        lambda: model.fit(*xy, validation_data=xy, **options),
+        lambda: model.train_on_batch(*xy),
+        lambda: model.summary(print_fn=lambda *args, **kwargs: None),
+    ):
+        uses()
+        traces.clear()
+        after = kx.measure(model, xy[0])
+        assert traces == []
+    assert after != before
 
 
 def test_a_second_fit_starts_a_new_record(xy):

@@ -147,6 +147,32 @@ def test_deep_layers_in_batches_of_any_size(rng):
         )
 
 
+@pytest.mark.parametrize("made", [("a", "b", "c"), ("c", "b", "a")])
+@pytest.mark.parametrize("joined", [("a", "b", "c"), ("b", "c", "a")])
+def test_branches_come_in_the_order_of_the_model_s_layers(
+    made, joined, rng, tmp_path
+):
+    inputs, branches = keras.Input((3,)), {}
+    for name in made:
+        branches[name] = keras.layers.Dense(3, name=name)(inputs)
+    # A longer branch, which Keras begins before the others.
+    branches["c"] = keras.layers.Dense(3, name="c2")(branches["c"])
+    model = keras.Model(
+        inputs, keras.layers.Concatenate()([branches[name] for name in joined])
+    )
+    x = rng.normal(size=(8, 3))
+    names = kx.measure(model, x).layers
+    assert sorted(names) == ["a", "b", "c", "c2"]
+    assert names.index("c") < names.index("c2")
+    assert list(names) == [la.name for la in model.layers if la.weights]
+    model.save(tmp_path / "model.keras")
+    for copy in (
+        keras.models.clone_model(model),
+        keras.models.load_model(tmp_path / "model.keras"),
+    ):
+        assert kx.measure(copy, x).layers == names
+
+
 @pytest.mark.parametrize(
     ("layers", "names"),
     [

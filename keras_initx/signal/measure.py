@@ -87,7 +87,9 @@ def measure(
         verbose: 1 shows a progress bar.
 
     Returns:
-        A profile with a row for each layer, in the order in which they ran.
+        A profile with a row for each layer, in the order in which the model
+        calls them. Of branches side by side in a functional model that is the
+        order of `model.layers`, the same for each call, clone and copy.
 
     Raises:
         ValueError: No such layer; no samples, or one, or empty ones; NaN or

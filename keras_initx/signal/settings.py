@@ -46,7 +46,9 @@ def _names_of_keras() -> frozenset[str]:
     plain = keras.Model(inputs, inputs)
     plain.compile("sgd", "mse")
     books = set(vars(plain)) | set(vars(keras.Sequential([inputs])))
-    books |= {"stop_training", "history"}
+    # What fit, evaluate and predict leave behind, or use in between.
+    books |= {"history", "stop_training", "stop_evaluating", "stop_predicting"}
+    books |= {"_eval_epoch_iterator"}
     # A name without underscore that every layer has may be set: `autocast`.
     layer = vars(keras.layers.Layer())
     return frozenset(books - {name for name in layer if name[0] != "_"})
