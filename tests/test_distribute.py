@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import one_worker
 import pytest
+import tensorflow as tf
 
 import keras_initx as kx
 
@@ -210,3 +211,135 @@ def test_a_killed_worker_ends_the_others_and_a_restart_goes_on(tmp_path, alone):
         alone["history"]["loss"],
         rtol=1e-5,
     )
+
+
+# ---- The job script --------------------------------------------------------
+
+JOB = "../examples/train_tpu.py"
+SMALL = ["--depth=2", "--width=4", "--epochs=1"]
+
+
+def test_job_on_two_devices_reads_records_and_goes_on(tmp_path, rng):
+    with tf.io.TFRecordWriter(str(tmp_path / "images-0.tfrecord")) as writer:
+        for i in range(64):
+            image = rng.integers(0, 256, (9, 7, 3), np.uint8)
+            features = {
+                "image/encoded": tf.train.Feature(
+                    bytes_list=tf.train.BytesList(
+                        value=[tf.io.encode_png(image).numpy()]
+                    )
+                ),
+                "image/class/label": tf.train.Feature(
+                    int64_list=tf.train.Int64List(value=[i % 10])
+                ),
+            }
+            example = tf.train.Example(
+                features=tf.train.Features(feature=features)
+            )
+            writer.write(example.SerializeToString())
+    job = started(
+        JOB,
+        *SMALL,
+        "--strategy=mirrored",
+        "--replicas=2",
+        "--precision=mixed_bfloat16",
+        "--initializer=stable",
+        f"--data=tfrecord:{tmp_path}/images-*",
+        "--image-size=8",
+        "--batch-size=16",
+        "--steps-per-epoch=4",
+        f"--log-dir={tmp_path}/log",
+        f"--checkpoint-dir={tmp_path}/checkpoint",
+    )
+    with ended([job]) as said:
+        code, out, errors = said[0]
+        assert code == 0, errors
+    assert "2 replicas, mixed_bfloat16" in out
+    assert "Step 4: sample variance" in out
+    assert {f.suffix for f in (tmp_path / "log").iterdir()} == {".csv", ".v2"}
+    model = keras.models.load_model(tmp_path / "checkpoint" / "best.keras")
+    assert model.input_shape == (None, 8, 8, 3)
+
+
+def test_job_on_two_machines(tmp_path):
+    arguments = [*SMALL, "--strategy=auto", f"--log-dir={tmp_path}"]
+    with ended(world(JOB, 2, *arguments, "--batch-size=240")) as said:
+        for code, _, errors in said:
+            assert code == 0, errors
+        assert "val_accuracy" in said[0][1].splitlines()[-1]
+        assert said[1][1] == ""
+
+
+def test_job_refuses_what_it_cannot_do():
+    job = started(JOB, "--strategy=multiworker")
+    with ended([job]) as said:
+        code, _, errors = said[0]
+    assert code != 0 and "needs the environment variable TF_CONFIG" in errors
+
+
+# ---- Mistakes --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ({"kind": "gpu"}, {}, "kind='gpu'"),
+        ({"kind": "multiworker"}, {}, "TF_CONFIG=None"),
+        ({"kind": "auto"}, {"TF_CONFIG": "{nonsense"}, "TF_CONFIG='{nonsense'"),
+        ({"kind": "auto"}, {"TF_CONFIG": "[1]"}, r"TF_CONFIG='\[1\]'"),
+        ({"kind": "default", "devices": ["CPU:0"]}, {}, "kind='default'"),
+        ({"kind": "default", "timeout": 0}, {}, "timeout=0"),
+    ],
+)
+def test_strategies_that_are_refused(
+    arguments, environment, message, monkeypatch
+):
+    for name in ("TF_CONFIG", "TPU_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=rf"(?s)Received: .*{message}"):
+        kx.distribute.strategy(**arguments)
+
+
+def test_strategies_of_one_machine(monkeypatch):
+    for name in ("TF_CONFIG", "TPU_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert kx.distribute.strategy() is tf.distribute.get_strategy()
+    one = json.dumps({"cluster": {"worker": ["localhost:1"]}})
+    monkeypatch.setenv("TF_CONFIG", one)
+    assert kx.distribute.strategy("auto") is tf.distribute.get_strategy()
+    mirrored = kx.distribute.strategy("mirrored", devices=["CPU:0"])
+    assert mirrored.num_replicas_in_sync == 1
+    assert kx.distribute.is_chief(mirrored)
+
+
+def compiled_model(**options):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", **options)
+    return model
+
+
+@pytest.mark.parametrize("name", ["dataset", "validation_data"])
+def test_data_must_be_data_sets(name):
+    x = np.ones((8, 4), np.float32)
+    good = tf.data.Dataset.from_tensors((x, x[:, :1]))
+    given = {"dataset": good, name: (x, x[:, :1])}
+    with pytest.raises(ValueError, match=rf"{name} must be .*type tuple"):
+        kx.distribute.fit(compiled_model(), **given)
+
+
+def test_one_device_takes_what_keras_takes():
+    x = np.ones((8, 4), np.float32)
+    data = tf.data.Dataset.from_tensors((x, x[:, :1])).repeat(4)
+    history = kx.distribute.fit(
+        compiled_model(steps_per_execution=2),
+        data,
+        epochs=3,
+        initial_epoch=1,
+        validation_data=data,
+        validation_freq=2,
+        verbose=0,
+    )
+    assert history.epoch == [1, 2]
+    assert len(history.history["val_loss"]) == 1

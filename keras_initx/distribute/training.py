@@ -87,8 +87,9 @@ def fit(
 
     Raises:
         ValueError: `dataset` is no `tf.data.Dataset`; `steps_per_execution`
-            above 1 under several workers; workers that restored different
-            epochs; what `model.fit` raises.
+            above 1 on several mirrored replicas, where Keras's compiled loop
+            does not run; workers that restored different epochs; what
+            `model.fit` raises.
         RuntimeError: Another worker has ended, or did not answer in time.
 
     Example:
@@ -115,14 +116,10 @@ def fit(
                 f"{name} must be a tf.data.Dataset of batches. "
                 f"Received: {name} of type {type(data).__name__}"
             )
+    _check_steps_per_execution(model)
     callbacks = list(callbacks or [])
     alone = replicas.workers(model.distribute_strategy) == 1
     if not alone:
-        if model.steps_per_execution != 1:
-            raise ValueError(
-                "Several workers take one step an execution. Received: "
-                f"steps_per_execution={model.steps_per_execution}"
-            )
         _build(model, dataset)
         dataset = dataset.map(_batch)
         if validation_data is not None:
@@ -143,6 +140,25 @@ def fit(
             verbose=verbose,
             # A data set shuffles itself; Keras warns of the default.
             shuffle=False,
+        )
+
+
+def _check_steps_per_execution(model: keras.Model) -> None:
+    strategy = model.distribute_strategy
+    mirrored = isinstance(
+        strategy,
+        (
+            tf.distribute.MirroredStrategy,
+            tf.distribute.MultiWorkerMirroredStrategy,
+        ),
+    )
+    several = mirrored and strategy.num_replicas_in_sync > 1
+    if several and model.steps_per_execution != 1:
+        raise ValueError(
+            "Several mirrored replicas take one step an execution: Keras's "
+            "loop over steps does not run on them. Compile the model with "
+            "steps_per_execution=1. Received: "
+            f"steps_per_execution={model.steps_per_execution}"
         )
 
 
