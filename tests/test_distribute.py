@@ -213,6 +213,96 @@ def test_a_killed_worker_ends_the_others_and_a_restart_goes_on(tmp_path, alone):
     )
 
 
+# ---- Saved in the middle ----------------------------------------------------
+
+
+class Stops(keras.callbacks.Callback):
+    """Raises in the middle of an epoch."""
+
+    def __init__(self, update):
+        super().__init__()
+        self.update = update
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) == self.update:
+            raise KeyboardInterrupt
+
+
+def summaries(folder):
+    """Of each step that TensorBoard finds, the decay of the last layer."""
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime_ns):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                if value.tag == "sample_variance_decay/last":
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    return found
+
+
+def interrupted(folder, stop):
+    """Four epochs of five steps, from where `folder` is."""
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(
+                8, "relu", kernel_initializer=kx.initializers.AlphaStable(1.8)
+            ),
+            keras.layers.Dense(1, name="last"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    x, y = one_worker.X, one_worker.Y
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(24)
+    probe = kx.callbacks.SampleVarianceDecay(
+        x[:50], every=3, log_dir=folder / "log", verbose=0
+    )
+    kx.distribute.fit(
+        model,
+        data,
+        epochs=4,
+        verbose=0,
+        callbacks=[
+            # First, so that what is measured has been restored.
+            keras.callbacks.BackupAndRestore(folder / "backup"),
+            probe,
+            *([Stops(stop)] if stop else []),
+        ],
+    )
+    return model
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path):
+    model = interrupted(tmp_path / "whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path / "parts", 13)
+    again = interrupted(tmp_path / "parts", None)
+    for mine, its in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, its)
+    whole = summaries(tmp_path / "whole" / "log")
+    parts = summaries(tmp_path / "parts" / "log")
+    assert list(whole) == [0, 3, 6, 9, 12, 15, 18]
+    # The steps of the training, not of the process; it starts anew to count
+    # to three where it was restored.
+    assert sorted(parts) == [0, 3, 6, 9, 10, 12, 13, 16, 19]
+    for step in {*whole} & {*parts}:
+        assert parts[step] == pytest.approx(whole[step], rel=1e-6)
+
+
+def test_what_was_listened_to_is_saved_and_exported_as_it_is(tmp_path):
+    model = interrupted(tmp_path, None)
+    x = one_worker.X[:8]
+    expected = model(x)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        keras.models.load_model(tmp_path / "model.keras")(x), expected
+    )
+    model.export(tmp_path / "exported", verbose=False)
+    served = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(served.serve(x), expected, rtol=1e-6)
+
+
 # ---- The job script --------------------------------------------------------
 
 JOB = "../examples/train_tpu.py"
@@ -300,6 +390,48 @@ def test_strategies_that_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=rf"(?s)Received: .*{message}"):
         kx.distribute.strategy(**arguments)
+
+
+def test_no_tpu_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(RuntimeError, match=r"must answer .* tpu=None"):
+        kx.distribute.strategy("tpu")
+
+
+@pytest.mark.parametrize("how", ["named", "in the environment"])
+def test_a_tpu_is_connected_to_and_initialised_first(how, monkeypatch):
+    """With TensorFlow's own steps replaced: no TPU is at hand."""
+    done = []
+
+    def step(name):
+        def note(*args, **keywords):
+            done.append((name, *args, *keywords.values()))
+            return name
+
+        return note
+
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for place, name in (
+        (tf.distribute.cluster_resolver, "TPUClusterResolver"),
+        (tf.config, "experimental_connect_to_cluster"),
+        (tf.tpu.experimental, "initialize_tpu_system"),
+        (tf.distribute, "TPUStrategy"),
+    ):
+        monkeypatch.setattr(place, name, step(name))
+    if how == "named":
+        monkeypatch.delenv("TPU_NAME", raising=False)
+        found = kx.distribute.strategy("auto", tpu="pod")
+    else:
+        monkeypatch.setenv("TPU_NAME", "pod")
+        found = kx.distribute.strategy()
+    assert found == "TPUStrategy"
+    resolver = "TPUClusterResolver"
+    assert done == [
+        (resolver, "pod"),
+        ("experimental_connect_to_cluster", resolver),
+        ("initialize_tpu_system", resolver),
+        ("TPUStrategy", resolver),
+    ]
 
 
 def test_strategies_of_one_machine(monkeypatch):
