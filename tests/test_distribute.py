@@ -21,6 +21,7 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.distribute import training
 
 TESTS = Path(__file__).parent
 
@@ -211,6 +212,62 @@ def test_a_killed_worker_ends_the_others_and_a_restart_goes_on(tmp_path, alone):
         alone["history"]["loss"],
         rtol=1e-5,
     )
+
+
+class Agreement:
+    """What a strategy of several workers says when it gathers `epochs`."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def experimental_distribute_values_from_function(self, value):
+        return value(None)
+
+    def gather(self, mine, axis):
+        return tf.constant([*mine.numpy(), *self.epochs])
+
+
+@pytest.mark.parametrize("others", [[2], [2, 0]])
+def test_workers_that_restored_different_epochs_are_refused(others):
+    class Model:
+        distribute_strategy = Agreement(others)
+
+    check = training._SameEpoch()
+    check.set_model(Model())
+    check.on_train_begin()
+    if 0 in others:
+        with pytest.raises(ValueError, match=r"epochs \[0, 2\]"):
+            check.on_epoch_begin(2)
+    check.on_epoch_begin(2)
+
+
+def test_a_worker_restores_and_writes_nothing(tmp_path):
+    keep = [keras.callbacks.EarlyStopping("loss"), keras.callbacks.Callback()]
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    writes = [
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"),
+        keras.callbacks.ProgbarLogger(),
+    ]
+    *kept, restore = training._of_a_worker([*keep, *writes, backup])
+    assert kept == keep
+    x = np.ones((8, 4), np.float32)
+
+    def fit(callback):
+        model = compiled_model()
+        return model.fit(
+            x, x[:, :1], epochs=3, verbose=0, callbacks=[callback]
+        ).epoch
+
+    assert fit(restore) == [0, 1, 2]
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        model = compiled_model()
+        model.fit(
+            x, x[:, :1], epochs=3, verbose=0, callbacks=[backup, Stops(3)]
+        )
+    assert fit(restore) == [2]
+    assert (tmp_path / "backup").exists(), "the chief's to remove"
 
 
 # ---- Saved in the middle ----------------------------------------------------
