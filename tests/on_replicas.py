@@ -188,7 +188,7 @@ def main():
         claims[f"layer {name}"] = layer(strategy, make, expected)
     for name, build, samples, options in [
         ("dense", dense, 48, {}),
-        ("uneven pieces and batches", dense, 61, {"batch_size": 30}),
+        ("uneven pieces and batches", dense, 61, {"batch_size": 25}),
         ("fewer samples than replicas", dense, 48 + 1, {"batch_size": 48}),
         ("convolution", convolution, 48, {"batch_size": 24}),
     ]:
