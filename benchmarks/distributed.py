@@ -57,7 +57,7 @@ class EveryOtherEpoch(kx.callbacks.SampleVarianceDecay):
 
 
 def cost(net: str, place: str, rounds: int) -> str:
-    """Of this process's strategy: ms an epoch, and the ratio with its spread."""
+    """Milliseconds of an epoch without, and the ratio with its spread."""
     number, kind = place.split()
     several = kind.startswith("replica") and int(number) > 1
     if several:

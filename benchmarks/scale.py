@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -75,6 +76,8 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
+    # Keras walks a model recursively when it builds it.
+    sys.setrecursionlimit(20 * max(args.depths) + 1000)
     shown.show(
         f"Dense nets {WIDTH} wide, {SAMPLES} samples",
         ["", "layers", "first call, s", "later, ms", "later, us a layer"],
