@@ -109,7 +109,11 @@ def run(*arguments: str, workers: int) -> str:
                 text=True,
             )
         )
-    printed = [process.communicate()[0] for process in processes]
+    try:
+        printed = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return printed[0].splitlines()[-1]
 
 
