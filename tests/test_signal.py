@@ -136,6 +136,32 @@ def test_the_batch_size_does_not_matter(size, mean, samples):
     )
 
 
+@pytest.mark.parametrize("size", [1, 7, 32, 33, 100, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
+def test_a_signal_without_variance_has_exactly_none(size, dtype):
+    # 0.1 is rounded in any of these, and so is a sum of it.
+    layer = keras.layers.Dense(5, kernel_initializer="identity", dtype=dtype)
+    model = keras.Sequential([keras.Input((5,)), layer])
+    x = np.full((1000, 5), 0.1)
+    profile = kx.measure(model, x, batch_size=size)
+    assert profile.sample_variance[0] == 0
+    assert profile.decay[0] == 0
+    y = np.asarray(model(x[:1]), np.float64)
+    np.testing.assert_allclose(profile.squared_mean, np.mean(y**2), 1e-6)
+
+
+def test_one_large_batch_is_as_good_as_many(rng):
+    # Added up one after the other, 30,000 terms lose their sixth digit.
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(3, kernel_initializer="ones")]
+    )
+    x = (0.1 + 0.001 * rng.normal(size=(30_000, 3))).astype("float32")
+    profile = kx.measure(model, x, batch_size=len(x))
+    y = x.astype("float64").sum(axis=1)
+    np.testing.assert_allclose(profile.sample_variance[0], y.var(), 1e-5)
+    np.testing.assert_allclose(profile.squared_mean[0], y.mean() ** 2, 1e-6)
+
+
 def test_deep_layers_in_batches_of_any_size(rng):
     model = he_net(100, 50)
     x = rng.normal(size=(500, 100)).astype("float32")

@@ -155,7 +155,7 @@ def _array(leaf: Any) -> Any:
             f"Received: {leaf!r} of type {type(leaf).__name__}"
         )
     # Objects (rows of several lengths among them) and times.
-    no_numbers = getattr(array.dtype, "kind", "") in "OMm"
+    no_numbers = getattr(array.dtype, "kind", None) in ("O", "M", "m")
     if no_numbers or len(array.shape) == 0:
         raise ValueError(
             "data must be arrays of numbers with the samples along the first "

@@ -129,30 +129,40 @@ def all_finite(x: tf.Tensor) -> tf.Tensor:
 
 
 def _mean_and_deviation(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    share = 1 / tf.cast(tf.shape(flat)[0], flat.dtype)
+    first = flat[0]
+    # About the first sample: a sum of what all samples share would round it,
+    # and of a constant signal leave a variance that is none.
+    mean = first + _sum_of_rows(flat, lambda rows: (rows - first) * share)
+    square = _sum_of_rows(flat, lambda rows: (rows - mean) ** 2 * share)
+    return mean, tf.sqrt(square)
+
+
+def _sum_of_rows(
+    flat: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
     samples, units = tf.unstack(tf.shape(flat))
-    mean = tf.reduce_mean(flat, axis=0)
-
-    def squares(rows: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(tf.math.squared_difference(rows, mean), axis=0)
-
     step = tf.minimum(samples, _rows_at_once() or samples)
     steps = samples // step
 
+    def summed(rows: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(function(rows), axis=0)
+
     def add(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = tf.slice(flat, [i * step, 0], [step, units])
-        rows.set_shape([None, *mean.shape])
-        return i + 1, total + squares(rows)
+        rows.set_shape([None, flat.shape[1]])
+        return i + 1, total + summed(rows)
 
-    total = tf.while_loop(
-        lambda i, _: i < steps, add, (0, squares(flat[steps * step :]))
+    return tf.while_loop(
+        lambda i, _: i < steps, add, (0, summed(flat[steps * step :]))
     )[1]
-    return mean, tf.sqrt(total / tf.cast(samples, flat.dtype))
 
 
 def _rows_at_once() -> int | None:
-    """Rows whose squares are summed at once; None for all of them."""
-    # XLA on a CPU writes out the squares of more than 32 rows before it adds
-    # them up: memory of the signal's size, and most of the time.
+    """Rows that are summed at once; None for all of them."""
+    # XLA on a CPU writes out the terms of more than 32 rows before it adds
+    # them up: memory of the signal's size, and most of the time. (So it does
+    # with any number of differences that nothing is multiplied with.)
     devices = tf.config.list_logical_devices()
     return 32 if all(d.device_type == "CPU" for d in devices) else None
 
