@@ -23,6 +23,8 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/fractional_moments.py
 	$(BIN)/python benchmarks/depth_process.py
 	$(BIN)/python benchmarks/resnet_scaling.py
+	$(BIN)/python benchmarks/layer_variance.py
+	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/distributed.py
 

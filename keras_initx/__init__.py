@@ -16,6 +16,8 @@ with (
         models,
         theory,
     )
+    from keras_initx.models.calibrate import calibrate
+    from keras_initx.models.initialize import initialize
     from keras_initx.profile import VarianceProfile
     from keras_initx.signal import measure
 
@@ -23,9 +25,11 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "VarianceProfile",
+    "calibrate",
     "callbacks",
     "distribute",
     "distributions",
+    "initialize",
     "initializers",
     "layers",
     "measure",

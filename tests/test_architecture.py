@@ -24,7 +24,14 @@ ARROWS = {
     "initializers": {"distributions", "theory"},
     "layers": {"theory"},
     "signal": {"profile"},
-    "models": {"initializers", "layers", "theory"},
+    "models": {
+        "display",
+        "initializers",
+        "layers",
+        "profile",
+        "signal",
+        "theory",
+    },
     "callbacks": {"display", "signal", "profile"},
     "distribute": {"callbacks", "signal"},
     "__init__": {

@@ -1,5 +1,7 @@
 """What the weights of Keras layers are, against plain readings of them."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -87,3 +89,90 @@ def test_unknown_is_said():
 def test_unbuilt_is_refused():
     with pytest.raises(ValueError, match="built"):
         kx.models.kernel_geometry(L.Dense(3))
+
+
+# What the constructors of Keras's layers ask for, by name.
+ASKED = {
+    "units": 8,
+    "filters": 8,
+    "kernel_size": 3,
+    "input_dim": 10,
+    "output_dim": 8,
+    "num_heads": 2,
+    "key_dim": 4,
+    "head_dim": 4,
+    "num_query_heads": 4,
+    "num_key_value_heads": 2,
+}
+MADE = {
+    "Attention": lambda: L.Attention(use_scale=True),
+    "Bidirectional": lambda: L.Bidirectional(L.GRU(8)),
+    "EinsumDense": lambda: L.EinsumDense("ab,bc->ac", 8, bias_axes="c"),
+    "GroupNormalization": lambda: L.GroupNormalization(4),
+    "RNN": lambda: L.RNN([L.LSTMCell(8), L.GRUCell(8)]),
+    "SpectralNormalization": lambda: L.SpectralNormalization(L.Dense(8)),
+    "TimeDistributed": lambda: L.TimeDistributed(L.Dense(8)),
+}
+CALLED = {
+    "AdditiveAttention": lambda layer, x: layer([x, x]),
+    "Attention": lambda layer, x: layer([x, x]),
+    "GroupQueryAttention": lambda layer, x: layer(x, x),
+    "MultiHeadAttention": lambda layer, x: layer(x, x),
+}
+SHAPES = [
+    (2, 8),
+    (2, 6, 8),
+    (2, 8, 8, 8),
+    (2, 8, 8, 8, 8),
+    (2, 4, 8, 8, 8, 8),
+    (2, 600),
+]
+
+
+def roles(name):
+    """The roles in a layer on the first input that it takes; else none."""
+    cls = getattr(L, name)
+    asked = [
+        p.name
+        for p in inspect.signature(cls.__init__).parameters.values()
+        if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD
+    ][1:]
+    if name not in MADE and not set(asked) <= set(ASKED):
+        return set()
+    make = MADE.get(name, lambda: cls(**{key: ASKED[key] for key in asked}))
+    call = CALLED.get(name, lambda layer, x: layer(x))
+    for shape in SHAPES:
+        dtype = "int32" if "Embedding" in name else "float32"
+        try:
+            layer = make()
+            call(layer, np.ones(shape, dtype))
+        except Exception:
+            continue
+        return {g.role for g in kx.models.kernel_geometry(layer).values()}
+    return set()
+
+
+def test_every_layer_of_keras_is_known():
+    layers = [
+        name
+        for name in dir(L)
+        if isinstance(getattr(L, name), type)
+        and issubclass(getattr(L, name), L.Layer)
+    ]
+    found = {name: roles(name) for name in layers}
+    with_weights = {name for name, kinds in found.items() if kinds}
+    # All that Keras 3.15 has, names twice included, but for wrappers of other
+    # frameworks.
+    assert len(with_weights) >= 41, sorted(set(layers) - with_weights)
+    assert not [n for n, kinds in found.items() if "unknown" in kinds]
+
+
+def test_every_layer_here_is_known():
+    for layer in (
+        kx.layers.BranchScale(initial_value=0.5, per_channel=True),
+        kx.layers.Residual([L.Dense(8), L.Dense(4)], projection=L.Dense(4)),
+    ):
+        layer(np.ones((2, 4)))
+        found = kx.models.kernel_geometry(layer).values()
+        assert found
+        assert "unknown" not in {geometry.role for geometry in found}

@@ -26,6 +26,7 @@ class Geometry:
         maps: Axes of `factored` along which there are separate maps.
         inputs: Axes of `factored` that an output sums over.
         outputs: Axes of `factored` that the output has.
+        window: How many of `inputs`, its first, are a convolution's window.
         fan_in: How many numbers an output sums, > 0, by default the product
             of the sizes along `inputs`. A transposed convolution with
             strides has a fraction of it: the mean over output positions.
@@ -51,6 +52,7 @@ class Geometry:
     maps: tuple[int, ...] = ()
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
+    window: int = 0
     fan_in: float | None = None
     fan_out: float | None = None
 
@@ -63,6 +65,11 @@ class Geometry:
                 "maps, inputs and outputs must hold each axis of factored "
                 f"once. Received: factored={self.factored}, maps={self.maps}, "
                 f"inputs={self.inputs}, outputs={self.outputs}"
+            )
+        if not 0 <= self.window <= len(self.inputs):
+            raise ValueError(
+                f"window must be from 0 to {len(self.inputs)}, the number of "
+                f"inputs. Received: window={self.window!r}"
             )
         for fan, along in (
             ("fan_in", self.inputs),
@@ -80,6 +87,16 @@ class Geometry:
     def matrices(self) -> tuple[int, int, int]:
         """Number of maps, and the rows and columns of each."""
         return tuple(map(self._size, (self.maps, self.inputs, self.outputs)))
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Of each map as an ordinary kernel: (*window, inputs, outputs)."""
+        sizes = [self.factored[axis] for axis in self.inputs]
+        return (
+            *sizes[: self.window],
+            math.prod(sizes[self.window :]),
+            self._size(self.outputs),
+        )
 
     @property
     def order(self) -> tuple[int, ...]:

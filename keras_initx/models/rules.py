@@ -6,6 +6,7 @@ import math
 
 import keras
 
+from keras_initx.layers import BranchScale
 from keras_initx.models.geometry import Geometry, register_geometry
 
 _L = keras.layers
@@ -32,6 +33,7 @@ def convolution(
         maps=(n + 1,),
         inputs=tuple(range(n + 1)),
         outputs=(n + 2,),
+        window=n,
         fan_out=_share(math.prod(window) * (outputs // groups), strides),
     )
 
@@ -55,6 +57,7 @@ def _depthwise(shape: tuple[int, ...], strides: int) -> Geometry:
         maps=(n,),
         inputs=tuple(range(n)),
         outputs=(n + 1,),
+        window=n,
         fan_out=_share(math.prod(window) * multiplier, strides),
     )
 
@@ -88,6 +91,7 @@ def _transposed(layer, weight):
         shape,
         inputs=(*range(n), n + 1),
         outputs=(n,),
+        window=n,
         fan_in=_share(size * inputs, _strides(layer)),
         fan_out=size * outputs,
     )
@@ -152,6 +156,7 @@ def _gated(layer, weight, gates):
         maps=(n + 1,),
         inputs=tuple(range(n + 1)),
         outputs=(n + 2,),
+        window=n,
         fan_out=math.prod(window) * units,
     )
 
@@ -173,11 +178,20 @@ def _lstm(layer, weight):
 
 @register_geometry(_L.Layer)
 def _any_layer(layer, weight):
-    # Keras does not export this class, which every ConvLSTM has as its cell.
+    # Keras does not export these: the cell of every ConvLSTM, and a layer of
+    # ConvNeXt.
     cls = type(layer)
-    if cls.__name__ == "ConvLSTMCell" and cls.__module__.startswith("keras."):
-        return _gated(layer, weight, 4)
+    if cls.__module__.startswith("keras."):
+        if cls.__name__ == "ConvLSTMCell":
+            return _gated(layer, weight, 4)
+        if cls.__name__ == "LayerScale":
+            return Geometry("branch scale")
     return None
+
+
+@register_geometry(BranchScale)
+def _branch_scale(layer, weight):
+    return Geometry("branch scale")
 
 
 @register_geometry(_L.RNN, _L.SpectralNormalization)
@@ -216,7 +230,7 @@ def _prelu(layer, weight):
 
 @register_geometry(_L.STFTSpectrogram)
 def _spectrogram(layer, weight):
-    return None if weight.trainable else Geometry("fixed transform")
+    return Geometry("fixed transform")
 
 
 def _common(weight) -> Geometry | None:

@@ -76,6 +76,15 @@ def places(model: keras.layers.Layer) -> list[Place]:
     return list(_walk(model, (), "", set()))
 
 
+def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The model and every layer in it, once, outer ones first."""
+    found = {id(model): model}
+    for child in _inside(model):
+        for layer in all_layers(child):
+            found.setdefault(id(layer), layer)
+    return list(found.values())
+
+
 def _walk(
     layer: keras.layers.Layer,
     above: tuple[keras.layers.Layer, ...],

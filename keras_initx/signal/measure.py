@@ -126,7 +126,7 @@ def measure(
         )
     wanted = selectors(layers)
     all_batches = batches(data, batch_size, steps)
-    _build(model, all_batches)
+    build(model, all_batches)
     bar = keras.utils.Progbar(all_batches.count) if verbose else None
     # The wrappers of two traces on one model could not be taken off in order.
     with _one_at_a_time:
@@ -166,7 +166,12 @@ def _probe(
     return kept[key]
 
 
-def _build(model: keras.Model, data: Batches) -> None:
+def build(model: keras.Model, data: Batches) -> None:
+    """Build a model that is not built on the first batch.
+
+    Raises:
+        ValueError: It does not take that batch.
+    """
     if model.built:
         return
     batch = next(iter(data), None)

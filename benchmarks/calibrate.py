@@ -1,0 +1,290 @@
+"""What does calibration do to the signal, to training, and what does it cost?
+
+    signal     held-out moments at layers 1, 10, 20 and 49 of a 50-layer relu
+               net, drawn by He, calibrated per layer ("total"), per unit
+               ("sample")
+    cost       the time of a calibration over that of a forward pass, and of
+               the package lsuv on PyTorch over its own (needs
+               `pip install lsuv torch`)
+    training   training loss of nets drawn by He, calibrated in three ways, and
+               with Batch Normalization, on handwritten digits
+
+Run `python benchmarks/calibrate.py [signal|cost|training]`; all by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import paired
+import shown
+import tensorflow as tf
+
+import keras_initx as kx
+
+L = keras.layers
+
+
+def dense_net(depth: int, width: int) -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((width,))]
+        + [
+            L.Dense(width, "relu", kernel_initializer="he_normal")
+            for _ in range(depth)
+        ]
+    )
+
+
+WAYS: dict[str, dict[str, Any] | None] = {
+    "He": None,
+    "total": {"per": "layer"},
+    "sample": {"per": "unit"},
+}
+
+
+def signal(nets: int = 5) -> None:
+    width, depth, samples = 500, 50, 2000
+    at = [1, 10, 20, 49]
+    rows = []
+    found: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
+    for seed in range(nets):
+        keras.utils.set_random_seed(seed)
+        x, held_out = np.random.normal(size=(2, samples, width))
+        model = dense_net(depth, width)
+        start = model.get_weights()
+        for way, arguments in WAYS.items():
+            model.set_weights(start)
+            if arguments is not None:
+                kx.calibrate(model, x.astype("float32"), **arguments)
+            profile = kx.measure(model, held_out.astype("float32"))
+            found[way].append(
+                np.stack([profile.sample_variance, profile.squared_mean])[:, at]
+            )
+    for way, values in found.items():
+        mean, spread = np.mean(values, 0), np.std(values, 0)
+        for name, m, s in zip(("v²", "m²"), mean, spread, strict=True):
+            cells = [f"{a:.3f} ± {b:.3f}" for a, b in zip(m, s, strict=True)]
+            rows.append([way, name, *cells])
+    shown.show(
+        f"Held-out moments, {depth} layers of {width}, {samples} samples to "
+        f"calibrate, as many held out; mean and spread of {nets} nets.",
+        ["weights", "", *(f"layer {i}" for i in at)],
+        rows,
+    )
+
+
+def of_keras(depth: int, width: int, samples: int) -> paired.Runs:
+    model = dense_net(depth, width)
+    x = tf.random.normal((samples, width))
+    compiled = tf.function(lambda x: model(x, training=False))
+    return {
+        "forward": lambda: model(x, training=False).numpy(),
+        "compiled": lambda: compiled(x).numpy(),
+        "per unit": lambda: kx.calibrate(model, x),
+        "LSUV": lambda: kx.calibrate(model, x, per="layer", center=False),
+    }
+
+
+def of_torch(depth: int, width: int, samples: int) -> paired.Runs:
+    import lsuv
+    import torch
+
+    layers: list[Any] = []
+    for _ in range(depth):
+        layers += [torch.nn.Linear(width, width), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers)
+    x = torch.randn(samples, width)
+
+    start = {name: w.clone() for name, w in model.state_dict().items()}
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return model(x)
+
+    def calibrate() -> Any:
+        # Of weights it has scaled before it would run fewer passes.
+        model.load_state_dict(start)
+        return lsuv.lsuv_with_singlebatch(
+            model, x, do_orthonorm=False, verbose=False
+        )
+
+    return {"forward": forward, "lsuv": calibrate}
+
+
+def cost(rounds: int) -> None:
+    rows = []
+    for width, samples in ((256, 1024), (1024, 1024)):
+        for depth in (10, 50, 200) if width == 256 else (50,):
+            seconds = paired.times(of_keras(depth, width, samples), rounds)
+            forward = seconds["forward"]
+            cells = [f"{np.median(forward) * 1e3:.0f} ms"]
+            for way in ("compiled", "per unit", "LSUV"):
+                cells.append(paired.spread(seconds[way] / forward))
+            try:
+                theirs = paired.times(of_torch(depth, width, samples), rounds)
+                cells.append(f"{np.median(theirs['forward']) * 1e3:.0f} ms")
+                ratio = theirs["lsuv"] / theirs["forward"]
+                cells.append(paired.spread(ratio))
+            except ImportError:
+                cells += ["not installed"] * 2
+            rows.append([f"{depth} of {width}", *cells])
+    shown.show(
+        "Time over model(x), paired rounds, median and quartiles.",
+        [
+            "relu layers",
+            "model(x)",
+            "compiled",
+            "calibrate",
+            "calibrate, LSUV",
+            "torch",
+            "lsuv over torch",
+        ],
+        rows,
+    )
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images - images.mean()) / images.std()
+    return images.astype("float32").reshape(-1, 8, 8, 1), labels
+
+
+def plain_net(norm: bool) -> keras.Model:
+    layers: list[Any] = [keras.Input((8, 8, 1)), L.Flatten()]
+    for _ in range(50):
+        layers.append(L.Dense(64, kernel_initializer="he_normal"))
+        if norm:
+            layers.append(L.BatchNormalization())
+        layers.append(L.ReLU())
+    return keras.Sequential([*layers, L.Dense(10, name="logits")])
+
+
+def all_convolutional(norm: bool) -> keras.Model:
+    layers: list[Any] = [keras.Input((8, 8, 1))]
+    for filters, size, strides in (
+        (32, 3, 1),
+        (32, 3, 1),
+        (32, 3, 2),
+        (64, 3, 1),
+        (64, 3, 1),
+        (64, 3, 2),
+        (64, 3, 1),
+        (64, 1, 1),
+    ):
+        layers.append(
+            L.Conv2D(
+                filters,
+                size,
+                strides=strides,
+                padding="same",
+                kernel_initializer="he_normal",
+            )
+        )
+        if norm:
+            layers.append(L.BatchNormalization())
+        layers.append(L.ReLU())
+    layers += [L.Conv2D(10, 1, name="logits"), L.GlobalAveragePooling2D()]
+    return keras.Sequential(layers)
+
+
+NETS: dict[str, Callable[[bool], keras.Model]] = {
+    "all-convolutional, 9 layers": all_convolutional,
+    "plain, 50 layers of 64": plain_net,
+}
+STARTS = ("He", "total", "sample", "LSUV", "Batch Normalization")
+
+
+def started(build: Callable[[bool], keras.Model], start: str, seed: int) -> Any:
+    keras.utils.set_random_seed(seed)
+    model = build(start == "Batch Normalization")
+    x = digits()[0][:500]
+    if start in ("total", "sample"):
+        per = "layer" if start == "total" else "unit"
+        kx.calibrate(model, x, per=per, layers=_is_hidden)
+    elif start == "LSUV":
+        kx.initialize(model, "orthogonal", seed=seed, layers=_is_hidden)
+        kx.calibrate(model, x, per="layer", center=False, layers=_is_hidden)
+    return model
+
+
+def _is_hidden(layer: keras.layers.Layer) -> bool:
+    return hasattr(layer, "kernel") and layer.name != "logits"
+
+
+def training(seeds: int, epochs: int, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    x, y = digits()
+    rows = []
+    for net, build in NETS.items():
+        ax = shown.axes()
+        for start in STARTS:
+            curves = []
+            for seed in range(seeds):
+                model = started(build, start, seed)
+                model.compile(
+                    keras.optimizers.Adam(1e-3),
+                    keras.losses.SparseCategoricalCrossentropy(
+                        from_logits=True
+                    ),
+                )
+                told = model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)
+                curves.append(told.history["loss"])
+            low, middle, high = np.percentile(curves, [25, 50, 75], axis=0)
+            steps = np.arange(1, epochs + 1)
+            ax.plot(steps, middle, label=start)
+            ax.fill_between(steps, low, high, alpha=0.2)
+            at = sorted({1, epochs // 4, epochs // 2, epochs})
+            rows.append(
+                [net, start]
+                + [
+                    f"{middle[i - 1]:.3f} ({low[i - 1]:.3f} to "
+                    f"{high[i - 1]:.3f})"
+                    for i in at
+                ]
+            )
+        ax.set_yscale("log")
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("training loss")
+        ax.set_title(net)
+        shown.save(ax, out / f"{net.split(',')[0]}.png")
+    shown.show(
+        f"Training loss on digits, Adam(1e-3), median of {seeds} seeds "
+        "(quartiles).",
+        ["net", "start", *(f"epoch {i}" for i in at)],
+        rows,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "what", nargs="?", choices=["signal", "cost", "training"]
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("calibrate"))
+    options = parser.parse_args(argv)
+    started_at = time.perf_counter()
+    if options.what in (None, "signal"):
+        signal()
+    if options.what in (None, "cost"):
+        cost(options.rounds)
+    if options.what in (None, "training"):
+        training(options.seeds, options.epochs, options.out)
+    print(f"{time.perf_counter() - started_at:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
