@@ -133,6 +133,18 @@ def measurement(strategy, build, samples, **options):
     return profiles(kx.measure(model, x, **options), kx.measure(alone, x))
 
 
+def whole_model(strategy, run):
+    """Weights that a function of models gives, on each replica."""
+    alone, model = pair(strategy, dense)
+    for each in (alone, model):
+        run(each)
+    errors = [0.0]
+    for mine, its in zip(model.weights, alone.weights, strict=True):
+        for copy in on_all(strategy, mine.value):
+            errors.append(difference(copy, its))
+    return max(errors)
+
+
 def training(strategy):
     """Profiles along a fit under the strategy and alone."""
     found = []
@@ -195,6 +207,11 @@ def main():
         claims[f"measure {name}"] = measurement(
             strategy, build, samples, **options
         )
+    for name, run in [
+        ("initialize", lambda m: kx.initialize(m, "he_normal", seed=3)),
+        ("calibrate", lambda m: kx.calibrate(m, X)),
+    ]:
+        claims[f"whole {name}"] = whole_model(strategy, run)
     claims["callback"] = training(strategy)
     claims["own loop"] = own_loop(strategy)
     print(json.dumps(claims))

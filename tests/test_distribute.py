@@ -56,7 +56,14 @@ def claims(request):
 
 def test_replicas_draw_and_find_what_one_device_does(claims):
     kinds = {name.split()[0] for name in claims}
-    assert {"initializer", "layer", "measure", "callback", "own"} == kinds
+    assert kinds == {
+        "initializer",
+        "layer",
+        "measure",
+        "whole",
+        "callback",
+        "own",
+    }
     # An initializer runs once, and its weights are copied.
     exact = {n: e for n, e in claims.items() if n.startswith("initializer")}
     assert set(exact.values()) == {0.0}

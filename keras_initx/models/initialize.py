@@ -162,7 +162,7 @@ def _get(name: str, given: Any) -> keras.initializers.Initializer:
 
 def _check_untrained(model: keras.layers.Layer, overwrite: bool) -> None:
     optimizer = getattr(model, "optimizer", None)
-    steps = 0 if optimizer is None else int(optimizer.iterations)
+    steps = 0 if optimizer is None else int(optimizer.iterations.numpy())
     if steps and not overwrite:
         raise ValueError(
             "The model has been trained, and its weights would be lost: say "
