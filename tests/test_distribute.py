@@ -424,13 +424,6 @@ def test_job_on_two_machines(tmp_path):
         assert said[1][1] == ""
 
 
-def test_job_refuses_what_it_cannot_do():
-    job = started(JOB, "--strategy=multiworker")
-    with ended([job]) as said:
-        code, _, errors = said[0]
-    assert code != 0 and "needs the environment variable TF_CONFIG" in errors
-
-
 # ---- Mistakes --------------------------------------------------------------
 
 

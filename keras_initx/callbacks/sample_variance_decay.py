@@ -37,6 +37,10 @@ class SampleVarianceDecay(Periodic):
     prints all that it sees: to keep it short, put
     `keras.callbacks.ProgbarLogger()` in the list before this callback.
 
+    `keras.callbacks.BackupAndRestore`, too, belongs before it: the first
+    measurement is then of the weights that it has restored, and TensorBoard's
+    steps go on. Of several workers the chief prints and writes.
+
     Args:
         data: What `measure` takes. A few hundred samples say enough.
         every: "epoch", or a number of training batches.
