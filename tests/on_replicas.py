@@ -18,8 +18,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * REPLICAS,
 )
-import test_initializers  # noqa: E402
-import test_layers  # noqa: E402
+import tables  # noqa: E402
 
 import keras_initx as kx  # noqa: E402
 
@@ -48,12 +47,13 @@ def difference(a, b):
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
 
 
-def initializer(strategy, row):
-    alone = row.make(seed=7)((64, 8))
+def initializer(strategy, make, shape):
+    alone = make(seed=7)(shape)
     with strategy.scope():
-        layer = keras.layers.Dense(8, kernel_initializer=row.make(seed=7))
-        layer.build((None, 64))
-    copies = on_all(strategy, layer.kernel.value)
+        weight = keras.layers.Layer().add_weight(
+            shape, initializer=make(seed=7)
+        )
+    copies = on_all(strategy, weight.value)
     assert len(copies) == REPLICAS
     return max(difference(copy, alone) for copy in copies)
 
@@ -194,9 +194,9 @@ def main():
     strategy = kx.distribute.strategy("mirrored")
     assert strategy.num_replicas_in_sync == REPLICAS
     claims = {}
-    for name, row in test_initializers.ROWS.items():
-        claims[f"initializer {name}"] = initializer(strategy, row)
-    for name, (make, expected) in test_layers.ROWS.items():
+    for name, (make, shape) in tables.INITIALIZERS.items():
+        claims[f"initializer {name}"] = initializer(strategy, make, shape)
+    for name, (make, expected) in tables.LAYERS.items():
         claims[f"layer {name}"] = layer(strategy, make, expected)
     for name, build, samples, options in [
         ("dense", dense, 48, {}),
