@@ -25,6 +25,8 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/resnet_scaling.py
 	$(BIN)/python benchmarks/layer_variance.py
 	$(BIN)/python benchmarks/calibrate.py
+	$(BIN)/python benchmarks/constructed_networks.py
+	$(BIN)/python benchmarks/triangle_waves.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/distributed.py
 

@@ -9,6 +9,7 @@ with (
 ):
     from keras_initx import (
         callbacks,
+        constraints,
         distribute,
         distributions,
         initializers,
@@ -27,6 +28,7 @@ __all__ = [
     "VarianceProfile",
     "calibrate",
     "callbacks",
+    "constraints",
     "distribute",
     "distributions",
     "initialize",

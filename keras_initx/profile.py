@@ -137,7 +137,7 @@ class VarianceProfile:
     def __repr__(self) -> str:
         first, last = self.decay[0], self.decay[-1]
         return (
-            f"<VarianceProfile of {len(self)} layers: "
+            f"<{type(self).__name__} of {len(self)} layers: "
             f"decay {first:.4g} at {self.layers[0]!r}, "
             f"{last:.4g} at {self.layers[-1]!r}>"
         )

@@ -11,7 +11,20 @@ import test_layers
 import keras_initx as kx
 
 # name: (keyword seed -> initializer, shape of a kernel)
-BUILT = {}
+BUILT = {
+    "wave-first": (
+        lambda seed: kx.initializers.TriangleWaveKernel(2, 0, seed=seed),
+        (3, 8),
+    ),
+    "wave-hidden": (
+        lambda seed: kx.initializers.TriangleWaveKernel(2, 1, seed=seed),
+        (8, 8),
+    ),
+    "wave-bias": (
+        lambda seed: kx.initializers.TriangleWaveBias(2, 1, seed=seed),
+        (8,),
+    ),
+}
 INITIALIZERS = {
     name: (row.make, (64, 8)) for name, row in test_initializers.ROWS.items()
 } | BUILT

@@ -4,22 +4,30 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_initx as kx
+from keras_initx.theory.triangle_peaks import random_peaks
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.fixture
-def resnet_scaling(monkeypatch):
+def loaded(name, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     spec = importlib.util.spec_from_file_location(
-        "resnet_scaling", BENCHMARKS / "resnet_scaling.py"
+        name, BENCHMARKS / f"{name}.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def resnet_scaling(monkeypatch):
+    return loaded("resnet_scaling", monkeypatch)
 
 
 @pytest.mark.parametrize("matrices", [1, 2])
@@ -54,3 +62,39 @@ def test_the_ridge_is_where_the_last_crossing_is(resnet_scaling):
     assert resnet_scaling.ridge(betas, 0.234 - betas) == pytest.approx(0.234)
     lost = np.where(betas < 0.15, np.nan, 0.71 - betas)
     assert resnet_scaling.ridge(betas, lost) == pytest.approx(0.71)
+
+
+def test_triangle_waves_side_by_side_train_as_one_by_one(monkeypatch):
+    """A net of the last target, alone in Keras, for five steps."""
+    bench = loaded("triangle_waves", monkeypatch)
+    x = np.linspace(0, 1, 20)
+    y = np.repeat(
+        np.stack([curve(x) for _, curve in bench.TARGETS.values()], axis=1),
+        bench.STARTS,
+        axis=1,
+    )
+    layers = bench.train_waves("differentiable", x, y, 5, 20)
+    start = bench.weights_of(layers)
+    end = bench.train_weights(start, x, y, 5, 20, "")
+
+    wave = kx.layers.TriangleWave(
+        bench.DEPTH,
+        1,
+        peaks=random_peaks(bench.DEPTH, bench.STARTS, bench.SEED)[-1],
+    )
+    wave.build((None, 1))
+    for phase in (1, 2):
+        model = wave if phase == 1 else wave.to_dense()
+        adam = keras.optimizers.Adam(1e-3)
+        for _ in range(5):
+            with tf.GradientTape() as tape:
+                error = model(x[:, None])[:, 0] - y[:, -1]
+                loss = tf.reduce_mean(error**2)
+            variables = model.trainable_variables
+            adam.apply(tape.gradient(loss, variables), variables)
+    for ours, alone in zip(end, model.layers, strict=True):
+        np.testing.assert_allclose(ours[0][-1], alone.kernel, atol=1e-4)
+        np.testing.assert_allclose(ours[1][-1, 0], alone.bias, atol=1e-4)
+    np.testing.assert_allclose(
+        bench.forward(end, x)[:, -1], model(x[:, None])[:, 0], atol=1e-4
+    )

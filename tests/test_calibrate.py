@@ -429,6 +429,66 @@ def test_layers_picks(rng):
     assert done.layers == (name,)
 
 
+def test_layers_of_ones_own_are_listed(rng):
+    class Mix(L.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], 8), name="w")
+
+        def call(self, inputs):
+            return inputs @ self.w
+
+    model = keras.Sequential([keras.Input((8,)), Mix(name="mix"), L.Dense(4)])
+    done = kx.calibrate(model, rng.standard_normal((60, 8), np.float32))
+    assert dict(done.left_alone) == {
+        "mix": "not known to be linear in one kernel"
+    }
+
+
+def test_notes(rng):
+    twice = L.Dense(8, name="twice")
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            twice,
+            twice,
+            L.Dense(8, kernel_constraint="unit_norm", name="bound"),
+        ]
+    )
+    x = rng.standard_normal((40, 8), np.float32)
+    x[:, 1:] = 0
+    x[1:, 0] = 1e-6 * x[1:, 0]
+    done = kx.calibrate(model, x)
+    assert "the first of 2 calls" in done.notes["twice"]
+    assert "from 40 numbers a unit only" in done.notes["twice"]
+    assert "constraint" in done.notes["bound"]
+    kx.initialize(model, "he_normal", seed=1)
+    done = kx.calibrate(model, x * 1e-6)
+    assert "units scaled by up to" in done.notes["twice"]
+
+
+def test_a_calibration_is_kept_whole(rng, tmp_path):
+    model = encoder()
+    done = kx.calibrate(model, rng.integers(0, 20, (64, 6)))
+    done.save(tmp_path / "done.json")
+    again = kx.models.Calibration.load(tmp_path / "done.json")
+    assert again == done
+    assert dict(again.left_alone) == dict(done.left_alone)
+    assert dict(again.notes) == dict(done.notes)
+    assert "<p>Left alone: embed: embedding</p>" in done._repr_html_()
+    assert repr(done).startswith("<Calibration of ")
+    with pytest.raises(ValueError, match="A Calibration is read"):
+        kx.models.Calibration.from_dict({})
+
+
+def test_data_that_run_out(rng):
+    data = iter([rng.standard_normal((20, 8), np.float32)] * 2)
+    once = tf.data.Dataset.from_generator(
+        lambda: data, output_signature=tf.TensorSpec((20, 8), tf.float32)
+    )
+    with pytest.raises(ValueError, match="anew"):
+        kx.calibrate(dense_net(2, 8), once)
+
+
 def test_deep_nets_are_told_of_rounding(rng):
     done = kx.calibrate(
         dense_net(70, 16), rng.standard_normal((64, 16), np.float32)

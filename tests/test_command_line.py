@@ -371,7 +371,7 @@ def files(tmp_path_factory):
         ("report --data @none.npy", "empty data"),
         ("report --data @hollow.npy", "a batch of shape (4, 0)"),
         ("report --data @nan.npy", "NaN or inf in data"),
-        ("report --data @huge.npy", "at layer 'layer_0'"),
+        ("report --data @huge.npy", "the input of layer 'layer_0'"),
         ("report --out @taken", "out must be a folder"),
         ("report --out @taken/inside/it", "where {}taken is none"),
         ("report --out /proc/nowhere", "where /proc is none"),

@@ -37,7 +37,9 @@ def test_notebook_runs_and_is_kept_with_its_outputs(path):
     )
     if ".table(" in "".join(cell.source for cell in code):
         # A table is text, in a notebook too.
-        assert re.search(r"sample variance +squared mean +decay", printed)
+        assert re.search(
+            r"sample variance +squared mean +decay|spread +forward", printed
+        )
 
 
 def blocks(language: str) -> list[str]:

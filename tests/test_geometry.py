@@ -171,6 +171,8 @@ def test_every_layer_here_is_known():
     for layer in (
         kx.layers.BranchScale(initial_value=0.5, per_channel=True),
         kx.layers.Residual([L.Dense(8), L.Dense(4)], projection=L.Dense(4)),
+        kx.layers.ScalarBias(),
+        kx.layers.TriangleWave(3),
     ):
         layer(np.ones((2, 4)))
         found = kx.models.kernel_geometry(layer).values()

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_initx as kx
 
@@ -261,9 +262,10 @@ def test_left_alone_and_listed():
         "odd:0/w": "unknown: see register_geometry",
         "frozen/kernel": "frozen",
         "frozen/bias": "frozen",
-        "lora/kernel": "frozen",
-        "lora/lora_kernel_a": "adapter",
-        "lora/lora_kernel_b": "adapter",
+        "lora/kernel": "LoRA adapter",
+        "lora/bias": "LoRA adapter",
+        "lora/lora_kernel_a": "LoRA adapter",
+        "lora/lora_kernel_b": "LoRA adapter",
     }
     changed = {
         w.path.split("/")[-2]
@@ -274,7 +276,7 @@ def test_left_alone_and_listed():
     assert "unknown: see register_geometry" in str(done)
     assert "<table>" in done._repr_html_()
     assert repr(done) == (
-        "<Initialization of 9 weights: 3 drawn, 6 left alone>"
+        "<Initialization of 9 weights: 2 drawn, 7 left alone>"
     )
 
 
@@ -349,6 +351,30 @@ def test_other_initializers_see_each_map_as_a_kernel():
     )
 
 
+def test_built_initializers_stay_what_they_are():
+    layer = L.Conv2DTranspose(6, 3, name="up")
+    layer.build((None, 8, 8, 4))
+    kx.initialize(layer, kx.initializers.CenterAverage(), seed=1)
+    kernel = np.asarray(layer.kernel)
+    # The centre passes on the mean of 4 inputs, though the axes are turned.
+    assert (kernel[1, 1] == 0.25).all()
+    assert np.count_nonzero(kernel) == 24
+
+    built = kx.models.triangle_wave_network(4, peaks=[0.3, 0.4, 0.5, 0.6, 0.5])
+    again = kx.models.triangle_wave_network(4, seed=7)
+    dense = [la for la in again.layers if isinstance(la, L.Dense)]
+
+    def choose(layer):
+        return kx.initializers.TriangleWaveKernel(
+            4, dense.index(layer), peaks=[0.3, 0.4, 0.5, 0.6, 0.5]
+        )
+
+    kx.initialize(again, choose, seed=1, biases=None)
+    for a, b in zip(built.get_weights(), again.get_weights(), strict=True):
+        if a.ndim == 2:
+            assert np.array_equal(a, b)
+
+
 def test_trained_models_need_overwrite():
     model = named("a")
     model.compile("sgd", "mse")
@@ -359,6 +385,95 @@ def test_trained_models_need_overwrite():
     assert np.array_equal(model.get_weights()[0], before)
     kx.initialize(model, "he_normal", seed=1, overwrite=True)
     assert not np.array_equal(model.get_weights()[0], before)
+
+
+def test_trained_models_inside_need_overwrite():
+    inner = named("a")
+    inner.compile("sgd", "mse")
+    inner.fit(np.ones((4, 8)), np.ones((4, 8)), verbose=0)
+    outer = keras.Sequential([keras.Input((8,)), inner, L.Dense(2)])
+    with pytest.raises(ValueError, match="overwrite=True"):
+        kx.initialize(outer, "he_normal", seed=1)
+
+
+def test_quantized_layers_are_left_alone_whole():
+    model = named("a", "b")
+    model.get_layer("a").bias.assign(np.ones(8))
+    model.get_layer("a").quantize("int8")
+    done = kx.initialize(model, "he_normal", seed=1)
+    assert {row.left for row in done.left_alone} == {"quantized"}
+    assert {row.name.split("/")[0] for row in done.left_alone} == {"a"}
+    assert (np.asarray(model.get_layer("a").bias) == 1).all()
+
+
+def test_by_role():
+    layer = L.LSTM(16)
+    layer.build((None, 5, 8))
+    kx.initialize(
+        layer,
+        {"kernel": "glorot_uniform", "recurrent kernel": "orthogonal"},
+        seed=1,
+    )
+    geometry = kx.models.kernel_geometry(layer)
+    kinds = [g for g in geometry.values() if g.role == "recurrent kernel"]
+    values = singular_values(layer.cell.recurrent_kernel, kinds[0])
+    assert np.allclose(values, 1, atol=1e-5)
+    done = kx.initialize(layer, lambda _: {"kernel": "zeros"}, seed=1)
+    assert [row.left for row in done.left_alone] == ["not asked for"]
+
+
+def test_an_initializer_that_takes_no_seed_is_told_of():
+    class Mine(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            return keras.random.normal(shape, seed=1)
+
+    with pytest.warns(UserWarning, match="'b/kernel' the weights of 'a/k"):
+        kx.initialize(named("a", "b"), Mine(), seed=1)
+
+
+def test_layers_that_are_not_built_are_listed():
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = L.Dense(3), L.Dense(3, name="later")
+
+        def build(self, shape):
+            self.first.build(shape)
+
+        def call(self, x, training=False):
+            return self.second(self.first(x)) if training else self.first(x)
+
+    model = Two()
+    model(np.ones((2, 3)))
+    done = kx.initialize(model, "he_normal", seed=1)
+    assert [(r.name, r.left) for r in done.left_alone] == [
+        ("later", "not built")
+    ]
+
+
+def test_the_model_itself_and_shown_names_pick():
+    model = keras.Sequential([keras.Input((8,)), L.Dense(8), L.Dense(8)])
+    assert not kx.initialize(model, "zeros", seed=1, layers=model).left_alone
+    done = kx.initialize(model, "zeros", seed=1, layers="dense:1")
+    assert {row.name for row in done.drawn} == {
+        "dense:1/kernel",
+        "dense:1/bias",
+    }
+
+
+def test_under_a_strategy():
+    def build():
+        model = named("a", "b")
+        model.compile("adam", "mse")
+        return model
+
+    alone = build()
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        spread = build()
+    for model in (alone, spread):
+        kx.initialize(model, "he_normal", seed=1)
+    for a, b in zip(alone.get_weights(), spread.get_weights(), strict=True):
+        assert np.array_equal(a, b)
 
 
 def test_shared_layers_are_drawn_once():
@@ -373,6 +488,10 @@ BAD = {
     "huge seed": (dict(initializer="he_normal", seed=2**63), "64 bits"),
     "name": (dict(initializer="nothing", seed=1), "initializer must be"),
     "type": (dict(initializer=3, seed=1), "initializer must be"),
+    "function of a shape": (
+        dict(initializer=lambda shape, dtype: 3, seed=1),
+        "is called with a layer",
+    ),
     "answer": (dict(initializer=lambda layer: 3, seed=1), "initializer must"),
     "biases": (dict(initializer="zeros", seed=1, biases=3), "biases must be"),
     "layer": (dict(initializer="zeros", seed=1, layers="z"), "must pick"),
@@ -396,6 +515,22 @@ def test_bad_arguments_change_nothing(case):
         kx.initialize(model, **arguments)
     for old, new in zip(before, model.get_weights(), strict=True):
         assert np.array_equal(old, new)
+
+
+def bad_rule(layer, weight):
+    return "kernel"
+
+
+def test_a_rule_that_answers_otherwise_is_named():
+    class Odd(L.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(2, 3), name="w")
+
+    kx.models.register_geometry(Odd)(bad_rule)
+    layer = Odd(name="odd_one")
+    layer.build((None, 2))
+    with pytest.raises(ValueError, match=r"rule of Odd .*'w' of 'odd_one'"):
+        kx.models.kernel_geometry(layer)
 
 
 def test_unbuilt_and_no_model():

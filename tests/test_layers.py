@@ -22,6 +22,7 @@ from keras_initx.layers import (
     ScalarBias,
     ShapedActivation,
     ShapedReLU,
+    TriangleWave,
 )
 
 
@@ -60,6 +61,17 @@ def total(x):
 
 def shaped(x, root, plus, minus):
     return np.where(x > 0, (1 + plus / root) * x, (1 + minus / root) * x)
+
+
+def ramp_of_one_wave(x):
+    """x + W_0 / 4, with its peak at 1/2."""
+    return x + np.minimum(2 * x, 2 - 2 * x) / 4
+
+
+def v_of_two_waves(x):
+    """1 - W_0 - W_1 / 4, with peaks at 1/2, and W_i on to both sides."""
+    w = np.minimum(1 + x, 1 - x)
+    return 1 - w - np.minimum(2 * w, 2 - 2 * w) / 4
 
 
 # name: (how to make it, what it does to an array of 4 channels)
@@ -117,6 +129,18 @@ ROWS = {
     "shaped-tanh-depth": (
         lambda: ShapedActivation(keras.ops.tanh, depth=9),
         lambda x: 3 * np.tanh(x / 3),
+    ),
+    "triangle-v": (
+        lambda: TriangleWave(2, -1, peaks=[0.5] * 3, form="v"),
+        v_of_two_waves,
+    ),
+    "triangle-v-free": (
+        lambda: TriangleWave(2, -1, "free", [[0.5] * 3] * 4, form="v"),
+        v_of_two_waves,
+    ),
+    "triangle-ramp": (
+        lambda: TriangleWave(1, 1, peaks=[0.5] * 2),
+        lambda x: ramp_of_one_wave(np.maximum(x, 0)),
     ),
 }
 rows = pytest.mark.parametrize(("make", "expected"), ROWS.values(), ids=ROWS)
@@ -254,6 +278,15 @@ def test_the_scale_learns_and_a_constant_does_not(x):
     assert not BranchScale(depth=4).weights
 
 
+def test_a_scalar_bias_is_one_number_that_learns(x):
+    layer = ScalarBias()
+    with tf.GradientTape() as tape:
+        loss = keras.ops.sum(layer(x))
+    (bias,) = layer.trainable_weights
+    assert bias.shape == ()
+    assert float(tape.gradient(loss, bias.value)) == x.size
+
+
 def test_training_reaches_the_branch(x):
     block = Residual(keras.layers.Dropout(0.5))
     np.testing.assert_allclose(block(x), 2 * x, rtol=1e-6)
@@ -372,6 +405,9 @@ def test_whole_numbers_are_not_rounded(layer, expected):
         lambda: Residual(twice(), np.float32(0.5), skip_weight=np.float32(2)),
         lambda: ShapedReLU(np.int64(4), np.float32(0.5), np.float32(-0.5)),
         lambda: ShapedActivation("tanh", depth=np.int64(4), a=np.float32(2)),
+        lambda: TriangleWave(
+            np.int64(2), np.int32(-1), peaks=np.full(3, 0.4), seed=np.int64(1)
+        ),
     ],
 )
 def test_arguments_from_numpy_can_be_saved(make, x):
@@ -606,6 +642,7 @@ from keras_initx.layers import *
 def losses():
     keras.utils.set_random_seed(3)
     layers = [
+        TriangleWave(4, -1, form="v", seed=1),
         Residual(
             [keras.layers.Dense(8), ShapedReLU(width=8)],
             BranchScale(initial_value=0.1, per_channel=True),

@@ -30,6 +30,10 @@ from keras_initx.initializers.depth_process import DepthProcess, DepthWeights
 from keras_initx.initializers.fractional_moment import FractionalMoment
 from keras_initx.initializers.from_distribution import FromDistribution
 from keras_initx.initializers.scaled import Scaled
+from keras_initx.initializers.triangle_wave import (
+    TriangleWaveBias,
+    TriangleWaveKernel,
+)
 
 __all__ = [
     "AlphaStable",
@@ -40,4 +44,6 @@ __all__ = [
     "FractionalMoment",
     "FromDistribution",
     "Scaled",
+    "TriangleWaveBias",
+    "TriangleWaveKernel",
 ]

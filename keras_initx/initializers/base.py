@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -40,6 +40,11 @@ class FanInInitializer(keras.initializers.VarianceScaling):
     Raises:
         ValueError: An argument is none of these.
     """
+
+    # Whether every weight is drawn alone, wherever in the kernel it stands.
+    entrywise: ClassVar[bool] = True
+    # Whether several layers draw from one seed, which must stay the same.
+    shares_seed: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class FanInInitializer(keras.initializers.VarianceScaling):
             ValueError: The dtype is another one, or `input_axes` and
                 `output_axes` are not axes of the shape.
         """
-        dtype = _check_dtype(dtype)
+        dtype = check_dtype(dtype)
         shape = tuple(int(size) for size in shape)
         fan_in = self.fan_in
         if fan_in is None:
@@ -155,7 +160,7 @@ def _check_axes(name: str, axes: Any) -> list[int] | None:
     return [int(axis) for axis in axes]
 
 
-def _check_dtype(dtype: Any) -> str:
+def check_dtype(dtype: Any) -> str:
     try:
         name = keras.backend.standardize_dtype(dtype)
     except (ValueError, TypeError):

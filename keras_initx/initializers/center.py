@@ -20,6 +20,8 @@ _LARGEST = 1e30
 class _Center(FanInInitializer):
     """Base of both: `matrix` says what the centre tap does to the channels."""
 
+    entrywise = False
+
     def __init__(
         self,
         noise: float = 0.0,

@@ -179,6 +179,8 @@ class DepthWeights(FanInInitializer):
     arXiv:2206.06929.
     """
 
+    shares_seed = True
+
     def __init__(
         self,
         depth: int,

@@ -1,13 +1,14 @@
 """Layers that keep the signal of deep networks alive.
 
-Residual branches that are scaled, and activations that are bent less the wider
-or deeper the network is.
+Residual branches that are scaled, activations that are bent less the wider or
+deeper the network is, and curves that deep relu nets draw exactly.
 """
 
 from keras_initx.layers.branch_scale import BranchScale
 from keras_initx.layers.residual import Residual
 from keras_initx.layers.scalar_bias import ScalarBias
 from keras_initx.layers.shaped import ShapedActivation, ShapedReLU
+from keras_initx.layers.triangle_wave import TriangleWave
 
 __all__ = [
     "BranchScale",
@@ -15,4 +16,5 @@ __all__ = [
     "ScalarBias",
     "ShapedActivation",
     "ShapedReLU",
+    "TriangleWave",
 ]

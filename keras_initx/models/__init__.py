@@ -1,4 +1,4 @@
-"""Whole models: what each weight is, how all start, networks that are built."""
+"""Whole models: drawn, calibrated, and networks whose start is built."""
 
 from keras_initx.models import rules as _rules  # noqa: F401
 from keras_initx.models.calibration import Calibration
@@ -14,6 +14,8 @@ from keras_initx.models.initialization import (
     InitializedWeight,
 )
 from keras_initx.models.leakynet import LeakyNet
+from keras_initx.models.triangle_fit import fit_triangle_wave
+from keras_initx.models.triangle_wave import triangle_wave_network
 from keras_initx.models.walk import kernel_geometry
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "Initialization",
     "InitializedWeight",
     "LeakyNet",
+    "fit_triangle_wave",
     "from_matrices",
     "kernel_geometry",
     "register_geometry",
     "to_matrices",
+    "triangle_wave_network",
 ]

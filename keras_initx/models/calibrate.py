@@ -52,23 +52,27 @@ def calibrate(
     The price of the first: in a relu net squared gradients grow by
     pi / (pi - 1) = 1.47 a layer, as with Batch Normalization, and differences
     between signals likewise, rounding errors included. On the same data the
-    moments repeat to 1e-6 as long as the same kernels run in the same order;
-    run by others (another machine, batch size or compiler) a net of 50 layers
+    moments repeat to 1e-6 as long as the same operations run in the same order;
+    run otherwise (another machine, batch size or compiler) a net of 50 layers
     has them to 1e-3, and from some 60 on float32 does not hold them at all.
+    With bfloat16 that is so after a few layers already.
 
     Arrays are one batch. A data set of several batches, or arrays with a
     `batch_size`, are handled exactly, by moments that are merged over batches,
-    at the price of a pass up to each layer in turn.
+    at the price of a pass up to each layer in turn. Each pass must give the
+    same samples: cache what is shuffled.
 
     Calibrated are dense, convolution (grouped, depthwise, separable and
     transposed too) and `EinsumDense` layers, at their first call if there are
-    several. Left alone, and listed, are layers that a normalization follows;
-    recurrent, attention and embedding layers and what runs once a time step;
-    frozen and quantized kernels; subclasses with a `call` of their own. A layer
-    without bias is scaled only; units that are constant over the data are left
-    as they are; both are listed too.
+    several. Left alone, and listed, are layers that a normalization follows
+    directly; recurrent, attention and embedding layers and what runs once a
+    time step; frozen and quantized kernels; layers of your own, and subclasses
+    with a `call` of their own. A layer without bias is scaled only; units that
+    are constant over the data are left as they are; both are listed too. Masks
+    are not looked at: a time step that one leaves out counts as any other.
 
-    The model is changed when all has been computed, or not at all.
+    Trained weights are scaled as well as others. The model is changed when all
+    has been computed, or not at all.
 
     Args:
         model: A `keras.Model` of any kind. Built here if it is not.

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from keras_initx.profile import VarianceProfile
 
-# Where rounding, amplified by 1.21 a layer, reaches a tenth of a percent.
-FLOAT32_DEPTH = 60
+# Where rounding errors of one in that many, amplified by 1.21 a layer, reach
+# half a percent: about 60 layers in float32.
+_ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration(VarianceProfile):
     """The profile of a model on the data it was calibrated on.
 
-    Its rows are the layers that were heard, those left alone included, with
-    the moments of what each handed on.
+    Its rows are the layers that were heard, those left alone included. The
+    moments are those heard, after the correction as it is in exact arithmetic;
+    `measure` has what rounding makes of it.
 
     Args:
         layers: As in `VarianceProfile`, as are the next three.
@@ -25,6 +30,7 @@ class Calibration(VarianceProfile):
         units: Channels of a convolution: positions are samples here.
         left_alone: For each layer that was not calibrated, the reason.
         notes: For each that was so in part only, what was left out.
+        dtype: In which most layers compute.
 
     Raises:
         ValueError: As `VarianceProfile` does.
@@ -42,6 +48,7 @@ class Calibration(VarianceProfile):
 
     left_alone: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    dtype: str = "float32"
 
     def table(self, expected: VarianceProfile | None = None) -> str:
         """The profile as text, and under it what was left alone and why.
@@ -49,17 +56,61 @@ class Calibration(VarianceProfile):
         Args:
             expected: As in `VarianceProfile.table`.
         """
-        lines = [super().table(expected)]
-        for head, told in (
+        return "\n".join([super().table(expected), *self._told()])
+
+    def _repr_html_(self) -> str:
+        told = "".join(f"<p>{html.escape(line)}</p>" for line in self._told())
+        return super()._repr_html_() + told
+
+    def _told(self) -> Iterator[str]:
+        for head, by_name in (
             ("Left alone", self.left_alone),
             ("In part", self.notes),
         ):
-            lines += [f"{head}: {name}: {why}" for name, why in told.items()]
-        done = len(self) - len(self.left_alone)
-        if done > FLOAT32_DEPTH:
-            lines.append(
-                f"Of {done} layers the later ones may not repeat this on "
-                "other hardware or in other batches: differences, rounding "
-                "included, grow by 1.21 a relu layer."
+            together: dict[str, list[str]] = {}
+            for name, why in by_name.items():
+                together.setdefault(why, []).append(name)
+            for why, names in together.items():
+                yield f"{head}: {', '.join(names)}: {why}"
+        done = sum(name not in self.left_alone for name in self.layers)
+        rounding = _ROUNDING.get(self.dtype, 2.0**-53)
+        if done > math.log(0.005 / rounding) / math.log(1.21):
+            yield (
+                f"Of {done} layers in {self.dtype} the later ones may not "
+                "repeat this on other hardware, compiled otherwise or in other "
+                "batches: differences, rounding included, grow by 1.21 a relu "
+                "layer."
             )
-        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The calibration as plain lists and dicts, fit for JSON."""
+        return super().to_dict() | {
+            "left_alone": dict(self.left_alone),
+            "notes": dict(self.notes),
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Calibration:
+        """The calibration that `to_dict` wrote.
+
+        Raises:
+            ValueError: `config` is no such thing.
+        """
+        own = ("left_alone", "notes", "dtype")
+        missing = [key for key in own if key not in config]
+        if missing:
+            raise ValueError(
+                f"A Calibration is read from a dict with {own}. "
+                f"Received: config without {missing}"
+            )
+        profile = VarianceProfile.from_dict(
+            {key: value for key, value in config.items() if key not in own}
+        )
+        return cls(
+            profile.layers,
+            profile.sample_variance,
+            profile.squared_mean,
+            profile.units,
+            **{key: config[key] for key in own},
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.models.calibration import Calibration
+from keras_initx.models.correction import FEW, correction, told_of_units
 from keras_initx.models.readout import Readout, readout
 from keras_initx.models.unit_moments import (
     UnitMoments,
@@ -19,13 +21,17 @@ from keras_initx.models.unit_moments import (
     unit_moments,
 )
 from keras_initx.models.untouched import excluded, normalized
-from keras_initx.models.walk import all_layers
+from keras_initx.models.walk import all_layers, places
 from keras_initx.signal.heard import Heard, swapped
-from keras_initx.signal.selection import Selector, check_all_matched, matches
+from keras_initx.signal.selection import (
+    Selector,
+    check_all_matched,
+    matches,
+    selectors,
+)
 from keras_initx.signal.tap import listening
 
-# A unit is constant if its standard deviation is within rounding of its mean.
-_ROUNDING = 1e-6
+_KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 class Row(NamedTuple):
@@ -61,15 +67,22 @@ class Calibrator:
         self._new: dict[int, tuple[Any, tf.Tensor]] = {}
         self._done: dict[int, keras.layers.Layer] = {}
         self._rows: list[Row] = []
-        self._notes: dict[str, str] = {}
+        self._notes: dict[int, list[str]] = {}
+        self._calls: Counter[int] = Counter()
         self._ran: list[Heard] = []
         self._problem = ""
         self._scope = keras.StatelessScope()
 
     def run(self, batches: Iterable[Any]) -> None:
         """Find the new values of all layers."""
-        first = next(iter(batches))
         self._check_data(batches)
+        first = next(iter(batches), None)
+        if first is None:
+            raise ValueError(
+                "Several batches are run through once for each layer, so data "
+                "must give them anew each time. Received: data that give "
+                "nothing the second time"
+            )
         self._excluded |= normalized(
             self._model, self._layers, first, self._training
         )
@@ -100,10 +113,37 @@ class Calibrator:
             name: reason
             for name, reason in zip(names, reasons, strict=True)
             if reason
+        } | self._unheard()
+        for layer, calls in self._calls.items():
+            if calls > 1 and layer in self._notes:
+                self._notes[layer].append(f"the first of {calls} calls")
+        notes = {
+            name: ", ".join(self._notes[layer])
+            for name, layer in zip(names, self._done, strict=True)
+            if self._notes.get(layer)
         }
+        dtypes = Counter(layer.compute_dtype for layer in self._done.values())
+        (dtype, _), *_ = dtypes.most_common()
         return Calibration(
-            names, variance, square, units, left_alone, self._notes
+            names, variance, square, units, left_alone, notes, dtype
         )
+
+    def _unheard(self) -> dict[str, str]:
+        """Layers with weights that may be linear, which were not heard."""
+        if self._wanted != selectors(None):
+            return {}
+        ran = {id(heard.layer) for heard in self._ran}
+        reasons = {}
+        for place in places(self._model):
+            layer, geometry = place.layers[-1], place.geometry
+            linear = geometry.factored is not None
+            if (linear or geometry.role == "unknown") and (
+                id(layer) not in self._done
+            ):
+                name = "/".join(each.name for each in place.layers[1:])
+                told = "not known to be linear in one kernel"
+                reasons[name] = told if id(layer) in ran else "did not run"
+        return reasons
 
     def _check_data(self, batches: Iterable[Any]) -> None:
         for batch in batches:
@@ -144,6 +184,7 @@ class Calibrator:
         return moments
 
     def _correct_as_heard(self, heard: Heard, signal: tf.Tensor) -> tf.Tensor:
+        self._calls[id(heard.layer)] += 1
         if id(heard.layer) not in self._done:
             self._correct(heard, self._moments(heard, signal))
         return signal
@@ -208,8 +249,18 @@ class Calibrator:
         reason = self._reason(heard.layer, found)
         factor, shift = 1.0, 0.0
         if not reason:
-            factor, shift = self._affine(heard, moments, found)
-            self._fold(found, factor, shift)
+            center = self._center and found.bias is not None
+            factor, shift, constant = correction(
+                moments, self._target, self._by_unit, center
+            )
+            for variable, value in found.folded(factor, shift):
+                self._new[id(variable)] = (variable, value)
+                # The pass in progress goes on with it.
+                self._scope.add_update((variable, value))
+            self._notes[id(heard.layer)] = [
+                *self._told_of(heard.layer, found, moments.count),
+                *told_of_units(factor, constant),
+            ]
         self._rows.append(
             Row(
                 heard.name,
@@ -220,56 +271,15 @@ class Calibrator:
             )
         )
 
-    def _affine(
-        self, heard: Heard, moments: UnitMoments, found: Readout
-    ) -> tuple[np.ndarray, np.ndarray]:
-        mean, variance = moments.mean, moments.variance
-        if not self._by_unit:
-            # Over samples and units together.
-            whole = mean.mean()
-            variance = np.full_like(
-                mean, np.mean(variance + (mean - whole) ** 2)
-            )
-            mean = np.full_like(mean, whole)
-        constant = variance <= (_ROUNDING * mean) ** 2
-        with np.errstate(divide="ignore"):
-            factor = np.where(constant, 1, np.sqrt(self._target / variance))
-        shift = np.zeros_like(mean)
-        notes = []
+    def _told_of(
+        self, layer: keras.layers.Layer, found: Readout, count: int
+    ) -> Iterator[str]:
         if self._center and found.bias is None:
-            notes.append("no bias, so scaled only")
-        elif self._center:
-            shift = np.where(constant, 0, mean)
-        if constant.any():
-            notes.append(f"{constant.sum()} of {constant.size} units constant")
-        if notes:
-            self._notes[heard.name] = ", ".join(notes)
-        return factor, shift
-
-    def _fold(
-        self, found: Readout, factor: np.ndarray, shift: np.ndarray
-    ) -> None:
-        kernel, bias = found.kernel, found.bias
-        by_axis = found.along_kernel(factor)
-        wide = tf.cast(kernel.value, by_axis.dtype)
-        self._becomes(kernel, wide * by_axis)
-        if bias is None:
-            return
-        if not self._by_unit:
-            # One number for all, whatever the axes of the bias.
-            factor, shift = factor[:1], shift[:1]
-        else:
-            factor, shift = (
-                np.reshape(each, bias.shape) for each in (factor, shift)
-            )
-        wide = keras.ops.convert_to_numpy(bias.value).astype(np.float64)
-        self._becomes(bias, factor * (wide - shift))
-
-    def _becomes(self, variable: Any, value: Any) -> None:
-        value = tf.cast(value, variable.dtype)
-        self._new[id(variable)] = (variable, value)
-        # The pass in progress goes on with it.
-        self._scope.add_update((variable, value))
+            yield "no bias, so scaled only"
+        if count < FEW:
+            yield f"from {count} numbers a unit only"
+        if any(getattr(layer, f"{name}_constraint", None) for name in _KERNELS):
+            yield "the constraint of its kernel may undo it"
 
     def _reason(self, layer: keras.layers.Layer, found: Readout | None) -> str:
         if id(layer) in self._excluded:

@@ -36,7 +36,9 @@ def ConstNet(
     logits are 0. All channels then have equal gradients, so that the network
     trains as if it were a single channel wide, until something breaks the
     symmetry: `dropout`, `noise`, or an arithmetic that rounds differently at
-    each run, as on many GPUs. `callbacks.FeatureSymmetry` shows when.
+    each run, as on many GPUs. `callbacks.FeatureSymmetry` shows when. What
+    lies before the first dropout, the stem of a net with `widen` > 1, stays
+    symmetric under dropout alone (derived here).
 
     Args:
         depth: Of 3 n + 4 layers, n >= 1.
@@ -72,9 +74,9 @@ def ConstNet(
     '2.3026'
 
     Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
-    read from the authors' code, with batch normalization. `noise` there is
-    `const` before and beside the blocks and `sigmaW` in them; to set both by
-    one number is ours.
+    read from the authors' code (github.com/yanivbl6/BeyondSigProp, model.py),
+    with batch normalization. `noise` there is `const` before and beside the
+    blocks and `sigmaW` in them; to set both by one number is ours.
     """
     blocks = _blocks(depth)
     wide.check_network(widen, classes, input_shape, dropout)

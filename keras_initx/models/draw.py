@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initx.initializers import DepthWeights, Scaled
+from keras_initx.initializers import Scaled
 from keras_initx.initializers.base import FanInInitializer
 from keras_initx.models.geometry import Geometry, from_matrices
 
@@ -66,30 +66,30 @@ def draw(
     """
     values = _draw(initializer, geometry, shape, seed)
     values = np.asarray(values, np.float32)
-    if values.shape != tuple(shape) or not np.isfinite(values).all():
-        raise ValueError(
-            f"The initializer must give finite weights of shape {shape}. "
-            f"Received: {initializer!r}, which gives "
-            + (
-                "NaN or inf"
-                if values.shape == tuple(shape)
-                else f"shape {values.shape}"
-            )
-        )
+    if values.shape != tuple(shape):
+        raise ValueError(f"gives weights of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("gives NaN or inf")
     return values
+
+
+def takes_seed(initializer: keras.initializers.Initializer) -> bool:
+    """Whether it can be told what to draw, and is not one of several layers
+    that must draw from one seed."""
+    shares = getattr(initializer, "shares_seed", False)
+    return not shares and "seed" in initializer.get_config()
 
 
 def seeded(
     initializer: keras.initializers.Initializer, seed: int, **changes: Any
 ) -> keras.initializers.Initializer:
     """The same initializer with another seed, if it takes one."""
-    config = initializer.get_config() | changes
-    if "seed" in config and not isinstance(initializer, DepthWeights):
+    if takes_seed(initializer):
         changes["seed"] = seed
     # A copy that changes nothing would only lose what a config leaves out.
     if not changes:
         return initializer
-    return type(initializer).from_config(config | changes)
+    return type(initializer).from_config(initializer.get_config() | changes)
 
 
 def _draw(initializer, geometry, shape, seed):
@@ -98,7 +98,7 @@ def _draw(initializer, geometry, shape, seed):
         return initializer.factor * inner
     if geometry.factored is None or type(initializer) in _ENTRYWISE:
         return _called(seeded(initializer, seed), shape)
-    if isinstance(initializer, FanInInitializer):
+    if isinstance(initializer, FanInInitializer) and initializer.entrywise:
         fan_in = max(1, round(geometry.fan_in))
         axes = {"input_axes": None, "output_axes": None}
         return _called(seeded(initializer, seed, fan_in=fan_in, **axes), shape)

@@ -20,7 +20,11 @@ class Geometry:
     inputs that an output sums, or the outputs.
 
     Args:
-        role: "kernel", "recurrent kernel", "embedding", "bias", ...
+        role: What the weight is, in words. Of weights that are no linear map,
+            these have an effect in `initialize`: "bias" draws from `biases`,
+            "norm scale", "attention scale" and "norm offset" start at 1 and 0,
+            and all but "unknown" from the layer's initializer of that name,
+            `layer.<weight>_initializer`, if it has one.
         factored: The weight's shape after axes were split; None if the weight
             is no linear map.
         maps: Axes of `factored` along which there are separate maps.
@@ -175,6 +179,8 @@ _RULES: dict[type, Rule] = {}
 def register_geometry(*classes: type) -> Callable[[Rule], Rule]:
     """Say what the weights of a layer class are, its subclasses included.
 
+    A rule takes the place of an earlier one for the same class.
+
     Args:
         classes: Layer classes.
 
@@ -188,15 +194,17 @@ def register_geometry(*classes: type) -> Callable[[Rule], Rule]:
 
     Example:
 
+    >>> import keras, keras_initx as kx
     >>> class Mix(keras.layers.Layer):
     ...     def build(self, shape):
     ...         self.w = self.add_weight(shape=(7, shape[-1]), name="w")
-    >>> @register_geometry(Mix)
+    >>> @kx.models.register_geometry(Mix)
     ... def mix(layer, weight):
-    ...     return Geometry("kernel", tuple(weight.shape), (), (1,), (0,))
+    ...     shape = tuple(weight.shape)
+    ...     return kx.models.Geometry("kernel", shape, (), (1,), (0,))
     >>> layer = Mix()
     >>> layer.build((None, 5))
-    >>> own_geometry(layer, layer.w).fan_in
+    >>> kx.models.kernel_geometry(layer)["w"].fan_in
     5
 
     Reference: derived here.
@@ -219,13 +227,24 @@ def own_geometry(layer: keras.layers.Layer, weight: Any) -> Geometry:
     """What a weight that this layer itself holds is; else role "unknown".
 
     Raises:
-        ValueError: The class's rule answers with a geometry of another size.
+        ValueError: The class's rule fails, or answers with no geometry, or
+            with one of another size.
     """
     for cls in type(layer).__mro__:
         rule = _RULES.get(cls)
-        found = rule(layer, weight) if rule else None
-        if found is not None:
+        try:
+            found = rule(layer, weight) if rule else None
+            if found is None:
+                continue
+            if not isinstance(found, Geometry):
+                raise TypeError(f"it answers {found!r}")
             if found.factored is not None:
                 to_matrices(np.broadcast_to(0.0, weight.shape), found)
-            return found
+        except Exception as error:
+            raise ValueError(
+                f"The geometry rule of {cls.__name__} must answer with a "
+                f"Geometry, or None, for {weight.name!r} of {layer.name!r}, of "
+                f"shape {tuple(weight.shape)}. Received: {error}"
+            ) from error
+        return found
     return Geometry("unknown")

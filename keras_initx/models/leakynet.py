@@ -75,7 +75,8 @@ def LeakyNet(
     -100.0
 
     Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
-    read from the authors' code, where any other letter is our "a".
+    read from the authors' code (github.com/yanivbl6/BeyondSigProp, remodel.py
+    of the camera-ready version), where any other letter is our "a".
     """
     first, letters = _read(initialization)
     wide.check_network(widen, classes, input_shape, dropout)

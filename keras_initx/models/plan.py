@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,23 @@ import numpy as np
 
 from keras_initx.initializers import DepthWeights
 from keras_initx.initializers.base import cast_finite
-from keras_initx.models.draw import draw, folded_seed
+from keras_initx.models.choice import Choose
+from keras_initx.models.draw import draw, folded_seed, takes_seed
 from keras_initx.models.initialization import InitializedWeight
-from keras_initx.models.walk import Place
+from keras_initx.models.walk import Place, all_layers
 
 # Where a layer has no initializer of its own for what is no linear map.
-_NEUTRAL = {"norm scale": "ones", "norm offset": "zeros"}
+_NEUTRAL = {
+    "norm scale": "ones",
+    "norm offset": "zeros",
+    "attention scale": "ones",
+}
+# What they give is meant to be equal in layers that are alike.
+_DETERMINISTIC = (
+    keras.initializers.Identity,
+    keras.initializers.Constant,
+    keras.initializers.STFT,
+)
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -26,15 +37,16 @@ class Plan:
 
     Args:
         seed: Of the whole model.
-        choose: Of a layer, the initializer of its linear maps, or None.
+        choose: Of a layer and a role, the initializer of its linear maps.
         biases: The initializer of biases, or None to leave them alone.
     """
 
     seed: int
-    choose: Callable[[keras.layers.Layer], Any]
+    choose: Choose
     biases: keras.initializers.Initializer | None
     seeds: set[int] = field(default_factory=set)
     shared_paths: set[str] = field(default_factory=set)
+    unseeded: dict[bytes, str] = field(default_factory=dict)
 
     def of(self, place: Place, picked: bool) -> tuple[InitializedWeight, Any]:
         weight, geometry = place.weight, place.geometry
@@ -51,24 +63,26 @@ class Plan:
         reason = _untouchable(place) if picked else "not in layers"
         own = None if reason else self._initializer(place)
         if own is None:
-            reason = reason or _no_initializer(geometry.role)
+            reason = reason or self._why_without(place)
             return InitializedWeight(**known, left=reason), None
         self._check_unshared(own, place)
         try:
             values = draw(own, geometry, shape, seed)
         except Exception as error:
             raise ValueError(
-                f"The initializer must give weights for {place.name!r}, of "
-                f"shape {shape}. Received: {own!r}, which raises: {error}"
+                f"The initializer must give finite weights of shape {shape} "
+                f"for {place.name!r}. Received: {own!r}: {error}"
             ) from error
-        if geometry.role == "bias" and self.biases is not None:
+        if geometry.factored is not None and not takes_seed(own):
+            self._warn_of_equals(own, place, values)
+        if geometry.role == "bias":
             values = _with_forget_gate(values, place.layers[-1])
         value = cast_finite(keras.ops.convert_to_tensor(values), weight.dtype)
         return (
             InitializedWeight(
                 **known,
                 initializer=_text(own),
-                seed=seed if _draws(own) else None,
+                seed=seed if takes_seed(own) else None,
             ),
             value,
         )
@@ -84,10 +98,32 @@ class Plan:
     def _initializer(self, place: Place) -> Any:
         layer, role = place.layers[-1], place.geometry.role
         if place.geometry.factored is not None:
-            return self.choose(layer)
+            return self.choose(layer, role)
         if role == "bias":
             return self.biases
         return _own_initializer(layer, place.weight.name, role)
+
+    def _why_without(self, place: Place) -> str:
+        role = place.geometry.role
+        if role == "bias" or place.geometry.factored is not None:
+            return "not asked for"
+        if role in ("statistic", "fixed transform"):
+            return "not drawn"
+        return "no initializer"
+
+    def _warn_of_equals(
+        self, own: Any, place: Place, values: np.ndarray
+    ) -> None:
+        """Of an initializer that cannot be told to draw another time."""
+        if isinstance(own, _DETERMINISTIC) or np.ptp(values) == 0:
+            return
+        first = self.unseeded.setdefault(values.tobytes(), place.name)
+        if first != place.name:
+            warnings.warn(
+                f"{own!r} has no seed in its get_config, and gives "
+                f"{place.name!r} the weights of {first!r}.",
+                stacklevel=4,
+            )
 
     def _check_unshared(self, own: Any, place: Place) -> None:
         if not isinstance(own, DepthWeights):
@@ -118,24 +154,28 @@ def _own_initializer(
 
 def _untouchable(place: Place) -> str:
     weight, role = place.weight, place.geometry.role
+    layer = place.layers[-1]
+    # Their weights make up one kernel, which another bias would not fit.
+    if getattr(layer, "quantization_mode", None):
+        return "quantized"
+    if getattr(layer, "lora_enabled", False) or role == "lora":
+        return "LoRA adapter"
     if role == "unknown":
         return "unknown: see register_geometry"
+    if role == "statistic":
+        return "" if layer.trainable else "frozen"
     if weight.dtype not in _FLOATS:
-        return f"quantized: {weight.dtype}"
-    if role == "lora":
-        return "adapter"
-    frozen = (
-        not place.layers[-1].trainable
-        if role == "statistic"
-        else not weight.trainable
-    )
-    return "frozen" if frozen else ""
+        return f"of dtype {weight.dtype}"
+    return "" if weight.trainable else "frozen"
 
 
-def _no_initializer(role: str) -> str:
-    if role in ("statistic", "fixed transform"):
-        return "not drawn"
-    return "no initializer"
+def unbuilt(model: keras.layers.Layer) -> list[InitializedWeight]:
+    """A row for each layer that has no weights yet, and may come to have."""
+    return [
+        InitializedWeight(layer.name, "", (), left="not built")
+        for layer in all_layers(model)
+        if not layer.built
+    ]
 
 
 def _with_forget_gate(
@@ -146,12 +186,6 @@ def _with_forget_gate(
         values = values.copy()
         values.reshape(4, -1)[1] = 1
     return values
-
-
-def _draws(initializer: keras.initializers.Initializer) -> bool:
-    return "seed" in initializer.get_config() and not isinstance(
-        initializer, DepthWeights
-    )
 
 
 def _text(initializer: keras.initializers.Initializer) -> str:

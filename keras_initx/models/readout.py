@@ -44,8 +44,34 @@ class Readout:
         """Whether there is no bias, or one for each unit."""
         return self.bias is None or math.prod(self.bias.shape) == self.units
 
-    def along_kernel(self, by_unit: np.ndarray) -> tf.Tensor:
-        """Numbers of the units, to be multiplied with the kernel."""
+    def folded(
+        self, factor: np.ndarray, shift: np.ndarray
+    ) -> list[tuple[Any, tf.Tensor]]:
+        """The variables and their values for y -> factor (y - shift).
+
+        Args:
+            factor: Of each unit.
+            shift: Of each unit. Equal for all where a bias does not fit.
+        """
+        by_axis = self._along_kernel(factor)
+        wide = tf.cast(self.kernel.value, by_axis.dtype)
+        changed = [(self.kernel, wide * by_axis)]
+        if self.bias is not None:
+            fits = self.bias_fits
+            factor, shift = (
+                each.reshape(self.bias.shape) if fits else each[:1]
+                for each in (factor, shift)
+            )
+            bias = keras.ops.convert_to_numpy(self.bias.value)
+            moved = factor * (bias.astype(np.float64) - shift)
+            changed.append((self.bias, moved))
+        return [
+            (variable, tf.cast(value, variable.dtype))
+            for variable, value in changed
+        ]
+
+    def _along_kernel(self, by_unit: np.ndarray) -> tf.Tensor:
+        """Numbers of the units in float32, or beside float64 in that."""
         sizes = self.kernel.shape
         by_axis = np.reshape(by_unit, [sizes[i] for i in self.kernel_axes])
         shape = [
@@ -53,13 +79,10 @@ class Readout:
             for axis, size in enumerate(sizes)
         ]
         in_order = by_axis.transpose(np.argsort(self.kernel_axes))
-        return _constant(in_order.reshape(shape), self.kernel.dtype)
-
-
-def _constant(values: np.ndarray, dtype: Any) -> tf.Tensor:
-    """In float32, or in float64 beside that."""
-    wide = tf.as_dtype(dtype) == tf.float64
-    return tf.constant(values, tf.float64 if wide else tf.float32)
+        wide = self.kernel.dtype == "float64"
+        return tf.constant(
+            in_order.reshape(shape), tf.float64 if wide else tf.float32
+        )
 
 
 def readout(layer: keras.layers.Layer) -> Readout | None:

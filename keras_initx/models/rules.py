@@ -6,7 +6,7 @@ import math
 
 import keras
 
-from keras_initx.layers import BranchScale
+from keras_initx.layers import BranchScale, ScalarBias, TriangleWave
 from keras_initx.models.geometry import Geometry, register_geometry
 
 _L = keras.layers
@@ -221,6 +221,16 @@ def _normalization(layer, weight):
     if weight.name in _NORM:
         return Geometry(_NORM[weight.name])
     return None if weight.trainable else Geometry("statistic")
+
+
+@register_geometry(TriangleWave)
+def _triangle_wave(layer, weight):
+    return Geometry("wave")
+
+
+@register_geometry(ScalarBias)
+def _scalar_bias(layer, weight):
+    return _common(weight)
 
 
 @register_geometry(_L.PReLU)

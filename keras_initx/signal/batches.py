@@ -79,7 +79,8 @@ def batches(
         count = _batches_in(data)
         if steps is None and count == np.inf:
             raise ValueError(
-                "Endless data needs a number of batches to stop after. "
+                "Endless data needs a number of batches to stop after: "
+                "`steps`, or `take` of a tf.data.Dataset. "
                 "Received: steps=None"
             )
         if steps is not None:

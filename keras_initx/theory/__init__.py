@@ -18,6 +18,7 @@ from keras_initx.theory.depth import (
     smooth_covariance,
     smooth_noise,
 )
+from keras_initx.theory.linear_regions import linear_regions
 from keras_initx.theory.mean_field import (
     asymptotic_sample_variance,
     correlation_map,
@@ -49,11 +50,18 @@ from keras_initx.theory.stable import (
     stable_weight_scale,
 )
 from keras_initx.theory.stable_limit import stable_scale_recursion
+from keras_initx.theory.triangle_nets import triangle_wave_weights
+from keras_initx.theory.triangle_waves import (
+    best_peaks,
+    triangle_wave,
+    triangle_wave_scales,
+)
 
 __all__ = [
     "asymptotic_sample_variance",
     "batch_norm_gradient_growth",
     "batch_norm_raw_variance",
+    "best_peaks",
     "correlation_map",
     "critical_beta",
     "critical_gain",
@@ -66,6 +74,7 @@ __all__ = [
     "fractional_noise",
     "fractional_noise_covariance",
     "gpt2_residual_std",
+    "linear_regions",
     "log_norm_drift_and_variance",
     "neural_covariance_sde",
     "residual_growth",
@@ -82,4 +91,7 @@ __all__ = [
     "stable_tail_constant",
     "stable_weight_scale",
     "tfixup_factor",
+    "triangle_wave",
+    "triangle_wave_scales",
+    "triangle_wave_weights",
 ]

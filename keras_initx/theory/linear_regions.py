@@ -1,0 +1,124 @@
+"""Where a relu net of one input changes its slope."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_initx.theory.activations import is_real
+
+# A smaller change of slope, as a share of the terms it sums, is rounding.
+_FLATTEST = 1e-12
+
+
+def linear_regions(
+    weights: Sequence[tuple[np.ndarray, np.ndarray]],
+    low: float = 0.0,
+    high: float = 1.0,
+    tolerance: float = 1e-8,
+) -> int:
+    """Number of linear pieces of a relu net of one input, on an interval.
+
+    No grid: every piece of the signal is followed from layer to layer and cut
+    where a unit crosses 0. Neighbours with equal slopes in all outputs count
+    as one.
+
+    Args:
+        weights: Kernel (in, out) and bias (out,) of each dense layer, finite;
+            the first has one input, the last no relu.
+        low: Start of the interval, finite.
+        high: Its end, finite and > low.
+        tolerance: A piece that is narrower, as a share of the piece it is cut
+            from, is taken for rounding of the weights: in [0, 1). The default
+            is for float64; 1e-4 suits float32.
+
+    Returns:
+        The number, >= 1.
+
+    Raises:
+        ValueError: An argument is none of these.
+
+    Example:
+
+    >>> zigzag = ([[2.0, 4.0]], [0.0, -2.0]), ([[1.0], [-1.0]], [0.0])
+    >>> linear_regions(zigzag)
+    2
+
+    Reference: derived here.
+    """
+    layers = _check_layers(weights)
+    if not (is_real(low) and is_real(high) and low < high):
+        raise ValueError(
+            "low and high must be finite, low < high. "
+            f"Received: low={low!r}, high={high!r}"
+        )
+    if not (is_real(tolerance) and 0 <= tolerance < 1):
+        raise ValueError(
+            f"tolerance must be in [0, 1). Received: tolerance={tolerance!r}"
+        )
+    # Values of the units at the ends of every piece, and their slopes in it.
+    start, end = np.array([[float(low)]]), np.array([[float(high)]])
+    slope = np.ones((1, 1))
+    for index, (kernel, bias) in enumerate(layers):
+        if index:
+            start, end, slope = _relu(start, end, slope, tolerance)
+        terms = np.abs(slope) @ np.abs(kernel)
+        start, end = start @ kernel + bias, end @ kernel + bias
+        slope = slope @ kernel
+    change = np.abs(np.diff(slope, axis=0))
+    different = change > _FLATTEST * (terms[1:] + terms[:-1])
+    return 1 + int(np.count_nonzero(different.any(axis=1)))
+
+
+def _relu(
+    start: np.ndarray, end: np.ndarray, slope: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pieces after relu, cut where a unit crosses 0; all (pieces, units).
+
+    A slope is carried on, not taken from the values at the ends, so that it
+    is as exact in the narrowest piece as in the widest.
+    """
+    pieces = []
+    for a, b, s in zip(start, end, slope, strict=True):
+        crossing = a * b < 0
+        where = np.sort(a[crossing] / (a[crossing] - b[crossing]))
+        cuts = [0.0]
+        for cut in where[where < 1 - tolerance]:
+            if cut > cuts[-1] + tolerance:
+                cuts.append(cut)
+        for left, right in itertools.pairwise([*cuts, 1.0]):
+            ends = [a + share * (b - a) for share in (left, right)]
+            active = ends[0] + ends[1] > 0
+            pieces.append([active * v for v in (*ends, s)])
+    return tuple(np.array(part) for part in zip(*pieces, strict=True))
+
+
+def _check_layers(weights: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    layers = []
+    units = 1
+    try:
+        for kernel, bias in weights:
+            kernel, bias = np.array(kernel, float), np.array(bias, float)
+            if (
+                kernel.ndim != 2
+                or kernel.shape != (units, bias.size)
+                or bias.ndim != 1
+                or not bias.size
+                or not np.isfinite(kernel).all()
+                or not np.isfinite(bias).all()
+            ):
+                raise ValueError
+            layers.append((kernel, bias))
+            units = bias.size
+        if not layers:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(
+            "weights must be (kernel, bias) of each layer, finite, of shapes "
+            "(1, n), (n,), then (n, m), (m,) and so on. "
+            f"Received: weights={weights!s:.200}"
+        ) from None
+    return layers
