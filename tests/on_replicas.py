@@ -150,6 +150,7 @@ def training(strategy):
     found = []
     for model in pair(strategy, convolution):
         probe = kx.callbacks.SampleVarianceDecay(X[:30], every=2, verbose=0)
+        symmetry = kx.callbacks.FeatureSymmetry(every=2, verbose=0)
         model.fit(
             X,
             X[:, :1],
@@ -157,12 +158,13 @@ def training(strategy):
             epochs=2,
             shuffle=False,
             verbose=0,
-            callbacks=[probe],
+            callbacks=[probe, symmetry],
         )
-        found.append(probe.profiles)
-    assert [len(each) for each in found] == [4, 4]
-    assert found[0][0] != found[0][-1]
-    return max(map(profiles, *found))
+        found.append((probe.profiles, symmetry.spread))
+    (alone, spread), (mirrored, same_spread) = found
+    assert len(alone) == len(mirrored) == 4
+    assert alone[0] != alone[-1]
+    return max(*map(profiles, mirrored, alone), difference(same_spread, spread))
 
 
 def own_loop(strategy):
