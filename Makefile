@@ -27,6 +27,8 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/constructed_networks.py
 	$(BIN)/python benchmarks/triangle_waves.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/distributed.py
 
 clean:
 	rm -rf $(VENV) demo

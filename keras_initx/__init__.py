@@ -10,6 +10,7 @@ with (
     from keras_initx import (
         callbacks,
         constraints,
+        distribute,
         distributions,
         initializers,
         layers,
@@ -28,6 +29,7 @@ __all__ = [
     "calibrate",
     "callbacks",
     "constraints",
+    "distribute",
     "distributions",
     "initialize",
     "initializers",

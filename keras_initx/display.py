@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,3 +102,20 @@ def plot_by_layer(
     ax.set_xlabel("layer")
     ax.set_ylabel(label)
     return ax
+
+
+def png(draw: Callable[[Axes], object]) -> bytes:
+    """What `draw` draws on new axes, as a file's content.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    # Not through pyplot, which keeps figures and chooses a screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    draw(figure.subplots())
+    image = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(image)
+    return image.getvalue()

@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_initx.display import png
 from keras_initx.files import write_whole
 from keras_initx.one_line import one_line
 from keras_initx.profile import VarianceProfile
@@ -200,21 +201,20 @@ def write(
     title: str,
 ) -> list[Path]:
     """Write profile.json, decay.csv and decay.png; return their paths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in FILES]
     profile.save(paths[0])
     write_whole(paths[1], _csv(profile, expected).encode())
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    ax = profile.plot(expected, ax=figure.subplots())
     # The font need not have every sign, and a "$" here is no mathematics.
     title = title.encode("ascii", "replace").decode()
-    ax.set_title(title, fontsize="medium", parse_math=False)
-    image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)
-    write_whole(paths[2], image.getvalue())
+    write_whole(
+        paths[2],
+        png(
+            lambda ax: profile.plot(expected, ax).set_title(
+                title, fontsize="medium", parse_math=False
+            )
+        ),
+    )
     return paths
 
 

@@ -1,6 +1,7 @@
 """The callback is a thin shell: what it reports is what measure says."""
 
 import csv
+import importlib.util
 import re
 
 import keras
@@ -151,33 +152,74 @@ def test_other_callbacks_see_the_logs(xy, tmp_path):
     assert [float(row[KEY]) for row in rows] == history[KEY]
 
 
+def events(folder):
+    """What TensorBoard finds: (plugin, tag, step) -> tensor."""
+    (file,) = folder.iterdir()
+    found = {}
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            plugin = value.metadata.plugin_data.plugin_name
+            found[plugin, value.tag, event.step] = tf.make_ndarray(value.tensor)
+    return found
+
+
 def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     probe = kx.callbacks.SampleVarianceDecay(
         xy[0], every=4, log_dir=tmp_path, verbose=0
     )
     fit(small_model(), xy, probe)
-    (file,) = tmp_path.iterdir()
-    found = {}
-    for record in tf.data.TFRecordDataset(str(file)):
-        event = tf.compat.v1.Event.FromString(record.numpy())
-        for value in event.summary.value:
-            assert value.metadata.plugin_data.plugin_name == "scalars"
-            found[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    found = events(tmp_path)
     layers = ("first", "second", "last")
     tags = {KEY} | {
         f"{what}/{layer}"
         for what in (KEY, "sample_variance", "squared_mean")
         for layer in layers
     }
-    assert set(found) == {(tag, step) for tag in tags for step in (0, 4, 8)}
+    steps = (0, 4, 8)
+    assert set(found) == {
+        (plugin, tag, step)
+        for plugin, its_tags in (
+            ("scalars", tags),
+            ("images", {f"profile/{KEY}"}),
+        )
+        for tag in its_tags
+        for step in steps
+    }
     for profile, (_, step) in zip(probe.profiles, probe.steps, strict=True):
         for i, layer in enumerate(layers):
-            assert found[f"{KEY}/{layer}", step] == pytest.approx(
+            assert found["scalars", f"{KEY}/{layer}", step] == pytest.approx(
                 profile.decay[i], rel=1e-6
             )
-            assert found[f"squared_mean/{layer}", step] == pytest.approx(
-                profile.squared_mean[i], rel=1e-6
-            )
+            variance = found["scalars", f"squared_mean/{layer}", step]
+            assert variance == pytest.approx(profile.squared_mean[i], rel=1e-6)
+        width, height, png = found["images", f"profile/{KEY}", step]
+        shape = tf.io.decode_png(png).shape
+        assert (int(height), int(width)) == tuple(shape[:2])
+    figures = {found["images", f"profile/{KEY}", step][2] for step in steps}
+    assert len(figures) == 3, "each shows its own profile"
+
+
+def test_tensorboard_steps_go_on_in_a_second_fit(xy, tmp_path):
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], log_dir=tmp_path, verbose=0)
+    model = small_model()
+    fit(model, xy, epochs=2)
+    fit(model, xy, probe, initial_epoch=2, epochs=3)
+    assert {step for _, _, step in events(tmp_path)} == {8, 12}
+
+
+def test_without_matplotlib_tensorboard_has_no_figure(
+    xy, tmp_path, monkeypatch
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "matplotlib" else find(name, *rest),
+    )
+    probe = kx.callbacks.SampleVarianceDecay(xy[0], log_dir=tmp_path, verbose=0)
+    fit(small_model(), xy, probe, epochs=1)
+    assert {plugin for plugin, _, _ in events(tmp_path)} == {"scalars"}
 
 
 def test_works_in_a_loop_of_ones_own(xy):

@@ -167,7 +167,7 @@ class FeatureSymmetry(Periodic):
             for key, value in zip(_KEYS, row, strict=True)
         }
         self._write_summary(self._logs)
-        if self.verbose:
+        if self.verbose and self._is_chief():
             say(self._message(found))
 
     def _message(self, found: np.ndarray) -> str:

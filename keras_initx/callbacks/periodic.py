@@ -10,6 +10,8 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
+from keras_initx.signal.replicas import is_chief, strategy_of
+
 Every = int | Literal["epoch"]
 
 
@@ -53,7 +55,7 @@ class Periodic(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._start()
         self._updates_before = _updates(self.model) or 0
-        if self.log_dir is not None:
+        if self.log_dir is not None and self._is_chief():
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
         self._measure()
 
@@ -99,12 +101,26 @@ class Periodic(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
 
-    def _write_summary(self, scalars: Mapping[str, float]) -> None:
+    def _is_chief(self) -> bool:
+        """Whether this is the one of several workers that says and writes."""
+        return is_chief(strategy_of(self.model))
+
+    def _write_summary(
+        self,
+        scalars: Mapping[str, float],
+        figures: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Scalars, and figures as PNG, by their tags."""
         if self._writer is None:
             return
-        with self._writer.as_default(step=self._step):
+        # A training that goes on where another ended counts on as well.
+        updates = _updates(self.model)
+        step = self._step if updates is None else updates
+        with self._writer.as_default(step=step):
             for tag, value in scalars.items():
-                _scalar(tag, value)
+                _summary(tag, tf.constant(value, tf.float32), "scalars")
+            for tag, png in (figures or {}).items():
+                _summary(tag, _image(png), "images")
         self._writer.flush()
 
 
@@ -136,8 +152,15 @@ def _updates(model: keras.Model) -> int | None:
     return int(optimizer.iterations.numpy())
 
 
-def _scalar(tag: str, value: float) -> None:
-    # As tf.summary.scalar does, which needs TensorBoard installed to write.
+def _image(png: bytes) -> tf.Tensor:
+    """A picture as TensorBoard keeps it: width, height, file."""
+    height, width, _ = tf.io.decode_png(png).shape
+    return tf.constant([str(width).encode(), str(height).encode(), png])
+
+
+def _summary(tag: str, value: tf.Tensor, plugin: str) -> None:
+    # As tf.summary.scalar and tf.summary.image do, which need TensorBoard
+    # installed to write.
     metadata = tf.compat.v1.SummaryMetadata()
-    metadata.plugin_data.plugin_name = "scalars"
-    tf.summary.write(tag, tf.constant(value, tf.float32), metadata=metadata)
+    metadata.plugin_data.plugin_name = plugin
+    tf.summary.write(tag, value, metadata=metadata)

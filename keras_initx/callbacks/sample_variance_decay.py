@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from typing import Literal
@@ -12,6 +13,7 @@ from keras_initx.callbacks.periodic import (
     check_verbose,
     say,
 )
+from keras_initx.display import png
 from keras_initx.profile import VarianceProfile
 from keras_initx.signal.batches import Data
 from keras_initx.signal.measure import measure, require_tensorflow
@@ -35,11 +37,16 @@ class SampleVarianceDecay(Periodic):
     prints all that it sees: to keep it short, put
     `keras.callbacks.ProgbarLogger()` in the list before this callback.
 
+    `keras.callbacks.BackupAndRestore`, too, belongs before it: the first
+    measurement is then of the weights that it has restored, and TensorBoard's
+    steps go on. Of several workers the chief prints and writes.
+
     Args:
         data: What `measure` takes. A few hundred samples say enough.
         every: "epoch", or a number of training batches.
-        log_dir: Where to write TensorBoard scalars of every layer's decay,
-            sample variance and squared mean, by step. Default: nowhere.
+        log_dir: Where to write for TensorBoard, by step, scalars of every
+            layer's decay, sample variance and squared mean, and, where
+            matplotlib is installed, a figure of the profile. Default: nowhere.
         expected: A profile of as many layers, usually from theory, to print
             beside the table of `verbose=2`.
         layers: Which layers, as for `measure`.
@@ -136,9 +143,17 @@ class SampleVarianceDecay(Periodic):
             f"{_KEY}/{name}": float(decay)
             for name, decay in zip(profile.layers, profile.decay, strict=True)
         }
-        self._write_summary(_scalars(profile))
-        if self.verbose:
+        if self._writer is not None:
+            self._write_summary(_scalars(profile), self._figures(profile))
+        if self.verbose and self._is_chief():
             say(self._message(profile))
+
+    def _figures(self, profile: VarianceProfile) -> dict[str, bytes]:
+        if importlib.util.find_spec("matplotlib") is None:
+            return {}
+        return {
+            f"profile/{_KEY}": png(lambda ax: profile.plot(self.expected, ax))
+        }
 
     def _message(self, profile: VarianceProfile) -> str:
         first, last = profile.decay[0], profile.decay[-1]

@@ -71,6 +71,11 @@ def measure(
     one after the other. A time step that a mask leaves out counts as a repeat
     of the one before.
 
+    Of a model made in the scope of a `tf.distribute` strategy each replica
+    takes its piece of every batch, and only what is kept of a piece, two
+    numbers a layer and one a unit, leaves it. Under several workers all must
+    call, with the same data, and all get the same profile.
+
     Args:
         model: A `keras.Model` of any kind. Built here if it is not.
         data: Array `(samples, ...)`; a dict or tuple of such, one for each

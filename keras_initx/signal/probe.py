@@ -20,8 +20,8 @@ from keras_initx.signal.moments import (
     layer_moments,
     mean_squares,
     merged,
-    of_all_layers,
 )
+from keras_initx.signal.replicas import Placed, cut, strategy_of
 from keras_initx.signal.selection import Selector, check_all_matched, matches
 from keras_initx.signal.settings import settings
 from keras_initx.signal.tap import listening
@@ -90,8 +90,9 @@ class Probe:
         try:
             for batch in batches:
                 spec = _same_spec(batch, spec)
-                trace = self._trace(spec, states, written)
-                new, new_finite, states = trace.function(batch, states)
+                placed = self._placed(batch, spec)
+                trace = self._trace(placed, states, written)
+                new, new_finite, states = trace.function(placed.batch, states)
                 written = trace.written
                 moments = trace.merge(moments, new) if moments else new
                 finite = tf.logical_and(finite, new_finite)
@@ -105,21 +106,35 @@ class Probe:
         units = tuple(int(mean.shape[0]) for mean in moments.means)
         return Result(trace.names, units, *table, bool(finite))
 
+    def _placed(self, batch: Any, spec: Any) -> Placed:
+        strategy = strategy_of(self._model())
+        if strategy.num_replicas_in_sync == 1:
+            return Placed(batch, spec)
+        return cut(batch, strategy)
+
     def _trace(
-        self, spec: Any, states: tuple, written: tuple[keras.Variable, ...]
+        self,
+        placed: Placed,
+        states: tuple,
+        written: tuple[keras.Variable, ...],
     ) -> _Trace:
         # Traced a second time only to take in what a first batch has written.
-        key = (repr(spec), len(states))
+        key = (repr(placed.spec), placed.are_pieces, len(states))
         if key not in self._traces:
-            state_specs = tuple(tf.TensorSpec(s.shape, s.dtype) for s in states)
+            state_specs = tuple(map(tf.type_spec_from_value, states))
             names, new_written, ran = [], [], []
 
             def forward(batch, states):
+                # One replica after the other, and all run the same.
+                for found in (names, new_written, ran):
+                    found.clear()
                 before = zip(written, states, strict=True)
                 return self._forward(batch, before, names, new_written, ran)
 
-            with taken_as_inputs(self._model(), spec):
-                function = _concrete(forward, spec, state_specs)
+            with taken_as_inputs(self._model(), placed.spec):
+                function = _concrete(
+                    placed.moments(forward), placed.spec, state_specs
+                )
             self._settings = [(weakref.ref(la), settings(la)) for la in ran]
             moments = function.structured_outputs[0]
             self._traces[key] = _Trace(
@@ -141,7 +156,7 @@ class Probe:
         names: list[str],
         written: list[keras.Variable],
         layers: list[keras.layers.Layer],
-    ) -> tuple[Moments, tf.Tensor, tuple[tf.Tensor, ...]]:
+    ) -> tuple[tuple[LayerMoments, ...], tf.Tensor, tuple[tf.Tensor, ...]]:
         rows: list[LayerMoments] = []
         ran: list[Heard] = []
 
@@ -169,7 +184,7 @@ class Probe:
         layers += (heard.layer for heard in ran)
         written += scope.written.values()
         states = tuple(scope.get_current_value(v) for v in written)
-        return of_all_layers(rows), _inputs_finite(batch), states
+        return tuple(rows), _inputs_finite(batch), states
 
 
 class _RecordingScope(keras.StatelessScope):

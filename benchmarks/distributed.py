@@ -1,0 +1,150 @@
+"""What does SampleVarianceDecay cost a training, on one and several replicas?
+
+One `fit` under each strategy, in which every other epoch ends with a
+measurement of a fiftieth of the epoch's samples. A ratio is taken of an epoch
+with and the one before it without, so that a slow minute of the machine slows
+both. Replicas are logical CPUs, workers are processes: all share the cores of
+this machine, and more of them train no faster. Each runs in processes of its
+own.
+
+Run `python benchmarks/distributed.py`; `--help` lists the nets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import paired
+import shown
+import tensorflow as tf
+from measure import conv_net, dense_net
+
+import keras_initx as kx
+
+# name: (model, samples a step, steps an epoch)
+NETS = {
+    "20 conv, 16 channels of 16x16": (lambda: conv_net(16, 16), 32, 50),
+    "50 dense, 256 wide": (lambda: dense_net(256), 256, 50),
+}
+PLACES = ("1 replica", "2 replicas", "4 replicas", "2 workers")
+
+
+class EveryOtherEpoch(kx.callbacks.SampleVarianceDecay):
+    """Measures after epochs 1, 3, 5, ...; keeps each epoch's seconds."""
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch % 2:
+            super().on_epoch_end(epoch, logs)
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def cost(net: str, place: str, rounds: int) -> str:
+    """Milliseconds of an epoch without, and the ratio with its spread."""
+    number, kind = place.split()
+    several = kind.startswith("replica") and int(number) > 1
+    if several:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * int(number),
+        )
+    strategy = kx.distribute.strategy("mirrored" if several else "auto")
+    build, batch, steps = NETS[net]
+    with strategy.scope():
+        model = build()
+        model.compile(keras.optimizers.SGD(1e-6), "mse")
+    shape = model.input_shape[1:]
+    x = np.random.default_rng(0).normal(size=(batch * steps, *shape))
+    x = x.astype(np.float32)
+    data = tf.data.Dataset.from_tensor_slices((x, x)).batch(batch)
+    probe = EveryOtherEpoch(x[::steps][: len(x) // 50], verbose=0)
+    kx.distribute.fit(
+        model, data, epochs=2 * rounds + 2, callbacks=[probe], verbose=0
+    )
+    without, with_ = np.reshape(probe.seconds[2:], (rounds, 2)).T
+    return (
+        f"{1000 * np.median(without):.0f} ms|{paired.spread(with_ / without)}"
+    )
+
+
+def run(*arguments: str, workers: int) -> str:
+    """The last line that the first of the processes prints."""
+    ports = []
+    for _ in range(workers):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    processes = []
+    for i in range(workers):
+        environment = dict(os.environ)
+        if workers > 1:
+            task = {"type": "worker", "index": i}
+            environment["TF_CONFIG"] = json.dumps(
+                {"cluster": cluster, "task": task}
+            )
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, __file__, *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+    try:
+        printed = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return printed[0].splitlines()[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", choices=NETS, nargs="+", default=list(NETS))
+    parser.add_argument(
+        "--place", choices=PLACES, nargs="+", default=list(PLACES)
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.here:
+        print(cost(args.net[0], args.place[0], args.rounds))
+        return
+    rows = []
+    for net in args.net:
+        for place in args.place:
+            number, kind = place.split()
+            found = run(
+                *("--here", "--net", net, "--place", place),
+                *("--rounds", str(args.rounds)),
+                workers=int(number) if kind == "workers" else 1,
+            )
+            rows.append([net, place, *found.split("|")])
+    shown.show(
+        "An epoch with a measurement over one without",
+        ["net", "on", "epoch without", "with, over without"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()

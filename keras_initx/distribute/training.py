@@ -1,0 +1,267 @@
+"""Keras's `fit` for several workers as for one.
+
+Under `MultiWorkerMirroredStrategy` Keras 3's own `fit` ends with an error
+before the first step (keras#20585). Two small things are in its way:
+
+- To build the model it takes the mean over replicas of a batch, leaf by leaf,
+  which no strategy of several workers does of a tuple. It asks first whether
+  all leaves are distributed values. So the model is built beforehand, and a
+  batch comes in a container that Keras's tree takes for a leaf: `_Batch`.
+- It takes the mean over replicas of what a step returns along axis 0, and a
+  metric has no axis. So a step returns vectors of one element: `_vectors`.
+
+The loop remains Keras's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_initx.signal import replicas
+from keras_initx.signal.measure import require_tensorflow
+
+# Of Keras's own, those that write, or print, whatever the worker.
+_OF_THE_CHIEF = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TensorBoard,
+)
+_A_WORKER_IS_GONE = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+
+def fit(
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    *,
+    epochs: int = 1,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_data: tf.data.Dataset | None = None,
+    validation_steps: int | None = None,
+    validation_freq: int | Sequence[int] = 1,
+    callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    verbose: int | str = "auto",
+) -> keras.callbacks.History:
+    """`model.fit`, which so works under several workers as well.
+
+    The loop is Keras's: its callbacks, metrics, validation and history are as
+    in `model.fit`. A batch of `dataset` is the batch of all replicas together,
+    each of which takes its share, and the weights after a step are those of
+    one device that takes all of it. (`BatchNormalization` needs
+    `synchronized=True` for that.)
+
+    Under several workers each calls `fit`, with the same data and the same
+    callbacks. Only the chief prints. Of Keras's callbacks those that write
+    files run on the chief alone; `BackupAndRestore` restores on all, from a
+    `backup_dir` that all can read. Callbacks of your own that write should ask
+    `is_chief`. If a worker ends, the others end with a RuntimeError, and when
+    all are started again `BackupAndRestore` goes on where the last epoch ended.
+
+    Args:
+        model: A compiled `keras.Model`, made in the scope of its strategy.
+        dataset: Batches of `(inputs, labels)` or `(inputs, labels, weights)`.
+        epochs: The epoch to end before.
+        initial_epoch: The epoch to start from.
+        steps_per_epoch: Batches an epoch. Default: all.
+        validation_data: Like `dataset`.
+        validation_steps: Batches of a validation. Default: all.
+        validation_freq: Epochs between validations, or a list of epochs.
+        callbacks: Keras callbacks.
+        verbose: As for `model.fit`.
+
+    Returns:
+        The `History` that `model.fit` returns.
+
+    Raises:
+        ValueError: `dataset` is no `tf.data.Dataset`; `steps_per_execution`
+            above 1 on several mirrored replicas, where Keras's compiled loop
+            does not run; workers that restored different epochs; what
+            `model.fit` raises.
+        RuntimeError: Another worker has ended, or did not answer in time.
+
+    Example:
+
+    >>> import keras, keras_initx as kx, tensorflow as tf
+    >>> with kx.distribute.strategy("default").scope():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    ...     model.compile("sgd", "mse")
+    >>> data = tf.data.Dataset.from_tensors((tf.ones((8, 4)), tf.ones((8, 1))))
+    >>> history = kx.distribute.fit(model, data, epochs=3, verbose=0)
+    >>> len(history.history["loss"])
+    3
+
+    Reference: keras#20585 on what `model.fit` lacks; the way around is ours.
+    """
+    require_tensorflow("distribute")
+    for name, data in (
+        ("dataset", dataset),
+        ("validation_data", validation_data),
+    ):
+        absent = data is None and name == "validation_data"
+        if not absent and not isinstance(data, tf.data.Dataset):
+            raise ValueError(
+                f"{name} must be a tf.data.Dataset of batches. "
+                f"Received: {name} of type {type(data).__name__}"
+            )
+    _check_steps_per_execution(model)
+    callbacks = list(callbacks or [])
+    alone = replicas.workers(model.distribute_strategy) == 1
+    if not alone:
+        _build(model, dataset)
+        dataset = dataset.map(_batch)
+        if validation_data is not None:
+            validation_data = validation_data.map(_batch)
+        callbacks.append(_SameEpoch())
+        if not replicas.is_chief(model.distribute_strategy):
+            callbacks, verbose = _of_a_worker(callbacks), 0
+    with contextlib.nullcontext() if alone else _steps_of_batches(model):
+        return model.fit(
+            dataset,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=validation_data,
+            validation_steps=validation_steps,
+            validation_freq=validation_freq,
+            callbacks=callbacks,
+            verbose=verbose,
+            # A data set shuffles itself; Keras warns of the default.
+            shuffle=False,
+        )
+
+
+def _check_steps_per_execution(model: keras.Model) -> None:
+    strategy = model.distribute_strategy
+    mirrored = isinstance(
+        strategy,
+        (
+            tf.distribute.MirroredStrategy,
+            tf.distribute.MultiWorkerMirroredStrategy,
+        ),
+    )
+    several = mirrored and strategy.num_replicas_in_sync > 1
+    if several and model.steps_per_execution != 1:
+        raise ValueError(
+            "Several mirrored replicas take one step an execution: Keras's "
+            "loop over steps does not run on them. Compile the model with "
+            "steps_per_execution=1. Received: "
+            f"steps_per_execution={model.steps_per_execution}"
+        )
+
+
+class _Batch(dict):
+    """A batch as `data`; for Keras a leaf, for TensorFlow a dictionary."""
+
+
+def _batch(*element: Any) -> _Batch:
+    return _Batch(data=element)
+
+
+def _vectors(step: Callable) -> Callable:
+    """A step on the data of a `_Batch` that returns vectors, not scalars."""
+
+    def on_batch(batch: _Batch) -> Any:
+        return keras.tree.map_structure(
+            lambda number: tf.expand_dims(number, 0), step(batch["data"])
+        )
+
+    return on_batch
+
+
+@contextlib.contextmanager
+def _steps_of_batches(model: keras.Model) -> Iterator[None]:
+    """Within, `fit` works under several workers, on data of `_Batch`."""
+    names = ("train_step", "test_step")
+    for name in names:
+        setattr(model, name, _vectors(getattr(model, name)))
+    # Compiled from the steps as they were.
+    model.train_function = model.test_function = None
+    try:
+        yield
+    except _A_WORKER_IS_GONE as error:
+        raise RuntimeError(
+            "All workers must go on together, and another one ended or did not "
+            "answer in time. Start all of them again: with "
+            "keras.callbacks.BackupAndRestore they go on where the last epoch "
+            f"ended. Received: {type(error).__name__}: {error.message}"
+        ) from error
+    finally:
+        for name in names:
+            delattr(model, name)
+        model.train_function = model.test_function = None
+
+
+def _build(model: keras.Model, dataset: tf.data.Dataset) -> None:
+    """Make all variables of model, loss and metrics; runs none of them."""
+
+    def once(*element: Any) -> None:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(element)
+        outputs = model(x)
+        model.compute_metrics(x, y, outputs, weights)
+        model.compute_loss(x, y, outputs, weights)
+
+    spec = dataset.element_spec
+    spec = spec if isinstance(spec, tuple) else (spec,)
+    with model.distribute_strategy.scope(), keras.StatelessScope():
+        tf.function(once, autograph=False).get_concrete_function(*spec)
+
+
+def _of_a_worker(
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> list[keras.callbacks.Callback]:
+    """What of the callbacks a worker runs that is not the chief."""
+    return [
+        _Restore(each)
+        if isinstance(each, keras.callbacks.BackupAndRestore)
+        else each
+        for each in callbacks
+        if not isinstance(each, _OF_THE_CHIEF)
+    ]
+
+
+class _Restore(keras.callbacks.Callback):
+    """Of a `BackupAndRestore` the second half."""
+
+    def __init__(self, backup: keras.callbacks.BackupAndRestore):
+        super().__init__()
+        self._backup = backup
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._backup.set_model(self.model)
+        self._backup.on_train_begin(logs)
+
+
+class _SameEpoch(keras.callbacks.Callback):
+    """Refuses workers that do not start from the same epoch."""
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._checked = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if self._checked:
+            return
+        self._checked = True
+        strategy = self.model.distribute_strategy
+        mine = strategy.experimental_distribute_values_from_function(
+            lambda _: tf.constant([epoch])
+        )
+        epochs = sorted(set(strategy.gather(mine, axis=0).numpy().tolist()))
+        if len(epochs) > 1:
+            raise ValueError(
+                "All workers must start from the same epoch, so all must be "
+                "able to read the backup_dir of BackupAndRestore. "
+                f"Received: epochs {epochs}"
+            )

@@ -1,0 +1,133 @@
+"""What runs in a step is what a TPU can run; no TPU is at hand.
+
+Static shapes, float32 at most, no call back into Python. That it compiles
+with XLA to the right values is tested where the values are: test_initializers,
+test_layers; here of the measuring pass. The tables are those of these tests.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tables
+import tensorflow as tf
+
+import keras_initx as kx
+from keras_initx.signal import moments
+from keras_initx.signal.probe import Probe
+from keras_initx.signal.selection import selectors
+
+WIDE = {tf.float64.as_datatype_enum, tf.complex128.as_datatype_enum}
+
+
+def compiled(function, *specs, wide=False):
+    """`function` for XLA, found to hold nothing that a TPU lacks."""
+    made = tf.function(
+        function, jit_compile=True, autograph=False
+    ).get_concrete_function(*specs)
+    graph = made.graph.as_graph_def()
+    nodes = list(graph.node)
+    for inner in graph.library.function:
+        nodes += inner.node_def
+    for node in nodes:
+        # PyFunc, EagerPyFunc, PyFuncStateless.
+        assert "PyFunc" not in node.op, node.name
+        for attribute in node.attr.values():
+            types = {attribute.type, *attribute.list.type}
+            assert wide or not types & WIDE, f"{node.name} in float64"
+    for output in made.outputs:
+        assert output.shape.is_fully_defined(), output.name
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "shape"),
+    [(name, *row) for name, row in tables.INITIALIZERS.items()],
+    ids=list(tables.INITIALIZERS),
+)
+def test_initializers(name, make, shape, seed):
+    made = make(seed=seed)
+    # TensorFlow Probability draws some laws in float64, and built weights are
+    # float64 constants: both on the host, before there is a step.
+    wide = name.startswith(("drawn-", "wave-"))
+    compiled(lambda: made(shape), wide=wide)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [make for make, _ in tables.LAYERS.values()],
+    ids=list(tables.LAYERS),
+)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "bfloat16"])
+def test_layers_forward_and_back(make, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        layer = make()
+        layer.build((8, 4))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.cast(layer(x), tf.float32) ** 2)
+        weights = [w.value for w in layer.trainable_weights]
+        return tape.gradient(loss, [x, *weights])
+
+    compiled(gradients, tf.TensorSpec((8, 4), layer.compute_dtype))
+
+
+def model_of(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 2)),
+                keras.layers.Conv2D(4, 3, activation="relu"),
+                keras.layers.BatchNormalization(),
+                keras.layers.Flatten(),
+                keras.layers.Dropout(0.5),
+                kx.layers.Residual(keras.layers.Dense(144), scale=0.5),
+                keras.layers.Dense(3),
+            ]
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("on", ["a CPU", "an accelerator"])
+def test_the_measuring_pass_is_compiled_whole(training, on, rng, monkeypatch):
+    if on == "an accelerator":
+        # Which needs no pieces of a signal.
+        monkeypatch.setattr(moments, "_rows_at_once", lambda: None)
+    model = model_of("float32")
+    x = tf.constant(rng.normal(size=(16, 8, 8, 2)).astype(np.float32))
+    probe = Probe(model, training)
+    probe._wanted = selectors(None)
+
+    def forward(batch):
+        return probe._forward(batch, (), [], [], [])[0]
+
+    found = compiled(forward, tf.TensorSpec(x.shape))(x)
+    if training:
+        # XLA's dropout draws other numbers.
+        found = found[:1]
+    for mine, its in zip(found, forward(x), strict=False):
+        assert int(mine.samples) == int(its.samples) == 16
+        np.testing.assert_allclose(mine.mean, its.mean, atol=1e-6)
+        np.testing.assert_allclose(
+            mine.half_squares, its.half_squares, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_the_measuring_pass_of_half_precision_reduces_in_float32(policy):
+    model = model_of(policy)
+    probe = Probe(model, False)
+    probe._wanted = selectors(None)
+    made = compiled(
+        lambda batch: probe._forward(batch, (), [], [], [])[0],
+        tf.TensorSpec((16, 8, 8, 2)),
+    )
+    for row in made.structured_outputs:
+        assert row.mean.dtype == row.half_squares.dtype == tf.float32
