@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("stat_checks")
+# Scripts that tests run in processes of their own.
+collect_ignore = ["on_replicas.py", "one_worker.py"]
 
 _FIXED_SEED = 20190213
 _ANY = "any"

