@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
+import tensorflow as tf
 
 
 def assign_all(pairs: list[tuple[Any, Any]]) -> None:
@@ -16,7 +16,7 @@ def assign_all(pairs: list[tuple[Any, Any]]) -> None:
     before = []
     try:
         for weight, value in pairs:
-            before.append((weight, keras.ops.convert_to_numpy(weight)))
+            before.append((weight, tf.identity(weight.value)))
             weight.assign(value)
     except BaseException:
         for weight, value in before:

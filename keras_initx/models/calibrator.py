@@ -182,7 +182,10 @@ class Calibrator:
     def _correct_as_heard(self, heard: Heard, signal: tf.Tensor) -> tf.Tensor:
         self._calls[id(heard.layer)] += 1
         if id(heard.layer) not in self._done:
+            before = len(self._new)
             self._correct(heard, self._moments(heard, signal))
+            if len(self._new) > before:
+                raise _RunAgainError
         return signal
 
     @contextlib.contextmanager
@@ -195,10 +198,10 @@ class Calibrator:
 
         def again(call: Any) -> Any:
             def corrected(*args: Any, **kwargs: Any) -> Any:
-                before = len(self._new)
-                output = call(*args, **kwargs)
-                changed = len(self._new) > before
-                return call(*args, **kwargs) if changed else output
+                try:
+                    return call(*args, **kwargs)
+                except _RunAgainError:
+                    return call(*args, **kwargs)
 
             return functools.update_wrapper(corrected, call)
 
@@ -279,6 +282,10 @@ class Calibrator:
         if self._by_unit and not found.bias_fits:
             return "its bias is not one for each unit"
         return ""
+
+
+class _RunAgainError(BaseException):
+    """Ends a layer's call once it has been heard and corrected."""
 
 
 class _EndOfPassError(BaseException):
