@@ -131,7 +131,7 @@ def train(
             order = tf.random.experimental.stateless_shuffle(
                 tf.range(points), seed=tf.stack([SEED, epoch])
             )
-            for step in tf.range(points // batch):
+            for step in tf.range(-(-points // batch)):
                 chosen = order[step * batch : (step + 1) * batch]
                 with tf.GradientTape() as tape:
                     error = predict(tf.gather(x, chosen)) - tf.gather(y, chosen)

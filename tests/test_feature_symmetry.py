@@ -276,7 +276,7 @@ def test_equal_features_are_said_to_be_equal(capsys):
     symmetry.set_model(small())
     symmetry.on_train_begin()
     assert capsys.readouterr().out.strip() == (
-        "Step 0: the features of each layer are equal, mean correlation of "
+        "Step 0: the filters of each kernel are equal, mean correlation of "
         "filters 1 forward, 1 backward"
     )
 

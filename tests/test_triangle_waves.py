@@ -392,6 +392,9 @@ def test_variants_of_several_features(variant, rng, tmp_path):
         kernel = np.asarray(dense.kernel)
         assert (kernel[beside] == 0).all() == (variant == "block_diagonal")
         assert kernel[~beside].any()
+    moved = x + np.float32([0.0, 0.1])
+    apart = np.array_equal(model(x)[:, 0], model(moved)[:, 0])
+    assert apart == (variant == "block_diagonal")
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(x), model(x))
@@ -625,7 +628,7 @@ def bad_values():
     yield *regions, "weights", [[[np.full((1, 2), nan), np.ones(2)]]]
     yield *regions, "low", [1.0, nan, -inf, "0"]
     yield *regions, "high", [0.0, inf]
-    yield *regions, "tolerance", [-0.1, 1.0, nan, None]
+    yield *regions, "tolerance", [-0.1, 1.0, nan, "1"]
     best = theory.best_peaks, {"x": line, "y": line, "depth": 2}
     yield *best, "depth", [0, 1.5, None, True]
     yield *best, "x", [line + 0.1, [nan] * 9]
@@ -663,6 +666,8 @@ def bad_values():
     yield *fit, "batch_size", [0, None]
     yield *fit, "learning_rate", [0, nan, "1"]
     yield *fit, "x", [[*line[1:], nan], "x", line * 0, line * 1e-5 + 1]
+    yield *fit, "x", [line * 1e39, line * 1e-42, line * 1j]
+    yield *fit, "y", [line * 1e40, line + 5j]
     yield *fit, "y", [[*line[1:], inf], line * 0, 1e7 + line]
 
 
@@ -679,7 +684,8 @@ def test_bad_arguments(call, good, name, value):
         call(**good | {name: value})
 
 
-LINE = np.linspace(0, 1, 9)
+LINE, WIDE = np.linspace(0, 1, 9), np.linspace(-1, 1, 9)
+SINE = np.sin(2 * np.pi * LINE) + 0.01 * LINE
 
 
 @pytest.mark.parametrize(
@@ -689,6 +695,9 @@ LINE = np.linspace(0, 1, 9)
         (lambda: fit_triangle_wave(LINE, np.ones((3, 3)), 2), "shape"),
         (lambda: fit_triangle_wave(LINE, LINE[1:], 2), "as many"),
         (lambda: fit_triangle_wave([1.0], [1.0], 2), "2 or more"),
+        # Symmetric about its ends.
+        (lambda: fit_triangle_wave(WIDE, WIDE**3 - WIDE, 2), 'form="ramp"'),
+        (lambda: fit_triangle_wave(LINE, SINE, 2), 'form="ramp"'),
         # Falls and rises, and the other way.
         (lambda: fit_triangle_wave(LINE, (LINE - 0.5) ** 2, 2), 'form="v"'),
         (lambda: fit_triangle_wave(LINE, LINE, 2, form="v"), 'form="ramp"'),

@@ -51,7 +51,10 @@ class FeatureSymmetry(Periodic):
     `keras.callbacks.ProgbarLogger()` in the list before this callback. An epoch
     in which nothing was measured has NaN there.
 
-    A spread is 0 if and only if all output channels are equal to the last bit.
+    A spread is 0 if and only if all output channels of a kernel are equal in
+    float32, but for entries below its normal range. Kernels alone are looked
+    at: features may differ by a bias, by a normalization's own scales, or
+    between groups.
     Channels of equal entries, as those of a kernel of zeros, count as
     correlated by 1. All is computed where the weights are; three numbers a
     kernel come to the host.
@@ -176,7 +179,7 @@ class FeatureSymmetry(Periodic):
             f"largest spread of features {found[widest, 0]:.3g} at "
             f"{self.names[widest]}"
             if found[widest, 0] != 0
-            else "the features of each layer are equal"
+            else "the filters of each kernel are equal"
         )
         line = (
             f"Step {self._step}: {spread}, mean correlation of filters "

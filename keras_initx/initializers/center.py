@@ -108,7 +108,7 @@ class _Center(FanInInitializer):
 
 @keras.saving.register_keras_serializable(package="keras_initx")
 class CenterAverage(_Center):
-    """Each output channel starts as the mean of the input channels.
+    """Each output channel starts as the mean of its group's input channels.
 
         w[mid, c, d] = value / c_in,    0 off the centre of the window
 
@@ -118,10 +118,12 @@ class CenterAverage(_Center):
 
         (1 - noise) w + N(0, gain noise / fan_in)
 
-    For `Dense`, whose window is a single tap, `Conv1D` to `Conv3D`, in groups
-    too, and `EinsumDense`. The centre of an even window is the tap that
-    padding "same" lays over the position itself, (size - 1) // 2. Of a shape
-    of one axis or none each entry is `value`.
+    For `Dense`, whose window is a single tap, `Conv1D` to `Conv3D`, whose
+    groups each have a mean of their own, and `EinsumDense`. Transposed and
+    depthwise kernels need `input_axes` and `output_axes`, or `initialize`. The
+    centre of an even window is the tap that padding "same" lays over the
+    position itself, (size - 1) // 2. Of a shape of one axis or none each entry
+    is `value`.
 
     Args:
         noise: Share of noise, in [0, 1]. The authors' noisy start has 0.01.

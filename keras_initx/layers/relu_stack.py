@@ -20,8 +20,13 @@ def relu_stack(
     variant: str,
     dtype: Any = None,
     options: Callable[[int], dict[str, Any]] = lambda index: {},
+    own_ends: bool = False,
 ) -> keras.Sequential:
-    """`depth` layers of 4 units a block with relu, and one without."""
+    """`depth` layers of 4 units a block with relu, and one without.
+
+    Blocks that are kept apart share inputs and outputs, or with `own_ends`
+    have each their own.
+    """
     if variant not in VARIANTS:
         raise ValueError(
             f"variant must be one of {', '.join(VARIANTS)}. "
@@ -34,7 +39,7 @@ def relu_stack(
     model = keras.Sequential([keras.Input(tuple(sample_shape), dtype=exact)])
     for index in range(depth + 1):
         hidden = index < depth
-        between = 0 < index < depth
+        between = 0 < index < depth or own_ends
         model.add(
             keras.layers.Dense(
                 4 * blocks if hidden else outputs,

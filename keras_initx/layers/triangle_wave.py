@@ -43,12 +43,14 @@ class TriangleWave(keras.layers.Layer):
     d + 1 peaks a feature; it equals a relu net of width 4 and d hidden layers,
     which `to_dense` writes out, for all further training of all its weights.
 
-    A ramp takes values in [0, 1] to [0, 1]; it is concave for sign 1, convex
-    for -1, and so fits what goes through (0, 0) and (1, 1) and is flat at 1,
-    or at 0. A v takes [-1, 1] to [0, 1]: for sign -1 it is convex, 1 at both
-    ends and 0 between, for 1 it is upside down. Outside, ramps are 0 to the
-    left and a line to the right, as the relu net, and a v goes on in its outer
-    pieces.
+    With scales by the rule ("differentiable") a ramp takes values in [0, 1] to
+    [0, 1]; it is concave for sign 1, convex for -1, and so fits what goes
+    through (0, 0) and (1, 1) and is flat at 1, or at 0. A v takes [-1, 1] to
+    [0, 1]: for sign -1 it is convex, 1 at both ends and 0 between, for 1 it is
+    upside down. Outside, ramps are 0 to the left and a line to the right, as
+    the relu net, and a v goes on in its outer pieces. Free scales may leave the
+    family: where a partial sum of the waves falls below 0, relu cuts it, and
+    the layer is the relu net, not the formula.
 
     Peaks are kept inside by a sigmoid, and computed with in float32 at least,
     since each wave doubles the rounding errors of the one before.
@@ -227,6 +229,7 @@ class TriangleWave(keras.layers.Layer):
             outputs=len(peaks),
             variant=variant,
             dtype=self.dtype_policy,
+            own_ends=True,
         )
         model.set_weights([w for layer in weights for w in layer])
         return model

@@ -16,7 +16,7 @@ def assign_all(pairs: list[tuple[Any, Any]]) -> None:
     before = []
     try:
         for weight, value in pairs:
-            before.append((weight, tf.identity(weight.value)))
+            before.append((weight, tf.convert_to_tensor(weight.value)))
             weight.assign(value)
     except BaseException:
         for weight, value in before:

@@ -19,6 +19,10 @@ _LEAST_RANGE = 1e-4
 # How far y may go beyond its values at the ends, as a share of its range, in a
 # ramp; and must, in a v.
 _MOST_BEYOND, _LEAST_BEYOND = 0.5, 0.25
+# How far apart the ends of a ramp are, as a share of the range of y, at least.
+_LEAST_RISE = 0.25
+# float32 has room for the weights of what lies between.
+_SMALLEST, _LARGEST = 1e-30, 1e30
 # Of the progress bar, at least.
 _UPDATES = 50
 
@@ -59,7 +63,8 @@ def fit_triangle_wave(
     the v; the second phase takes what remains.
 
     Args:
-        x: Array-like, (n,) or (n, 1), finite, in any order and range.
+        x: Array-like, (n,) or (n, 1), finite, in any order, of a range that
+            float32 tells apart: subtract a large offset first.
         y: Array-like of the same shape, finite.
         depth: Number of hidden layers, an int >= 1.
         sign: Whether the scaled curve is concave, 1, or convex, -1. By default
@@ -187,7 +192,8 @@ class _Bar(keras.callbacks.Callback):
 
 def _column(name: str, values: Any) -> np.ndarray:
     """float64 of shape (n,), n >= 2, or an error."""
-    given = numbers(values)
+    # Not cut to their real part.
+    given = numbers(None if np.iscomplexobj(values) else values)
     shape = np.shape(values)
     if len(shape) == 2 and shape[1] == 1:
         given = given.reshape(-1)
@@ -197,15 +203,21 @@ def _column(name: str, values: Any) -> np.ndarray:
             "several inputs there is triangle_wave_network. "
             f"Received: shape={shape}"
         )
-    if np.isnan(given).any() or len(given) < 2:
+    if np.isnan(given).any() or given.size < 2:
         raise ValueError(
-            f"{name} must be 2 or more finite numbers. "
+            f"{name} must be 2 or more finite real numbers. "
             f"Received: {name}={values!s:.200}"
         )
     if np.ptp(given) <= _LEAST_RANGE * np.abs(given).max():
         raise ValueError(
             f"{name} must vary by more than {_LEAST_RANGE:g} of its size, so "
-            f"that float32 can tell its values apart. Received: {name} from "
+            "that float32 can tell its values apart: subtract an offset. "
+            f"Received: {name} from {given.min()} to {given.max()}"
+        )
+    if np.ptp(given) < _SMALLEST or np.abs(given).max() > _LARGEST:
+        raise ValueError(
+            f"{name} must vary by {_SMALLEST:g} or more, and be within "
+            f"{_LARGEST:g}, for weights in float32. Received: {name} from "
             f"{given.min()} to {given.max()}"
         )
     return given
@@ -227,7 +239,8 @@ def _scaling_of_y(
     below = (min(low, high) - target.min()) / np.ptp(target)
     above = (target.max() - max(low, high)) / np.ptp(target)
     beyond = max(below, above)
-    if form == "ramp" and beyond > _MOST_BEYOND:
+    rise = abs(high - low) / np.ptp(target)
+    if form == "ramp" and (beyond > _MOST_BEYOND or rise < _LEAST_RISE):
         raise ValueError(
             'form="ramp" needs a y that goes from its value at the least x to '
             "that at the largest; what falls and rises, or rises and falls, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import keras
 
 from keras_initx.models.geometry import Geometry, own_geometry
 
+# What Keras tracks are these, or subclasses of them.
+_MAY_HOLD = (keras.layers.Layer, dict, list, tuple, set)
 _NUMBER = re.compile(r"_\d+$")
 
 
@@ -116,21 +118,17 @@ def _inside(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
         found = {id(child): child for child in layer.layers}
     seen = {id(layer)}
 
-    def look(value: Any) -> None:
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-        if isinstance(value, keras.layers.Layer):
-            found[id(value)] = value
-        elif isinstance(value, Mapping):
-            for item in list(value.values()):
-                look(item)
-        elif isinstance(value, list | tuple | set):
-            for item in list(value):
-                look(item)
+    def look(values: Iterable[Any]) -> None:
+        for value in list(values):
+            if not isinstance(value, _MAY_HOLD) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, keras.layers.Layer):
+                found[id(value)] = value
+            else:
+                look(value.values() if isinstance(value, dict) else value)
 
-    for value in list(vars(layer).values()):
-        look(value)
+    look(vars(layer).values())
     # A layer that is only pointed at has its weights elsewhere.
     held = {id(w) for w in layer.weights}
     return [

@@ -21,6 +21,9 @@ def triangle_wave_weights(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Kernels and biases of the relu net that is the curve.
 
+    It is as long as no partial sum of the waves falls below 0: always with the
+    scales of the rule; with others, relu may cut one.
+
     d hidden layers of 4 units and a linear output. Of the units the first is
     the sum so far; two carry the wave, scaled: they are its two summands from
     the peak on ("ramp") or its two arms ("v"); the fourth is the scale, for

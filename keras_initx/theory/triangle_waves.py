@@ -16,7 +16,8 @@ a wave W_i is a triangle of a wave, and a curve F a sum of waves:
 
 Each wave doubles the pieces of the one before. With s_i / s_(i-1) =
 (1 - a_i) a_(i+1) for i >= 1 the slope of F is continuous in the limit of
-infinitely many waves. There are d + 1 peaks; the last is only in a scale.
+infinitely many waves, if all peaks stay in some [c, 1 - c], c > 0. There are
+d + 1 peaks; the last is only in a scale.
 
 Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, section 4 for the ramp
 and section 5 for the v, whose peaks from a_1 on are there 1 minus ours.
@@ -57,13 +58,14 @@ class BestPeaks(NamedTuple):
 def triangle_wave_scales(
     peaks: Sequence[float], sign: int = 1, form: str = "ramp"
 ) -> np.ndarray:
-    """Scales of the waves with which the curve has a slope everywhere.
+    """Scales of the waves with which the limit curve has a slope everywhere.
 
         s_i = s_(i-1) (1 - a_i) a_(i+1),    i >= 1
 
     and s_0 as at the top of this file. So a ramp goes through (0, 0) and
-    (1, 1), and of infinitely many waves it has the slopes 1 / a_0 and 0 at
-    its ends for sign 1, 0 and 1 / (1 - a_0) for sign -1.
+    (1, 1). Of infinitely many waves, with all peaks in some [c, 1 - c], it has
+    a slope everywhere, 1 / a_0 and 0 at its ends for sign 1, 0 and
+    1 / (1 - a_0) for sign -1; of d waves it has 2^d - 1 kinks.
 
     Args:
         peaks: a_0, ..., a_d: d + 1 >= 2 numbers in (0, 1).
