@@ -297,14 +297,10 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
     printed = {}
     for verbose in (0, 1, 2):
         symmetry = FeatureSymmetry(verbose=verbose)
-        assert (
-            symmetry.table().split()
-            == [
-                *("layer", "spread", "forward", "backward"),
-                *(["--"] * 0),
-            ]
-            or "layer" in symmetry.table()
-        )
+        # Of nothing measured, the heads alone.
+        heads = symmetry.table().split()
+        assert [h for h in heads if h.isalpha()][:2] == ["layer", "spread"]
+        assert "two" not in heads
         fit(model, xy, symmetry, epochs=1)
         printed[verbose] = capsys.readouterr().out.split("\n")
     assert printed[0] == [""]

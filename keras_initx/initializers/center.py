@@ -168,8 +168,8 @@ class CenterIdentity(_Center):
         w[mid, d mod c_in, d] = value,    0 elsewhere
 
     The input channels are passed on in turn until all output channels have
-    one; with fewer outputs than inputs the first are passed on. `noise` mixes
-    in random weights,
+    one; with fewer outputs than inputs the first are passed on. In groups d
+    counts over all of them, c within one. `noise` mixes in random weights,
 
         (1 - noise) w + N(0, gain noise / fan_in)
 
@@ -177,19 +177,15 @@ class CenterIdentity(_Center):
     each entry is `value`.
 
     Args:
-        noise: Share of noise, in [0, 1]. The authors' noisy start has 0.01.
+        noise: As in `CenterAverage`.
         value: Of the identity, from -1e30 to 1e30. Two layers of values 1 and
             -1 / slope, each followed by a leaky relu of that slope, are minus
             the identity.
-        gain: Of the noise: its variance times the fan-in at `noise` 1, from 0
-            to 1e30.
-        fan_in: An int >= 1 in place of the fan-in of the noise that shape or
-            axes give: window times channels.
-        input_axes: Axes of the kernel that the layer sums over, and
-        output_axes: axes that its output has: ints, both or neither.
-            `EinsumDense` and attention layers fill them in.
-        seed: None, an int, or a `keras.random.SeedGenerator`, of the noise.
-            With an int, equal shapes get equal weights.
+        gain: As in `CenterAverage`.
+        fan_in: As in `CenterAverage`.
+        input_axes: As in `CenterAverage`.
+        output_axes: As in `CenterAverage`.
+        seed: As in `CenterAverage`.
 
     Returns:
         When called with a shape and dtype, weights in float16, bfloat16,
