@@ -393,6 +393,35 @@ def test_bad_arguments(make, name, value):
         make(**{name: value})
 
 
+def test_varnet_is_a_switch():
+    with pytest.raises(ValueError, match="varnet must be True or False"):
+        ConstNet(7, 1, varnet="no")
+
+
+def test_slopes_that_float16_cannot_invert_are_refused():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(ValueError, match="under the policy mixed_float16"):
+            LeakyNet("i_i_i_i", 1, rho=1e-6)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_the_parts_of_a_leakynet():
+    model = LeakyNet("1_ii_ii_ii", 1, input_shape=(8, 8, 1))
+    kinds = [type(layer).__name__ for layer in model.layers]
+    # One after each convolution of the groups, and one before the logits.
+    assert kinds.count("LeakyReLU") == 7
+    norms = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(norms) == 3
+    assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.9, 1e-5)}
+
+
 def test_varnet_has_no_share_of_noise():
     with pytest.raises(ValueError, match=r"noise must be 0 with varnet"):
         ConstNet(noise=0.01, varnet=True)

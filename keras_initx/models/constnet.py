@@ -84,6 +84,10 @@ def ConstNet(
         raise ValueError(
             f"noise must be a share in [0, 1]. Received: noise={noise!r}"
         )
+    if not isinstance(varnet, bool):
+        raise ValueError(
+            f"varnet must be True or False. Received: varnet={varnet!r}"
+        )
     if varnet and noise:
         raise ValueError(
             "noise must be 0 with varnet, which is random throughout. "

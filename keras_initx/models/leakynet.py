@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import keras
+import tensorflow as tf
 
 from keras_initx.initializers import CenterAverage, CenterIdentity
 from keras_initx.layers import ScalarBias
@@ -85,6 +86,14 @@ def LeakyNet(
             f"rho must be a slope in [1e-6, 1]. Received: rho={rho!r}"
         )
     rho = float(rho)
+    policy = keras.config.dtype_policy()
+    largest = float(tf.as_dtype(policy.compute_dtype).max)
+    if 1 / rho > largest:
+        raise ValueError(
+            f"rho must be above {1 / largest:.1e} under the policy "
+            f"{policy.name}, which has no larger number than 1 / rho. "
+            f"Received: rho={rho!r}"
+        )
 
     def start(letter: str, value: float = 1.0) -> keras.Initializer:
         kind, noise = _LETTERS[letter]

@@ -175,7 +175,7 @@ def random_projection(
 
 
 def random_head(blocks: int, outputs: int, seed: int) -> np.ndarray:
-    """Sums of the blocks of variance 1 / blocks: (blocks, outputs).
+    """Weights of sums of the blocks, of variance 1 / blocks: (blocks, outputs).
 
     One block is passed on as it is. Derived here.
     """
