@@ -84,7 +84,7 @@ def ConstNet(
         raise ValueError(
             f"noise must be a share in [0, 1]. Received: noise={noise!r}"
         )
-    if not isinstance(varnet, bool):
+    if varnet not in (True, False):
         raise ValueError(
             f"varnet must be True or False. Received: varnet={varnet!r}"
         )
