@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.models.readout import readout
 
 L = keras.layers
 
@@ -193,6 +194,14 @@ def test_every_unit_of_every_layer(name, batches, bias, rng):
     assert done.units.tolist() == [mean.size]
     assert np.allclose(done.sample_variance, 1)
     assert np.allclose(done.squared_mean, np.mean(mean**2), atol=1e-3)
+
+
+def test_channels_first():
+    """A CPU may not run it, so only where the channels are is looked at."""
+    for cls in (L.Conv2D, L.Conv2DTranspose, L.SeparableConv2D):
+        layer = cls(5, 3, data_format="channels_first")
+        layer.build((None, 4, 9, 9))
+        assert readout(layer).signal_axes == (1,)
 
 
 def test_batches_are_as_good_as_one(rng):

@@ -1,5 +1,6 @@
 """A whole model drawn at the fans of its layers, from one seed."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -147,21 +148,28 @@ def test_same_seed_same_model_bit_for_bit():
     )
 
 
-def test_same_in_another_process(tmp_path):
-    model = keras.Sequential([keras.Input((4,)), L.Dense(5), L.LSTMCell(3)][:2])
-    kx.initialize(model, "glorot_uniform", seed=11)
+def test_same_in_another_process():
+    """Bit for bit, whatever layers that process made before."""
+    model = transformer()
+    kx.initialize(model, kx.initializers.FractionalMoment(), seed=11)
+    here = hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights()))
     code = (
-        "import keras, keras_initx as kx\n"
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import hashlib, keras, keras_initx as kx, test_initialize as t\n"
         "keras.layers.Dense(1)\n"
-        "m = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])\n"
-        "kx.initialize(m, 'glorot_uniform', seed=11)\n"
-        "print(float(keras.ops.sum(m.layers[0].kernel * 1000) // 1e-3))"
+        "model = t.transformer()\n"
+        "kx.initialize(model, kx.initializers.FractionalMoment(), seed=11)\n"
+        "bits = b''.join(w.tobytes() for w in model.get_weights())\n"
+        "print(hashlib.sha256(bits).hexdigest())"
     )
     printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        text=True,
+        cwd=BENCHMARKS.parent,
     ).stdout
-    here = float(keras.ops.sum(model.layers[0].kernel * 1000) // 1e-3)
-    assert float(printed.split()[-1]) == here
+    assert printed.split()[-1] == here.hexdigest()
 
 
 def named(*names):
@@ -530,6 +538,27 @@ def test_an_initializer_that_takes_no_seed_is_told_of():
 
     with pytest.warns(UserWarning, match="'b/kernel' the weights of 'a/k"):
         kx.initialize(named("a", "b"), Mine(), seed=1)
+
+
+def test_weights_that_are_meant_to_be_equal_are_not_told_of(recwarn):
+    process = kx.initializers.DepthProcess(2, "fractional", hurst=1, seed=4)
+    kx.initialize(
+        named("a", "b"), lambda la: process.at("ab".index(la.name)), seed=1
+    )
+    model = named("a", "b")
+    kx.initialize(model, "identity", seed=1)
+    assert np.array_equal(model.get_layer("b").kernel, np.eye(8))
+    assert not [w for w in recwarn if "has no seed" in str(w.message)]
+
+
+def test_statistics_of_a_frozen_normalization_are_left_alone():
+    norm = L.BatchNormalization()
+    norm.build((None, 4))
+    norm.moving_mean.assign(np.ones(4))
+    norm.trainable = False
+    done = kx.initialize(norm, "he_normal", seed=1)
+    assert {row.left for row in done.rows} == {"frozen"}
+    assert (np.asarray(norm.moving_mean) == 1).all()
 
 
 def test_layers_that_are_not_built_are_listed():

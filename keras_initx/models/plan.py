@@ -73,7 +73,7 @@ class Plan:
                 f"The initializer must give finite weights of shape {shape} "
                 f"for {place.name!r}. Received: {own!r}: {error}"
             ) from error
-        if geometry.factored is not None and not takes_seed(own):
+        if geometry.factored is not None and not _may_repeat(own):
             self._warn_of_equals(own, place, values)
         if geometry.role == "bias":
             values = _with_forget_gate(values, place.layers[-1])
@@ -115,7 +115,7 @@ class Plan:
         self, own: Any, place: Place, values: np.ndarray
     ) -> None:
         """Of an initializer that cannot be told to draw another time."""
-        if isinstance(own, _DETERMINISTIC) or np.ptp(values) == 0:
+        if np.ptp(values) == 0:
             return
         first = self.unseeded.setdefault(values.tobytes(), place.name)
         if first != place.name:
@@ -138,6 +138,14 @@ class Plan:
                 f"{place.name!r}"
             )
         self.shared_paths.add(path)
+
+
+def _may_repeat(initializer: keras.initializers.Initializer) -> bool:
+    """Whether equal weights are meant, or a seed keeps them from being so."""
+    inner = unscaled(initializer)
+    meant = isinstance(inner, _DETERMINISTIC)
+    shares = getattr(inner, "shares_seed", False)
+    return meant or shares or takes_seed(inner)
 
 
 def _own_initializer(
