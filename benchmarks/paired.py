@@ -28,10 +28,12 @@ def times(runs: Runs, rounds: int) -> dict[str, np.ndarray]:
     return {way: np.array(seconds[2:]) for way, seconds in table.items()}
 
 
-def spread(ratios: np.ndarray) -> str:
+def spread(ratios: np.ndarray, digits: int = 2) -> str:
     """The median of the ratios, and the quartiles."""
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    low, middle, high = (
+        f"{x:.{digits}f}" for x in np.percentile(ratios, [25, 50, 75])
+    )
+    return f"{middle} ({low} to {high})"
 
 
 def numbers_of(
