@@ -14,11 +14,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 import shown
 import tensorflow as tf
@@ -28,22 +26,21 @@ import keras_initx as kx
 from keras_initx.signal.probe import Probe
 from keras_initx.signal.selection import selectors
 
-WIDTH, SAMPLES = 64, 256
+WIDTH, SAMPLES = 256, 256
 DEPTHS = (10, 100, 1000)
 
 
-def operations() -> dict[str, Callable[[keras.Model, np.ndarray], object]]:
-    found = {"measure": lambda model, x: kx.measure(model, x, batch_size=256)}
-    if hasattr(kx, "calibrate"):
-        found["calibrate"] = kx.calibrate
-    return found
+OPERATIONS = {
+    "measure": lambda model, x: kx.measure(model, x, batch_size=SAMPLES),
+    "calibrate": kx.calibrate,
+}
 
 
 def growth(depths: list[int], rounds: int) -> list[list[object]]:
     rows = []
     x = np.random.default_rng(0).normal(size=(SAMPLES, WIDTH))
     x = x.astype(np.float32)
-    for name, run in operations().items():
+    for name, run in OPERATIONS.items():
         for depth in depths:
             model = dense_net(WIDTH, depth)
             start = time.perf_counter()
