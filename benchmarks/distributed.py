@@ -81,7 +81,7 @@ def cost(net: str, place: str, rounds: int) -> str:
     x = np.random.default_rng(0).normal(size=(batch * steps, *shape))
     x = x.astype(np.float32)
     data = tf.data.Dataset.from_tensor_slices((x, x)).batch(batch)
-    probe = EveryOtherEpoch(x[::steps][: len(x) // 50], verbose=0)
+    probe = EveryOtherEpoch(x[: len(x) // 50], batch_size=batch, verbose=0)
     kx.distribute.fit(
         model, data, epochs=2 * rounds + 2, callbacks=[probe], verbose=0
     )

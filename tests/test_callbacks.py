@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.signal.probe import Probe
 
 KEY = "sample_variance_decay"
 
@@ -379,11 +380,33 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
         ({"on_error": "ignore"}, "on_error='ignore'"),
         ({"expected": [1.0]}, r"expected=\[1\.0\]"),
         ({"layers": 3}, "layers=3"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"data": [1.0]}, "data must be an array"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(xy, options, message):
     with pytest.raises(ValueError, match=message):
-        kx.callbacks.SampleVarianceDecay(xy[0], **options)
+        kx.callbacks.SampleVarianceDecay(**{"data": xy[0]} | options)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(None, [32, 32]), (48, [48, 16])]
+)
+def test_the_probe_comes_in_batches_of_ones_choice(
+    xy, batch_size, sizes, monkeypatch
+):
+    seen, run = [], Probe.run
+
+    def spy(self, batches, *args, **kwargs):
+        seen.append([len(batch) for batch in batches])
+        return run(self, batches, *args, **kwargs)
+
+    monkeypatch.setattr(Probe, "run", spy)
+    probe = kx.callbacks.SampleVarianceDecay(
+        xy[0], batch_size=batch_size, verbose=0
+    )
+    fit(small_model(), xy, probe, epochs=1)
+    assert seen == [sizes, sizes]
 
 
 def test_expected_of_another_length_is_refused_before_training(xy):

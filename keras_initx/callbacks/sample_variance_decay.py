@@ -15,7 +15,7 @@ from keras_initx.callbacks.periodic import (
 )
 from keras_initx.display import png
 from keras_initx.profile import VarianceProfile
-from keras_initx.signal.batches import Data
+from keras_initx.signal.batches import Data, batches
 from keras_initx.signal.measure import measure, require_tensorflow
 from keras_initx.signal.selection import Layers, selectors
 
@@ -50,6 +50,8 @@ class SampleVarianceDecay(Periodic):
         expected: A profile of as many layers, usually from theory, to print
             beside the table of `verbose=2`.
         layers: Which layers, as for `measure`.
+        batch_size: Samples a batch, for arrays, as for `measure`. In batches
+            of the training's size a measurement costs least. Default: 32.
         verbose: 1 prints a line at each measurement, 2 the table, 0 nothing.
         on_error: "raise", which ends a training whose signal has diverged,
             or "warn" to let it go on without the measurement; `logs` then say
@@ -94,6 +96,7 @@ class SampleVarianceDecay(Periodic):
         log_dir: str | os.PathLike | None = None,
         expected: VarianceProfile | None = None,
         layers: Layers = None,
+        batch_size: int | None = None,
         verbose: int = 1,
         on_error: Literal["raise", "warn"] = "raise",
     ):
@@ -111,9 +114,11 @@ class SampleVarianceDecay(Periodic):
                 f"Received: on_error={on_error!r}"
             )
         selectors(layers)
+        batches(data, batch_size)
         self.data = data
         self.expected = expected
         self.layers = layers
+        self.batch_size = batch_size
         self.verbose = verbose
         self.on_error = on_error
         self._start()
@@ -124,7 +129,12 @@ class SampleVarianceDecay(Periodic):
 
     def _measure(self) -> None:
         try:
-            profile = measure(self.model, self.data, layers=self.layers)
+            profile = measure(
+                self.model,
+                self.data,
+                layers=self.layers,
+                batch_size=self.batch_size,
+            )
             if self.expected is not None:
                 profile.check_expected(self.expected)
         except Exception as error:
