@@ -12,23 +12,72 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+SMALL = "KERAS_INITX_SMALL"
+INSTALL = """\
+import importlib.util
+
+if importlib.util.find_spec("keras_initx") is None:
+    %pip install --quiet "keras-initx[examples]\""""
 
 
 def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_is_kept_with_its_outputs(path):
-    notebook = nbformat.read(path, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    kept = [output for cell in code for output in cell.outputs]
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_of(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_notebook_has_the_head_of_keras_io(notebook):
+    head = re.fullmatch(
+        r"# \S.*\n\n"
+        r"\*\*Author:\*\* keras_initx contributors<br>\n"
+        r"\*\*Date created:\*\* (\d{4}/\d\d/\d\d)<br>\n"
+        r"\*\*Last modified:\*\* (\d{4}/\d\d/\d\d)<br>\n"
+        r"\*\*Description:\*\* \S.*<br>\n"
+        r"\*\*Accelerator:\*\* (None|GPU|TPU)",
+        notebook.cells[0].source,
+    )
+    assert head, notebook.cells[0].source
+    created, modified, _ = head.groups()
+    assert created <= modified
+
+
+def test_notebook_installs_the_package_first(notebook):
+    first = next(
+        k for k, cell in enumerate(notebook.cells) if cell.cell_type == "code"
+    )
+    assert notebook.cells[first - 1].source.startswith("## Setup")
+    assert notebook.cells[first].source == INSTALL
+
+
+def test_notebook_has_small_sizes(notebook):
+    source = "\n".join(cell.source for cell in code_of(notebook))
+    assert source.count(f'SMALL = bool(os.environ.get("{SMALL}"))') == 1
+    assert " if SMALL else " in source
+
+
+def test_notebook_is_kept_with_its_outputs(notebook):
+    kept = [output for cell in code_of(notebook) for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in kept)
     assert not any(output.output_type == "error" for output in kept)
+    # What libraries log names machines and times.
+    assert not any(output.get("name") == "stderr" for output in kept)
+
+
+def test_small_notebook_runs(notebook, monkeypatch):
+    monkeypatch.setenv(SMALL, "1")
     # Raises at the first cell that does.
     NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
     ).execute()
+    install, *code = code_of(notebook)
+    assert not install.outputs
     printed = "".join(
         output.text
         for cell in code
