@@ -14,6 +14,7 @@ Run `python benchmarks/distributed.py`; `--help` lists the nets.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -99,9 +100,10 @@ def cost(net: str, place: str, rounds: int) -> str:
 
 def run(*arguments: str, workers: int) -> str:
     """The last line that the first of the processes prints."""
-    ports = []
-    for _ in range(workers):
-        with socket.socket() as free:
+    with contextlib.ExitStack() as all_held_until_all_are_drawn:
+        ports = []
+        for _ in range(workers):
+            free = all_held_until_all_are_drawn.enter_context(socket.socket())
             free.bind(("127.0.0.1", 0))
             ports.append(free.getsockname()[1])
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
@@ -118,16 +120,19 @@ def run(*arguments: str, workers: int) -> str:
                 [sys.executable, __file__, *arguments],
                 env=environment,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 text=True,
             )
         )
     try:
-        printed = [process.communicate()[0] for process in processes]
+        each = [process.communicate(timeout=1800) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return printed[0].splitlines()[-1]
+    for process, (_, complaint) in zip(processes, each, strict=True):
+        if process.returncode:
+            sys.exit(complaint)
+    return each[0][0].splitlines()[-1]
 
 
 def main() -> None:

@@ -156,9 +156,9 @@ def callbacks(args, probe):
         )
         made.append(
             keras.callbacks.ModelCheckpoint(
-                f"{args.checkpoint_dir}/best.keras",
-                monitor="loss",
-                save_best_only=True,
+                # The last, not the best: what was best until now Keras
+                # forgets when a job is started again.
+                f"{args.checkpoint_dir}/model.keras"
             )
         )
     # The bar before the measurement, or else it shows each layer's number.

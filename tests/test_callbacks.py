@@ -201,12 +201,26 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     assert len(figures) == 3, "each shows its own profile"
 
 
-def test_tensorboard_steps_go_on_in_a_second_fit(xy, tmp_path):
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], log_dir=tmp_path, verbose=0)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.01),
+        lambda: keras.optimizers.SGD(0.01, gradient_accumulation_steps=2),
+        lambda: keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
+        ),
+    ],
+    ids=["plain", "accumulating", "scaled"],
+)
+def test_tensorboard_steps_go_on_in_a_second_fit(xy, tmp_path, optimizer):
+    probe = kx.callbacks.SampleVarianceDecay(
+        xy[0], every=2, log_dir=tmp_path, verbose=0
+    )
     model = small_model()
+    model.compile(optimizer(), "mse")
     fit(model, xy, epochs=2)
     fit(model, xy, probe, initial_epoch=2, epochs=3)
-    assert {step for _, _, step in events(tmp_path)} == {8, 12}
+    assert {step for _, _, step in events(tmp_path)} == {8, 10, 12}
 
 
 def test_without_matplotlib_tensorboard_has_no_figure(
@@ -223,18 +237,32 @@ def test_without_matplotlib_tensorboard_has_no_figure(
     assert {plugin for plugin, _, _ in events(tmp_path)} == {"scalars"}
 
 
-def test_works_in_a_loop_of_ones_own(xy):
+@pytest.mark.parametrize("whose", ["the model's", "one's own"])
+def test_works_in_a_loop_of_ones_own(xy, tmp_path, whose):
     model = small_model()
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], every=2, verbose=0)
+    optimizer = keras.optimizers.SGD(0.01)
+
+    def train():
+        if whose == "the model's":
+            return model.train_on_batch(*xy)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(xy[0]) - xy[1]) ** 2)
+        weights = model.trainable_weights
+        optimizer.apply(tape.gradient(loss, weights), weights)
+
+    probe = kx.callbacks.SampleVarianceDecay(
+        xy[0], every=2, log_dir=tmp_path, verbose=0
+    )
     callbacks = keras.callbacks.CallbackList([probe], model=model)
     callbacks.on_train_begin()
     for epoch in range(2):
         callbacks.on_epoch_begin(epoch)
         for batch in range(4):
-            model.train_on_batch(*xy)
+            train()
             callbacks.on_train_batch_end(batch)
         callbacks.on_epoch_end(epoch)
     callbacks.on_train_end()
+    assert {step for _, _, step in events(tmp_path)} == {0, 2, 4, 6, 8}
     assert probe.steps == [(0, 0), (0, 2), (0, 4), (1, 6), (1, 8)]
     assert probe.profiles[-1] == kx.measure(model, xy[0])
 

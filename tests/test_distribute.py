@@ -394,7 +394,7 @@ def test_job_on_two_devices_reads_records_and_goes_on(tmp_path, rng):
     assert "2 replicas, mixed_bfloat16" in out
     assert "Step 4: sample variance" in out
     assert {f.suffix for f in (tmp_path / "log").iterdir()} == {".csv", ".v2"}
-    model = keras.models.load_model(tmp_path / "checkpoint" / "best.keras")
+    model = keras.models.load_model(tmp_path / "checkpoint" / "model.keras")
     assert model.input_shape == (None, 8, 8, 3)
 
 

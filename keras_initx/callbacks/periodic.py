@@ -49,12 +49,14 @@ class Periodic(keras.callbacks.Callback):
         self._step = 0
         self._step_before_epoch = 0
         self._updates_before = 0
+        self._batches_before = 0
         self._logs: dict[str, float] = {}
         self._writer = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._start()
         self._updates_before = _updates(self.model) or 0
+        self._batches_before = _batches(self.model)
         if self.log_dir is not None and self._is_chief():
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
         self._measure()
@@ -114,8 +116,7 @@ class Periodic(keras.callbacks.Callback):
         if self._writer is None:
             return
         # A training that goes on where another ended counts on as well.
-        updates = _updates(self.model)
-        step = self._step if updates is None else updates
+        step = self._batches_before + self._step
         with self._writer.as_default(step=step):
             for tag, value in scalars.items():
                 _summary(tag, tf.constant(value, tf.float32), "scalars")
@@ -149,7 +150,18 @@ def _updates(model: keras.Model) -> int | None:
     if optimizer is None or counts_others:
         return None
     # A strategy holds one for each replica.
-    return int(optimizer.iterations.numpy())
+    return int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+def _batches(model: keras.Model) -> int:
+    """Batches that the optimizer has seen, but for ones it has skipped."""
+    optimizer = getattr(model, "optimizer", None)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    if optimizer is None:
+        return 0
+    in_an_update = optimizer.gradient_accumulation_steps or 1
+    return in_an_update * int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
 def _image(png: bytes) -> tf.Tensor:

@@ -60,8 +60,9 @@ class SampleVarianceDecay(Periodic):
 
     Attributes:
         profiles: A `VarianceProfile` for each measurement of the last fit.
-        steps: The matching `(epoch, step)`: epochs and batches that had been
-            trained on.
+        steps: The matching `(epoch, step)`: epochs that had been trained, and
+            batches since this fit began (TensorBoard counts those before it,
+            too).
 
     Raises:
         ValueError: An argument is out of its range; at a measurement, what
