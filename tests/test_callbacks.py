@@ -109,9 +109,11 @@ def test_steps_are_batches_not_executions(xy, kind, accumulated, batches):
     model = small_model()
     model.compile(sgd, "mse", steps_per_execution=3)
     probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
-    for _ in range(2):
+    for before in (0, 2 * batches):
         fit(model, x, probe, **options)
-        assert probe.steps == [(0, 0), (1, batches), (2, 2 * batches)]
+        assert probe.steps == [
+            (epoch, before + epoch * batches) for epoch in range(3)
+        ]
 
 
 def test_training_is_the_same_with_and_without(xy):
@@ -331,7 +333,7 @@ def test_a_second_fit_starts_a_new_record(xy):
     last = probe.profiles[-1]
     fit(model, xy, probe)
     assert probe.profiles[0] == last
-    assert probe.steps == [(0, 0), (1, 4), (2, 8)]
+    assert probe.steps == [(0, 8), (1, 12), (2, 16)]
 
 
 class Poison(keras.callbacks.Callback):

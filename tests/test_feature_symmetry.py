@@ -293,9 +293,9 @@ def test_training_is_the_same_with_and_without(xy):
 
 
 def test_prints_a_line_a_table_or_nothing(xy, capsys):
-    model = small(noise=0.01)
     printed = {}
     for verbose in (0, 1, 2):
+        model = small(noise=0.01)
         symmetry = FeatureSymmetry(verbose=verbose)
         # Of nothing measured, the heads alone.
         heads = symmetry.table().split()

@@ -72,11 +72,12 @@ class FeatureSymmetry(Periodic):
         names: Of the kernels in the last fit, in the order of the columns
             below.
         steps: The `(epoch, step)` of each measurement of the last fit: epochs
-            and batches that had been trained on.
+            and batches that the model had been trained on, those of earlier
+            fits included.
         spread, forward, backward: What was measured, arrays of shape
             (measurements, kernels).
-        broken_at: The `(epoch, step)` of the first measurement with a spread
-            above 0, None before it.
+        broken_at: The `(epoch, step)` of the first measurement of the last fit
+            with a spread above 0, None before it.
 
     Raises:
         ValueError: An argument is out of its range; at the start of a fit,

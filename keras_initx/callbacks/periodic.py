@@ -46,25 +46,25 @@ class Periodic(keras.callbacks.Callback):
     def _start(self) -> None:
         self.steps: list[tuple[int, int]] = []
         self._epoch = 0
-        self._step = 0
-        self._step_before_epoch = 0
-        self._updates_before = 0
-        self._batches_before = 0
+        self._begin_at(0)
         self._logs: dict[str, float] = {}
         self._writer = None
 
+    def _begin_at(self, step: int) -> None:
+        self._step = self._first_step = self._step_before_epoch = step
+
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._start()
-        self._updates_before = _updates(self.model) or 0
-        self._batches_before = _batches(self.model)
+        # A training that goes on where another ended counts on as well.
+        self._begin_at(_batches(self.model))
         if self.log_dir is not None and self._is_chief():
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
         self._measure()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        if self._step == 0 and self.steps == [(0, 0)]:
+        if self._nothing_trained and self.steps == [(0, self._step)]:
             # Only now does a fit with initial_epoch say so.
-            self.steps = [(epoch, 0)]
+            self.steps = [(epoch, self._step)]
         self._epoch = epoch
         # An epoch without a measurement must not repeat one of before. The
         # keys stay, for CSVLogger writes those of the first epoch ever after.
@@ -81,6 +81,11 @@ class Periodic(keras.callbacks.Callback):
             if logs is not None:
                 logs.update(self._logs)
 
+    @property
+    def _nothing_trained(self) -> bool:
+        """Whether this training has yet to take its first step."""
+        return self._step == self._first_step
+
     def _steps_until(self, batch: int) -> int:
         """Batches trained on, of which the last is reported as `batch`."""
         # Keras reports whole executions, also where data end within the last.
@@ -88,7 +93,7 @@ class Periodic(keras.callbacks.Callback):
         if getattr(self.model, "steps_per_execution", 1) > 1:
             updates = _updates(self.model)
             if updates is not None:
-                return updates - self._updates_before
+                return updates
             batches = min(batches, (self.params or {}).get("steps") or batches)
         return self._step_before_epoch + batches
 
@@ -115,9 +120,7 @@ class Periodic(keras.callbacks.Callback):
         """Scalars, and figures as PNG, by their tags."""
         if self._writer is None:
             return
-        # A training that goes on where another ended counts on as well.
-        step = self._batches_before + self._step
-        with self._writer.as_default(step=step):
+        with self._writer.as_default(step=self._step):
             for tag, value in scalars.items():
                 _summary(tag, tf.constant(value, tf.float32), "scalars")
             for tag, png in (figures or {}).items():

@@ -38,8 +38,8 @@ class SampleVarianceDecay(Periodic):
     `keras.callbacks.ProgbarLogger()` in the list before this callback.
 
     `keras.callbacks.BackupAndRestore`, too, belongs before it: the first
-    measurement is then of the weights that it has restored, and TensorBoard's
-    steps go on. Of several workers the chief prints and writes.
+    measurement is then of the weights that it has restored, and its steps go
+    on. Of several workers the chief prints and writes.
 
     Args:
         data: What `measure` takes. A few hundred samples say enough.
@@ -60,9 +60,8 @@ class SampleVarianceDecay(Periodic):
 
     Attributes:
         profiles: A `VarianceProfile` for each measurement of the last fit.
-        steps: The matching `(epoch, step)`: epochs that had been trained, and
-            batches since this fit began (TensorBoard counts those before it,
-            too).
+        steps: The matching `(epoch, step)`: epochs and batches that the model
+            had been trained on, those of earlier fits included.
 
     Raises:
         ValueError: An argument is out of its range; at a measurement, what
@@ -139,7 +138,7 @@ class SampleVarianceDecay(Periodic):
             if self.expected is not None:
                 profile.check_expected(self.expected)
         except Exception as error:
-            if self.on_error == "raise" or self._step == 0:
+            if self.on_error == "raise" or self._nothing_trained:
                 raise
             self._logs = dict.fromkeys(self._logs or [_KEY], float("nan"))
             warnings.warn(
