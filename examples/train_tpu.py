@@ -5,7 +5,8 @@
 A network without batch normalization, whose residual branches are scaled by
 depth^-1/2 so that the signal keeps its size; `SampleVarianceDecay` listens as
 it trains. Started again with the same --checkpoint-dir, it goes on where the
-last epoch ended. examples/README.md tells what has been tested.
+last epoch ended, also with more --epochs; data are then shuffled anew.
+examples/README.md tells what has been tested.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import tensorflow as tf
 
 import keras_initx as kx
 
-CLASSES = 10
 # A new one for each layer: layers that share one would start equal.
 INITIALIZERS = {
     "he_normal": keras.initializers.HeNormal,
@@ -24,6 +24,13 @@ INITIALIZERS = {
     "fractional": lambda: kx.initializers.FractionalMoment(s=1.0),
     "stable": lambda: kx.initializers.AlphaStable(stability=1.8),
 }
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1: {text}")
+    return number
 
 
 def parser():
@@ -35,20 +42,26 @@ def parser():
     kinds = ["auto", "tpu", "mirrored", "multiworker", "default"]
     add("--strategy", choices=kinds, default="auto")
     add("--tpu", metavar="NAME", help="name of the TPU, or local")
-    add("--replicas", type=int, help="logical CPUs that stand for devices")
+    add("--replicas", type=positive, help="logical CPUs that stand for devices")
     add("--initializer", choices=INITIALIZERS, default="he_normal")
-    add("--steps-per-execution", type=int, default=1)
+    add("--steps-per-execution", type=positive, default=1)
     policies = ["float32", "mixed_bfloat16", "bfloat16", "mixed_float16"]
     add("--precision", choices=policies, default="float32")
     add("--data", default="digits", help="digits, cifar10 or tfrecord:PATTERN")
-    add("--image-size", type=int, default=32, help="of tfrecord images")
-    add("--steps-per-epoch", type=int, help="needed for tfrecord")
+    add("--image-size", type=positive, default=32, help="of tfrecord images")
+    add("--steps-per-epoch", type=positive, help="needed for tfrecord")
+    add("--classes", type=positive, default=10)
     add("--log-dir", help="for TensorBoard, and log.csv")
-    add("--checkpoint-dir", help="where to go on from, and the best model")
-    add("--depth", type=int, default=16, help="residual blocks")
-    add("--width", type=int, default=32, help="channels")
-    add("--batch-size", type=int, default=64, help="of all replicas together")
-    add("--epochs", type=int, default=5)
+    add("--checkpoint-dir", help="where to go on from, and the model")
+    add("--depth", type=positive, default=16, help="residual blocks")
+    add("--width", type=positive, default=32, help="channels")
+    add(
+        "--batch-size",
+        type=positive,
+        default=64,
+        help="of all replicas together",
+    )
+    add("--epochs", type=positive, default=5)
     add("--learning-rate", type=float, default=0.05)
     add("--seed", type=int, default=0)
     return made
@@ -91,7 +104,7 @@ def from_records(pattern, size):
 
     # Not shuffled: all workers must see the same files in the same order.
     files = tf.data.Dataset.list_files(pattern, shuffle=False)
-    return files.interleave(tf.data.TFRecordDataset, deterministic=True).map(
+    return files.interleave(tf.data.TFRecordDataset).map(
         parse, num_parallel_calls=tf.data.AUTOTUNE
     )
 
@@ -100,14 +113,21 @@ def load(args):
     """Batches to train on, to validate on (or None), and images to measure."""
     kind, _, pattern = args.data.partition(":")
     if kind == "tfrecord":
-        data, kept = from_records(pattern, args.image_size), None
         if not args.steps_per_epoch:
             raise SystemExit("--data tfrecord needs --steps-per-epoch")
+        if not tf.io.gfile.glob(pattern):
+            raise SystemExit(f"--data {args.data}: no such files")
+        data, kept = from_records(pattern, args.image_size), None
         probe = np.stack([x for x, _ in data.take(128).as_numpy_iterator()])
         data = data.shuffle(4096, seed=args.seed).repeat()
     elif kind in ("digits", "cifar10"):
         train, test = in_memory(kind)
         probe = test[0][:128]
+        if args.batch_size > len(test[0]):
+            raise SystemExit(
+                f"--batch-size {args.batch_size}: {args.data} keeps "
+                f"{len(test[0])} images to validate on"
+            )
         data = tf.data.Dataset.from_tensor_slices(train)
         data = data.shuffle(len(train[0]), seed=args.seed)
         kept = tf.data.Dataset.from_tensor_slices(test)
@@ -119,7 +139,7 @@ def load(args):
     return data.prefetch(tf.data.AUTOTUNE), kept, probe
 
 
-def residual_network(shape, depth, width, initializer):
+def residual_network(shape, classes, depth, width, initializer):
     def conv():
         return keras.layers.Conv2D(
             width, 3, padding="same", kernel_initializer=initializer()
@@ -139,7 +159,7 @@ def residual_network(shape, depth, width, initializer):
         keras.layers.ReLU(),
         keras.layers.GlobalAveragePooling2D(),
         # The loss is taken in float32, whatever the precision.
-        keras.layers.Dense(CLASSES, dtype="float32", name="logits"),
+        keras.layers.Dense(classes, dtype="float32", name="logits"),
     ]
     return keras.Sequential(layers)
 
@@ -151,7 +171,11 @@ def callbacks(args, probe):
         made.insert(
             0,
             keras.callbacks.BackupAndRestore(
-                f"{args.checkpoint_dir}/backup", double_checkpoint=True
+                f"{args.checkpoint_dir}/backup",
+                double_checkpoint=True,
+                # A job that has ended can go on, and a worker that died at
+                # the end finds the others' epoch.
+                delete_checkpoint=False,
             ),
         )
         made.append(
@@ -189,14 +213,14 @@ def main(arguments=None):
     with strategy.scope():
         model = residual_network(
             probe.shape[1:],
+            args.classes,
             args.depth,
             args.width,
             INITIALIZERS[args.initializer],
         )
         model.compile(
-            keras.optimizers.SGD(
-                args.learning_rate, momentum=0.9, global_clipnorm=1.0
-            ),
+            # Not clipped: each replica would clip its own piece's gradient.
+            keras.optimizers.SGD(args.learning_rate, momentum=0.9),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             steps_per_execution=args.steps_per_execution,
