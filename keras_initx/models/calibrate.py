@@ -67,7 +67,8 @@ def calibrate(
     `batch_size`, are handled exactly, by moments that are merged over batches,
     at the price of a pass up to each layer in turn. Each pass must give the
     same samples: cache what is shuffled. With `training=True` all batches have
-    the same dropout mask.
+    the same dropout mask. Under several workers each calibrates its own copy of
+    the model, so all must call, with the same data.
 
     Calibrated are dense, convolution (grouped, depthwise, separable and
     transposed too) and `EinsumDense` layers, at their first call if there are

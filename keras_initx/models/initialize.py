@@ -54,8 +54,8 @@ def initialize(
 
     Seeds. Each weight has its own, folded from `seed` and the weight's path in
     the model: the same seed gives the same model bit for bit, in any process,
-    whatever was built before, and weights that are drawn differ, query, key and
-    value of attention included. Layers that you named keep their weights when
+    on each of several workers, whatever was built before, and weights that are
+    drawn differ, query, key and value of attention included. Layers that you named keep their weights when
     others come or go. Those that Keras named, and those with a name that it
     might have given ("dense_1"), are counted among their like in the order of
     `model.layers`, which another layer may change. (Of two seeds that happen to
