@@ -128,7 +128,7 @@ def measure(
     all_batches = batches(data, batch_size, steps)
     build(model, all_batches)
     bar = keras.utils.Progbar(all_batches.count) if verbose else None
-    # The wrappers of two traces on one model could not be taken off in order.
+    # A probe that is kept may be asked for by two threads.
     with one_at_a_time:
         probe = _probe(model, wanted, training)
         result = probe.run(
