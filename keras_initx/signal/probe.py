@@ -22,7 +22,7 @@ _TRACES_KEPT = 8
 
 
 class Result(NamedTuple):
-    """What a run over data found; `moments` has a row for each layer's call."""
+    """What a run over data found, a row for each call of a picked layer."""
 
     names: tuple[str, ...]
     units: tuple[int, ...]
