@@ -2,8 +2,8 @@
 
 Dense nets of 10, 100 and 1000 layers, one pass over the same samples. The first
 call traces and compiles; later ones are the median of rounds. What crosses the
-wire is counted from the tensors themselves: what leaves a replica for each
-batch, and the one message between workers.
+wire is counted from the tensors themselves, of a convolutional net too: what
+leaves each replica for each batch, and the one message from each worker.
 
 Run `python benchmarks/scale.py`.
 """
@@ -17,19 +17,20 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import shown
 import tensorflow as tf
 from measure import dense_net
 
 import keras_initx as kx
-from keras_initx.signal.probe import Probe
+from keras_initx.signal.forward import forward_pass
+from keras_initx.signal.moments import of_all_layers
+from keras_initx.signal.replicas import packed
 from keras_initx.signal.selection import selectors
 
 WIDTH, SAMPLES = 256, 256
 DEPTHS = (10, 100, 1000)
-
-
 OPERATIONS = {
     "measure": lambda model, x: kx.measure(model, x, batch_size=SAMPLES),
     "calibrate": kx.calibrate,
@@ -56,16 +57,32 @@ def growth(depths: list[int], rounds: int) -> list[list[object]]:
     return rows
 
 
-def sent(depth: int) -> tuple[int, int]:
-    """Bytes that leave a replica a batch, and a worker a batch."""
-    model = dense_net(WIDTH, depth)
-    probe = Probe(model, training=False)
-    probe._wanted = selectors(None)
-    layers, finite, _ = probe._forward(tf.zeros((2, WIDTH)), (), [], [], [])
-    leaves = [*tf.nest.flatten(layers), finite]
-    of_replica = sum(leaf.dtype.size * int(tf.size(leaf)) for leaf in leaves)
-    units = sum(int(layer.mean.shape[0]) for layer in layers)
-    return of_replica, 8 * (units + 2 * len(layers) + 1)
+def sent(model: keras.Model) -> tuple[int, int, int, int]:
+    """Layers heard, their units, bytes from each replica and each worker."""
+
+    def messages(batch):
+        found = forward_pass(model, batch, selectors(None))
+        return (
+            (found.moments, found.finite),
+            packed(of_all_layers(found.moments), found.finite),
+        )
+
+    batch = tf.TensorSpec((SAMPLES, *model.input_shape[1:]))
+    of_replica, of_worker = (
+        tf.function(messages, autograph=False)
+        .get_concrete_function(batch)
+        .structured_outputs
+    )
+    layers, _ = of_replica
+    units = sum(layer.mean.shape[0] for layer in layers)
+    return len(layers), units, size(of_replica), size(of_worker)
+
+
+def size(tensors: object) -> int:
+    """Bytes."""
+    return sum(
+        x.dtype.size * x.shape.num_elements() for x in tf.nest.flatten(tensors)
+    )
 
 
 def main() -> None:
@@ -80,15 +97,15 @@ def main() -> None:
         ["", "layers", "first call, s", "later, ms", "later, us a layer"],
         growth(args.depths, args.rounds),
     )
-    rows = []
-    for depth in args.depths:
-        of_replica, of_worker = sent(depth)
-        for replicas in (1, 2, 4):
-            rows.append([depth, replicas, replicas * of_replica, of_worker])
+    nets = {
+        f"{depth} dense, {WIDTH} wide": dense_net(WIDTH, depth)
+        for depth in args.depths
+    }
+    nets["ResNet50 at 224 x 224"] = keras.applications.ResNet50(weights=None)
     shown.show(
-        f"Bytes a batch, {WIDTH} units a layer",
-        ["layers", "replicas", "from the replicas", "from each worker"],
-        rows,
+        "Bytes a batch",
+        ["", "layers", "units", "from each replica", "from each worker"],
+        [[name, *sent(model)] for name, model in nets.items()],
     )
 
 

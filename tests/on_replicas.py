@@ -106,6 +106,34 @@ def convolution():
     )
 
 
+class Centered(keras.layers.Dense):
+    """Takes off the mean of all samples, for which replicas take turns."""
+
+    breaks_at = None
+
+    def call(self, x):
+        replica = tf.distribute.get_replica_context()
+        x -= replica.all_reduce("mean", tf.reduce_mean(x, axis=0))
+        here = tf.get_static_value(replica.replica_id_in_sync_group)
+        if here == self.breaks_at:
+            raise RuntimeError("broken")
+        return super().call(x)
+
+
+def waiting():
+    """Of layers within which a replica waits for the others."""
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            Centered(16, "relu", bias_initializer="ones"),
+            keras.layers.BatchNormalization(synchronized=True),
+            Centered(8, "tanh", bias_initializer="ones"),
+            keras.layers.BatchNormalization(synchronized=True),
+            keras.layers.Dense(3, bias_initializer="ones"),
+        ]
+    )
+
+
 def pair(strategy, build):
     """The same model alone and under the strategy."""
     keras.utils.set_random_seed(3)
@@ -131,6 +159,48 @@ def measurement(strategy, build, samples, **options):
     # A mean far from zero, so that a merge about the wrong one would show.
     x = np.concatenate([X, X[::-1] + 1])[:samples] + 5
     return profiles(kx.measure(model, x, **options), kx.measure(alone, x))
+
+
+def waits(strategy):
+    """A measurement, and one that breaks off, leave no trace in the layers."""
+    alone, model = pair(strategy, waiting)
+    options = {"training": True, "batch_size": 24}
+    expected = kx.measure(alone, X, **options)
+    _, _, breaks, *_ = model.layers
+    before = [dict(vars(layer)) for layer in model.layers]
+
+    def check():
+        for layer, attributes in zip(model.layers, before, strict=True):
+            assert vars(layer).keys() == attributes.keys(), layer.name
+            for name, value in vars(layer).items():
+                assert value is attributes[name], f"{layer.name}.{name}"
+
+    error = profiles(kx.measure(model, X, **options), expected)
+    check()
+    first, last = 0, REPLICAS - 1
+    for replica in (first, last):
+        breaks.breaks_at = replica
+        try:
+            kx.measure(model, X[:24], **options)
+            error = np.inf
+        except RuntimeError as broken:
+            assert "broken" in str(broken)
+        finally:
+            del breaks.breaks_at
+        check()
+    return max(error, profiles(kx.measure(model, X, **options), expected))
+
+
+def refusal(strategy):
+    """0 if a NaN that one replica meets is known to be one of the data's."""
+    _, model = pair(strategy, dense)
+    x = X.copy()
+    x[-1, -1] = np.nan
+    try:
+        kx.measure(model, x)
+    except ValueError as error:
+        return 0.0 if "data must be finite" in str(error) else np.inf
+    return np.inf
 
 
 def whole_model(strategy, run):
@@ -204,11 +274,15 @@ def main():
         ("dense", dense, 48, {}),
         ("uneven pieces and batches", dense, 61, {"batch_size": 25}),
         ("fewer samples than replicas", dense, 48 + 1, {"batch_size": 48}),
+        # Of as many samples as replicas, and of one: pieces of one shape.
+        ("a sample each", dense, REPLICAS + 1, {"batch_size": REPLICAS}),
         ("convolution", convolution, 48, {"batch_size": 24}),
     ]:
         claims[f"measure {name}"] = measurement(
             strategy, build, samples, **options
         )
+    claims["measure waiting"] = waits(strategy)
+    claims["measure NaN"] = refusal(strategy)
     for name, run in [
         ("initialize", lambda m: kx.initialize(m, "he_normal", seed=3)),
         ("calibrate", lambda m: kx.calibrate(m, X)),

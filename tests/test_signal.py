@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from stat_checks import assert_same_profile, profile_of
 
 import keras_initx as kx
+from keras_initx.signal import replicas
+from keras_initx.signal.moments import layer_moments, of_all_layers
 
 
 def he_net(width, depth, **layer):
@@ -935,3 +937,42 @@ def test_a_model_under_a_strategy_of_two_devices():
         "print(abs(same).max() < 1e-6, len(probe.profiles))\n"
     )
     assert said.split() == ["True", "3"]
+
+
+class Gathers:
+    """The strategy of a worker that hears from others."""
+
+    def __init__(self, *messages):
+        self.messages = messages
+
+    def gather(self, mine, axis):
+        return tf.concat([mine, *(x[None] for x in self.messages)], axis)
+
+
+@pytest.mark.parametrize("not_finite", [None, 0, 1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_workers_put_together_what_each_sends(
+    dtype, not_finite, rng, monkeypatch
+):
+    monkeypatch.setattr(replicas, "workers", lambda strategy: 3)
+    pieces = [rng.normal(3, 2, (samples, 5)) for samples in (4, 1, 9)]
+
+    def found(x):
+        narrow, wide = tf.constant(x[:, :2], "float32"), tf.constant(x, dtype)
+        return of_all_layers([layer_moments(narrow), layer_moments(wide)])
+
+    finite = [tf.constant(i != not_finite) for i in range(3)]
+    mine, *others = map(found, pieces)
+    messages = list(map(replicas.packed, others, finite[1:]))
+    sizes = {(x.dtype.name, len(x)) for x in messages}
+    assert sizes == {(dtype, 2 + 2 + 7 + 1)}
+    moments, all_finite = replicas._of_all_workers(
+        mine, finite[0], Gathers(*messages)
+    )
+    assert bool(all_finite) == (not_finite is None)
+    expected = found(np.concatenate(pieces))
+    for ours, its in zip(
+        tf.nest.flatten(moments), tf.nest.flatten(expected), strict=True
+    ):
+        assert ours.dtype == its.dtype
+        np.testing.assert_allclose(ours, its, rtol=1e-5, atol=1e-5)

@@ -1,7 +1,7 @@
 """What runs in a step is what a TPU can run; no TPU is at hand.
 
-Static shapes, float32 at most, no call back into Python. That it compiles
-with XLA to the right values is tested where the values are: test_initializers,
+Static shapes, float32 at most, no call back into Python, and XLA compiles it.
+That its values are right is tested where the values are: test_initializers,
 test_layers; here of the measuring pass. The tables are those of these tests.
 """
 
@@ -13,17 +13,18 @@ import tensorflow as tf
 
 import keras_initx as kx
 from keras_initx.signal import moments
-from keras_initx.signal.probe import Probe
+from keras_initx.signal.forward import forward_pass
 from keras_initx.signal.selection import selectors
 
+X = tf.constant(np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4))
 WIDE = {tf.float64.as_datatype_enum, tf.complex128.as_datatype_enum}
 
 
-def compiled(function, *specs, wide=False):
-    """`function` for XLA, found to hold nothing that a TPU lacks."""
+def compiled(function, *arguments, wide=False):
+    """What XLA makes of `function`, which holds nothing that a TPU lacks."""
     made = tf.function(
         function, jit_compile=True, autograph=False
-    ).get_concrete_function(*specs)
+    ).get_concrete_function(*arguments)
     graph = made.graph.as_graph_def()
     nodes = list(graph.node)
     for inner in graph.library.function:
@@ -36,7 +37,13 @@ def compiled(function, *specs, wide=False):
             assert wide or not types & WIDE, f"{node.name} in float64"
     for output in made.outputs:
         assert output.shape.is_fully_defined(), output.name
-    return made
+    # Only now does XLA compile.
+    return made(*arguments)
+
+
+def test_what_xla_cannot_compile_is_seen():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="AsString"):
+        compiled(lambda x: tf.strings.to_number(tf.strings.as_string(x)), X)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,7 @@ def test_layers_forward_and_back(make, policy):
         weights = [w.value for w in layer.trainable_weights]
         return tape.gradient(loss, [x, *weights])
 
-    compiled(gradients, tf.TensorSpec((8, 4), layer.compute_dtype))
+    compiled(gradients, tf.cast(X, layer.compute_dtype))
 
 
 def model_of(policy):
@@ -102,13 +109,11 @@ def test_the_measuring_pass_is_compiled_whole(training, on, rng, monkeypatch):
         monkeypatch.setattr(moments, "_rows_at_once", lambda: None)
     model = model_of("float32")
     x = tf.constant(rng.normal(size=(16, 8, 8, 2)).astype(np.float32))
-    probe = Probe(model, training)
-    probe._wanted = selectors(None)
 
     def forward(batch):
-        return probe._forward(batch, (), [], [], [])[0]
+        return forward_pass(model, batch, selectors(None), training).moments
 
-    found = compiled(forward, tf.TensorSpec(x.shape))(x)
+    found = compiled(forward, x)
     if training:
         # XLA's dropout draws other numbers.
         found = found[:1]
@@ -123,11 +128,9 @@ def test_the_measuring_pass_is_compiled_whole(training, on, rng, monkeypatch):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
 def test_the_measuring_pass_of_half_precision_reduces_in_float32(policy):
     model = model_of(policy)
-    probe = Probe(model, False)
-    probe._wanted = selectors(None)
-    made = compiled(
-        lambda batch: probe._forward(batch, (), [], [], [])[0],
-        tf.TensorSpec((16, 8, 8, 2)),
+    rows = compiled(
+        lambda batch: forward_pass(model, batch, selectors(None)).moments,
+        tf.zeros((16, 8, 8, 2)),
     )
-    for row in made.structured_outputs:
+    for row in rows:
         assert row.mean.dtype == row.half_squares.dtype == tf.float32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -203,14 +202,12 @@ class Calibrator:
                 except _RunAgainError:
                     return call(*args, **kwargs)
 
-            return functools.update_wrapper(corrected, call)
+            return corrected
 
         with contextlib.ExitStack() as stack:
             for layer in self._layers:
                 if id(layer) in self._readouts:
-                    stack.enter_context(
-                        swapped(layer, "call", again(layer.call))
-                    )
+                    stack.enter_context(swapped(layer, "call", again))
             yield
 
     def _correct_next(self, batches: Iterable[Any]) -> bool:

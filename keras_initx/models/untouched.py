@@ -85,7 +85,7 @@ def normalized(
         listening(listener, lambda heard: holds_kernel(heard.layer)),
     ):
         for layer in normalizations:
-            stack.enter_context(swapped(layer, "call", taking(layer.call)))
+            stack.enter_context(swapped(layer, "call", taking))
         few = keras.tree.map_structure(lambda t: t[:2], batch)
         model(few, training=training)
     return {

@@ -74,7 +74,8 @@ def measure(
     Of a model made in the scope of a `tf.distribute` strategy each replica
     takes its piece of every batch, and only what is kept of a piece, two
     numbers a layer and one a unit, leaves it. Under several workers all must
-    call, with the same data, and all get the same profile.
+    call, with the same data, and all get the same profile; the message between
+    them holds one number a unit, 42 MB a batch of ResNet50 at 224 x 224.
 
     Args:
         model: A `keras.Model` of any kind. Built here if it is not.
@@ -128,7 +129,7 @@ def measure(
     all_batches = batches(data, batch_size, steps)
     build(model, all_batches)
     bar = keras.utils.Progbar(all_batches.count) if verbose else None
-    # The wrappers of two traces on one model could not be taken off in order.
+    # A probe that is kept may be asked for by two threads.
     with one_at_a_time:
         probe = _probe(model, wanted, training)
         result = probe.run(

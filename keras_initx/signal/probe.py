@@ -1,4 +1,4 @@
-"""A model's forward pass, compiled once, that returns moments, not outputs."""
+"""Forward passes, compiled once, over batches whose moments are merged."""
 
 from __future__ import annotations
 
@@ -12,25 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.signal.batches import taken_as_inputs
-from keras_initx.signal.heard import Heard
-from keras_initx.signal.moments import (
-    LayerMoments,
-    Moments,
-    all_finite,
-    layer_moments,
-    mean_squares,
-    merged,
-)
+from keras_initx.signal.forward import Pass, forward_pass
+from keras_initx.signal.moments import Moments, mean_squares, merged
 from keras_initx.signal.replicas import Placed, cut, strategy_of
-from keras_initx.signal.selection import Selector, check_all_matched, matches
+from keras_initx.signal.selection import Selector
 from keras_initx.signal.settings import settings
-from keras_initx.signal.tap import listening
 
 _TRACES_KEPT = 8
 
 
 class Result(NamedTuple):
-    """What a run over data found; `moments` has a row for each layer's call."""
+    """What a run over data found, a row for each call of a picked layer."""
 
     names: tuple[str, ...]
     units: tuple[int, ...]
@@ -66,7 +58,6 @@ class Probe:
     def __init__(self, model: keras.Model, training: bool):
         self._model = weakref.ref(model)
         self._training = training
-        self._wanted: tuple[Selector, ...] = ()
         self._traces: OrderedDict[tuple, _Trace] = OrderedDict()
         self._settings: list[tuple[weakref.ref, tuple]] = []
 
@@ -84,22 +75,17 @@ class Probe:
         on_batch: Callable[[], None] = lambda: None,
     ) -> Result | None:
         """Moments of all batches together; None if there are no batches."""
-        self._wanted = tuple(wanted)
         spec, states, written = None, (), ()
         moments, finite = None, True
-        try:
-            for batch in batches:
-                spec = _same_spec(batch, spec)
-                placed = self._placed(batch, spec)
-                trace = self._trace(placed, states, written)
-                new, new_finite, states = trace.function(placed.batch, states)
-                written = trace.written
-                moments = trace.merge(moments, new) if moments else new
-                finite = tf.logical_and(finite, new_finite)
-                on_batch()
-        finally:
-            # A user's function may hold the model.
-            self._wanted = ()
+        for batch in batches:
+            spec = _same_spec(batch, spec)
+            placed = self._placed(batch, spec)
+            trace = self._trace(placed, wanted, states, written)
+            new, new_finite, states = trace.function(placed.batch, states)
+            written = trace.written
+            moments = trace.merge(moments, new) if moments else new
+            finite = tf.logical_and(finite, new_finite)
+            on_batch()
         if moments is None:
             return None
         table = trace.summarize(moments).numpy()
@@ -115,6 +101,7 @@ class Probe:
     def _trace(
         self,
         placed: Placed,
+        wanted: Sequence[Selector],
         states: tuple,
         written: tuple[keras.Variable, ...],
     ) -> _Trace:
@@ -122,81 +109,40 @@ class Probe:
         key = (repr(placed.spec), placed.are_pieces, len(states))
         if key not in self._traces:
             state_specs = tuple(map(tf.type_spec_from_value, states))
-            names, new_written, ran = [], [], []
+            passes: list[Pass] = []
 
             def forward(batch, states):
-                # One replica after the other, and all run the same.
-                for found in (names, new_written, ran):
-                    found.clear()
-                before = zip(written, states, strict=True)
-                return self._forward(batch, before, names, new_written, ran)
+                found = forward_pass(
+                    self._model(),
+                    batch,
+                    wanted,
+                    self._training,
+                    zip(written, states, strict=True),
+                )
+                passes.append(found)
+                return found.moments, found.finite, found.states
 
             with taken_as_inputs(self._model(), placed.spec):
                 function = _concrete(
                     placed.moments(forward), placed.spec, state_specs
                 )
-            self._settings = [(weakref.ref(la), settings(la)) for la in ran]
+            # Of several replicas, which all run the same.
+            found = passes[-1]
+            self._settings = [
+                (weakref.ref(layer), settings(layer)) for layer in found.layers
+            ]
             moments = function.structured_outputs[0]
             self._traces[key] = _Trace(
                 function,
                 _concrete(merged, moments, moments),
                 _concrete(_summarize, moments),
-                tuple(names),
-                tuple(new_written),
+                found.names,
+                found.written,
             )
             if len(self._traces) > _TRACES_KEPT:
                 self._traces.popitem(last=False)
         self._traces.move_to_end(key)
         return self._traces[key]
-
-    def _forward(
-        self,
-        batch: Any,
-        states: Iterable[tuple[keras.Variable, tf.Tensor]],
-        names: list[str],
-        written: list[keras.Variable],
-        layers: list[keras.layers.Layer],
-    ) -> tuple[tuple[LayerMoments, ...], tf.Tensor, tuple[tf.Tensor, ...]]:
-        rows: list[LayerMoments] = []
-        ran: list[Heard] = []
-
-        def listener(heard: Heard, signal: tf.Tensor) -> tf.Tensor:
-            names.append(heard.name)
-            rows.append(layer_moments(signal))
-            # Only then may the signal go on: an activation can then overwrite
-            # it in place, and no signal is kept waiting for its turn.
-            with tf.control_dependencies(rows[-1]):
-                return tf.identity(signal)
-
-        def picks(heard: Heard) -> bool:
-            ran.append(heard)
-            return any(matches(selector, heard) for selector in self._wanted)
-
-        scope = _RecordingScope(states)
-        with scope, listening(listener, picks):
-            self._model()(batch, training=self._training)
-        check_all_matched(self._wanted, ran)
-        if not rows:
-            raise ValueError(
-                "A picked layer must have a floating-point signal. "
-                f"Received: {sorted({heard.name for heard in ran})}"
-            )
-        layers += (heard.layer for heard in ran)
-        written += scope.written.values()
-        states = tuple(scope.get_current_value(v) for v in written)
-        return tuple(rows), _inputs_finite(batch), states
-
-
-class _RecordingScope(keras.StatelessScope):
-    """A stateless scope that says which variables would have been written."""
-
-    def __init__(self, states: Iterable[tuple[keras.Variable, tf.Tensor]]):
-        super().__init__(list(states))
-        self.written: dict[int, keras.Variable] = {}
-
-    def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
-        self.written[id(update[0])] = update[0]
-        super().add_update(update)
 
 
 def _concrete(function: Callable, *specs: Any) -> Callable:
@@ -215,17 +161,6 @@ def _same_spec(batch: Any, before: Any) -> Any:
             f"first, but for the number of samples: {before}. Received: {spec}"
         )
     return spec
-
-
-def _inputs_finite(batch: Any) -> tf.Tensor:
-    return tf.reduce_all(
-        [
-            all_finite(x)
-            for x in keras.tree.flatten(batch)
-            if x.dtype.is_floating
-        ]
-        or [True]
-    )
 
 
 def _summarize(moments: Moments) -> tf.Tensor:

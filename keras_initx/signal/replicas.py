@@ -121,31 +121,39 @@ def cut(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
     return Placed(placed, spec, strategy, are_pieces)
 
 
+def packed(moments: Moments, finite: tf.Tensor) -> tf.Tensor:
+    """What a worker tells the others of a batch: about one number a unit.
+
+    Returns:
+        A vector of the means' dtype. In float32 that rounds a variance as its
+        sum was, and counts to 2^24 samples are exact.
+    """
+    # All in one, since each message between workers takes its time.
+    parts = [moments.count, moments.variance, *moments.means, finite[None]]
+    wide = max((x.dtype for x in moments.means), key=lambda dtype: dtype.size)
+    return tf.concat([tf.cast(part, wide) for part in parts], axis=0)
+
+
+def unpacked(vector: tf.Tensor, like: Moments) -> tuple[Moments, tf.Tensor]:
+    """What was packed, in the shapes and dtypes of `like`."""
+    parts = [like.count, like.variance, *like.means]
+    *found, finite = tf.split(vector, [*map(tf.size, parts), 1])
+    count, variance, *means = (
+        tf.ensure_shape(tf.cast(one, part.dtype), part.shape)
+        for one, part in zip(found, parts, strict=True)
+    )
+    return Moments(count, tuple(means), variance), finite[0] > 0
+
+
 def _of_all_workers(
     moments: Moments, finite: tf.Tensor, strategy: tf.distribute.Strategy
 ) -> tuple[Moments, tf.Tensor]:
     """Those of the samples of all workers, the same for each worker."""
-    # All in one vector, since each message between workers takes its time.
-    parts = [moments.count, moments.variance, *moments.means, finite[None]]
-    vector = tf.concat([tf.cast(part, tf.float64) for part in parts], axis=0)
-    sizes = [tf.size(part) for part in parts]
-    rows = tf.unstack(strategy.gather(vector[None], axis=0), workers(strategy))
-    several, all_finite = [], []
-    for row in rows:
-        count, variance, *means, row_finite = tf.split(row, sizes)
-        for i, mean in enumerate(moments.means):
-            means[i] = tf.ensure_shape(
-                tf.cast(means[i], mean.dtype), mean.shape
-            )
-        shape = moments.count.shape
-        several.append(
-            Moments(
-                tf.ensure_shape(count, shape),
-                tuple(means),
-                tf.ensure_shape(variance, shape),
-            )
-        )
-        all_finite.append(row_finite[0] > 0)
+    sent = strategy.gather(packed(moments, finite)[None], axis=0)
+    vectors = tf.unstack(sent, workers(strategy))
+    several, all_finite = zip(
+        *(unpacked(vector, moments) for vector in vectors), strict=True
+    )
     return functools.reduce(merged, several), tf.reduce_all(all_finite)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
@@ -90,12 +90,8 @@ class _Steps:
 @contextlib.contextmanager
 def _recurrent(layer: keras.layers.RNN, tap: _Tap) -> Iterator[None]:
     outer = tap.sequence
-    inner_loop = layer.inner_loop
-    if isinstance(layer, (keras.layers.LSTM, keras.layers.GRU)):
-        # Their own would try a fused kernel, which never calls the cell.
-        inner_loop = functools.partial(keras.layers.RNN.inner_loop, layer)
 
-    def heard_inner_loop(*args, **kwargs):
+    def heard_inner_loop(inner_loop, *args, **kwargs):
         carried = _Carried(layer.cell)
         with _told_to(tap, carried):
             last, outputs, states = inner_loop(*args, **kwargs)
@@ -110,9 +106,15 @@ def _recurrent(layer: keras.layers.RNN, tap: _Tap) -> Iterator[None]:
                 tap.tell(heard, signal)
         return last, outputs, states
 
+    def hearing(inner_loop: Callable) -> Callable:
+        if isinstance(layer, (keras.layers.LSTM, keras.layers.GRU)):
+            # Their own would try a fused kernel, which never calls the cell.
+            inner_loop = functools.partial(keras.layers.RNN.inner_loop, layer)
+        return functools.partial(heard_inner_loop, inner_loop)
+
     # Outside its loop Keras may run cells only to learn the shapes of masks.
     with (
-        swapped(layer, "inner_loop", heard_inner_loop),
+        swapped(layer, "inner_loop", hearing),
         _told_to(tap, _Deaf()),
     ):
         yield

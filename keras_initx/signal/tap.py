@@ -124,16 +124,17 @@ class _Tap:
     @contextlib.contextmanager
     def attached(self, layer: keras.layers.Layer) -> Iterator[None]:
         """Within, `layer.call` goes through `run`."""
+
+        def through_run(call: Callable) -> Callable:
+            # A tf.function has its own graph, perhaps traced long ago, in
+            # which nothing can be heard; what it wraps runs in ours.
+            call = getattr(call, "python_function", call)
+            return functools.partial(self.run, layer, call)
+
         with contextlib.ExitStack() as stack:
             for name in ("call", "quantized_call"):
-                call = getattr(layer, name, None)
-                # A tf.function has its own graph, perhaps traced long ago, in
-                # which nothing can be heard; what it wraps runs in ours.
-                call = getattr(call, "python_function", call)
-                if call is not None:
-                    heard = functools.partial(self.run, layer, call)
-                    functools.update_wrapper(heard, call)
-                    stack.enter_context(swapped(layer, name, heard))
+                if getattr(layer, name, None) is not None:
+                    stack.enter_context(swapped(layer, name, through_run))
             yield
 
     def run(self, layer: keras.layers.Layer, call: Callable, *args, **kwargs):
@@ -198,14 +199,15 @@ class _Tap:
 def _activation_wrapped(
     layer: keras.layers.Layer, hear: Callable[[tf.Tensor], tf.Tensor]
 ) -> contextlib.AbstractContextManager:
-    activation = vars(layer).get("activation")
-    if not callable(activation):
+    if not callable(vars(layer).get("activation")):
         return contextlib.nullcontext()
 
-    def heard_activation(signal, *args, **kwargs):
-        return activation(hear(signal), *args, **kwargs)
+    def hearing(activation: Callable) -> Callable:
+        return lambda signal, *args, **kwargs: activation(
+            hear(signal), *args, **kwargs
+        )
 
-    return swapped(layer, "activation", heard_activation)
+    return swapped(layer, "activation", hearing)
 
 
 def _on_first_tensor(hear: Callable, output: Any) -> Any:
