@@ -22,7 +22,7 @@ import tables
 import tensorflow as tf
 
 import keras_initx as kx
-from keras_initx.distribute import training
+from keras_initx.distribute.workers import SameEpoch, of_a_worker
 
 TESTS = Path(__file__).parent
 
@@ -222,7 +222,7 @@ def test_workers_that_restored_different_epochs_are_refused(others):
     class Model:
         distribute_strategy = Agreement(others)
 
-    check = training._SameEpoch()
+    check = SameEpoch()
     check.set_model(Model())
     check.on_train_begin()
     if 0 in others:
@@ -239,7 +239,7 @@ def test_a_worker_restores_and_writes_nothing(tmp_path):
         keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"),
         keras.callbacks.ProgbarLogger(),
     ]
-    *kept, restore = training._of_a_worker([*keep, *writes, backup])
+    *kept, restore = of_a_worker([*keep, *writes, backup])
     assert kept == keep
     x = np.ones((8, 4), np.float32)
 
