@@ -1,11 +1,12 @@
 """Several devices and several machines find and train what one does.
 
 Logical CPUs stand for devices, processes on this machine for machines. Both
-run in processes of their own: on_replicas.py, one_worker.py.
+run in processes of their own: on_replicas.py, one_machine.py, one_worker.py.
 """
 
 import contextlib
 import csv
+import importlib.util
 import json
 import os
 import socket
@@ -86,22 +87,30 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
-def world(script, count, *arguments):
-    """Several workers that know of each other."""
-    workers = [f"127.0.0.1:{port}" for port in free_ports(count)]
+def world(script, count, *arguments, chief=False):
+    """Several workers that know of each other, maybe one by name the chief."""
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    cluster = {"worker": hosts}
+    if chief:
+        cluster = {"chief": hosts[:1], "worker": hosts[1:]}
+    tasks = [
+        {"type": job, "index": i}
+        for job, hosts in cluster.items()
+        for i in range(len(hosts))
+    ]
     return [
         started(
             script,
             *arguments,
-            TF_CONFIG=json.dumps(
-                {
-                    "cluster": {"worker": workers},
-                    "task": {"type": "worker", "index": i},
-                }
-            ),
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": task}),
+            WORKER=str(i),
+            WORKERS=str(count),
         )
-        for i in range(count)
+        for i, task in enumerate(tasks)
     ]
+
+
+LOST = "All workers must go on together, and it is likely that another one"
 
 
 @contextlib.contextmanager
@@ -123,7 +132,10 @@ def ended(processes, timeout=180):
 def alone(tmp_path_factory):
     """What one device makes of the training of one_worker.py."""
     folder = tmp_path_factory.mktemp("alone")
-    return one_worker.train(kx.distribute.strategy("default"), folder)
+    strategy = kx.distribute.strategy("default")
+    found = one_worker.train(strategy, folder)
+    found["whole model"] = one_worker.whole_model(strategy, folder)
+    return found
 
 
 def assert_same_training(found, alone, epochs=slice(None)):
@@ -151,13 +163,32 @@ def results(folder, count):
     ]
 
 
-def test_three_machines_train_as_one_device(tmp_path, alone):
-    with ended(world("one_worker.py", 3, tmp_path)) as said:
-        for code, _, errors in said:
-            assert code == 0, errors
-        assert "Epoch 4/4" in said[0][1] and "Step 20: sample" in said[0][1]
-        assert [out for _, out, _ in said[1:]] == ["", ""], "only the chief"
-    found = results(tmp_path, 3)
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """The folder of three machines, whose last one freezes in the end.
+
+    With what the others said, and the seconds that they outlived it.
+    """
+    folder = tmp_path_factory.mktemp("three")
+    workers = world("one_worker.py", 3, folder, "freeze", chief=True)
+    with ended(workers[:2]) as said:
+        files = [folder / f"worker-{i}.json" for i in range(3)]
+        last = max(file.stat().st_mtime for file in files)
+        outlived = time.time() - last
+        frozen = workers[2].poll() is None
+        workers[2].kill()
+        with ended(workers[2:]) as last_said:
+            pass
+    return folder, said + last_said, outlived, frozen
+
+
+def test_three_machines_train_as_one_device(three, alone):
+    folder, said, _, _ = three
+    assert "Epoch 4/4" in said[0][1] and "Step 20: sample" in said[0][1]
+    assert said[0][1].count("Step 5: largest spread of features") == 2
+    assert [out for _, out, _ in said[1:]] == ["", ""], "only the chief"
+    found = results(folder, 3)
+    assert [each["chief"] for each in found] == [True, False, False]
     for each in found:
         assert each["replicas"] == 3
         assert each["steps"] == [[0, 0], [1, 5], [2, 10], [3, 15], [4, 20]]
@@ -165,13 +196,49 @@ def test_three_machines_train_as_one_device(tmp_path, alone):
         # All workers decide by the same numbers, to the last bit.
         assert each["history"] == found[0]["history"]
         assert each["profiles"] == found[0]["profiles"]
-    with (tmp_path / "log.csv").open() as file:
+    with (folder / "log.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == list("0123")
-    saved = keras.models.load_model(tmp_path / "model.keras")
+    saved = keras.models.load_model(folder / "model.keras")
     for mine, its in zip(saved.get_weights(), found[0]["weights"], strict=True):
         np.testing.assert_array_equal(mine, np.float32(its))
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
-    assert not (tmp_path / "backup").exists()
+    # A file for each fit.
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+    assert len(list((folder / "symmetry").iterdir())) == 2
+    assert not (folder / "backup").exists()
+
+
+def test_three_machines_draw_and_calibrate_as_one_device(three, alone):
+    for each in results(three[0], 3):
+        found, expected = each["whole model"], alone["whole model"]
+        for mine, its in zip(
+            found["calibrated"], expected["calibrated"], strict=True
+        ):
+            np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            found["losses"], expected["losses"], rtol=1e-5
+        )
+        # The steps of the model are again what they were.
+        assert found["kept"] and expected["kept"]
+
+
+def test_a_late_worker_finds_what_the_chief_found(three):
+    for each in results(three[0], 3):
+        assert each["left"] == [[0], []]
+
+
+def test_workers_at_different_epochs_are_refused(three):
+    for each in results(three[0], 3):
+        assert "epochs [0, 1]" in each["refused"]
+
+
+def test_a_frozen_worker_ends_the_others(three):
+    _, said, outlived, frozen = three
+    assert frozen
+    for code, _, errors in said[:2]:
+        assert code != 0
+        assert LOST in errors
+    # TensorFlow takes 10 s to be sure; the rest is a busy machine's.
+    assert outlived < 60
 
 
 def test_a_killed_worker_ends_the_others_and_a_restart_goes_on(tmp_path, alone):
@@ -184,8 +251,7 @@ def test_a_killed_worker_ends_the_others_and_a_restart_goes_on(tmp_path, alone):
             assert time.monotonic() - died < 60
             code, _, errors = said[0]
     assert code != 0
-    last = "RuntimeError: All workers must go on together, and another one"
-    assert last in errors
+    assert LOST in errors
     assert "BackupAndRestore" in errors
     assert not list(tmp_path.glob("worker-*.json"))
     with ended(world("one_worker.py", 2, tmp_path)) as said:
@@ -208,12 +274,13 @@ class Agreement:
     """What a strategy of several workers says when it gathers `epochs`."""
 
     def __init__(self, epochs):
-        self.epochs = epochs
+        self.epochs, self.gathered = epochs, 0
 
     def experimental_distribute_values_from_function(self, value):
         return value(None)
 
     def gather(self, mine, axis):
+        self.gathered += 1
         return tf.constant([*mine.numpy(), *self.epochs])
 
 
@@ -225,6 +292,7 @@ def test_workers_that_restored_different_epochs_are_refused(others):
     check = SameEpoch()
     check.set_model(Model())
     check.on_train_begin()
+    assert Model.distribute_strategy.gathered == 1, "all wait for all"
     if 0 in others:
         with pytest.raises(ValueError, match=r"epochs \[0, 2\]"):
             check.on_epoch_begin(2)
@@ -238,6 +306,8 @@ def test_a_worker_restores_and_writes_nothing(tmp_path):
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"),
         keras.callbacks.ProgbarLogger(),
+        keras.callbacks.RemoteMonitor(),
+        keras.callbacks.TensorBoard(tmp_path / "tensorboard"),
     ]
     *kept, restore = of_a_worker([*keep, *writes, backup])
     assert kept == keep
@@ -353,11 +423,14 @@ def test_what_was_listened_to_is_saved_and_exported_as_it_is(tmp_path):
 # ---- The job script --------------------------------------------------------
 
 JOB = "../examples/train_tpu.py"
-SMALL = ["--depth=2", "--width=4", "--epochs=1"]
+SMALL = ["--depth=2", "--width=4"]
 
 
-def test_job_on_two_devices_reads_records_and_goes_on(tmp_path, rng):
-    with tf.io.TFRecordWriter(str(tmp_path / "images-0.tfrecord")) as writer:
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    """A folder of images, and what one_machine.py said and found."""
+    folder, rng = tmp_path_factory.mktemp("machine"), np.random.default_rng(0)
+    with tf.io.TFRecordWriter(str(folder / "images-0.tfrecord")) as writer:
         for i in range(64):
             image = rng.integers(0, 256, (9, 7, 3), np.uint8)
             features = {
@@ -374,33 +447,77 @@ def test_job_on_two_devices_reads_records_and_goes_on(tmp_path, rng):
                 features=tf.train.Features(feature=features)
             )
             writer.write(example.SerializeToString())
-    job = started(
-        JOB,
+    process = started(
+        "one_machine.py",
         *SMALL,
         "--strategy=mirrored",
-        "--replicas=2",
         "--precision=mixed_bfloat16",
         "--initializer=stable",
-        f"--data=tfrecord:{tmp_path}/images-*",
+        f"--data=tfrecord:{folder}/images-*",
         "--image-size=8",
         "--batch-size=16",
         "--steps-per-epoch=4",
-        f"--log-dir={tmp_path}/log",
-        f"--checkpoint-dir={tmp_path}/checkpoint",
+        f"--log-dir={folder}/log",
+        f"--checkpoint-dir={folder}/checkpoint",
     )
-    with ended([job]) as said:
+    with ended([process]) as said:
         code, out, errors = said[0]
         assert code == 0, errors
-    assert "2 replicas, mixed_bfloat16" in out
-    assert "Step 4: sample variance" in out
-    assert {f.suffix for f in (tmp_path / "log").iterdir()} == {".csv", ".v2"}
-    model = keras.models.load_model(tmp_path / "checkpoint" / "best.keras")
+    out, _, found = out.rstrip().rpartition("\n")
+    return folder, out, json.loads(found)
+
+
+def test_job_on_two_devices_reads_records_and_goes_on(machine):
+    folder, out, _ = machine
+    before, _, after = out.partition("Stopped.")
+    assert "2 replicas, mixed_bfloat16" in before
+    assert "Step 4: sample variance" in before
+    assert "Epoch 2/2" in before
+    assert "Epoch 1/2" not in after and "Epoch 2/2" in after
+    kinds = {file.suffix for file in (folder / "log").iterdir()}
+    assert kinds == {".csv", ".v2"}
+    with (folder / "log" / "log.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    model = keras.models.load_model(folder / "checkpoint" / "best.keras")
     assert model.input_shape == (None, 8, 8, 3)
 
 
+def test_fit_on_two_devices_is_that_of_keras(machine):
+    found = machine[2]
+    assert found["ours"] == found["Keras's"]
+    assert "steps_per_execution=2" in found["refused"]
+
+
+def test_devices_take_batches_that_they_do_not_divide(machine):
+    """Keras's own fit ends in an error; a replica's mean counts as another's.
+
+    So each sample of a share of 8 counts 7/8 of one of a share of 7.
+    """
+    found = machine[2]
+    for mine, its in zip(found["uneven"], found["weighed"], strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(found["uneven"][0], found["plain"][0], rtol=1e-3)
+
+
+def test_the_model_is_again_what_it_was(machine):
+    found = machine[2]
+    assert found["left over"] == []
+    assert np.isfinite(found["mine"]).all()
+    assert found["predicted"] == 16
+
+
+def test_job_tells_its_options(capsys):
+    spec = importlib.util.spec_from_file_location("train_tpu", TESTS / JOB)
+    job = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(job)
+    with pytest.raises(SystemExit, match="^0$"):
+        job.main(["--help"])
+    assert "--checkpoint-dir" in capsys.readouterr().out
+
+
 def test_job_on_two_machines(tmp_path):
-    arguments = [*SMALL, "--strategy=auto", f"--log-dir={tmp_path}"]
-    with ended(world(JOB, 2, *arguments, "--batch-size=240")) as said:
+    arguments = [*SMALL, "--epochs=1", "--batch-size=240"]
+    with ended(world(JOB, 2, *arguments, f"--log-dir={tmp_path}")) as said:
         for code, _, errors in said:
             assert code == 0, errors
         assert "val_accuracy" in said[0][1].splitlines()[-1]
@@ -417,8 +534,14 @@ def test_job_on_two_machines(tmp_path):
         ({"kind": "multiworker"}, {}, "TF_CONFIG=None"),
         ({"kind": "auto"}, {"TF_CONFIG": "{nonsense"}, "TF_CONFIG='{nonsense'"),
         ({"kind": "auto"}, {"TF_CONFIG": "[1]"}, r"TF_CONFIG='\[1\]'"),
+        ({"kind": "auto"}, {"TF_CONFIG": '{"cluster": {"worker": 2}}'}, "2}}'"),
         ({"kind": "default", "devices": ["CPU:0"]}, {}, "kind='default'"),
-        ({"kind": "default", "timeout": 0}, {}, "timeout=0"),
+        ({"kind": "auto", "devices": ["CPU:0"]}, {}, "kind='default'"),
+        ({"kind": "default", "timeout": 5}, {}, "timeout=5 and kind='default'"),
+        ({"kind": "mirrored", "tpu": "pod"}, {}, "tpu='pod' and kind='mirr"),
+        ({"kind": "auto", "timeout": 0}, {}, "timeout=0"),
+        ({"kind": "mirrored", "devices": []}, {}, r"devices=\[\]"),
+        ({"kind": "mirrored", "devices": "CPU:0"}, {}, "devices='CPU:0'"),
     ],
 )
 def test_strategies_that_are_refused(
@@ -481,9 +604,36 @@ def test_strategies_of_one_machine(monkeypatch):
     one = json.dumps({"cluster": {"worker": ["localhost:1"]}})
     monkeypatch.setenv("TF_CONFIG", one)
     assert kx.distribute.strategy("auto") is tf.distribute.get_strategy()
+    # A script for several machines runs on one as well.
+    one = kx.distribute.strategy("auto", timeout=60)
+    assert one is tf.distribute.get_strategy()
     mirrored = kx.distribute.strategy("mirrored", devices=["CPU:0"])
     assert mirrored.num_replicas_in_sync == 1
     assert kx.distribute.is_chief(mirrored)
+
+
+@pytest.mark.parametrize(("gpus", "is_mirrored"), [(1, False), (2, True)])
+def test_auto_counts_the_gpus(gpus, is_mirrored, monkeypatch):
+    for name in ("TF_CONFIG", "TPU_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    found = {"GPU": ["GPU"] * gpus, "CPU": ["CPU"]}
+    monkeypatch.setattr(tf.config, "list_physical_devices", found.get)
+    chosen = kx.distribute.strategy()
+    assert isinstance(chosen, tf.distribute.MirroredStrategy) == is_mirrored
+
+
+@pytest.mark.parametrize("timeout", [None, 5])
+def test_the_timeout_is_that_of_what_workers_say_to_each_other(
+    timeout, monkeypatch
+):
+    def note(communication_options):
+        return communication_options.timeout_seconds
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", note)
+    cluster = {"cluster": {"chief": ["a:1"], "worker": ["b:1"]}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    assert kx.distribute.strategy("auto", timeout=timeout) == timeout
 
 
 def compiled_model(**options):

@@ -1,0 +1,96 @@
+"""Two devices of one machine: the job script, stopped and gone on; then fit.
+
+Run by test_distribute.py in a process of its own, since logical devices must
+be asked for before TensorFlow starts. Arguments are those of the job script.
+Prints, last, a line of JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import one_worker
+import tensorflow as tf
+
+import keras_initx as kx
+
+sys.path.append(str(Path(__file__).parent.parent / "examples"))
+import train_tpu  # noqa: E402
+
+X, Y = one_worker.X, one_worker.Y
+
+
+class Stops(keras.callbacks.Callback):
+    """Raises in the middle of the second of epochs of four batches."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) == 6:
+            raise KeyboardInterrupt
+
+
+def job(arguments):
+    callbacks = train_tpu.callbacks
+    train_tpu.callbacks = lambda *args: [*callbacks(*args), Stops()]
+    try:
+        train_tpu.main([*arguments, "--replicas=2", "--epochs=2"])
+    except KeyboardInterrupt:
+        print("Stopped.")
+    train_tpu.callbacks = callbacks
+    train_tpu.main([*arguments, "--epochs=2"])
+    keras.config.set_dtype_policy("float32")
+
+
+def batches(samples, size, *weights):
+    arrays = (X[:samples], Y[:samples], *(w[:samples] for w in weights))
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(size)
+
+
+def trained(strategy, data, fit=kx.distribute.fit, **options):
+    """A model, and all that Keras says of its training."""
+    model = one_worker.small(strategy)
+    history = fit(model, data, epochs=2, validation_data=data, verbose=0)
+    weights = [w.tolist() for w in model.get_weights()]
+    return model, [history.history, weights]
+
+
+class Evaluates(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        logs["mine"] = self.model.evaluate(X[:16], Y[:16], verbose=0)
+
+
+def refused(strategy):
+    """What is said of several steps an execution."""
+    model = one_worker.small(strategy, steps_per_execution=2)
+    try:
+        kx.distribute.fit(model, batches(32, 16), verbose=0)
+    except ValueError as error:
+        return str(error)
+
+
+def main():
+    job(sys.argv[1:])
+    one = kx.distribute.strategy("default")
+    two = kx.distribute.strategy("mirrored")
+    found = {"refused": refused(two)}
+    # Two of the last batch, which is of two; eight and seven of 15.
+    found["ours"] = trained(two, batches(34, 16))[1]
+    found["Keras's"] = trained(two, batches(34, 16), keras.Model.fit)[1]
+    model, (_, found["uneven"]) = trained(two, batches(45, 15))
+    shares = np.tile(np.repeat([15 / 16, 15 / 14], [8, 7]), 3)
+    weighed = batches(45, 15, shares.astype(np.float32))
+    found["weighed"] = trained(one, weighed)[1][1]
+    found["plain"] = trained(one, batches(45, 15))[1][1]
+    found["left over"] = [name for name in vars(model) if "_step" in name[:10]]
+    data = batches(45, 15)
+    found["mine"] = kx.distribute.fit(
+        model, data, verbose=0, callbacks=[Evaluates()]
+    ).history["mine"]
+    model.fit(batches(32, 16), verbose=0)
+    found["predicted"] = len(model.predict(X[:16], verbose=0))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
