@@ -510,7 +510,7 @@ def test_job_tells_its_options(capsys):
     spec = importlib.util.spec_from_file_location("train_tpu", TESTS / JOB)
     job = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(job)
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         job.main(["--help"])
     assert "--checkpoint-dir" in capsys.readouterr().out
 
