@@ -41,7 +41,7 @@ class Dies(keras.callbacks.Callback):
 
 class Late(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
-        time.sleep(2)
+        time.sleep(1.5)
 
 
 def train(strategy, folder, *callbacks):
@@ -174,6 +174,7 @@ def main():
     is_last = worker == int(os.environ["WORKERS"]) - 1
     found = train(strategy, folder, *[Dies()] * (how == ["die"] and is_last))
     found["replicas"] = strategy.num_replicas_in_sync
+    found["worker"] = worker
     found["chief"] = kx.distribute.is_chief(strategy)
     if how == ["freeze"]:
         found["whole model"] = whole_model(strategy, folder)
