@@ -89,13 +89,15 @@ def main():
     found["Keras's"] = trained(two, data, keras.Model.fit, **options)[1]
     # Eight of each batch on one device, seven on the other.
     data = batches(45, 15)
-    model, (_, found["uneven"]) = trained(two, data, callbacks=[Evaluates()])
-    found["mine"] = model.history.history["mine"]
+    model, (_, found["uneven"]) = trained(two, data)
     found["left over"] = [
         name for name in ("train_step", "test_step") if name in vars(model)
     ]
     model.fit(batches(32, 16), verbose=0)
     found["predicted"] = len(model.predict(X[:16], verbose=0))
+    found["mine"] = kx.distribute.fit(
+        model, data, verbose=0, callbacks=[Evaluates()]
+    ).history["mine"]
     shares = np.tile(np.repeat([15 / 16, 15 / 14], [8, 7]), 3)
     data = batches(45, 15, shares.astype(np.float32))
     found["weighed"] = trained(one, data)[1][1]

@@ -23,6 +23,7 @@ import tables
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.distribute import training
 from keras_initx.distribute.workers import SameEpoch, of_a_worker
 
 TESTS = Path(__file__).parent
@@ -271,6 +272,30 @@ def test_a_late_worker_finds_what_the_chief_found(two):
 def test_workers_at_different_epochs_are_refused(two):
     for each in results(two[0], 2):
         assert "epochs [0, 1]" in each["refused"]
+
+
+@pytest.mark.parametrize("error", training._A_WORKER_IS_GONE)
+def test_an_error_that_a_lost_worker_may_cause_comes_first(error):
+    said = rf"^{error.__name__}: a bug\nAll workers .* likely .*BackupAndRest"
+    with (
+        pytest.raises(RuntimeError, match=said),
+        training._loss_of_a_worker(),
+    ):
+        raise error(None, None, "a bug")
+
+
+@pytest.mark.parametrize(
+    ("size", "known"), [(16, True), (15, False), (None, False), ((), False)]
+)
+def test_batches_that_are_known_to_be_of_equal_shares(size, known):
+    class Two:
+        num_replicas_in_sync = 2
+
+    class Data:
+        shape = () if size == () else (size, 4)
+        element_spec = ({"a": tf.TensorSpec(shape)}, tf.TensorSpec(()))
+
+    assert training._divided(Data, Two) == known
 
 
 class Agreement:

@@ -59,7 +59,8 @@ def fit(
     `BatchNormalization(synchronized=True)`). Where they are not, as in a last
     batch that the replicas do not divide, Keras weighs each replica's mean the
     same, and so a sample of a smaller share more: `batch(...,
-    drop_remainder=True)`, or `repeat()` before it, leaves no such batch.
+    drop_remainder=True)`, or `repeat()` before it and `steps_per_epoch`, leave
+    no such batch.
 
     Under several workers each calls `fit`, with the same callbacks and the same
     data in the same order: `shuffle` needs a `seed` that all share. Only the
@@ -128,6 +129,7 @@ def fit(
             callbacks.append(SameEpoch())
             if not replicas.is_chief(strategy):
                 callbacks, verbose = of_a_worker(callbacks), 0
+        # Where Keras's own way is open, what it compiles outlives this call.
         if several or (_mirrored(strategy) and not _divided(dataset, strategy)):
             _build(model, dataset)
             dataset = dataset.map(_batch)
