@@ -86,18 +86,20 @@ def main():
     data = batches(34, 16)
     options = {"validation_data": data}
     found["ours"] = trained(two, data, **options)[1]
-    found["Keras's"] = trained(two, data, keras.Model.fit, **options)[1]
+    model, found["Keras's"] = trained(two, data, keras.Model.fit, **options)
     # Eight of each batch on one device, seven on the other.
     data = batches(45, 15)
+    functions = model.train_function, model.test_function
+    found["mine"] = kx.distribute.fit(
+        model, data, verbose=0, callbacks=[Evaluates()]
+    ).history["mine"]
+    assert functions == (model.train_function, model.test_function)
     model, (_, found["uneven"]) = trained(two, data)
     found["left over"] = [
         name for name in ("train_step", "test_step") if name in vars(model)
     ]
     model.fit(batches(32, 16), verbose=0)
     found["predicted"] = len(model.predict(X[:16], verbose=0))
-    found["mine"] = kx.distribute.fit(
-        model, data, verbose=0, callbacks=[Evaluates()]
-    ).history["mine"]
     shares = np.tile(np.repeat([15 / 16, 15 / 14], [8, 7]), 3)
     data = batches(45, 15, shares.astype(np.float32))
     found["weighed"] = trained(one, data)[1][1]
