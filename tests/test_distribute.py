@@ -191,37 +191,35 @@ def test_three_machines_train_as_one_device(tmp_path, alone):
     assert not (tmp_path / "backup").exists()
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """Two machines, of which one is killed; then both again, and it freezes.
-
-    Their folder, and of each run what both said and for how many seconds the
-    chief outlived the other.
-    """
-    folder = tmp_path_factory.mktemp("two")
-    runs = []
+def killed(folder):
+    """Two machines, of which one is killed."""
     workers = world("one_worker.py", 2, folder, "die")
     with running(workers):
         last = ended(workers[1:])
         died = time.time()
-        runs.append((ended(workers[:1]) + last, time.time() - died))
+        first = ended(workers[:1])
+        assert_gone(first + last, time.time() - died)
     assert not list(folder.glob("worker-*.json"))
+
+
+def frozen(folder):
+    """Two machines, of which one freezes in the end: what both said."""
     workers = world("one_worker.py", 2, folder, "freeze")
     with running(workers):
         first = ended(workers[:1])
         now = time.time()
-        assert workers[1].poll() is None, "frozen"
+        assert workers[1].poll() is None
         workers[1].kill()
+        said = first + ended(workers[1:])
         froze = (folder / "worker-1.json").stat().st_mtime
-        runs.append((first + ended(workers[1:]), now - froze))
-    return folder, runs
+        assert_gone(said, now - froze)
+    return said
 
 
-@pytest.mark.parametrize("run", [0, 1], ids=["killed", "frozen"])
-def test_a_worker_that_is_gone_ends_the_others(two, run):
-    said, outlived = two[1][run]
+def assert_gone(said, outlived):
+    """The chief has found that the other is gone, and says so."""
     code, _, errors = said[0]
-    assert code != 0 and said[1][0] < 0
+    assert code != 0 and said[1][0] < 0, errors
     last = "All workers must go on together, and it is likely that another one"
     assert last in errors
     assert "RuntimeError: UnavailableError: " in errors
@@ -230,13 +228,19 @@ def test_a_worker_that_is_gone_ends_the_others(two, run):
     assert outlived < 60
 
 
-def test_a_restart_goes_on(two, alone):
-    folder, _ = two
-    for each in results(folder, 2):
+# One test, since each process that runs tests would run both worlds.
+def test_lost_workers_end_the_others_and_a_restart_goes_on(tmp_path, alone):
+    killed(tmp_path)
+    said = frozen(tmp_path)
+    for each in results(tmp_path, 2):
         assert each["chief"] == (each["worker"] == 0)
         assert each["steps"] == [[2, 0], [3, 5], [4, 10]]
         assert_same_training(each, alone, slice(2, None))
-    with (folder / "log.csv").open() as file:
+        assert_same_whole_model(each["whole model"], alone["whole model"])
+        # A late worker finds of a backup what the chief finds.
+        assert each["left"] == [[0], []]
+        assert "epochs [0, 1]" in each["refused"]
+    with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == list("0123")
     np.testing.assert_allclose(
@@ -244,34 +248,17 @@ def test_a_restart_goes_on(two, alone):
         alone["history"]["loss"],
         rtol=1e-5,
     )
-
-
-def test_machines_draw_calibrate_and_fit_again_as_one_device(two, alone):
-    folder, (_, (said, _)) = two
-    for each in results(folder, 2):
-        found, expected = each["whole model"], alone["whole model"]
-        for mine, its in zip(
-            found["calibrated"], expected["calibrated"], strict=True
-        ):
-            np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(
-            found["losses"], expected["losses"], rtol=1e-5
-        )
-        # The steps of the model are again what they were.
-        assert found["kept"] and expected["kept"]
-    # Before and after each of two epochs, by the chief.
+    # FeatureSymmetry before and after each of two epochs, by the chief.
     assert [out.count("spread of features") for _, out, _ in said] == [4, 0]
-    assert len(list((folder / "symmetry").iterdir())) == 2
+    assert len(list((tmp_path / "symmetry").iterdir())) == 2
 
 
-def test_a_late_worker_finds_what_the_chief_found(two):
-    for each in results(two[0], 2):
-        assert each["left"] == [[0], []]
-
-
-def test_workers_at_different_epochs_are_refused(two):
-    for each in results(two[0], 2):
-        assert "epochs [0, 1]" in each["refused"]
+def assert_same_whole_model(found, alone):
+    for mine, its in zip(found["calibrated"], alone["calibrated"], strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["losses"], alone["losses"], rtol=1e-5)
+    # The steps of the model are again what they were.
+    assert found["kept"] and alone["kept"]
 
 
 @pytest.mark.parametrize(
@@ -463,10 +450,8 @@ JOB = "../examples/train_tpu.py"
 SMALL = ["--depth=1", "--width=4"]
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory):
-    """A folder of images, and what one_machine.py said and found."""
-    folder, rng = tmp_path_factory.mktemp("machine"), np.random.default_rng(0)
+def machine(folder, rng):
+    """What one_machine.py said and found, of images in a folder."""
     with tf.io.TFRecordWriter(str(folder / "images-0.tfrecord")) as writer:
         for i in range(64):
             image = rng.integers(0, 256, (9, 7, 3), np.uint8)
@@ -501,42 +486,30 @@ def machine(tmp_path_factory):
         code, out, errors = ended([process])[0]
     assert code == 0, errors
     out, _, found = out.rstrip().rpartition("\n")
-    return folder, out, json.loads(found)
+    return out, json.loads(found)
 
 
-def test_job_on_two_devices_reads_records_and_goes_on(machine):
-    folder, out, _ = machine
+def test_two_devices_run_the_job_go_on_and_fit_as_keras(tmp_path, rng):
+    out, found = machine(tmp_path, rng)
     before, _, after = out.partition("Stopped.")
     assert "2 replicas, mixed_bfloat16" in before
     assert "Step 4: sample variance" in before
     assert "Epoch 2/2" in before
     assert "Epoch 1/2" not in after and "Epoch 2/2" in after
-    kinds = {file.suffix for file in (folder / "log").iterdir()}
+    kinds = {file.suffix for file in (tmp_path / "log").iterdir()}
     assert kinds == {".csv", ".v2"}
-    with (folder / "log" / "log.csv").open() as file:
+    with (tmp_path / "log" / "log.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
-    model = keras.models.load_model(folder / "checkpoint" / "best.keras")
+    model = keras.models.load_model(tmp_path / "checkpoint" / "best.keras")
     assert model.input_shape == (None, 8, 8, 3)
-
-
-def test_fit_on_two_devices_is_that_of_keras(machine):
-    found = machine[2]
     assert found["ours"] == found["Keras's"]
     assert "steps_per_execution=2" in found["refused"]
-
-
-def test_devices_take_batches_that_they_do_not_divide(machine):
-    """Keras's own fit ends in an error; a replica's mean counts as another's.
-
-    So each sample of a share of 8 counts 7/8 of one of a share of 7.
-    """
-    found = machine[2]
+    # Keras's own fit ends in an error where replicas do not divide the first
+    # batch. A replica's mean counts as another's: each sample of a share of 8
+    # counts 7/8 of one of a share of 7.
     for mine, its in zip(found["uneven"], found["weighed"], strict=True):
         np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
-
-
-def test_the_model_is_again_what_it_was(machine):
-    found = machine[2]
+    # The model is again what it was, and runs under Keras.
     assert found["left over"] == []
     assert np.isfinite(found["mine"]).all()
     assert found["predicted"] == 16
