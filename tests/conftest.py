@@ -14,7 +14,7 @@ import pytest
 
 pytest.register_assert_rewrite("stat_checks")
 # Scripts that tests run in processes of their own.
-collect_ignore = ["on_replicas.py", "one_worker.py"]
+collect_ignore = ["on_replicas.py", "one_machine.py", "one_worker.py"]
 
 _FIXED_SEED = 20190213
 _ANY = "any"

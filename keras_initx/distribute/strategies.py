@@ -39,16 +39,17 @@ def strategy(
             Default: what TPU_NAME says.
         devices: For "mirrored", such as `["GPU:0", "GPU:1"]`. Default: all
             GPUs, or all logical CPUs where there is no GPU.
-        timeout: For "multiworker", seconds after which a worker that waits for
-            another ends with an error. Default: until TensorFlow has found
-            that the other has ended.
+        timeout: For "multiworker", or "auto", seconds after which a worker that
+            waits for another ends with an error, once all have started: one
+            that never starts is waited for by this call itself. Default: until
+            TensorFlow has found that the other has ended.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: No such kind; an argument that is of another kind; no
-            TF_CONFIG for "multiworker".
+        ValueError: No such kind; an argument that is of another kind; devices
+            that are no list; no TF_CONFIG for "multiworker".
         RuntimeError: No such TPU, or Keras runs on another backend than
             TensorFlow.
 
@@ -64,13 +65,24 @@ def strategy(
         raise ValueError(
             f"kind must be one of {_KINDS}. Received: kind={kind!r}"
         )
-    tpu = tpu or os.environ.get("TPU_NAME")
+    asked, address = kind, tpu or os.environ.get("TPU_NAME")
     if kind == "auto":
-        kind = _found(tpu)
-    if devices is not None and kind != "mirrored":
+        kind = _found(address)
+    for name, value, its in (
+        ("tpu", tpu, ["tpu"]),
+        ("devices", devices, ["mirrored"]),
+        # A script for one machine and for several asks for "auto".
+        ("timeout", timeout, ["multiworker", "auto"]),
+    ):
+        if value is not None and not {kind, asked} & {*its}:
+            raise ValueError(
+                f'{name} is for kind="{its[0]}". '
+                f"Received: {name}={value!r} and kind={kind!r}"
+            )
+    if devices is not None and (isinstance(devices, str) or not devices):
         raise ValueError(
-            'devices are for kind="mirrored". '
-            f"Received: devices={devices!r} and kind={kind!r}"
+            'devices must be a list of names, such as ["GPU:0", "GPU:1"]. '
+            f"Received: devices={devices!r}"
         )
     if timeout is not None and not timeout > 0:
         raise ValueError(
@@ -78,7 +90,7 @@ def strategy(
         )
     match kind:
         case "tpu":
-            return _tpu(tpu)
+            return _tpu(address)
         case "multiworker":
             return _multiworker(timeout)
         case "mirrored":
@@ -128,9 +140,8 @@ def _found(tpu: str | None) -> Kind:
 def _workers_listed() -> int:
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
-        cluster = json.loads(text).get("cluster", {})
-        return len(cluster.get("chief", [])) + len(cluster.get("worker", []))
-    except (AttributeError, ValueError) as error:
+        return replicas.listed(json.loads(text).get("cluster", {}))
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             "TF_CONFIG must be JSON that lists the workers and says which this "
             f"is. Received: TF_CONFIG={text!r}"

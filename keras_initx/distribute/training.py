@@ -4,9 +4,10 @@ Under `MultiWorkerMirroredStrategy` Keras 3's own `fit` ends with an error
 before the first step (keras#20585). Two small things are in its way:
 
 - To build the model it takes the mean over replicas of a batch, leaf by leaf,
-  which no strategy of several workers does of a tuple. It asks first whether
-  all leaves are distributed values. So the model is built beforehand, and a
-  batch comes in a container that Keras's tree takes for a leaf: `_Batch`.
+  which no strategy of several workers does of a tuple, and no strategy at all
+  of pieces of different sizes. It asks first whether all leaves are distributed
+  values. So the model is built beforehand, and a batch comes in a container
+  that Keras's tree takes for a leaf: `_Batch`.
 - It takes the mean over replicas of what a step returns along axis 0, and a
   metric has no axis. So a step returns vectors of one element: `_vectors`.
 
@@ -22,17 +23,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_initx.distribute.workers import SameStart, of_a_worker
 from keras_initx.signal import replicas
 from keras_initx.signal.measure import require_tensorflow
 
-# Of Keras's own, those that write, or print, whatever the worker.
-_OF_THE_CHIEF = (
-    keras.callbacks.CSVLogger,
-    keras.callbacks.ModelCheckpoint,
-    keras.callbacks.ProgbarLogger,
-    keras.callbacks.RemoteMonitor,
-    keras.callbacks.TensorBoard,
-)
 _A_WORKER_IS_GONE = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -59,16 +53,24 @@ def fit(
 
     The loop is Keras's: its callbacks, metrics, validation and history are as
     in `model.fit`. A batch of `dataset` is the batch of all replicas together,
-    each of which takes its share, and the weights after a step are those of
-    one device that takes all of it. (`BatchNormalization` needs
-    `synchronized=True` for that.)
+    each of which takes its share. Where the shares are equal, the weights after
+    a step are those of one device that takes all of it (with
+    `BatchNormalization(synchronized=True)`, and without clipping gradients,
+    which Keras does on each replica). Where they are not, as in a last
+    batch that the replicas do not divide, Keras weighs each replica's mean the
+    same, and so a sample of a smaller share more: `batch(...,
+    drop_remainder=True)`, or `repeat()` before it and `steps_per_epoch`, leave
+    no such batch.
 
-    Under several workers each calls `fit`, with the same data and the same
-    callbacks. Only the chief prints. Of Keras's callbacks those that write
-    files run on the chief alone; `BackupAndRestore` restores on all, from a
-    `backup_dir` that all can read. Callbacks of your own that write should ask
-    `is_chief`. If a worker ends, the others end with a RuntimeError, and when
-    all are started again `BackupAndRestore` goes on where the last epoch ended.
+    Under several workers each calls `fit`, with the same callbacks and the same
+    data in the same order: `shuffle` needs a `seed` that all share. Only the
+    chief prints. Of Keras's callbacks those that write files run on the chief
+    alone; `BackupAndRestore` restores on all, from a `backup_dir` that all can
+    read. Callbacks of your own that write should ask `is_chief`, and none can
+    call `model.evaluate`: Keras's own does not run there, and
+    `validation_data` does. If a worker ends, the others end with a
+    RuntimeError, and when all are started again `BackupAndRestore` goes on
+    where the last epoch ended.
 
     Args:
         model: A compiled `keras.Model`, made in the scope of its strategy.
@@ -79,7 +81,7 @@ def fit(
         validation_data: Like `dataset`.
         validation_steps: Batches of a validation. Default: all.
         validation_freq: Epochs between validations, or a list of epochs.
-        callbacks: Keras callbacks.
+        callbacks: Keras callbacks, or one.
         verbose: As for `model.fit`.
 
     Returns:
@@ -88,9 +90,10 @@ def fit(
     Raises:
         ValueError: `dataset` is no `tf.data.Dataset`; `steps_per_execution`
             above 1 on several mirrored replicas, where Keras's compiled loop
-            does not run; workers that restored different epochs; what
-            `model.fit` raises.
-        RuntimeError: Another worker has ended, or did not answer in time.
+            does not run; workers that start from different epochs or weights;
+            what `model.fit` raises.
+        RuntimeError: Another worker has ended, or did not answer in time, or
+            so it seems; what TensorFlow said comes first.
 
     Example:
 
@@ -117,17 +120,22 @@ def fit(
                 f"Received: {name} of type {type(data).__name__}"
             )
     _check_steps_per_execution(model)
-    callbacks = list(callbacks or [])
-    alone = replicas.workers(model.distribute_strategy) == 1
-    if not alone:
-        _build(model, dataset)
-        dataset = dataset.map(_batch)
-        if validation_data is not None:
-            validation_data = validation_data.map(_batch)
-        callbacks.append(_SameEpoch())
-        if not replicas.is_chief(model.distribute_strategy):
-            callbacks, verbose = _of_a_worker(callbacks), 0
-    with contextlib.nullcontext() if alone else _steps_of_batches(model):
+    callbacks = keras.tree.flatten(callbacks or [])
+    strategy = model.distribute_strategy
+    several = replicas.workers(strategy) > 1
+    with contextlib.ExitStack() as stack:
+        if several:
+            stack.enter_context(_loss_of_a_worker())
+            callbacks.append(SameStart())
+            if not replicas.is_chief(strategy):
+                callbacks, verbose = of_a_worker(callbacks), 0
+        # Where Keras's own way is open, what it compiles outlives this call.
+        if several or (_mirrored(strategy) and not _divided(dataset, strategy)):
+            _build(model, dataset)
+            dataset = dataset.map(_batch)
+            if validation_data is not None:
+                validation_data = validation_data.map(_batch)
+            stack.enter_context(_steps_of_batches(model))
         return model.fit(
             dataset,
             epochs=epochs,
@@ -143,16 +151,26 @@ def fit(
         )
 
 
-def _check_steps_per_execution(model: keras.Model) -> None:
-    strategy = model.distribute_strategy
-    mirrored = isinstance(
-        strategy,
-        (
-            tf.distribute.MirroredStrategy,
-            tf.distribute.MultiWorkerMirroredStrategy,
-        ),
+def _mirrored(strategy: tf.distribute.Strategy) -> bool:
+    """Whether it has several replicas, and is none of a TPU."""
+    kinds = (
+        tf.distribute.MirroredStrategy,
+        tf.distribute.MultiWorkerMirroredStrategy,
     )
-    several = mirrored and strategy.num_replicas_in_sync > 1
+    return isinstance(strategy, kinds) and strategy.num_replicas_in_sync > 1
+
+
+def _divided(
+    dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
+) -> bool:
+    """Whether all batches are known to be of equal shares."""
+    shape = tf.nest.flatten(dataset.element_spec)[0].shape
+    size = shape[0] if shape.rank else None
+    return size is not None and size % strategy.num_replicas_in_sync == 0
+
+
+def _check_steps_per_execution(model: keras.Model) -> None:
+    several = _mirrored(model.distribute_strategy)
     if several and model.steps_per_execution != 1:
         raise ValueError(
             "Several mirrored replicas take one step an execution: Keras's "
@@ -170,38 +188,59 @@ def _batch(*element: Any) -> _Batch:
     return _Batch(data=element)
 
 
+def _on_batches(step: Callable) -> Callable:
+    """A step on the data of a `_Batch`, and on other data as they are."""
+    return lambda data: step(data["data"] if isinstance(data, _Batch) else data)
+
+
 def _vectors(step: Callable) -> Callable:
-    """A step on the data of a `_Batch` that returns vectors, not scalars."""
-
-    def on_batch(batch: _Batch) -> Any:
-        return keras.tree.map_structure(
-            lambda number: tf.expand_dims(number, 0), step(batch["data"])
-        )
-
-    return on_batch
+    """A step that returns vectors of one element, not scalars."""
+    return lambda data: keras.tree.map_structure(
+        lambda number: tf.expand_dims(number, 0), step(data)
+    )
 
 
 @contextlib.contextmanager
 def _steps_of_batches(model: keras.Model) -> Iterator[None]:
-    """Within, `fit` works under several workers, on data of `_Batch`."""
-    names = ("train_step", "test_step")
-    for name in names:
-        setattr(model, name, _vectors(getattr(model, name)))
-    # Compiled from the steps as they were.
-    model.train_function = model.test_function = None
+    """Within, `fit` works on data of `_Batch`."""
+    several = replicas.workers(model.distribute_strategy) > 1
+    with contextlib.ExitStack() as stack:
+        for name in ("train_step", "test_step"):
+            step = _on_batches(getattr(model, name))
+            step = _vectors(step) if several else step
+            stack.enter_context(_set(model, name, step))
+        for name in ("train_function", "test_function"):
+            # Keras's are compiled from the steps as they were.
+            stack.enter_context(_set(model, name, None))
+        yield
+
+
+@contextlib.contextmanager
+def _set(model: keras.Model, name: str, value: Any) -> Iterator[None]:
+    """Within, and in the threads of all replicas, the model's own attribute."""
+    own = vars(model)
+    before = {name: own[name]} if name in own else {}
+    setattr(model, name, value)
+    try:
+        yield
+    finally:
+        delattr(model, name)
+        own |= before
+
+
+@contextlib.contextmanager
+def _loss_of_a_worker() -> Iterator[None]:
+    """Within, an error that may come of it says what to do."""
     try:
         yield
     except _A_WORKER_IS_GONE as error:
         raise RuntimeError(
-            "All workers must go on together, and another one ended or did not "
-            "answer in time. Start all of them again: with "
+            f"{type(error).__name__}: {error.message}\nAll workers must go on "
+            "together, and it is likely that another one ended or did not "
+            "answer in time. If so, start all of them again: with "
             "keras.callbacks.BackupAndRestore they go on where the last epoch "
-            f"ended. Received: {type(error).__name__}: {error.message}"
+            "ended."
         ) from error
-    finally:
-        for name in names:
-            delattr(model, name)
-        model.train_function = model.test_function = None
 
 
 def _build(model: keras.Model, dataset: tf.data.Dataset) -> None:
@@ -217,51 +256,3 @@ def _build(model: keras.Model, dataset: tf.data.Dataset) -> None:
     spec = spec if isinstance(spec, tuple) else (spec,)
     with model.distribute_strategy.scope(), keras.StatelessScope():
         tf.function(once, autograph=False).get_concrete_function(*spec)
-
-
-def _of_a_worker(
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> list[keras.callbacks.Callback]:
-    """What of the callbacks a worker runs that is not the chief."""
-    return [
-        _Restore(each)
-        if isinstance(each, keras.callbacks.BackupAndRestore)
-        else each
-        for each in callbacks
-        if not isinstance(each, _OF_THE_CHIEF)
-    ]
-
-
-class _Restore(keras.callbacks.Callback):
-    """Of a `BackupAndRestore` the second half."""
-
-    def __init__(self, backup: keras.callbacks.BackupAndRestore):
-        super().__init__()
-        self._backup = backup
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        self._backup.set_model(self.model)
-        self._backup.on_train_begin(logs)
-
-
-class _SameEpoch(keras.callbacks.Callback):
-    """Refuses workers that do not start from the same epoch."""
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        self._checked = False
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        if self._checked:
-            return
-        self._checked = True
-        strategy = self.model.distribute_strategy
-        mine = strategy.experimental_distribute_values_from_function(
-            lambda _: tf.constant([epoch])
-        )
-        epochs = sorted(set(strategy.gather(mine, axis=0).numpy().tolist()))
-        if len(epochs) > 1:
-            raise ValueError(
-                "All workers must start from the same epoch, so all must be "
-                "able to read the backup_dir of BackupAndRestore. "
-                f"Received: epochs {epochs}"
-            )

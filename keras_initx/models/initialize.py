@@ -55,13 +55,13 @@ def initialize(
     Seeds. Each weight has its own, folded from `seed` and the weight's path in
     the model: the same seed gives the same model bit for bit, in any process,
     on each of several workers, whatever was built before, and weights that are
-    drawn differ, query, key and value of attention included. Layers that you named keep their weights when
-    others come or go. Those that Keras named, and those with a name that it
-    might have given ("dense_1"), are counted among their like in the order of
-    `model.layers`, which another layer may change. (Of two seeds that happen to
-    be equal, once in 2^31 pairs of weights, the later in the model is folded
-    again.) Paths begin at `model`: two equal layers that are given one by one
-    get the same weights.
+    drawn differ, query, key and value of attention included. Layers that you
+    named keep their weights when others come or go. Those that Keras named, and
+    those with a name that it might have given ("dense_1"), are counted among
+    their like in the order of `model.layers`, which another layer may change.
+    (Of two seeds that happen to be equal, once in 2^31 pairs of weights, the
+    later in the model is folded again.) Paths begin at `model`: two equal
+    layers that are given one by one get the same weights.
 
     Nothing is changed unless all of it can be. The optimizer is not touched:
     compile again for a fresh one.

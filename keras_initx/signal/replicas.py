@@ -8,7 +8,7 @@ by the same exact formula as the batches are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,12 @@ from keras_initx.signal.moments import Moments, merged, of_all_layers
 
 def workers(strategy: tf.distribute.Strategy) -> int:
     """How many processes train together under `strategy`."""
-    cluster = _cluster(strategy)
-    listed = sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
-    return max(1, listed)
+    return max(1, listed(_cluster(strategy)))
+
+
+def listed(cluster: Mapping[str, Sequence[str]]) -> int:
+    """How many workers a cluster lists by job; its chief is one."""
+    return sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
