@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument(
         "--place", choices=PLACES, nargs="+", default=list(PLACES)
     )
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
