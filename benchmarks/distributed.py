@@ -64,7 +64,7 @@ class EveryOtherEpoch(kx.callbacks.SampleVarianceDecay):
         self.inside.append(ended - trained)
 
 
-def cost(net: str, place: str, rounds: int) -> str:
+def cost(net: str, place: str, rounds: int, probe_batch: int | None) -> str:
     """Milliseconds of an epoch without, and both ratios with their spread."""
     number, kind = place.split()
     several = kind.startswith("replica") and int(number) > 1
@@ -82,7 +82,9 @@ def cost(net: str, place: str, rounds: int) -> str:
     x = np.random.default_rng(0).normal(size=(batch * steps, *shape))
     x = x.astype(np.float32)
     data = tf.data.Dataset.from_tensor_slices((x, x)).batch(batch)
-    probe = EveryOtherEpoch(x[: len(x) // 50], batch_size=batch, verbose=0)
+    probe = EveryOtherEpoch(
+        x[: len(x) // 50], batch_size=probe_batch or batch, verbose=0
+    )
     kx.distribute.fit(
         model, data, epochs=2 * rounds + 2, callbacks=[probe], verbose=0
     )
@@ -142,18 +144,25 @@ def main() -> None:
         "--place", choices=PLACES, nargs="+", default=list(PLACES)
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--probe-batch-size", type=int, help="default: that of the training"
+    )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
-        print(cost(args.net[0], args.place[0], args.rounds))
+        print(
+            cost(args.net[0], args.place[0], args.rounds, args.probe_batch_size)
+        )
         return
-    rows = []
+    rows, options = [], ["--rounds", str(args.rounds)]
+    if args.probe_batch_size:
+        options += ["--probe-batch-size", str(args.probe_batch_size)]
     for net in args.net:
         for place in args.place:
             number, kind = place.split()
             found = run(
                 *("--here", "--net", net, "--place", place),
-                *("--rounds", str(args.rounds)),
+                *options,
                 workers=int(number) if kind == "workers" else 1,
             )
             rows.append([net, place, *found.split("|")])

@@ -128,7 +128,7 @@ def whole_model(strategy, folder):
     symmetry = kx.callbacks.FeatureSymmetry(log_dir=folder / "symmetry")
     losses = [
         kx.distribute.fit(
-            model, slices(), verbose=0, callbacks=[symmetry]
+            model, slices(), verbose=0, callbacks=symmetry
         ).history["loss"]
         for _ in range(2)
     ]

@@ -46,7 +46,9 @@ def fit(
     validation_data: tf.data.Dataset | None = None,
     validation_steps: int | None = None,
     validation_freq: int | Sequence[int] = 1,
-    callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    callbacks: keras.callbacks.Callback
+    | Sequence[keras.callbacks.Callback]
+    | None = None,
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
     """`model.fit`, which so works under several workers as well.
@@ -120,13 +122,12 @@ def fit(
                 f"Received: {name} of type {type(data).__name__}"
             )
     _check_steps_per_execution(model)
-    callbacks = keras.tree.flatten(callbacks or [])
     strategy = model.distribute_strategy
     several = replicas.workers(strategy) > 1
     with contextlib.ExitStack() as stack:
         if several:
             stack.enter_context(_loss_of_a_worker())
-            callbacks.append(SameStart())
+            callbacks = [*keras.tree.flatten(callbacks or []), SameStart()]
             if not replicas.is_chief(strategy):
                 callbacks, verbose = of_a_worker(callbacks), 0
         # Where Keras's own way is open, what it compiles outlives this call.
