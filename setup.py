@@ -47,7 +47,7 @@ setup(
     ],
     extras_require={"plot": PLOT, "examples": EXAMPLES, "test": TEST},
     entry_points={
-        "console_scripts": ["keras-initx = keras_initx.__main__:main"]
+        "console_scripts": ["keras-initx = keras_initx.cli.main:main"]
     },
     classifiers=[
         "Framework :: Jupyter",

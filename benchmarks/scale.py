@@ -24,10 +24,10 @@ import tensorflow as tf
 from measure import dense_net
 
 import keras_initx as kx
-from keras_initx.signal.forward import forward_pass
-from keras_initx.signal.moments import of_all_layers
-from keras_initx.signal.replicas import packed
-from keras_initx.signal.selection import selectors
+from keras_initx.inspection.selection import selectors
+from keras_initx.measurement.forward import forward_pass
+from keras_initx.measurement.moments import of_all_layers
+from keras_initx.measurement.replicas import packed
 
 WIDTH, SAMPLES = 256, 256
 DEPTHS = (10, 100, 1000)

@@ -40,7 +40,12 @@ from rich.table import Table
 
 import keras_initx as kx
 
-REFERENCE = Path(__file__).parents[1] / "tests" / "stable_reference.csv"
+REFERENCE = (
+    Path(__file__).parents[1]
+    / "tests"
+    / "distributions"
+    / "stable_reference.csv"
+)
 QUANTITIES = {"log_prob": "log_density", "cdf": "log_cdf"}
 OURS = "keras_initx, tf.function"
 

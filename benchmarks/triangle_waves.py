@@ -38,7 +38,7 @@ from shown import show
 
 from keras_initx import theory
 from keras_initx.layers import TriangleWave
-from keras_initx.theory.triangle_peaks import random_peaks
+from keras_initx.theory.triangle_waves.peaks import random_peaks
 
 DEPTH, STARTS, SEED = 5, 30, 20
 # Whether waves are added or subtracted, and what is learnt.

@@ -13,18 +13,26 @@ with (
         distribute,
         distributions,
         initializers,
+        inspection,
         layers,
         models,
         theory,
     )
-    from keras_initx.models.calibrate import calibrate
-    from keras_initx.models.initialize import initialize
+    from keras_initx.calibration import Calibration, calibrate
+    from keras_initx.initialization import (
+        Initialization,
+        InitializedWeight,
+        initialize,
+    )
+    from keras_initx.measurement import measure
     from keras_initx.profile import VarianceProfile
-    from keras_initx.signal import measure
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Calibration",
+    "Initialization",
+    "InitializedWeight",
     "VarianceProfile",
     "calibrate",
     "callbacks",
@@ -33,6 +41,7 @@ __all__ = [
     "distributions",
     "initialize",
     "initializers",
+    "inspection",
     "layers",
     "measure",
     "models",

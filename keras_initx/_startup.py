@@ -21,7 +21,7 @@ def is_our_command() -> bool:
     # So it is while Python looks for the module, whose name stands before its
     # arguments and behind any number of Python's own.
     module = sys.orig_argv[-len(sys.argv)]
-    return module.endswith(("keras_initx", "keras_initx.__main__"))
+    return module.endswith(("keras_initx", "keras_initx.cli.main"))
 
 
 @contextlib.contextmanager

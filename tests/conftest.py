@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import pytest
 
-pytest.register_assert_rewrite("stat_checks")
+pytest.register_assert_rewrite("tests.helpers.stat_checks")
 # Scripts that tests run in processes of their own.
-collect_ignore = ["on_replicas.py", "one_machine.py", "one_worker.py"]
+collect_ignore = ["scripts"]
 
 _FIXED_SEED = 20190213
 _ANY = "any"

@@ -8,13 +8,13 @@ test_layers; here of the measuring pass. The tables are those of these tests.
 import keras
 import numpy as np
 import pytest
-import tables
 import tensorflow as tf
 
 import keras_initx as kx
-from keras_initx.signal import moments
-from keras_initx.signal.forward import forward_pass
-from keras_initx.signal.selection import selectors
+from keras_initx.inspection.selection import selectors
+from keras_initx.measurement import moments
+from keras_initx.measurement.forward import forward_pass
+from tests.helpers import tables
 
 X = tf.constant(np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4))
 WIDE = {tf.float64.as_datatype_enum, tf.complex128.as_datatype_enum}

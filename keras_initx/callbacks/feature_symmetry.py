@@ -9,23 +9,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_initx import display
+from keras_initx.callbacks.kernel_symmetry import kernel_symmetry
 from keras_initx.callbacks.periodic import (
     Every,
     Periodic,
     check_verbose,
     say,
 )
-from keras_initx.models.walk import Place, places
-from keras_initx.signal.heard import Heard
-from keras_initx.signal.measure import require_tensorflow
-from keras_initx.signal.selection import (
+from keras_initx.inspection.selection import (
+    Heard,
     Layers,
     check_all_matched,
     matches,
     selectors,
 )
-from keras_initx.signal.symmetry import kernel_symmetry
+from keras_initx.inspection.traversal import Place, places
+from keras_initx.measurement.measure import require_tensorflow
+from keras_initx.profile import display
 
 _KEYS = ("feature_spread", "forward_correlation", "backward_correlation")
 

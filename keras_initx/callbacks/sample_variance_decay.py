@@ -13,11 +13,11 @@ from keras_initx.callbacks.periodic import (
     check_verbose,
     say,
 )
-from keras_initx.display import png
+from keras_initx.inspection.selection import Layers, selectors
+from keras_initx.measurement.data import Data, batches
+from keras_initx.measurement.measure import measure, require_tensorflow
 from keras_initx.profile import VarianceProfile
-from keras_initx.signal.batches import Data, batches
-from keras_initx.signal.measure import measure, require_tensorflow
-from keras_initx.signal.selection import Layers, selectors
+from keras_initx.profile.display import png
 
 _KEY = "sample_variance_decay"
 

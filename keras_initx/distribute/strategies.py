@@ -9,8 +9,8 @@ from typing import Literal
 
 import tensorflow as tf
 
-from keras_initx.signal import replicas
-from keras_initx.signal.measure import require_tensorflow
+from keras_initx.measurement import replicas
+from keras_initx.measurement.measure import require_tensorflow
 
 Kind = Literal["auto", "tpu", "mirrored", "multiworker", "default"]
 _KINDS = ("auto", "tpu", "mirrored", "multiworker", "default")

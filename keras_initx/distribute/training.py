@@ -24,8 +24,8 @@ import keras
 import tensorflow as tf
 
 from keras_initx.distribute.workers import SameStart, of_a_worker
-from keras_initx.signal import replicas
-from keras_initx.signal.measure import require_tensorflow
+from keras_initx.measurement import replicas
+from keras_initx.measurement.measure import require_tensorflow
 
 _A_WORKER_IS_GONE = (
     tf.errors.AbortedError,

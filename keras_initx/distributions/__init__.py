@@ -7,12 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_initx.distributions.alpha_stable import AlphaStable
-    from keras_initx.distributions.tails import tail_index
+    from keras_initx.distributions.alpha_stable.distribution import AlphaStable
 
-_HOMES = {"AlphaStable": "alpha_stable", "tail_index": "tails"}
+_HOMES = {"AlphaStable": "alpha_stable.distribution"}
 
-__all__ = ["AlphaStable", "tail_index"]
+__all__ = ["AlphaStable"]
 
 
 def __getattr__(name: str) -> Any:

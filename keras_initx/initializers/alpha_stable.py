@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_initx import theory
-from keras_initx.distributions.stable_sampling import standard_stable
+from keras_initx.distributions.alpha_stable.sampling import standard_stable
 from keras_initx.initializers.base import (
     TYPICAL_FAN_IN,
     FanInInitializer,

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_initx import theory
 from keras_initx.initializers.base import FanInInitializer, is_int, plain
 from keras_initx.initializers.paths import PathCache, Paths, generator
-from keras_initx.theory.activations import is_real
+from keras_initx.theory.mean_field.activations import is_real
 
 _LENGTH_SCALE = 0.1
 _KINDS = ("white", "smooth", "fractional")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_initx import theory
-from keras_initx.theory.depth import DepthSpectrum
+from keras_initx.theory.residual.depth_processes import DepthSpectrum
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.initializers.base import cast_finite, check_dtype, is_int
-from keras_initx.theory.activations import check_int
-from keras_initx.theory.triangle_nets import (
+from keras_initx.theory.mean_field.activations import check_int
+from keras_initx.theory.triangle_waves.peaks import (
+    check_family,
+    peaks_of,
+    plain_peaks,
+)
+from keras_initx.theory.triangle_waves.weights import (
     join,
     random_head,
     random_projection,
     triangle_wave_weights,
-)
-from keras_initx.theory.triangle_peaks import (
-    check_family,
-    peaks_of,
-    plain_peaks,
 )
 
 

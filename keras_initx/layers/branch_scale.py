@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from keras_initx import theory
-from keras_initx.theory.activations import check_int, is_real
+from keras_initx.inspection.geometry import Geometry, register_geometry
+from keras_initx.theory.mean_field.activations import check_int, is_real
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -171,3 +172,8 @@ class BranchScale(keras.layers.Layer):
 
 def _float(value: float | None) -> float | None:
     return None if value is None else float(value)
+
+
+@register_geometry(BranchScale)
+def _branch_scale(layer, weight):
+    return Geometry("branch scale")

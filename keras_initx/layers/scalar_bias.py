@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_initx.theory.activations import is_real
+from keras_initx.inspection.geometry import Geometry, register_geometry
+from keras_initx.theory.mean_field.activations import is_real
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -69,3 +70,8 @@ class ScalarBias(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
         return super().get_config() | {"initial_value": self.initial_value}
+
+
+@register_geometry(ScalarBias)
+def _scalar_bias(layer, weight):
+    return Geometry("bias")

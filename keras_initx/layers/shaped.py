@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx import theory
-from keras_initx.theory.activations import check_int, is_real
+from keras_initx.theory.mean_field.activations import check_int, is_real
 
 
 class _Shaped(keras.layers.Layer):

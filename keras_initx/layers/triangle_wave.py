@@ -9,18 +9,19 @@ import keras
 import numpy as np
 from scipy import special
 
+from keras_initx.inspection.geometry import Geometry, register_geometry
 from keras_initx.layers.relu_stack import relu_stack
-from keras_initx.theory.activations import check_int
-from keras_initx.theory.triangle_nets import (
-    side_by_side,
-    triangle_wave_weights,
-)
-from keras_initx.theory.triangle_peaks import (
+from keras_initx.theory.mean_field.activations import check_int
+from keras_initx.theory.triangle_waves.curve import triangle_wave_scales
+from keras_initx.theory.triangle_waves.peaks import (
     check_family,
     peaks_of,
     plain_peaks,
 )
-from keras_initx.theory.triangle_waves import triangle_wave_scales
+from keras_initx.theory.triangle_waves.weights import (
+    side_by_side,
+    triangle_wave_weights,
+)
 
 _SCALES = ("differentiable", "free")
 # Peaks stay this far from 0 and 1, where the next wave would vanish.
@@ -255,3 +256,8 @@ def _raw(peaks: np.ndarray) -> np.ndarray:
     """The weights whose sigmoid is the peaks, or as near as it moves."""
     share = (peaks - _MARGIN) / (1 - 2 * _MARGIN)
     return special.logit(np.clip(share, _FLAT, 1 - _FLAT)) / _SLOPE
+
+
+@register_geometry(TriangleWave)
+def _triangle_wave(layer, weight):
+    return Geometry("wave")

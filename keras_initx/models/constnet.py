@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 
 from keras_initx.initializers import CenterAverage
-from keras_initx.models import wide
-from keras_initx.theory.activations import check_int, is_real
+from keras_initx.models import wide_blocks as wide
+from keras_initx.theory.mean_field.activations import check_int, is_real
 
 
 def ConstNet(

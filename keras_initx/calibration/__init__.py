@@ -1,0 +1,6 @@
+"""Whole models scaled to data."""
+
+from keras_initx.calibration.calibrate import calibrate
+from keras_initx.calibration.record import Calibration
+
+__all__ = ["Calibration", "calibrate"]

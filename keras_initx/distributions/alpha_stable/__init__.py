@@ -1,0 +1,1 @@
+"""The alpha-stable distribution for TensorFlow Probability."""

@@ -1,0 +1,1 @@
+"""Hooks into the layers of a running model."""

@@ -1,0 +1,107 @@
+"""The record of what an initialisation did to each weight of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keras_initx.profile import display
+
+_HEADS = ("weight", "role", "fan_in", "fan_out", "initializer", "seed", "left")
+
+
+@dataclass(frozen=True)
+class InitializedWeight:
+    """What was done to one weight.
+
+    Args:
+        name: Its path from the model.
+        role: What it is, as `kernel_geometry` says.
+        shape: Of the weight.
+        fan_in: Of a linear map; else None.
+        fan_out: Of a linear map; else None.
+        initializer: What drew it, as text; "" if it was left alone.
+        seed: What it was drawn with; None if no seed had a part in it.
+        left: Why it was left alone; "" if it was not.
+
+    Raises:
+        Nothing.
+
+    Example:
+
+    >>> row = InitializedWeight("dense:0/bias", "bias", (8,), left="frozen")
+    >>> row.left
+    'frozen'
+
+    Reference: derived here.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    fan_in: float | None = None
+    fan_out: float | None = None
+    initializer: str = ""
+    seed: int | None = None
+    left: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Initialization:
+    """What `keras_initx.initialize` did, a row for each weight of the model.
+
+    `str` of it is an aligned table, and a notebook shows it as one.
+
+    Args:
+        rows: One for each weight, in the order of the model's layers.
+
+    Raises:
+        Nothing.
+
+    Example:
+
+    >>> import keras, keras_initx as kx
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> done = kx.initialize(model, "he_normal", seed=1)
+    >>> [(row.name, row.fan_in) for row in done.drawn]
+    [('dense:0/kernel', 4), ('dense:0/bias', None)]
+
+    Reference: derived here.
+    """
+
+    rows: tuple[InitializedWeight, ...]
+
+    @property
+    def drawn(self) -> tuple[InitializedWeight, ...]:
+        """The weights that have new values."""
+        return tuple(row for row in self.rows if not row.left)
+
+    @property
+    def left_alone(self) -> tuple[InitializedWeight, ...]:
+        """The weights that are as they were, each with its reason in `left`."""
+        return tuple(row for row in self.rows if row.left)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Initialization of {len(self)} weights: {len(self.drawn)} drawn, "
+            f"{len(self.left_alone)} left alone>"
+        )
+
+    def __str__(self) -> str:
+        return display.text_table(_HEADS, self._cells())
+
+    def _repr_html_(self) -> str:
+        return display.html_table(_HEADS, self._cells())
+
+    def _cells(self) -> list[list[str]]:
+        def text(value: object) -> str:
+            if isinstance(value, float):
+                return display.number(value)
+            return "" if value is None else str(value)
+
+        return [
+            [text(getattr(row, {"weight": "name"}.get(h, h))) for h in _HEADS]
+            for row in self.rows
+        ]

@@ -1,5 +1,0 @@
-"""What a model does to a batch. It listens and changes nothing."""
-
-from keras_initx.signal.measure import measure
-
-__all__ = ["measure"]

@@ -1,0 +1,1 @@
+"""Correlation between samples in wide random networks."""

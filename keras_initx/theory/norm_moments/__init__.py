@@ -1,0 +1,1 @@
+"""Moments of the signal's norm at finite width, and of heavy-tailed weights."""

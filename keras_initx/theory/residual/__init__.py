@@ -1,0 +1,1 @@
+"""Scales and growth of residual networks."""

@@ -1,0 +1,1 @@
+"""Estimates from the weights of a trained network."""

@@ -1,0 +1,691 @@
+"""After calibration the data have the variance that was asked for."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_initx as kx
+from keras_initx.inspection.linear_units import readout
+
+L = keras.layers
+
+
+@pytest.fixture
+def policy():
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+def dense_net(depth, width, activation="relu"):
+    return keras.Sequential(
+        [keras.Input((width,))]
+        + [
+            L.Dense(width, activation, kernel_initializer="he_normal")
+            for _ in range(depth)
+        ]
+    )
+
+
+def pre_activations(model, x):
+    """Of each dense layer of a chain, in float64, from its weights alone."""
+    signals = []
+    for layer in model.layers:
+        kernel, bias = (np.asarray(w, np.float64) for w in layer.weights)
+        signals.append(x @ kernel + bias)
+        x = np.maximum(signals[-1], 0)
+    return signals
+
+
+def test_fifty_layers(rng):
+    model, x = dense_net(50, 256), rng.standard_normal((1024, 256), np.float32)
+    done = kx.calibrate(model, x)
+    assert not done.left_alone
+    assert not done.notes
+    heard = []
+    probe = keras.Model(
+        model.inputs[0], [layer.output for layer in model.layers]
+    )
+    inputs = [x, *probe(x, training=False)[:-1]]
+    for layer, before in zip(model.layers, inputs, strict=True):
+        heard.append(np.asarray(before @ layer.kernel + layer.bias))
+    for signal in heard:
+        assert np.abs(signal.var(axis=0) - 1).max() < 1e-3
+        assert (signal.mean(axis=0) ** 2).max() < 1e-6
+    # The same kernels in the same order: no rounding error to be amplified.
+    assert np.abs(heard[-1].var(axis=0) - 1).max() < 1e-5
+    profile = kx.measure(model, x, batch_size=1024)
+    assert np.allclose(profile.sample_variance, 1, atol=1e-3)
+    assert (profile.squared_mean < 1e-6).all()
+
+
+def test_twelve_layers_against_float64(rng):
+    """Weights alone say it, whatever TensorFlow computes."""
+    model, x = dense_net(12, 64), rng.standard_normal((500, 64))
+    kx.calibrate(model, x.astype(np.float32), target=0.25)
+    for signal in pre_activations(model, x):
+        assert np.allclose(signal.var(axis=0), 0.25, rtol=1e-4)
+        assert np.allclose(signal.mean(axis=0), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_per_layer(rng, center):
+    model, x = dense_net(8, 64), rng.standard_normal((500, 64))
+    before = pre_activations(model, x)
+    kx.calibrate(model, x.astype(np.float32), per="layer", center=center)
+    for old, signal in zip(before, pre_activations(model, x), strict=True):
+        assert signal.var() == pytest.approx(1, rel=1e-4)
+        assert (abs(signal.mean()) < 1e-5) == center
+        # One factor for a whole layer leaves its units as unequal as before.
+        assert signal.var(axis=0).std() > 1e-2
+        if not center:
+            factor = signal.std() / old.std()
+            assert np.allclose(signal, factor * old, atol=1e-4)
+
+
+def test_lsuv_keeps_orthogonal_kernels(rng):
+    model, x = dense_net(6, 64), rng.standard_normal((500, 64), np.float32)
+    kx.initialize(model, "orthogonal", seed=1)
+    kx.calibrate(model, x, per="layer", center=False)
+    for layer in model.layers:
+        values = np.linalg.svd(layer.kernel, compute_uv=False)
+        assert np.allclose(values, values[0], rtol=1e-4)
+
+
+def heard(layer, x):
+    """The pre-activation of a layer without activation: its output."""
+    return np.asarray(layer(x), np.float64)
+
+
+# A layer, a sample's shape, and the axes of its output that tell units apart.
+LAYERS = {
+    "dense": (lambda **k: L.Dense(5, **k), (4,), (1,)),
+    "dense on sequences": (lambda **k: L.Dense(5, **k), (7, 4), (2,)),
+    "conv1d": (lambda **k: L.Conv1D(5, 3, **k), (9, 4), (2,)),
+    "conv2d": (
+        lambda **k: L.Conv2D(5, 3, strides=2, **k),
+        (9, 9, 4),
+        (3,),
+    ),
+    "conv3d": (lambda **k: L.Conv3D(5, 2, **k), (4, 4, 4, 3), (4,)),
+    "groups": (lambda **k: L.Conv2D(6, 3, groups=2, **k), (9, 9, 4), (3,)),
+    "transposed": (
+        lambda **k: L.Conv2DTranspose(5, 3, strides=2, **k),
+        (6, 6, 4),
+        (3,),
+    ),
+    "depthwise": (
+        lambda **k: L.DepthwiseConv2D(3, depth_multiplier=2, **k),
+        (9, 9, 4),
+        (3,),
+    ),
+    "depthwise 1d": (lambda **k: L.DepthwiseConv1D(3, **k), (9, 4), (2,)),
+    "separable": (lambda **k: L.SeparableConv2D(5, 3, **k), (9, 9, 4), (3,)),
+    "einsum": (
+        lambda **k: L.EinsumDense(
+            "abc,cde->abde",
+            (None, 2, 3),
+            bias_axes="de" if k.get("use_bias", True) else None,
+        ),
+        (6, 4),
+        (2, 3),
+    ),
+    "einsum, kernel turned": (
+        lambda **k: L.EinsumDense(
+            "abc,edc->abde",
+            (None, 2, 3),
+            bias_axes="de" if k.get("use_bias", True) else None,
+        ),
+        (6, 4),
+        (2, 3),
+    ),
+    "ellipsis on the right": (
+        lambda **k: L.EinsumDense("ab...,bc->ac...", (5, None)),
+        (4, 5),
+        (1,),
+    ),
+    "ellipsis on the left": (
+        lambda **k: L.EinsumDense(
+            "...b,bc->...c",
+            5,
+            bias_axes="c" if k.get("use_bias", True) else None,
+        ),
+        (6, 4),
+        (2,),
+    ),
+    "batched": (
+        lambda **k: L.EinsumDense(
+            "bgi,gio->bgo",
+            (3, 5),
+            bias_axes="go" if k.get("use_bias", True) else None,
+        ),
+        (3, 4),
+        (1, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_unit_of_every_layer(name, batches, bias, rng):
+    make, shape, units = LAYERS[name]
+    layer = make() if bias else make(use_bias=False)
+    model = keras.Sequential([keras.Input(shape), layer])
+    x = (2 + rng.standard_normal((60, *shape))).astype(np.float32)
+    before = heard(layer, x)
+    done = kx.calibrate(
+        model, x, batch_size=None if batches == 1 else 60 // batches
+    )
+    after = heard(layer, x)
+    over = tuple(i for i in range(after.ndim) if i not in units)
+    assert np.allclose(after.var(axis=over), 1, atol=1e-4)
+    mean = after.mean(axis=over)
+    if layer.bias is not None:
+        assert not done.notes
+        assert np.allclose(mean, 0, atol=1e-4)
+    else:
+        assert done.notes == {layer.name: "no bias, so scaled only"}
+        expected = before.mean(axis=over) / before.std(axis=over)
+        assert np.allclose(mean, expected, atol=1e-3)
+    assert done.units.tolist() == [mean.size]
+    assert np.allclose(done.sample_variance, 1)
+    assert np.allclose(done.squared_mean, np.mean(mean**2), atol=1e-3)
+
+
+def test_channels_first():
+    """A CPU may not run it, so only where the channels are is looked at."""
+    for cls in (L.Conv2D, L.Conv2DTranspose, L.SeparableConv2D):
+        layer = cls(5, 3, data_format="channels_first")
+        layer.build((None, 4, 9, 9))
+        assert readout(layer).signal_axes == (1,)
+
+
+def test_batches_are_as_good_as_one(rng):
+    x = rng.standard_normal((300, 32), np.float32)
+    one, several, dataset = (dense_net(6, 32) for _ in range(3))
+    for model in (several, dataset):
+        model.set_weights(one.get_weights())
+    kx.calibrate(one, x)
+    kx.calibrate(several, x, batch_size=70)
+    labelled = tf.data.Dataset.from_tensor_slices((x, x)).batch(70)
+    kx.calibrate(dataset, labelled)
+    for a, b, c in zip(
+        *(m.get_weights() for m in (one, several, dataset)), strict=True
+    ):
+        assert np.allclose(a, b, atol=1e-4)
+        assert np.array_equal(b, c)
+
+
+def test_a_shared_layer_is_calibrated_at_its_first_call(rng):
+    shared = L.Dense(16, "relu", name="shared")
+    model = keras.Sequential([keras.Input((16,)), shared, shared])
+    x = rng.standard_normal((200, 16), np.float32)
+    done = kx.calibrate(model, x)
+    assert done.layers == ("shared",)
+    first, second = pre_activations(model, x.astype(np.float64))
+    assert np.allclose(first.var(axis=0), 1, atol=1e-4)
+    assert not np.allclose(second.var(axis=0), 1, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "normalization",
+    [
+        L.BatchNormalization,
+        L.LayerNormalization,
+        lambda: L.GroupNormalization(2),
+        L.RMSNormalization,
+        L.UnitNormalization,
+    ],
+    ids=["batch", "layer", "group", "rms", "unit"],
+)
+def test_what_a_normalization_follows_is_left_alone(normalization, rng):
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            L.Dense(8, name="normalized"),
+            normalization(),
+            L.Dense(8, "relu", name="not"),
+            normalization(),
+            L.Dense(8, name="last"),
+        ]
+    )
+    x = rng.standard_normal((100, 8), np.float32)
+    kernel = np.asarray(model.get_layer("normalized").kernel)
+    done = kx.calibrate(model, x, training=True)
+    assert dict(done.left_alone) == {
+        "normalized": "followed by a normalization"
+    }
+    assert np.array_equal(model.get_layer("normalized").kernel, kernel)
+    assert "Left alone: normalized: followed by a norm" in str(done)
+
+
+def encoder(tokens=20):
+    inputs = keras.Input((6,), dtype="int32")
+    x = L.Embedding(tokens, 16, name="embed")(inputs)
+    y = L.MultiHeadAttention(2, 8, name="attend")(x, x)
+    x = L.LayerNormalization()(x + y)
+    y = L.Dense(16, name="down")(L.Dense(32, "gelu", name="up")(x))
+    x = L.TimeDistributed(L.Dense(8), name="each")(x + y)
+    x = L.LSTM(8, name="lstm")(x)
+    return keras.Model(inputs, L.Dense(3, name="head")(x))
+
+
+def test_what_is_left_alone_says_why(rng):
+    model = encoder()
+    x = rng.integers(0, 20, (64, 6))
+    before = {w.path: np.asarray(w) for w in model.weights}
+    done = kx.calibrate(model, x)
+    assert dict(done.left_alone) == {
+        "embed": "embedding",
+        "attend/query": "attention",
+        "attend/key": "attention",
+        "attend/value": "attention",
+        "attend/attention_output": "attention",
+        "each/dense": "runs once a time step",
+        "lstm": "recurrent",
+    }
+    changed = {
+        w.path.split("/")[0]
+        for w in model.weights
+        if not np.array_equal(before[w.path], w)
+    }
+    assert changed == {"up", "down", "head"}
+
+
+def test_subclasses_frozen_and_tied(rng):
+    class Own(L.Dense):
+        def call(self, inputs):
+            return super().call(inputs) ** 3
+
+    frozen, own = L.Dense(8, name="frozen"), Own(8, name="own")
+    lora = L.Dense(8, name="lora")
+    frozen.trainable = False
+    part = L.EinsumDense(
+        "abc,cde->abde", (None, 2, 3), bias_axes="e", name="part"
+    )
+    model = keras.Sequential(
+        [keras.Input((5, 8)), frozen, own, lora, L.Dense(8), part]
+    )
+    lora.enable_lora(2)
+    x = rng.standard_normal((40, 5, 8), np.float32)
+    done = kx.calibrate(model, x)
+    assert dict(done.left_alone) == {
+        "frozen": "frozen",
+        "own": "not known to be linear in one kernel",
+        "lora": "not known to be linear in one kernel",
+        "part": "its bias is not one for each unit",
+    }
+    # One number for the layer can be folded into any bias.
+    done = kx.calibrate(model, x, per="layer", layers="part")
+    assert not done.left_alone
+    below = keras.Sequential(model.layers[:-1])
+    y = np.asarray(part(below(x)))
+    assert y.var() == pytest.approx(1, rel=1e-4)
+    assert abs(y.mean()) < 1e-4
+
+
+def test_a_kernel_that_two_layers_share_is_left_alone(rng):
+    first = L.Dense(8, name="first")
+
+    class Tied(L.Dense):
+        def build(self, shape):
+            super().build(shape)
+            self._kernel = first._kernel
+
+    model = keras.Sequential([keras.Input((8,)), first, Tied(8, name="second")])
+    done = kx.calibrate(model, rng.standard_normal((40, 8), np.float32))
+    assert dict(done.left_alone) == {
+        name: "shares its weights with another layer"
+        for name in ("first", "second")
+    }
+
+
+def test_a_bias_along_other_axes_does_not_fit(rng):
+    # As many numbers as units, by chance.
+    layer = L.EinsumDense("abc,cde->abde", (3, 2, 3), bias_axes="bd")
+    model = keras.Sequential([keras.Input((3, 4)), layer])
+    done = kx.calibrate(model, rng.standard_normal((60, 3, 4), np.float32))
+    assert dict(done.left_alone) == {
+        layer.name: "its bias is not one for each unit"
+    }
+
+
+def test_a_frozen_bias_is_not_overwritten(rng):
+    model = dense_net(2, 8)
+    model.layers[0].bias.trainable = False
+    done = kx.calibrate(model, rng.standard_normal((60, 8), np.float32))
+    assert dict(done.left_alone) == {model.layers[0].name: "frozen"}
+
+
+@pytest.mark.parametrize("batch_size", [None, 100])
+def test_kernels_keep_their_precision_beside_bfloat16(policy, rng, batch_size):
+    policy("mixed_bfloat16")
+    model = dense_net(2, 16)
+    before = [np.asarray(layer.kernel) for layer in model.layers]
+    x = rng.standard_normal((200, 16), np.float32)
+    kx.calibrate(model, x, batch_size=batch_size)
+    for old, layer in zip(before, model.layers, strict=True):
+        ratio = np.asarray(layer.kernel) / old
+        assert np.allclose(ratio, ratio[:1], rtol=1e-6)
+
+
+def test_what_float16_cannot_hold_is_left_alone(policy, rng):
+    policy("float16")
+    model = dense_net(1, 16)
+    x = 1e-3 * rng.standard_normal((200, 16)).astype(np.float16)
+    done = kx.calibrate(model, x, target=1e12)
+    assert set(done.left_alone.values()) == {"too large for its dtype"}
+    assert np.isfinite(np.asarray(model.layers[0].kernel, np.float32)).all()
+
+
+class Hidden(keras.Model):
+    """Holds a layer where no walk finds it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = L.Dense(4, name="head")
+        self.box = type("Box", (), {})()
+        self.box.layer = L.Dense(8, name="hidden")
+
+    def call(self, inputs):
+        return self.head(self.box.layer(inputs))
+
+
+def test_a_layer_that_is_not_found_is_left_alone(rng):
+    model = Hidden()
+    x = rng.standard_normal((60, 8), np.float32)
+    model(x)
+    done = kx.calibrate(model, x)
+    assert list(done.left_alone) == ["hidden"]
+    head = model.head(model.box.layer(x))
+    assert np.allclose(np.var(head, axis=0), 1, atol=1e-4)
+
+
+def test_a_subclassed_functional_model_is_walked_whole(rng):
+    class More(keras.Model):
+        def __init__(self, inputs, outputs):
+            super().__init__(inputs, outputs)
+            self.extra = L.Dense(4, name="extra")
+
+        def call(self, inputs):
+            return self.extra(super().call(inputs))
+
+    inputs = keras.Input((8,))
+    model = More(inputs, L.Dense(8, "relu", name="body")(inputs))
+    x = rng.standard_normal((60, 8), np.float32)
+    model(x)
+    done = kx.calibrate(model, x)
+    assert not done.left_alone
+    assert np.allclose(np.var(model(x), axis=0), 1, atol=1e-4)
+    drawn = kx.initialize(model, "he_normal", seed=1).drawn
+    assert "extra/kernel" in {row.name for row in drawn}
+
+
+def test_batches_that_take_different_ways(rng):
+    class Ways(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = L.Dense(4, name="a"), L.Dense(4, name="b")
+
+        def call(self, inputs):
+            return self.b(inputs) if inputs[0, 0] > 0 else self.a(inputs)
+
+    x = rng.standard_normal((200, 8), np.float32)
+    x[:, 0] = np.repeat([1.0, -1.0], 100)
+    model = Ways()
+    model(x[:1])
+    model(x[-1:])
+    kx.calibrate(model, x, batch_size=100)
+    for layer, part in ((model.b, x[:100]), (model.a, x[100:])):
+        assert np.allclose(np.var(layer(part), axis=0), 1, atol=1e-4)
+
+
+def test_batches_of_different_lengths(rng):
+    tokens = keras.Input((None,), dtype="int32")
+    x = L.Embedding(9, 8, name="embed")(tokens)
+    model = keras.Model(tokens, L.Dense(4, name="head")(x))
+    parts = [rng.integers(0, 9, (30, length)) for length in (5, 7)]
+    data = tf.data.Dataset.from_generator(
+        lambda: iter(parts),
+        output_signature=tf.TensorSpec((None, None), "int64"),
+    )
+    kx.calibrate(model, data)
+    y = np.concatenate([np.reshape(model(part), (-1, 4)) for part in parts])
+    assert np.allclose(y.var(axis=0), 1, atol=1e-4)
+
+
+def test_threads_take_turns(rng):
+    model, x = dense_net(10, 16), rng.standard_normal((60, 16), np.float32)
+    threads = [
+        threading.Thread(target=kx.calibrate, args=(model, x)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for layer in model.layers:
+        assert "call" not in vars(layer)
+        assert layer.activation is keras.activations.relu
+
+
+def test_labels_are_no_inputs(rng):
+    x = rng.standard_normal((60, 8), np.float32)
+    with pytest.raises(ValueError, match="pass x alone"):
+        kx.calibrate(dense_net(2, 8), (x, x))
+
+
+def test_not_inside_a_function():
+    model = dense_net(1, 4)
+
+    @tf.function
+    def inside(x):
+        kx.calibrate(model, x)
+
+    with pytest.raises(RuntimeError, match=r"outside of a tf\.function"):
+        inside(tf.ones((3, 4)))
+
+
+def test_a_picked_layer_is_calibrated_before_a_normalization(rng):
+    model = keras.Sequential(
+        [keras.Input((8,)), L.Dense(8, name="d"), L.BatchNormalization()]
+    )
+    x = rng.standard_normal((60, 8), np.float32)
+    done = kx.calibrate(model, x, layers="d")
+    assert not done.left_alone
+
+
+def test_constant_units_are_left_as_they_are(rng):
+    model = dense_net(1, 8)
+    layer = model.layers[0]
+    kernel = np.array(layer.kernel)
+    kernel[:, [2, 5]] = 0
+    layer.kernel.assign(kernel)
+    layer.bias.assign(np.arange(8.0))
+    done = kx.calibrate(model, rng.standard_normal((50, 8), np.float32))
+    assert done.notes == {layer.name: "2 of 8 units constant"}
+    assert (np.asarray(layer.kernel)[:, [2, 5]] == 0).all()
+    assert np.asarray(layer.bias)[[2, 5]].tolist() == [2, 5]
+    assert "In part: dense: 2 of 8 units constant" in str(done)
+
+
+@pytest.mark.parametrize("name", ["mixed_bfloat16", "bfloat16", "float64"])
+def test_other_dtypes(name, policy, rng):
+    policy(name)
+    model = dense_net(5, 64)
+    # Keras casts what enters a model to float32, whatever its policy.
+    x = rng.standard_normal((500, 64)).astype(np.float32).astype(np.float64)
+    kx.calibrate(model, x)
+    for signal in pre_activations(model, x):
+        # Kernels in bfloat16 are within 0.4% of what they should be.
+        tolerance = 1e-9 if name == "float64" else 0.1
+        assert np.allclose(signal.var(axis=0), 1, rtol=0, atol=tolerance)
+
+
+def test_the_model_is_otherwise_as_it_was(rng):
+    inputs = keras.Input((8,))
+    x = L.Dense(8)(inputs)
+    x = L.BatchNormalization(name="norm")(x)
+    x = L.Dropout(0.5)(x)
+    model = keras.Model(inputs, L.Dense(8)(x))
+    data = 3 + rng.standard_normal((64, 8), np.float32)
+    states = [np.asarray(v) for v in model.non_trainable_variables]
+    kx.calibrate(model, data, training=True)
+    for old, new in zip(states, model.non_trainable_variables, strict=True):
+        assert np.array_equal(old, new)
+
+
+class Failing(L.Layer):
+    fails = False
+
+    def call(self, inputs):
+        if self.fails:
+            raise RuntimeError("no more")
+        return inputs
+
+
+NOTHING_CHANGES = {
+    "nan in data": (lambda x: np.where(x > 2, np.nan, x), ValueError, "finite"),
+    "one sample": (lambda x: x[:1], ValueError, "at least two"),
+    "overflow": (lambda x: x * 1e30, ValueError, "at layer 'dense'"),
+    "wrong shape": (lambda x: x[:, :3], Exception, "."),
+}
+
+
+@pytest.mark.parametrize("batch_size", [None, 20])
+@pytest.mark.parametrize("case", NOTHING_CHANGES)
+def test_bad_data_change_nothing(case, batch_size, rng):
+    spoil, error, message = NOTHING_CHANGES[case]
+    model = dense_net(3, 8)
+    before = model.get_weights()
+    data = spoil(rng.standard_normal((50, 8), np.float32))
+    with pytest.raises(error, match=message):
+        kx.calibrate(model, data, batch_size=batch_size)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert np.array_equal(old, new)
+
+
+def test_an_exception_on_the_way_changes_nothing(rng):
+    model = dense_net(2, 8)
+    model.add(Failing())
+    model.layers[-1].fails = True
+    before = model.get_weights()
+    with pytest.raises(RuntimeError, match="no more"):
+        kx.calibrate(model, rng.standard_normal((50, 8), np.float32))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert np.array_equal(old, new)
+
+
+BAD = {
+    "per": (dict(per="channel"), 'per must be "unit" or "layer"'),
+    "target": (dict(target=0), "target must be a number > 0"),
+    "layers": (dict(layers="none"), "must pick"),
+    "batch_size": (dict(batch_size=0), "batch_size must be"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments(case, rng):
+    arguments, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        kx.calibrate(
+            dense_net(2, 8),
+            rng.standard_normal((50, 8), np.float32),
+            **arguments,
+        )
+
+
+def test_no_model():
+    with pytest.raises(ValueError, match="must be a keras"):
+        kx.calibrate("model", np.ones((4, 2)))
+
+
+def test_layers_picks(rng):
+    model = dense_net(3, 8)
+    name = model.layers[1].name
+    done = kx.calibrate(
+        model, rng.standard_normal((50, 8), np.float32), layers=name
+    )
+    assert done.layers == (name,)
+
+
+def test_layers_of_ones_own_are_listed(rng):
+    class Mix(L.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], 8), name="w")
+
+        def call(self, inputs):
+            return inputs @ self.w
+
+    model = keras.Sequential([keras.Input((8,)), Mix(name="mix"), L.Dense(4)])
+    done = kx.calibrate(model, rng.standard_normal((60, 8), np.float32))
+    assert dict(done.left_alone) == {
+        "mix": "not known to be linear in one kernel"
+    }
+
+
+def test_notes(rng):
+    twice = L.Dense(8, name="twice")
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            twice,
+            twice,
+            L.Dense(8, kernel_constraint="unit_norm", name="bound"),
+        ]
+    )
+    x = rng.standard_normal((40, 8), np.float32)
+    x[:, 1:] = 0
+    x[1:, 0] = 1e-6 * x[1:, 0]
+    done = kx.calibrate(model, x)
+    assert "the first of 2 calls" in done.notes["twice"]
+    assert "from 40 numbers a unit only" in done.notes["twice"]
+    assert "constraint" in done.notes["bound"]
+    kx.initialize(model, "he_normal", seed=1)
+    done = kx.calibrate(model, x * 1e-6)
+    assert "units scaled by up to" in done.notes["twice"]
+
+
+def test_a_calibration_is_kept_whole(rng, tmp_path):
+    model = encoder()
+    done = kx.calibrate(model, rng.integers(0, 20, (64, 6)))
+    done.save(tmp_path / "done.json")
+    again = kx.Calibration.load(tmp_path / "done.json")
+    assert again == done
+    assert dict(again.left_alone) == dict(done.left_alone)
+    assert dict(again.notes) == dict(done.notes)
+    assert "<p>Left alone: embed: embedding</p>" in done._repr_html_()
+    assert repr(done).startswith("<Calibration of ")
+    with pytest.raises(ValueError, match="A Calibration is read"):
+        kx.Calibration.from_dict({})
+
+
+def test_data_that_run_out(rng):
+    data = iter([rng.standard_normal((20, 8), np.float32)] * 2)
+    once = tf.data.Dataset.from_generator(
+        lambda: data, output_signature=tf.TensorSpec((20, 8), tf.float32)
+    )
+    with pytest.raises(ValueError, match="anew"):
+        kx.calibrate(dense_net(2, 8), once)
+
+
+def test_deep_nets_are_told_of_rounding(rng):
+    done = kx.calibrate(
+        dense_net(70, 16), rng.standard_normal((64, 16), np.float32)
+    )
+    assert "Rounding included" in str(done)
+    assert "pi/(pi-1) = 1.47" in str(done)
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "MobileNetV3Small"])
+def test_applications(name, rng):
+    make = getattr(keras.applications, name)
+    model = make(weights=None, input_shape=(64, 64, 3), classes=10)
+    images = rng.random((8, 64, 64, 3), np.float32)
+    done = kx.calibrate(model, images, training=True)
+    assert np.isfinite(done.total).all()
+    assert set(done.left_alone.values()) <= {"followed by a normalization"}
+    assert len(done.left_alone) < len(done)

@@ -1,0 +1,100 @@
+"""What the benchmarks compute themselves, against an obvious twin."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_initx as kx
+from keras_initx.theory.triangle_waves.peaks import random_peaks
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def loaded(name, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    spec = importlib.util.spec_from_file_location(
+        name, BENCHMARKS / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def resnet_scaling(monkeypatch):
+    return loaded("resnet_scaling", monkeypatch)
+
+
+@pytest.mark.parametrize("matrices", [1, 2])
+def test_nets_side_by_side_are_nets_one_by_one(resnet_scaling, matrices, rng):
+    depth, d = 12, 6
+    v, w = rng.standard_normal((2, depth, d, d))
+    x = rng.standard_normal((3, d))
+    scales = np.array([0.1, 0.5, 2.0])
+    signal, gradient = resnet_scaling.run(
+        v, w if matrices == 2 else None, x, scales
+    )
+    p = np.random.default_rng(resnet_scaling.SEED).standard_normal(d)
+    for i, scale in enumerate(scales):
+        for j, start in enumerate(x):
+            first = tf.constant(start[:, None])
+            with tf.GradientTape() as tape:
+                tape.watch(first)
+                h = first
+                for k in range(depth):
+                    z = w[k] @ h / d**0.5 if matrices == 2 else h
+                    h += scale * (v[k] @ tf.nn.relu(z)) / d**0.5
+                loss = tf.reduce_sum(p[:, None] * h)
+            back = np.ravel(tape.gradient(loss, first))
+            moved = np.linalg.norm(np.ravel(h) - start) / np.linalg.norm(start)
+            turned = np.linalg.norm(back - p) / np.linalg.norm(p)
+            assert signal[i, j] == pytest.approx(moved, rel=1e-10)
+            assert gradient[i, j] == pytest.approx(turned, rel=1e-10)
+
+
+def test_the_ridge_is_where_the_last_crossing_is(resnet_scaling):
+    betas = np.linspace(0, 1, 11)
+    assert resnet_scaling.ridge(betas, 0.234 - betas) == pytest.approx(0.234)
+    lost = np.where(betas < 0.15, np.nan, 0.71 - betas)
+    assert resnet_scaling.ridge(betas, lost) == pytest.approx(0.71)
+
+
+def test_triangle_waves_side_by_side_train_as_one_by_one(monkeypatch):
+    """A net of the last target, alone in Keras, for five steps."""
+    bench = loaded("triangle_waves", monkeypatch)
+    x = np.linspace(0, 1, 20)
+    y = np.repeat(
+        np.stack([curve(x) for _, curve in bench.TARGETS.values()], axis=1),
+        bench.STARTS,
+        axis=1,
+    )
+    layers = bench.train_waves("differentiable", x, y, 5, 20)
+    start = bench.weights_of(layers)
+    end = bench.train_weights(start, x, y, 5, 20, "")
+
+    wave = kx.layers.TriangleWave(
+        bench.DEPTH,
+        1,
+        peaks=random_peaks(bench.DEPTH, bench.STARTS, bench.SEED)[-1],
+    )
+    wave.build((None, 1))
+    for phase in (1, 2):
+        model = wave if phase == 1 else wave.to_dense()
+        adam = keras.optimizers.Adam(1e-3)
+        for _ in range(5):
+            with tf.GradientTape() as tape:
+                error = model(x[:, None])[:, 0] - y[:, -1]
+                loss = tf.reduce_mean(error**2)
+            variables = model.trainable_variables
+            adam.apply(tape.gradient(loss, variables), variables)
+    for ours, alone in zip(end, model.layers, strict=True):
+        np.testing.assert_allclose(ours[0][-1], alone.kernel, atol=1e-4)
+        np.testing.assert_allclose(ours[1][-1, 0], alone.bias, atol=1e-4)
+    np.testing.assert_allclose(
+        bench.forward(end, x)[:, -1], model(x[:, None])[:, 0], atol=1e-4
+    )

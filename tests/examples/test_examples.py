@@ -1,0 +1,132 @@
+"""Examples run from top to bottom, and README says nothing that does not."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+SMALL = "KERAS_INITX_SMALL"
+INSTALL = """\
+import importlib.util
+
+if importlib.util.find_spec("keras_initx") is None:
+    %pip install --quiet "keras-initx[examples]\""""
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_of(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_notebook_has_the_head_of_keras_io(notebook):
+    head = re.fullmatch(
+        r"# \S.*\n\n"
+        r"\*\*Author:\*\* keras_initx contributors<br>\n"
+        r"\*\*Date created:\*\* (\d{4}/\d\d/\d\d)<br>\n"
+        r"\*\*Last modified:\*\* (\d{4}/\d\d/\d\d)<br>\n"
+        r"\*\*Description:\*\* \S.*<br>\n"
+        r"\*\*Accelerator:\*\* (None|GPU|TPU)",
+        notebook.cells[0].source,
+    )
+    assert head, notebook.cells[0].source
+    created, modified, _ = head.groups()
+    assert created <= modified
+
+
+def test_notebook_installs_the_package_first(notebook):
+    first = next(
+        k for k, cell in enumerate(notebook.cells) if cell.cell_type == "code"
+    )
+    assert notebook.cells[first - 1].source.startswith("## Setup")
+    assert notebook.cells[first].source == INSTALL
+
+
+def test_notebook_has_small_sizes(notebook):
+    source = "\n".join(cell.source for cell in code_of(notebook))
+    assert source.count(f'SMALL = bool(os.environ.get("{SMALL}"))') == 1
+    assert " if SMALL else " in source
+
+
+def test_notebook_is_kept_with_its_outputs(notebook):
+    kept = [output for cell in code_of(notebook) for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in kept)
+    assert not any(output.output_type == "error" for output in kept)
+    # What libraries log names machines and times.
+    assert not any(output.get("name") == "stderr" for output in kept)
+
+
+def test_small_notebook_runs(notebook, monkeypatch):
+    monkeypatch.setenv(SMALL, "1")
+    # Raises at the first cell that does.
+    NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
+    install, *code = code_of(notebook)
+    assert not install.outputs
+    printed = "".join(
+        output.text
+        for cell in code
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    )
+    if ".table(" in "".join(cell.source for cell in code):
+        # A table is text, in a notebook too.
+        assert re.search(
+            r"sample variance +squared mean +decay|spread +forward", printed
+        )
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_python_runs(tmp_path, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    assert len(blocks("python")) >= 3
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_readme_commands_exist():
+    from keras_initx.cli.main import parser
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    lines = [line for b in blocks("sh") for line in b.splitlines() if line]
+    known = 0
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["make"]:
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
+        elif words[:1] == ["keras-initx"]:
+            parser().parse_args(words[1:])
+        elif words[:1] == ["python"]:
+            assert (ROOT / words[1]).exists(), line
+        else:
+            assert words[:2] == ["pip", "install"], line
+        known += 1
+    assert known >= 5
+
+
+def test_nothing_names_a_machine():
+    for path in [*ROOT.glob("*.md"), *NOTEBOOKS]:
+        text = path.read_text(encoding="utf-8")
+        assert str(Path.home()) + os.sep not in text, path

@@ -1,0 +1,690 @@
+"""A whole model drawn at the fans of its layers, from one seed."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_initx as kx
+
+L = keras.layers
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import layer_variance  # noqa: E402
+
+SCALINGS = {
+    "VarianceScaling": keras.initializers.VarianceScaling(),
+    "FractionalMoment": kx.initializers.FractionalMoment(
+        s=2, activation="linear"
+    ),
+}
+DTYPES = ("float32", "mixed_bfloat16", "bfloat16")
+
+
+@pytest.fixture
+def policy():
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("name", layer_variance.CASES)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_output_variance_is_one(name, scaling, seed):
+    """Relative standard deviation 0.6% at the most: false alarms below 1e-6.
+
+    It sees any wrong fan, which is off by a quarter or more.
+    """
+    case = layer_variance.CASES[name]
+    found = layer_variance.with_initialize(
+        case, SCALINGS[scaling], seed % 2**31
+    )
+    assert found == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["DepthwiseConv2D", "Conv2DTranspose"])
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_output_variance_is_one_in_other_dtypes(name, dtype, seed, policy):
+    policy(dtype)
+    # Rounding moves a bfloat16 weight by 0.4% at the most, either way.
+    test_output_variance_is_one(name, "VarianceScaling", seed)
+
+
+def attention(seed=None):
+    inputs = keras.Input((6, 64))
+    outputs = L.MultiHeadAttention(4, 16, name="attention")(inputs, inputs)
+    return keras.Model(inputs, outputs)
+
+
+def singular_values(weight, geometry):
+    maps = kx.inspection.to_matrices(np.asarray(weight, np.float32), geometry)
+    return np.linalg.svd(maps, compute_uv=False)
+
+
+ORTHOGONAL = {
+    "dense": (lambda: L.Dense(48), (64,)),
+    "wide": (lambda: L.Dense(96), (64,)),
+    "conv": (lambda: L.Conv2D(64, 3), (8, 8, 32)),
+    "groups": (lambda: L.Conv2D(64, 3, groups=4), (8, 8, 32)),
+    "transposed": (lambda: L.Conv2DTranspose(48, 3), (8, 8, 32)),
+    "depthwise": (lambda: L.DepthwiseConv2D(3), (8, 8, 32)),
+    "lstm": (lambda: L.LSTM(32), (5, 24)),
+    "gru": (lambda: L.GRU(32), (5, 24)),
+    "conv lstm": (lambda: L.ConvLSTM1D(16, 3), (5, 9, 8)),
+    "batched": (lambda: L.EinsumDense("bgi,gio->bgo", (4, 16)), (4, 24)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ORTHOGONAL)
+def test_each_map_is_orthogonal(name, dtype, policy):
+    policy(dtype)
+    make, shape = ORTHOGONAL[name]
+    layer = make()
+    # Keras itself cannot draw orthogonal weights in bfloat16.
+    if hasattr(layer, "recurrent_initializer"):
+        layer.cell.recurrent_initializer = keras.initializers.Zeros()
+    layer.build((None, *shape))
+    kx.initialize(layer, "orthogonal", seed=3)
+    tolerance = 0.03 if dtype == "bfloat16" else 1e-5
+    kinds = kx.inspection.kernel_geometry(layer)
+    found = [
+        singular_values(weight, geometry)
+        for weight, geometry in zip(layer.weights, kinds.values(), strict=True)
+        if geometry.factored
+    ]
+    assert found
+    for values in found:
+        assert np.allclose(values, 1, atol=tolerance)
+
+
+def test_heads_are_one_orthogonal_map_and_differ():
+    model = attention()
+    kx.initialize(model, "orthogonal", seed=1)
+    kernels = [w for w in model.get_weights() if w.ndim == 3]
+    for kernel in kernels[:3]:
+        values = np.linalg.svd(kernel.reshape(64, 64), compute_uv=False)
+        assert np.allclose(values, 1, atol=1e-5)
+    for i, a in enumerate(kernels[:3]):
+        assert not any(np.allclose(a, b) for b in kernels[:i])
+
+
+def test_an_orthogonal_embedding_has_unit_variance():
+    layer = L.Embedding(500, 40)
+    layer.build()
+    kx.initialize(layer, keras.initializers.Orthogonal(), seed=1)
+    # Orthonormal columns, times the root of the number of rows.
+    assert np.mean(np.square(layer.embeddings)) == pytest.approx(1, rel=1e-5)
+
+
+def transformer():
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    x = L.Embedding(50, 16, name="embed")(tokens)
+    y = L.MultiHeadAttention(2, 8, name="attend")(x, x)
+    x = L.LayerNormalization(name="norm")(x + y)
+    y = L.Dense(32, "gelu", name="up")(x)
+    y = L.Dense(16, name="down")(y)
+    return keras.Model(tokens, L.Dense(3, name="head")(x + y))
+
+
+def test_same_seed_same_model_bit_for_bit():
+    first = transformer()
+    kx.initialize(first, kx.initializers.FractionalMoment(), seed=5)
+    # Other layers, named before, do not matter; nor do earlier weights.
+    keras.Sequential([keras.Input((3,)), L.Dense(2), L.Dense(2)])
+    second = transformer()
+    kx.initialize(second, "zeros", seed=1)
+    kx.initialize(second, kx.initializers.FractionalMoment(), seed=5)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+    kx.initialize(second, kx.initializers.FractionalMoment(), seed=6)
+    assert not np.array_equal(
+        first.get_layer("up").kernel, second.get_layer("up").kernel
+    )
+
+
+def test_same_in_another_process():
+    """Bit for bit, whatever layers that process made before."""
+    model = transformer()
+    kx.initialize(model, kx.initializers.FractionalMoment(), seed=11)
+    here = hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights()))
+    code = (
+        "import hashlib, keras, keras_initx as kx\n"
+        "from tests.initialization import test_initialize as t\n"
+        "keras.layers.Dense(1)\n"
+        "model = t.transformer()\n"
+        "kx.initialize(model, kx.initializers.FractionalMoment(), seed=11)\n"
+        "bits = b''.join(w.tobytes() for w in model.get_weights())\n"
+        "print(hashlib.sha256(bits).hexdigest())"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        text=True,
+        cwd=BENCHMARKS.parent,
+    ).stdout
+    assert printed.split()[-1] == here.hexdigest()
+
+
+def named(*names):
+    return keras.Sequential(
+        [keras.Input((8,)), *(L.Dense(8, name=name) for name in names)]
+    )
+
+
+def test_another_layer_changes_no_other():
+    few, more = named("a", "b"), named("a", "new", "b")
+    for model in (few, more):
+        kx.initialize(model, "he_normal", seed=2)
+    for name in "ab":
+        assert np.array_equal(
+            few.get_layer(name).kernel, more.get_layer(name).kernel
+        )
+    part = named("a", "b")
+    kx.initialize(part, "he_normal", seed=2, layers="b")
+    assert np.array_equal(part.get_layer("b").kernel, few.get_layer("b").kernel)
+
+
+def test_no_two_weights_are_equal():
+    model = keras.Sequential(
+        [keras.Input((8,)), *(L.Dense(8) for _ in range(300))]
+    )
+    done = kx.initialize(model, kx.initializers.AlphaStable(1.5), seed=9)
+    seeds = [row.seed for row in done.drawn if row.seed is not None]
+    assert len(seeds) == len(set(seeds)) == 300
+    sums = {float(w.sum()) for w in model.get_weights() if w.ndim == 2}
+    assert len(sums) == 300
+
+
+def test_equal_seeds_are_folded_again(monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["keras_initx.initialization.plan"],
+        "folded_seed",
+        lambda seed, name, again=0: seed + again,
+    )
+    model = named("a", "b", "c")
+    done = kx.initialize(model, "he_normal", seed=2)
+    assert [row.seed for row in done.rows if row.role == "kernel"] == [2, 4, 6]
+
+
+def test_what_each_role_becomes():
+    model = keras.Sequential(
+        [
+            keras.Input((9, 6)),
+            L.BatchNormalization(name="norm"),
+            L.PReLU(name="slope", alpha_initializer="ones"),
+            L.LSTM(5, name="lstm"),
+        ]
+    )
+    model.set_weights([w + 3 for w in model.get_weights()])
+    done = kx.initialize(model, "he_normal", seed=1, biases="zeros")
+    assert not done.left_alone
+    norm = model.get_layer("norm")
+    for weight, value in (
+        (norm.gamma, 1),
+        (norm.beta, 0),
+        (norm.moving_mean, 0),
+        (norm.moving_variance, 1),
+        (model.get_layer("slope").alpha, 1),
+    ):
+        assert (np.asarray(weight) == value).all()
+    bias = np.asarray(model.get_layer("lstm").cell.bias)
+    assert bias.tolist() == [0] * 5 + [1] * 5 + [0] * 10
+
+
+def test_biases():
+    layer = L.Dense(4)
+    layer.build((None, 3))
+    layer.bias.assign([1, 2, 3, 4])
+    done = kx.initialize(layer, "he_normal", seed=1, biases=None)
+    assert np.array_equal(layer.bias, [1, 2, 3, 4])
+    assert [row.role for row in done.left_alone] == ["bias"]
+    kx.initialize(layer, "he_normal", seed=1, biases="random_normal")
+    assert np.std(layer.bias) > 0
+
+
+def test_left_alone_and_listed():
+    class Odd(L.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(2, 3), name="w")
+
+        def call(self, x):
+            return x
+
+    frozen, lora = L.Dense(4, name="frozen"), L.Dense(4, name="lora")
+    model = keras.Sequential(
+        [keras.Input((4,)), Odd(name="odd"), frozen, lora, L.Dense(2)]
+    )
+    frozen.trainable = False
+    lora.enable_lora(2)
+    before = {w.path: np.asarray(w) for w in model.weights}
+    done = kx.initialize(model, "he_normal", seed=1)
+    reasons = {row.name: row.left for row in done.left_alone}
+    assert reasons == {
+        "odd:0/w": "unknown: see register_geometry",
+        "frozen/kernel": "frozen",
+        "frozen/bias": "frozen",
+        "lora/kernel": "LoRA adapter",
+        "lora/bias": "LoRA adapter",
+        "lora/lora_kernel_a": "LoRA adapter",
+        "lora/lora_kernel_b": "LoRA adapter",
+    }
+    changed = {
+        w.path.split("/")[-2]
+        for w in model.weights
+        if not np.array_equal(before[w.path], w)
+    }
+    assert changed == {"dense"}
+    assert "unknown: see register_geometry" in str(done)
+    assert "<table>" in done._repr_html_()
+    assert repr(done) == (
+        "<Initialization of 9 weights: 2 drawn, 7 left alone>"
+    )
+
+
+def test_layers_pick_all_that_is_inside():
+    model = transformer()
+    before = [w.copy() for w in model.get_weights()]
+    done = kx.initialize(
+        model, "he_normal", seed=1, layers=[L.MultiHeadAttention, "head"]
+    )
+    drawn = {row.name.split("/")[0] for row in done.drawn}
+    assert drawn == {"attend", "head"}
+    for weight, old, row in zip(
+        model.get_weights(), before, done.rows, strict=True
+    ):
+        if row.left:
+            assert np.array_equal(weight, old)
+
+
+def test_a_function_of_the_layer():
+    process = kx.initializers.DepthProcess(3, "smooth", seed=4)
+    model = named("a", "b", "c")
+
+    def choose(layer):
+        index = "abc".index(layer.name)
+        return None if index == 1 else process.at(index)
+
+    done = kx.initialize(model, choose, seed=1)
+    assert [row.name for row in done.left_alone] == ["b/kernel"]
+    for index, name in ((0, "a"), (2, "c")):
+        expected = process.at(index)((8, 8))
+        assert np.array_equal(model.get_layer(name).kernel, expected)
+
+
+def test_one_layer_of_a_process_is_no_model():
+    process = kx.initializers.DepthProcess(3, "smooth", seed=4)
+    model = named("a", "b")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"stream.*'b/kernel'"):
+        kx.initialize(model, process.at(0), seed=1)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert np.array_equal(old, new)
+
+
+def test_scaled_follows_what_it_scales():
+    layer, plain = L.DepthwiseConv2D(3), L.DepthwiseConv2D(3)
+    for each in (layer, plain):
+        each.build((None, 8, 8, 16))
+    half = kx.initializers.Scaled("orthogonal", 0.5)
+    kx.initialize(layer, half, seed=1)
+    kx.initialize(plain, "orthogonal", seed=1)
+    assert np.allclose(layer.kernel, 0.5 * np.asarray(plain.kernel))
+
+
+def test_other_initializers_see_each_map_as_a_kernel():
+    seen = []
+
+    class Shapes(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            seen.append(tuple(shape))
+            return keras.ops.ones(shape, dtype)
+
+    for make, shape in (
+        (lambda: L.Conv2DTranspose(6, 3), (8, 8, 4)),
+        (lambda: L.Conv2D(6, 3, groups=2), (8, 8, 4)),
+        (lambda: L.LSTMCell(5), (4,)),
+    ):
+        layer = make()
+        layer.build((None, *shape))
+        kx.initialize(layer, Shapes(), seed=1)
+    assert seen == (
+        [(3, 3, 4, 6)] + [(3, 3, 2, 3)] * 2 + [(4, 5)] * 4 + [(5, 5)] * 4
+    )
+
+
+def test_built_initializers_stay_what_they_are():
+    layer = L.Conv2DTranspose(6, 3, name="up")
+    layer.build((None, 8, 8, 4))
+    kx.initialize(layer, kx.initializers.CenterAverage(), seed=1)
+    kernel = np.asarray(layer.kernel)
+    # The centre passes on the mean of 4 inputs, though the axes are turned.
+    assert (kernel[1, 1] == 0.25).all()
+    assert np.count_nonzero(kernel) == 24
+
+    built = kx.models.triangle_wave_network(4, peaks=[0.3, 0.4, 0.5, 0.6, 0.5])
+    again = kx.models.triangle_wave_network(4, seed=7)
+    dense = [la for la in again.layers if isinstance(la, L.Dense)]
+
+    def choose(layer):
+        return kx.initializers.TriangleWaveKernel(
+            4, dense.index(layer), peaks=[0.3, 0.4, 0.5, 0.6, 0.5]
+        )
+
+    kx.initialize(again, choose, seed=1, biases=None)
+    for a, b in zip(built.get_weights(), again.get_weights(), strict=True):
+        if a.ndim == 2:
+            assert np.array_equal(a, b)
+
+
+FANS = {
+    "depthwise": (
+        lambda: L.DepthwiseConv2D(3, strides=2, depth_multiplier=4),
+        (9, 9, 600),
+        (9, 9),
+    ),
+    "groups": (lambda: L.Conv2D(512, 3, groups=8), (9, 9, 64), (72, 576)),
+    "gru": (lambda: L.GRU(256), (5, 128), (128, 256)),
+}
+
+
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
+@pytest.mark.parametrize("name", FANS)
+def test_modes_of_variance_scaling(name, mode):
+    """Uniform weights: the largest of 20,000 is within 0.1% of the limit.
+
+    False alarms: exp(-20) each.
+    """
+    make, shape, (fan_in, fan_out) = FANS[name]
+    layer = make()
+    layer.build((None, *shape))
+    scaling = keras.initializers.VarianceScaling(3.0, mode, "uniform", seed=0)
+    kx.initialize(layer, scaling, seed=1)
+    kernel = layer.cell.kernel if name == "gru" else layer.kernel
+    fans = {"fan_in": fan_in, "fan_out": fan_out}
+    fan = fans.get(mode, (fan_in + fan_out) / 2)
+    assert np.abs(kernel).max() == pytest.approx((9 / fan) ** 0.5, rel=1e-3)
+
+
+def test_the_gain_of_orthogonal_weights():
+    layer = L.Dense(32)
+    layer.build((None, 32))
+    kx.initialize(layer, keras.initializers.Orthogonal(gain=3.0), seed=1)
+    values = np.linalg.svd(layer.kernel, compute_uv=False)
+    assert np.allclose(values, 3, rtol=1e-5)
+    # Uniform over all rotations: a QR alone has a diagonal of one sign.
+    signs = []
+    for seed in range(40):
+        kx.initialize(layer, "orthogonal", seed=seed)
+        signs.append(float(layer.kernel[0, 0]) > 0)
+    # False alarm: 2^-39.
+    assert len(set(signs)) == 2
+
+
+def test_other_initializers_draw_each_map_anew():
+    class Drawn(keras.initializers.RandomNormal):
+        pass
+
+    layer = L.DepthwiseConv2D(3)
+    layer.build((None, 8, 8, 16))
+    kx.initialize(layer, Drawn(), seed=1)
+    kernel = np.asarray(layer.kernel)
+    assert len({kernel[:, :, i].tobytes() for i in range(16)}) == 16
+
+
+def test_scaled_shares_what_it_scales():
+    process = kx.initializers.DepthProcess(3, "smooth", seed=4)
+    half = kx.initializers.Scaled(process.at(0), 0.5)
+    with pytest.raises(ValueError, match="stream"):
+        kx.initialize(named("a", "b"), half, seed=1)
+
+
+def test_private_classes_and_names_that_look_numbered():
+    class _Block(L.Dense):
+        pass
+
+    def build():
+        return keras.Sequential([keras.Input((8,)), _Block(8), _Block(8)])
+
+    first, second = build(), build()
+    for model in (first, second):
+        kx.initialize(model, "he_normal", seed=1)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+
+    class Same(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = [L.Dense(8, name=n) for n in ("a", "a", "a:1")]
+
+        def build(self, shape):
+            for part in self.parts:
+                part.build(shape)
+
+        def call(self, inputs):
+            return inputs
+
+    model = Same()
+    model.build((None, 8))
+    assert len(kx.inspection.kernel_geometry(model)) == 6
+
+
+def test_all_or_nothing():
+    from keras_initx.inspection.assign import assign_all
+
+    a, b = keras.Variable(np.zeros(3)), keras.Variable(np.zeros(3))
+    with pytest.raises(ValueError, match="shape"):
+        assign_all([(a, np.ones(3)), (b, np.ones(4))])
+    assert (np.asarray(a) == 0).all()
+
+
+def test_trained_models_need_overwrite():
+    model = named("a")
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 8)), np.ones((4, 8)), verbose=0)
+    before = model.get_weights()[0]
+    with pytest.raises(ValueError, match="overwrite=True"):
+        kx.initialize(model, "he_normal", seed=1)
+    assert np.array_equal(model.get_weights()[0], before)
+    kx.initialize(model, "he_normal", seed=1, overwrite=True)
+    assert not np.array_equal(model.get_weights()[0], before)
+
+
+def test_trained_models_inside_need_overwrite():
+    inner = named("a")
+    inner.compile("sgd", "mse")
+    inner.fit(np.ones((4, 8)), np.ones((4, 8)), verbose=0)
+    outer = keras.Sequential([keras.Input((8,)), inner, L.Dense(2)])
+    with pytest.raises(ValueError, match="overwrite=True"):
+        kx.initialize(outer, "he_normal", seed=1)
+
+
+def test_quantized_layers_are_left_alone_whole():
+    model = named("a", "b")
+    model.get_layer("a").bias.assign(np.ones(8))
+    model.get_layer("a").quantize("int8")
+    done = kx.initialize(model, "he_normal", seed=1)
+    assert {row.left for row in done.left_alone} == {"quantized"}
+    assert {row.name.split("/")[0] for row in done.left_alone} == {"a"}
+    assert (np.asarray(model.get_layer("a").bias) == 1).all()
+
+
+def test_by_role():
+    layer = L.LSTM(16)
+    layer.build((None, 5, 8))
+    kx.initialize(
+        layer,
+        {"kernel": "glorot_uniform", "recurrent kernel": "orthogonal"},
+        seed=1,
+    )
+    geometry = kx.inspection.kernel_geometry(layer)
+    kinds = [g for g in geometry.values() if g.role == "recurrent kernel"]
+    values = singular_values(layer.cell.recurrent_kernel, kinds[0])
+    assert np.allclose(values, 1, atol=1e-5)
+    done = kx.initialize(layer, lambda _: {"kernel": "zeros"}, seed=1)
+    assert [row.left for row in done.left_alone] == ["not asked for"]
+
+
+def test_an_initializer_that_takes_no_seed_is_told_of():
+    class Mine(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            return keras.random.normal(shape, seed=1)
+
+    with pytest.warns(UserWarning, match="'b/kernel' the weights of 'a/k"):
+        kx.initialize(named("a", "b"), Mine(), seed=1)
+
+
+def test_weights_that_are_meant_to_be_equal_are_not_told_of(recwarn):
+    process = kx.initializers.DepthProcess(2, "fractional", hurst=1, seed=4)
+    kx.initialize(
+        named("a", "b"), lambda la: process.at("ab".index(la.name)), seed=1
+    )
+    model = named("a", "b")
+    kx.initialize(model, "identity", seed=1)
+    assert np.array_equal(model.get_layer("b").kernel, np.eye(8))
+    assert not [w for w in recwarn if "has no seed" in str(w.message)]
+
+
+def test_statistics_of_a_frozen_normalization_are_left_alone():
+    norm = L.BatchNormalization()
+    norm.build((None, 4))
+    norm.moving_mean.assign(np.ones(4))
+    norm.trainable = False
+    done = kx.initialize(norm, "he_normal", seed=1)
+    assert {row.left for row in done.rows} == {"frozen"}
+    assert (np.asarray(norm.moving_mean) == 1).all()
+
+
+def test_layers_that_are_not_built_are_listed():
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = L.Dense(3), L.Dense(3, name="later")
+
+        def build(self, shape):
+            self.first.build(shape)
+
+        def call(self, x, training=False):
+            return self.second(self.first(x)) if training else self.first(x)
+
+    model = Two()
+    model(np.ones((2, 3)))
+    done = kx.initialize(model, "he_normal", seed=1)
+    assert [(r.name, r.left) for r in done.left_alone] == [
+        ("later", "not built")
+    ]
+
+
+def test_the_model_itself_and_shown_names_pick():
+    model = keras.Sequential([keras.Input((8,)), L.Dense(8), L.Dense(8)])
+    assert not kx.initialize(model, "zeros", seed=1, layers=model).left_alone
+    done = kx.initialize(model, "zeros", seed=1, layers="dense:1")
+    assert {row.name for row in done.drawn} == {
+        "dense:1/kernel",
+        "dense:1/bias",
+    }
+
+
+def test_under_a_strategy():
+    def build():
+        model = named("a", "b")
+        model.compile("adam", "mse")
+        return model
+
+    alone = build()
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        spread = build()
+    for model in (alone, spread):
+        kx.initialize(model, "he_normal", seed=1)
+    for a, b in zip(alone.get_weights(), spread.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_shared_layers_are_drawn_once():
+    shared = L.Dense(8, name="shared")
+    model = keras.Sequential([keras.Input((8,)), shared, L.ReLU(), shared])
+    done = kx.initialize(model, "he_normal", seed=1)
+    assert [row.name for row in done.rows] == ["shared/kernel", "shared/bias"]
+
+
+BAD = {
+    "seed": (dict(initializer="he_normal", seed=1.5), "seed must be an int"),
+    "huge seed": (dict(initializer="he_normal", seed=2**63), "64 bits"),
+    "name": (dict(initializer="nothing", seed=1), "initializer must be"),
+    "type": (dict(initializer=3, seed=1), "initializer must be"),
+    "function of a shape": (
+        dict(initializer=lambda shape, dtype: 3, seed=1),
+        "is called with a layer",
+    ),
+    "answer": (dict(initializer=lambda layer: 3, seed=1), "initializer must"),
+    "role": (dict(initializer={"kernels": "zeros"}, seed=1), "have roles"),
+    "biases": (dict(initializer="zeros", seed=1, biases=3), "biases must be"),
+    "layer": (dict(initializer="zeros", seed=1, layers="z"), "must pick"),
+    "refusal": (
+        dict(initializer=keras.initializers.STFT(), seed=1),
+        "a/kernel",
+    ),
+    "nan": (
+        dict(initializer=keras.initializers.Constant(np.nan), seed=1),
+        "NaN or inf",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_change_nothing(case):
+    arguments, message = BAD[case]
+    model = named("a", "b")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        kx.initialize(model, **arguments)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert np.array_equal(old, new)
+
+
+def bad_rule(layer, weight):
+    return "kernel"
+
+
+def test_a_rule_that_answers_otherwise_is_named():
+    class Odd(L.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(2, 3), name="w")
+
+    kx.inspection.register_geometry(Odd)(bad_rule)
+    layer = Odd(name="odd_one")
+    layer.build((None, 2))
+    with pytest.raises(ValueError, match=r"rule of Odd .*'w' of 'odd_one'"):
+        kx.inspection.kernel_geometry(layer)
+
+
+def test_unbuilt_and_no_model():
+    with pytest.raises(ValueError, match="built"):
+        kx.initialize(keras.Sequential([L.Dense(3)]), "zeros", seed=1)
+    with pytest.raises(TypeError, match="Keras layer or model"):
+        kx.initialize("model", "zeros", seed=1)
+
+
+APPLICATIONS = {
+    "ResNet50": (64, 64, 3),
+    "InceptionV3": (75, 75, 3),
+    "MobileNetV3Small": (64, 64, 3),
+    "ConvNeXtTiny": (64, 64, 3),
+}
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_applications_hold_nothing_unknown(name):
+    make = getattr(keras.applications, name)
+    model = make(weights=None, input_shape=APPLICATIONS[name], classes=10)
+    done = kx.initialize(model, "he_normal", seed=1)
+    assert {row.left for row in done.left_alone} <= {"not drawn"}
+    image = np.random.default_rng(0).random((2, *APPLICATIONS[name]))
+    profile = kx.measure(model, image)
+    assert np.isfinite(profile.total).all()

@@ -1,0 +1,1305 @@
+"""Initializers draw the law they say, at the scale of the right fan-in.
+
+A new initializer is one row of ROWS more.
+"""
+
+import copy
+import functools
+import importlib
+import inspect
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import optimize, special, stats
+
+import keras_initx as kx
+from keras_initx.initializers.fans import compute_fans
+from tests.helpers.stat_checks import assert_shares
+
+LEVELS = (0.5, 0.8, 0.9, 0.98)
+
+
+def tfd():
+    import tensorflow_probability as tfp
+
+    return tfp.distributions
+
+
+def quantiles(law):
+    """Those of |z| at LEVELS, of a symmetric law."""
+    return [law.ppf((1 + level) / 2) for level in LEVELS]
+
+
+NORMAL = quantiles(stats.norm)
+# Of |Z|, E exp(itZ) = exp(-|t|^alpha): the roots in x of
+#   (2 / pi) int_0^inf sin(t x) / t exp(-t^alpha) dt = level.
+STABLE = {
+    0.5: (1.283833, 12.741343, 57.304028, 1559.726),
+    1.0: (1.0, 3.077684, 6.313752, 31.820516),
+    1.5: (0.968933, 2.061463, 3.051941, 7.736446),
+    1.8: (0.959756, 1.880297, 2.504881, 4.276792),
+}
+
+
+def fractional_std(s):
+    """sigma of relu by the binomial sum, s < 2 or not."""
+
+    def std(fan_in):
+        n = np.arange(1, fan_in + 1)
+        log_moment = special.logsumexp(
+            special.gammaln(fan_in + 1)
+            - special.gammaln(n + 1)
+            - special.gammaln(fan_in - n + 1)
+            - fan_in * np.log(2)
+            + s / 2 * np.log(2)
+            + special.gammaln((n + s) / 2)
+            - special.gammaln(n / 2)
+        )
+        return np.exp(-log_moment / s)
+
+    return std
+
+
+def he(fan_in):
+    return np.sqrt(2 / fan_in)
+
+
+def mixture():
+    return tfd().MixtureSameFamily(
+        tfd().Categorical(probs=[0.9, 0.1]), tfd().Normal(0.0, [1.0, 10.0])
+    )
+
+
+def mixture_quantile(level):
+    def excess(x):
+        inside = 2 * stats.norm.cdf([x, x / 10]) - 1
+        return inside @ [0.9, 0.1] - level
+
+    return optimize.brentq(excess, 0, 100) / np.sqrt(0.9 + 0.1 * 100)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An initializer, and what its weights are.
+
+    Attributes:
+        make: Keywords of all initializers -> the initializer.
+        scale: Fan-in -> the scale; a dict, at the fan-ins it has.
+        quantiles: Of |weight| / scale, at LEVELS.
+    """
+
+    make: Callable
+    scale: Callable
+    quantiles: tuple
+
+
+def fractional(s, scale, **parameters):
+    return Row(
+        functools.partial(kx.initializers.FractionalMoment, s=s, **parameters),
+        scale,
+        NORMAL,
+    )
+
+
+def stable(stability, scale, **parameters):
+    return Row(
+        functools.partial(
+            kx.initializers.AlphaStable, stability=stability, **parameters
+        ),
+        scale.get,
+        STABLE[stability],
+    )
+
+
+def drawn(distribution, law, variance=None, **parameters):
+    """A row of FromDistribution; the distribution is made when needed."""
+    own = law.std() if variance is None else np.sqrt(variance)
+    return Row(
+        lambda **keywords: kx.initializers.FromDistribution(
+            distribution(), **parameters, **keywords
+        ),
+        he,
+        tuple(q / own for q in quantiles(law)),
+    )
+
+
+# The scales in dicts: sigma of the leaky relu by its hypergeometric sum, of
+# the random one by quadrature; c of stable weights by quadrature and checked
+# by simulation, to 3 digits at least.
+ROWS = {
+    "kaiming": fractional(2, he),
+    "fractional": fractional(1.0, fractional_std(1.0)),
+    "fractional-low": fractional(0.5, fractional_std(0.5)),
+    "fractional-linear": fractional(
+        1.0, {64: 0.125489216}.get, activation="linear"
+    ),
+    "fractional-leaky": fractional(
+        1.0,
+        {64: 0.159062866}.get,
+        activation="leaky_relu",
+        negative_slope=0.5,
+    ),
+    "fractional-rrelu": fractional(
+        1.0, {64: 0.173504106}.get, activation="rrelu", bounds=[1 / 8, 1 / 3]
+    ),
+    "fractional-dropout": fractional(1.5, {64: 0.159123407}.get, keep_rate=0.8),
+    "stable": stable(1.5, {64: 0.049830, 256: 0.017170, 1024: 0.0060974}),
+    "stable-linear": stable(1.5, {64: 0.029013}, activation="linear"),
+    "stable-moment": stable(1.8, {64: 0.089157}, preserve=0.5),
+    "stable-cauchy": stable(
+        1.0, {64: 0.0087597, 256: 0.0016893, 1024: 0.00034598}
+    ),
+    "drawn-normal": drawn(lambda: tfd().Normal(0.0, 3.0), stats.norm(0, 3)),
+    "drawn-student": drawn(lambda: tfd().StudentT(3.0, 0.0, 2.0), stats.t(3)),
+    "drawn-laplace": drawn(lambda: tfd().Laplace(0.0, 2.0), stats.laplace),
+    "drawn-mixture": Row(
+        lambda **keywords: kx.initializers.FromDistribution(
+            mixture(), **keywords
+        ),
+        he,
+        tuple(map(mixture_quantile, LEVELS)),
+    ),
+    "scaled": Row(
+        lambda seed=None, fan_in=None, **axes: kx.initializers.Scaled(
+            kx.initializers.FractionalMoment(2, fan_in=fan_in, seed=seed),
+            -0.5,
+            **axes,
+        ),
+        lambda fan_in: he(fan_in) / 2,
+        NORMAL,
+    ),
+}
+# At a share of 1 the noise is all there is.
+ROWS |= {
+    f"center-{name}": Row(
+        functools.partial(kind, noise=1.0, gain=2.0), he, NORMAL
+    )
+    for name, kind in {
+        "average": kx.initializers.CenterAverage,
+        "identity": kx.initializers.CenterIdentity,
+    }.items()
+}
+# The process has one seed for all layers, and so no generator.
+DEPTH_ROWS = {
+    f"depth-{name}": Row(
+        functools.partial(
+            kx.initializers.DepthWeights, depth=9, index=4, **parameters
+        ),
+        lambda fan_in: np.sqrt(1 / fan_in),
+        NORMAL,
+    )
+    for name, parameters in {
+        "white": {},
+        "smooth": {"kind": "smooth", "length_scale": 0.3},
+        "fractional": {"kind": "fractional", "hurst": 0.8, "stream": 1},
+    }.items()
+}
+DEPTH_ROWS["depth-he"] = Row(
+    functools.partial(kx.initializers.DepthWeights, depth=3, index=0, gain=2.0),
+    he,
+    NORMAL,
+)
+SEEDED_BY_GENERATORS = dict(ROWS)
+ROWS |= DEPTH_ROWS
+BY_LAYER = [
+    "kaiming",
+    "fractional",
+    "stable",
+    "stable-cauchy",
+    "drawn-student",
+    "scaled",
+    "center-average",
+]
+
+rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+rows_with_generator = pytest.mark.parametrize(
+    "row", SEEDED_BY_GENERATORS.values(), ids=SEEDED_BY_GENERATORS
+)
+rows_by_layer = pytest.mark.parametrize(
+    "row", [ROWS[name] for name in BY_LAYER], ids=BY_LAYER
+)
+
+
+def assert_drawn(weights, row, fan_in):
+    size = np.abs(keras.ops.convert_to_numpy(weights).astype(np.float64))
+    assert_shares(size / row.scale(fan_in), row.quantiles, LEVELS)
+
+
+# ---- The law and its scale -------------------------------------------------
+
+
+@rows
+def test_weights_have_their_law_and_scale(row, seed):
+    weights = np.asarray(row.make(seed=seed)((64, 65536)))
+    assert_drawn(weights, row, 64)
+    positive = stats.binomtest(np.count_nonzero(weights > 0), weights.size)
+    assert positive.pvalue > 1e-8
+    with pytest.raises(AssertionError, match="draws lie below"):
+        assert_drawn(1.01 * weights, row, 64)
+
+
+def test_a_wrong_stability_is_seen(seed):
+    other = kx.initializers.AlphaStable(1.55, seed=seed)((64, 65536))
+    # At the right scale, so that only the shape is wrong.
+    unit = other / kx.theory.stable_weight_scale(1.55, 64)
+    with pytest.raises(AssertionError, match="draws lie below"):
+        assert_shares(np.abs(unit), STABLE[1.5], LEVELS)
+
+
+def test_stability_2_is_normal_of_twice_the_variance(seed):
+    # sigma that keeps E log |phi(W x)| for normal weights, at 64 units.
+    weights = kx.initializers.AlphaStable(2.0, seed=seed)((64, 65536))
+    assert_shares(np.abs(weights) / 0.180357614, NORMAL, LEVELS)
+
+
+def test_two_points_stay_two_points(seed):
+    signs = tfd().FiniteDiscrete([-3.0, 3.0], probs=[0.5, 0.5])
+    make = kx.initializers.FromDistribution
+    weights = np.asarray(make(signs, seed=seed)((50, 400)))
+    np.testing.assert_allclose(np.abs(weights), 0.2, rtol=1e-6)
+    linear = np.asarray(make(signs, activation="linear", seed=seed)((25, 40)))
+    np.testing.assert_allclose(np.abs(linear), 0.2, rtol=1e-6)
+    as_it_is = np.asarray(make(signs, preserve=None, seed=seed)((25, 40)))
+    np.testing.assert_array_equal(np.abs(as_it_is), 3)
+
+
+def test_negative_slope_sets_the_gain(seed):
+    signs = tfd().FiniteDiscrete([-3.0, 3.0], probs=[0.5, 0.5])
+    weights = kx.initializers.FromDistribution(
+        signs, activation="leaky_relu", negative_slope=0.5, seed=seed
+    )((10, 10))
+    np.testing.assert_allclose(
+        np.abs(weights), np.sqrt(2 / (1 + 0.25) / 10), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "scale"),
+    [
+        (
+            kx.initializers.FractionalMoment,
+            {"s": 1.2},
+            kx.theory.fractional_moment_std,
+        ),
+        (
+            kx.initializers.AlphaStable,
+            {"stability": 1.5, "preserve": 1.2},
+            kx.theory.stable_weight_scale,
+        ),
+    ],
+)
+def test_every_parameter_reaches_the_theory(kind, given, scale, seed):
+    plain = kind(**given, seed=seed)((20, 9)) / scale(width=20, **given)
+    for more in (
+        {"activation": "linear"},
+        {"activation": "leaky_relu"},
+        {"activation": "leaky_relu", "negative_slope": 0.4},
+        {"activation": "rrelu"},
+        {"activation": "rrelu", "bounds": (0.3, 0.9)},
+        {"keep_rate": 0.6},
+    ):
+        weights = kind(**given | more, seed=seed)((20, 9))
+        np.testing.assert_allclose(
+            weights, plain * scale(width=20, **given | more), rtol=1e-6
+        )
+
+
+# ---- The fan-in ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "fans"),
+    [
+        ((), {}, (1, 1)),
+        ((7,), {}, (7, 7)),
+        ((64, 128), {}, (64, 128)),
+        ((5, 64, 128), {}, (320, 640)),
+        ((3, 5, 64, 128), {}, (960, 1920)),
+        ((2, 3, 5, 64, 128), {}, (1920, 3840)),
+        ((0, 4), {}, (0, 4)),
+        ((64, 4, 16), {"input_axes": [0], "output_axes": [1, 2]}, (64, 64)),
+        ((4, 16, 32), {"input_axes": [0, 1], "output_axes": [2]}, (64, 32)),
+        ((8, 9), {"input_axes": [], "output_axes": [0, 1]}, (1, 72)),
+        ((8, 9), {"input_axes": [-1], "output_axes": [-2]}, (9, 8)),
+    ],
+)
+def test_fans(shape, axes, fans):
+    assert compute_fans(shape, **axes) == fans
+    # Keras says the same.
+    unit = keras.random.normal(shape, seed=0)
+    for mode, fan in zip(("fan_in", "fan_out"), fans, strict=True):
+        twin = keras.initializers.VarianceScaling(
+            1.0, mode, "untruncated_normal", seed=0, **axes
+        )
+        np.testing.assert_allclose(
+            twin(shape), unit / np.sqrt(max(1, fan)), rtol=1e-6
+        )
+
+
+def layer_kernels():
+    """A layer, its input's shape, and the fan-in of each of its kernels."""
+    layers = keras.layers
+    return {
+        "Dense": (
+            lambda **k: layers.Dense(1024, use_bias=False, **k),
+            (None, 256),
+            {"dense/kernel": 256},
+        ),
+        "Conv2D": (
+            lambda **k: layers.Conv2D(256, 4, use_bias=False, **k),
+            (None, 8, 8, 64),
+            {"conv2d/kernel": 1024},
+        ),
+        "EinsumDense": (
+            lambda **k: layers.EinsumDense(
+                "abc,cde->abde", (None, 64, 64), **k
+            ),
+            (None, 5, 64),
+            {"einsum_dense/kernel": 64},
+        ),
+        "MultiHeadAttention": (
+            lambda **k: layers.MultiHeadAttention(16, 64, use_bias=False, **k),
+            (None, 5, 256),
+            {
+                "multi_head_attention/query/kernel": 256,
+                "multi_head_attention/key/kernel": 256,
+                "multi_head_attention/value/kernel": 256,
+                "multi_head_attention/attention_output/kernel": 1024,
+            },
+        ),
+    }
+
+
+@rows_by_layer
+@pytest.mark.parametrize("name", layer_kernels())
+def test_layers_get_the_right_fan_in(name, row, seed):
+    # 262144 weights at the most, which see an error of 4% in the scale; a
+    # fan-in that is wrong by a factor 4 makes one of 2 or more.
+    make, shape, fans = layer_kernels()[name]
+    layer = make(kernel_initializer=row.make())
+    layer.build(*[shape] * (2 if name == "MultiHeadAttention" else 1))
+    kernels = {weight.path: weight.value for weight in layer.weights}
+    assert set(kernels) == set(fans)
+    for path, fan_in in fans.items():
+        assert_drawn(kernels[path], row, fan_in)
+        with pytest.raises(AssertionError, match="draws lie below"):
+            assert_drawn(1.04 * kernels[path], row, fan_in)
+
+
+@rows_by_layer
+def test_fan_in_of_the_user_wins(row, seed):
+    made = row.make(fan_in=64, seed=seed)
+    assert_drawn(made((16, 65536)), row, 64)
+    axes = row.make(fan_in=64, input_axes=[1], output_axes=[0], seed=seed)
+    np.testing.assert_array_equal(axes((16, 64)), made((16, 64)))
+    layer = keras.layers.EinsumDense(
+        "abc,cde->abde", (None, 64, 64), kernel_initializer=made
+    )
+    layer.build((None, 5, 16))
+    np.testing.assert_array_equal(layer.kernel, made((16, 64, 64)))
+
+
+@rows_by_layer
+def test_axes_of_the_user_win_over_the_shape(row, seed):
+    made = row.make(input_axes=[1], output_axes=[0, 2], seed=seed)
+    assert_drawn(made((16, 64, 512)), row, 64)
+
+
+# ---- Seeds and purity ------------------------------------------------------
+
+
+@rows
+def test_calls_repeat_and_instances_differ(row, seed):
+    made, other = row.make(), row.make()
+    weights = made((16, 8))
+    np.testing.assert_array_equal(made((16, 8)), weights)
+    assert np.mean(np.asarray(other((16, 8))) == weights) < 0.9
+    again = row.make(seed=seed)
+    np.testing.assert_array_equal(again((16, 8)), row.make(seed=seed)((16, 8)))
+    np.testing.assert_array_equal(
+        again((16, 8)), row.make(seed=np.int64(seed))((16, 8))
+    )
+
+
+@rows
+def test_set_random_seed_covers_seed_none(row, seed):
+    drawn = []
+    for _ in range(2):
+        keras.utils.set_random_seed(seed)
+        drawn.append(np.stack([row.make()((4, 8)), row.make()((4, 8))]))
+    np.testing.assert_array_equal(*drawn)
+    assert (drawn[0][0] != drawn[0][1]).any()
+
+
+@rows_with_generator
+def test_seed_generator_moves_on_and_a_copy_starts_again(row, seed):
+    made = row.make(seed=keras.random.SeedGenerator(seed))
+    copy = made.clone()
+    first, second = np.asarray(made((4, 8))), np.asarray(made((4, 8)))
+    assert (first != second).any()
+    np.testing.assert_array_equal(copy((4, 8)), first)
+    np.testing.assert_array_equal(copy((4, 8)), second)
+
+
+@pytest.mark.parametrize("seed_of", [int, keras.random.SeedGenerator, None])
+@rows_by_layer
+def test_attention_kernels_are_equal_unless_unseeded(row, seed_of, seed):
+    layer = keras.layers.MultiHeadAttention(
+        2,
+        4,
+        kernel_initializer=row.make(seed=seed_of and seed_of(seed)),
+        use_bias=False,
+    )
+    layer.build((None, 5, 8), (None, 5, 8))
+    query, key, value, _ = map(np.asarray, layer.get_weights())
+    # As the docstrings warn.
+    equal = seed_of is not None
+    assert (query == key).all() == equal
+    assert (query == value).all() == equal
+
+
+@rows
+def test_a_graph_draws_the_same(row, seed):
+    made = row.make(seed=seed)
+    graph = tf.function(lambda: made((32, 16)))()
+    np.testing.assert_allclose(graph, made((32, 16)), rtol=1e-5)
+
+
+@rows_by_layer
+def test_xla_draws_the_same_law(row, seed):
+    made = row.make(seed=seed)
+    weights = tf.function(lambda: made((64, 1024)), jit_compile=True)()
+    assert_drawn(weights, row, 64)
+    if isinstance(made, kx.initializers.AlphaStable):
+        median = np.median(np.abs(weights / made((64, 1024)) - 1))
+        assert median < 1e-6
+
+
+def test_s_2_is_kaiming_to_the_number(seed):
+    kaiming = keras.initializers.VarianceScaling(
+        2.0, "fan_in", "untruncated_normal", seed=seed
+    )
+    made = kx.initializers.FractionalMoment(2, seed=seed)
+    for shape in ((64, 32), (3, 3, 16, 8)):
+        np.testing.assert_allclose(made(shape), kaiming(shape), rtol=1e-6)
+
+
+@rows
+def test_symbolic_calls_have_shape_and_dtype(row):
+    made = row.make()
+
+    class Weighted(keras.layers.Layer):
+        def call(self, x):
+            return x + made((3, 2), "float32")
+
+    out = Weighted()(keras.Input((3, 2)))
+    assert out.shape == (None, 3, 2)
+
+
+class Attentive(keras.Model):
+    """Subclassed, and not built before it sees data."""
+
+    def __init__(self, make):
+        super().__init__()
+        layers = keras.layers
+        self.dense = layers.Dense(8, "relu", kernel_initializer=make())
+        self.attention = layers.MultiHeadAttention(
+            2, 4, kernel_initializer=make()
+        )
+        self.last = layers.Dense(1, kernel_initializer=make())
+
+    def call(self, x):
+        h = self.dense(x)
+        return self.last(self.attention(h, h))
+
+
+@rows_by_layer
+def test_lazily_built_model_fits(row, rng):
+    made = []
+
+    def make():
+        made.append(row.make())
+        return made[-1]
+
+    model = Attentive(make)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x = rng.standard_normal((8, 5, 4)).astype(np.float32)
+    model.fit(x, x[..., :1], verbose=0)
+    np.testing.assert_array_equal(model.dense.kernel, made[0]((4, 8)))
+    np.testing.assert_array_equal(model.last.kernel, made[-1]((8, 1)))
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+# ---- Dtypes and shapes -----------------------------------------------------
+
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+
+
+@rows
+@pytest.mark.parametrize(
+    "shape", [(), (5,), (4, 0), (2, 3, 4), (2, 2, 3, 4, 5)]
+)
+def test_any_rank(row, shape):
+    weights = row.make()(shape)
+    assert weights.shape == shape
+    assert weights.dtype == "float32"
+    assert np.isfinite(weights).all()
+
+
+@rows
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_drawn_in_float32_and_cast_last(row, dtype, seed):
+    made = row.make(seed=seed)
+    single = tf.constant(made((64, 64), "float32"))
+    for name in (dtype, tf.as_dtype(dtype)):
+        weights = made((64, 64), dtype=name)
+        assert weights.dtype == dtype
+        assert np.isfinite(tf.cast(weights, tf.float64)).all()
+        expected = tf.cast(
+            tf.clip_by_value(single, -65504, 65504)
+            if dtype == "float16"
+            else single,
+            dtype,
+        )
+        np.testing.assert_array_equal(weights, expected)
+
+
+def test_default_dtype_is_floatx(monkeypatch):
+    made = kx.initializers.FractionalMoment()
+    before = keras.config.floatx()
+    try:
+        keras.config.set_floatx("float64")
+        assert made((2, 2)).dtype == "float64"
+    finally:
+        keras.config.set_floatx(before)
+
+
+@rows
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64", "string", 7])
+def test_other_dtypes_are_refused(row, dtype):
+    with pytest.raises(ValueError, match=r"real numbers. Received: dtype="):
+        row.make()((2, 2), dtype=dtype)
+
+
+@rows
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float16"])
+def test_dtype_policies(row, policy, seed):
+    made = row.make(seed=seed)
+    layer = keras.layers.Dense(8, kernel_initializer=made, dtype=policy)
+    out = layer(np.ones((2, 64), np.float32))
+    variable = "float32" if policy == "mixed_bfloat16" else policy
+    assert layer.kernel.dtype == variable
+    assert out.dtype == policy.removeprefix("mixed_")
+    np.testing.assert_array_equal(
+        layer.kernel.value, made((64, 8), dtype=variable)
+    )
+
+
+@pytest.mark.parametrize("stability", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_heaviest_tails_are_finite_and_not_all_zero(stability, dtype, seed):
+    weights = kx.initializers.AlphaStable(stability, seed=seed)(
+        (256, 1024), dtype
+    )
+    values = tf.cast(weights, tf.float64).numpy()
+    assert np.isfinite(values).all()
+    assert values.any()
+
+
+def test_clipping_is_as_rare_as_the_docstring_says(seed):
+    # A wide scale, by a fan-in of 1, so that there is something to count.
+    made = kx.initializers.AlphaStable(0.5, fan_in=1, seed=seed)
+    weights = made((1000, 1000), "float16")
+    clipped = np.count_nonzero(np.abs(weights) == np.float16(65504))
+    c = kx.theory.stable_weight_scale(0.5, 1)
+    tail = 2 / np.pi * special.gamma(0.5) * np.sin(np.pi / 4)
+    # The next term of the tail is smaller by about sqrt(c / M) < 1%.
+    expected = 1e6 * tail * np.sqrt(c / 65504)
+    assert abs(clipped - expected) < 6 * np.sqrt(expected) + 0.01 * expected
+    assert expected > 100
+
+
+# ---- Configs and files -----------------------------------------------------
+
+
+@rows
+def test_config_round_trip(row, seed):
+    made = row.make(fan_in=12, seed=seed)
+    config = made.get_config()
+    assert json.loads(json.dumps(config)) == config
+    for other in (
+        type(made).from_config(config),
+        made.clone(),
+        keras.initializers.deserialize(keras.initializers.serialize(made)),
+        copy.deepcopy(made),
+        pickle.loads(pickle.dumps(made)),
+    ):
+        assert type(other) is type(made)
+        assert other.get_config() == config
+        np.testing.assert_array_equal(other((6, 4)), made((6, 4)))
+
+
+@rows
+def test_config_holds_every_argument(row):
+    made = row.make()
+    config = made.get_config()
+    assert set(config) == set(
+        inspect.signature(type(made).__init__).parameters
+    ) - {"self"}
+    # A copy of an unseeded initializer draws other weights.
+    assert (
+        config.get("initializer", {"config": config})["config"]["seed"] is None
+    )
+    assert (made.clone()((4, 4)) != made((4, 4))).numpy().any()
+
+
+@rows_by_layer
+def test_model_is_saved_loaded_and_cloned(row, tmp_path, rng):
+    inputs = keras.Input((5, 8))
+    h = keras.layers.Dense(8, "relu", kernel_initializer=row.make())(inputs)
+    h = keras.layers.MultiHeadAttention(2, 4, kernel_initializer=row.make())(
+        h, h
+    )
+    h = keras.layers.Conv1D(3, 2, kernel_initializer=row.make(seed=5))(h)
+    model = keras.Model(inputs, h)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    # As JSON, in which tuples are lists.
+    config = json.dumps(model.get_config())
+    assert json.dumps(loaded.get_config()) == config
+    for ours, theirs in zip(
+        model.get_weights(), loaded.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    x = rng.standard_normal((2, 5, 8)).astype(np.float32)
+    np.testing.assert_array_equal(model(x), loaded(x))
+
+    cloned = keras.models.clone_model(model)
+    initializers = [
+        [layer.get_config()["kernel_initializer"] for layer in m.layers[1:]]
+        for m in (model, cloned)
+    ]
+    assert initializers[0] == initializers[1]
+    kernels = [m.layers[1].get_weights()[0] for m in (model, cloned)]
+    assert (kernels[0] != kernels[1]).any()
+    # The seed in the config makes the last kernel again.
+    np.testing.assert_array_equal(
+        model.layers[-1].get_weights()[0], cloned.layers[-1].get_weights()[0]
+    )
+
+
+def test_names_in_strings():
+    layer = keras.layers.Dense(
+        4, kernel_initializer="keras_initx>FractionalMoment"
+    )
+    assert isinstance(
+        layer.kernel_initializer, kx.initializers.FractionalMoment
+    )
+    layer.build((None, 3))
+
+
+def test_changing_a_config_does_not_change_the_initializer(seed):
+    made = kx.initializers.FromDistribution(tfd().Normal(0.0, 3.0), seed=seed)
+    before = np.asarray(made((4, 4)))
+    kept = copy.deepcopy(made.get_config())
+    nested = made.get_config()["distribution"]
+    for key in list(nested):
+        del nested[key]
+    assert made.get_config() == kept
+    np.testing.assert_array_equal(made((4, 4)), before)
+
+
+def test_distribution_parameters_become_plain_numbers(seed):
+    law = tfd().Normal(
+        tf.Variable(0.0), keras.Variable(np.float32(2.0)).value, name="mine"
+    )
+    made = kx.initializers.FromDistribution(law)
+    assert made.get_config()["distribution"] == {
+        "distribution": "tfp.distributions.Normal",
+        "parameters": {"loc": 0.0, "scale": 2.0},
+    }
+    # What it was when read.
+    law.loc.assign(5.0)
+    assert (
+        kx.initializers.FromDistribution(tfd().Normal(0.0, 2.0), seed=seed)(
+            (3, 3)
+        )
+        .numpy()
+        .tolist()
+        == kx.initializers.FromDistribution(
+            made.get_config()["distribution"], seed=seed
+        )((3, 3))
+        .numpy()
+        .tolist()
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_distribution_of_another_dtype_draws_in_float32(dtype, seed):
+    one = tf.ones((), dtype)
+    if dtype == "float64":
+        one = np.float64(1)
+    law = tfd().StudentT(5 * one, 0 * one, one)
+    assert law.dtype == dtype
+    weights = kx.initializers.FromDistribution(law, seed=seed)((8, 8), dtype)
+    same = kx.initializers.FromDistribution(
+        tfd().StudentT(5.0, 0.0, 1.0), seed=seed
+    )((8, 8), dtype)
+    np.testing.assert_array_equal(weights, same)
+
+
+def test_our_own_distributions(seed):
+    law = kx.distributions.AlphaStable(1.5, scale=2.0)
+    made = kx.initializers.FromDistribution(law, preserve=None, seed=seed)
+    weights = np.abs(made((512, 512))) / 2
+    assert_shares(weights, STABLE[1.5], LEVELS)
+    config = json.loads(json.dumps(made.get_config()))
+    assert config["distribution"]["distribution"] == (
+        "keras_initx.distributions.AlphaStable"
+    )
+    again = kx.initializers.FromDistribution.from_config(config)
+    np.testing.assert_array_equal(again((4, 4)), made((4, 4)))
+    with pytest.raises(ValueError, match="its variance is inf"):
+        kx.initializers.FromDistribution(law)
+    normal = kx.initializers.FromDistribution(
+        kx.distributions.AlphaStable(2.0, scale=3.0), seed=seed
+    )((64, 4096))
+    assert_shares(np.abs(normal) / he(64), NORMAL, LEVELS)
+
+
+def test_nested_distributions_round_trip(seed):
+    law = tfd().Mixture(
+        tfd().Categorical(logits=[0.0, 1.0]),
+        (tfd().Independent(tfd().Normal(0, 1), 0), mixture()),
+    )
+    made = kx.initializers.FromDistribution(law, seed=seed)
+    config = json.loads(json.dumps(keras.initializers.serialize(made)))
+    again = keras.initializers.deserialize(config)
+    np.testing.assert_array_equal(made((5, 5)), again((5, 5)))
+
+
+# ---- Times a factor --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        "he_normal",
+        {"class_name": "Constant", "config": {"value": 3.0}},
+        keras.initializers.Orthogonal(seed=1),
+        keras.initializers.HeUniform,
+        kx.initializers.DepthProcess(9, "smooth", seed=1).at(4),
+    ],
+    ids=["name", "config", "orthogonal", "class", "depth"],
+)
+@pytest.mark.parametrize("factor", [0.25, -3, 0])
+def test_scaled_is_its_initializer_times_the_factor(initializer, factor):
+    made = kx.initializers.Scaled(initializer, factor)
+    expected = factor * np.asarray(made.initializer((6, 5)))
+    np.testing.assert_allclose(made((6, 5)), expected, rtol=1e-6)
+    config = json.loads(json.dumps(keras.initializers.serialize(made)))
+    again = keras.initializers.deserialize(config)
+    assert type(again.initializer) is type(made.initializer)
+    assert again.get_config() == made.get_config()
+
+
+def test_axes_reach_the_initializer_but_its_own_come_first(seed):
+    he_normal = keras.initializers.HeNormal(seed=seed)
+    twice = kx.initializers.Scaled(kx.initializers.Scaled(he_normal, 0.5), 6)
+    axes = {"input_axes": [0], "output_axes": [1, 2]}
+    kernels = []
+    for initializer in (twice, he_normal):
+        layer = keras.layers.EinsumDense(
+            "abc,cde->abde", (None, 4, 5), kernel_initializer=initializer
+        )
+        layer.build((None, 3, 7))
+        kernels.append(np.asarray(layer.kernel))
+    np.testing.assert_allclose(kernels[0], 3 * kernels[1], rtol=1e-6)
+    seeded = kx.initializers.Scaled("he_normal", 2, seed=seed)
+    np.testing.assert_allclose(seeded((4, 5)), 2 * he_normal((4, 5)), rtol=1e-6)
+    # That of the user is left as it was.
+    kx.initializers.Scaled(he_normal, 2, **axes)((7, 4, 5))
+    assert he_normal.input_axes is None
+    own = kx.initializers.FractionalMoment(
+        2, input_axes=[2], output_axes=[0, 1], seed=seed
+    )
+    made = kx.initializers.Scaled(own, 3, **axes)
+    np.testing.assert_allclose(made((7, 4, 5)), 3 * own((7, 4, 5)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_scaled_beyond_the_range_is_clipped(dtype):
+    made = kx.initializers.Scaled(keras.initializers.Constant(1e30), -1e30)
+    limit = min(tf.as_dtype(dtype).max, tf.float32.max)
+    np.testing.assert_array_equal(made((2, 2), dtype), -limit)
+
+
+# ---- Built, not drawn ------------------------------------------------------
+
+
+def built(kind, shape, value=1.0):
+    """A slow twin, entry by entry."""
+    kernel = np.zeros(shape)
+    if 0 in shape:
+        return kernel
+    *window, inputs, outputs = shape
+    middle = tuple((size - 1) // 2 for size in window)
+    for c in range(inputs):
+        for d in range(outputs):
+            if kind is kx.initializers.CenterAverage:
+                kernel[*middle, c, d] = value / inputs
+            elif c == d % inputs:
+                kernel[*middle, c, d] = value
+    return kernel
+
+
+CENTER = (kx.initializers.CenterAverage, kx.initializers.CenterIdentity)
+centers = pytest.mark.parametrize("kind", CENTER)
+
+
+@centers
+@pytest.mark.parametrize("value", [1.0, -100.0])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *[(3, 7), (7, 3), (1, 1), (5, 3, 7), (3, 5, 4, 8), (1, 1, 4, 8)],
+        (3, 1, 5, 2, 6),
+        # The tap that padding "same" lays over the position.
+        *[(2, 3, 3), (4, 2, 3, 3)],
+        *[(0, 4), (4, 0), (0, 3, 4)],
+    ],
+)
+def test_the_centre_is_what_the_formula_says(kind, shape, value):
+    made = kind(value=value)
+    np.testing.assert_allclose(made(shape), built(kind, shape, value), 1e-7)
+    other = kind(0.25, value, seed=1)
+    noise = other(shape) - kind(0.25, 0.0, seed=1)(shape)
+    np.testing.assert_allclose(
+        noise, 0.75 * built(kind, shape, value), rtol=1e-4, atol=1e-5
+    )
+
+
+@centers
+def test_layers_pass_on_what_the_centre_says(kind, rng):
+    layers = keras.layers
+    options = {"kernel_initializer": kind(), "use_bias": False}
+    for layer, shape in (
+        (layers.Dense(6, **options), (2, 3)),
+        (layers.Conv1D(6, 2, padding="same", **options), (2, 5, 3)),
+        (layers.Conv2D(6, (3, 4), padding="same", **options), (2, 5, 6, 3)),
+        (layers.Conv3D(6, 3, padding="same", **options), (2, 4, 5, 4, 3)),
+    ):
+        x = rng.standard_normal(shape).astype(np.float32)
+        expected = (
+            np.broadcast_to(x.mean(-1, keepdims=True), (*shape[:-1], 6))
+            if kind is kx.initializers.CenterAverage
+            else np.concatenate([x, x], axis=-1)
+        )
+        np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@centers
+def test_groups_are_averaged_and_passed_on_one_by_one(kind, rng):
+    layer = keras.layers.Conv1D(
+        4, 3, groups=2, padding="same", kernel_initializer=kind()
+    )
+    x = rng.standard_normal((2, 5, 4)).astype(np.float32)
+    left, right = x[..., :2].mean(-1), x[..., 2:].mean(-1)
+    expected = (
+        np.stack([left, left, right, right], axis=-1)
+        if kind is kx.initializers.CenterAverage
+        else x
+    )
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@centers
+def test_named_axes_make_one_matrix(kind):
+    flat = built(kind, (6, 4)).reshape(2, 3, 4)
+    made = kind(input_axes=[2, 0], output_axes=[-2])
+    np.testing.assert_allclose(
+        made((3, 4, 2)), flat.transpose(1, 2, 0), rtol=1e-7
+    )
+    layer = keras.layers.EinsumDense(
+        "abcd,cde->abe", (None, 5), kernel_initializer=kind()
+    )
+    layer.build((None, 4, 2, 3))
+    np.testing.assert_allclose(
+        layer.kernel, built(kind, (6, 5)).reshape(2, 3, 5), rtol=1e-7
+    )
+    with pytest.raises(ValueError, match="each axis of the kernel once"):
+        kind(input_axes=[0], output_axes=[1])((3, 4, 2))
+
+
+@centers
+def test_without_noise_xla_builds_the_same(kind):
+    made = kind()
+    shape = (3, 3, 4, 8)
+    compiled = tf.function(lambda: made(shape), jit_compile=True)()
+    np.testing.assert_array_equal(compiled, made(shape))
+
+
+# ---- Bad input -------------------------------------------------------------
+
+
+def bad_values():
+    """(class, its required arguments, the name and the values to refuse)."""
+    fractional, stable = (
+        (kx.initializers.FractionalMoment, {}),
+        (kx.initializers.AlphaStable, {"stability": 1.5}),
+    )
+    nan, inf = float("nan"), float("inf")
+    for which in (fractional, stable):
+        yield *which, "fan_in", [0, -3, 2.5, True, "64", nan]
+        yield *which, "input_axes", [[0], 3, "01"]
+        yield *which, "output_axes", [[0]]
+        yield *which, "seed", [1.5, "1", True, 2**70, [1]]
+        yield *which, "activation", ["tanh", "nonsense", None, abs, ["relu"]]
+        yield *which, "keep_rate", [0, -0.1, 1.1, nan, "1", None]
+        # Of leaky_relu, and of rrelu.
+        yield *which, "negative_slope", [0.1, "0.1"]
+        yield *which, "bounds", [[0.1, 0.3], 0.1]
+        leaky = which[0], which[1] | {"activation": "leaky_relu"}
+        yield *leaky, "negative_slope", [nan, "0.1", [0.1]]
+        random = which[0], which[1] | {"activation": "rrelu"}
+        yield *random, "bounds", [[0.3, 0.1], [0.1], 0.1, [0.1, inf], "01"]
+    yield *fractional, "s", [0, -1, 2.001, nan, inf, "1", None, True, [1.0]]
+    yield stable[0], {}, "stability", [0, -1, 2.001, nan, "1.5", None, [1.0]]
+    yield stable[0], {}, "stability", [True]
+    scaled = kx.initializers.Scaled, {"initializer": "ones", "factor": 2.0}
+    yield *scaled, "initializer", [None, "nonsense", 3, abs, {"a": 1}]
+    yield *scaled, "factor", [nan, inf, -1e31, "1", None, True, [1.0]]
+    yield *scaled, "input_axes", [[0], 3, "01"]
+    # Of ones, which draw nothing.
+    yield *scaled, "seed", [1.5, "1", 1]
+    for center in CENTER:
+        yield center, {}, "noise", [-0.1, 1.1, nan, "0.1", None, True, [0.1]]
+        yield center, {}, "value", [nan, inf, -1e31, "1", None, True]
+        yield center, {}, "gain", [-1, nan, inf, "1", None, True]
+        yield center, {}, "fan_in", [0, 2.5, True]
+        yield center, {}, "seed", [1.5, "1"]
+    yield *stable, "preserve", [0, 1.5, 1.6, -1, nan, "s", "Log", None, [0.5]]
+
+
+BAD = [
+    pytest.param(kind, given, name, value, id=f"{kind.__name__}-{name}={value}")
+    for kind, given, name, values in bad_values()
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("kind", "given", "name", "value"), BAD)
+def test_bad_arguments_raise_at_construction(kind, given, name, value):
+    with pytest.raises(ValueError, match=rf"Received: .*{name}="):
+        kind(**given | {name: value})
+
+
+def test_s_of_the_moment_must_be_below_the_stability():
+    kx.initializers.AlphaStable(0.8, preserve=0.79)
+    with pytest.raises(ValueError, match=r"Received: preserve=0.8, stab"):
+        kx.initializers.AlphaStable(0.8, preserve=0.8)
+
+
+@pytest.mark.parametrize("axes", [([2], [0]), ([0], [-3]), ([0], [5, 1])])
+@rows_by_layer
+def test_axes_that_the_kernel_has_not_raise(row, axes):
+    made = row.make(input_axes=axes[0], output_axes=axes[1])
+    with pytest.raises(ValueError, match=r"shape is \(4, 5\). Received: "):
+        made((4, 5))
+
+
+class Own:
+    """What a user may have, and cannot be loaded."""
+
+    @staticmethod
+    def distribution():
+        class Mine(tfd().Normal):
+            pass
+
+        return Mine(0.0, 1.0)
+
+
+REFUSED = {
+    "no variance": (lambda: tfd().Cauchy(0.0, 1.0), "its variance is nan"),
+    "infinite": (lambda: tfd().StudentT(2.0, 0.0, 1.0), "its variance is inf"),
+    "undefined": (lambda: tfd().StudentT(1.0, 0.0, 1.0), "its variance is nan"),
+    "one point": (lambda: tfd().Deterministic(0.0), "its variance is 0.0"),
+    "unknown": (
+        lambda: tfd().SinhArcsinh(0.0, 1.0, 0.5, 1.0),
+        "its variance is nan",
+    ),
+    "mean": (lambda: tfd().Normal(0.1, 1.0), "its mean is 0.1"),
+    "one-sided": (lambda: tfd().Gamma(2.0, 1.0), "its mean is 2"),
+    "circle": (lambda: tfd().VonMises(0.0, 1.0), "directions on a circle"),
+    "circle inside": (
+        lambda: tfd().MixtureSameFamily(
+            tfd().Categorical(probs=[0.5, 0.5]), tfd().VonMises(0.0, [1.0, 2.0])
+        ),
+        "directions on a circle",
+    ),
+    "batch": (lambda: tfd().Normal([0.0, 0.0], 1.0), "its batch shape must be"),
+    "event": (
+        lambda: tfd().MultivariateNormalDiag([0.0, 0.0]),
+        "its event shape must be",
+    ),
+    "joint": (
+        lambda: tfd().JointDistributionSequential([tfd().Normal(0.0, 1.0)]),
+        "its batch shape must be|its event shape must be",
+    ),
+    "scale": (lambda: tfd().Normal(0.0, -1.0), "must be valid"),
+    "nan": (
+        lambda: tfd().StudentT(float("nan"), 0.0, 1.0),
+        "must be valid|variance",
+    ),
+    "own class": (Own.distribution, "an instance of a class of"),
+    "no distribution": (lambda: "normal", "an instance of a class of"),
+    "a class": (lambda: tfd().Normal, "an instance of a class of"),
+    "a function inside": (
+        lambda: tfd().Autoregressive(
+            lambda x: tfd().Normal(x, 1.0), tf.zeros(3)
+        ),
+        "must be numbers",
+    ),
+    "a bijector inside": (
+        lambda: tfd().TransformedDistribution(
+            tfd().Normal(0.0, 1.0),
+            importlib.import_module("tensorflow_probability").bijectors.Tanh(),
+        ),
+        "must be numbers",
+    ),
+    "complex": (lambda: tfd().Deterministic(1j), "must be numbers"),
+}
+
+
+@pytest.mark.parametrize(
+    ("distribution", "reason"), REFUSED.values(), ids=REFUSED
+)
+def test_distributions_are_refused_with_the_reason(distribution, reason):
+    with pytest.raises(ValueError, match=rf"(?s)(?:{reason}).*Received: "):
+        kx.initializers.FromDistribution(distribution())
+
+
+def test_without_preserve_no_moment_is_asked_for(seed):
+    laws = {
+        stats.cauchy(1, 2): tfd().Cauchy(1.0, 2.0),
+        stats.gamma(2, 0, 3): tfd().Gamma(2.0, 1 / 3),
+        stats.vonmises(2): tfd().VonMises(0.0, 2.0),
+    }
+    for law, distribution in laws.items():
+        make = kx.initializers.FromDistribution
+        weights = make(distribution, preserve=None, seed=seed)((512, 512))
+        assert_shares(weights, law.ppf(LEVELS), LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("preserve", "log"),
+        ("preserve", 0.5),
+        ("preserve", False),
+        ("activation", "nonsense"),
+        ("activation", None),
+        ("negative_slope", 0.1),
+        ("fan_in", 0),
+        ("seed", "1"),
+    ],
+)
+def test_bad_arguments_of_from_distribution(name, value):
+    with pytest.raises(ValueError, match=rf"Received: .*{name}="):
+        kx.initializers.FromDistribution(
+            tfd().Normal(0.0, 1.0), **{name: value}
+        )
+
+
+FORM = "must have the keys"
+CLASS = "must name a class of tfp.distributions or keras_initx.distributions"
+VALID = "parameters must be valid"
+
+
+def config(name, **parameters):
+    return {"distribution": name, "parameters": parameters}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({}, FORM),
+        ({"distribution": "tfp.distributions.Normal"}, FORM),
+        (config("tfp.distributions.Normal") | {"parameters": [0, 1]}, FORM),
+        (config("os.system", command="true"), CLASS),
+        (config("tfp.bijectors.Exp"), CLASS),
+        (config("tfp.distributions.__loader__"), CLASS),
+        (config("tfp.distributions.kl_divergence"), CLASS),
+        (config("tfp.distributions.RegisterKL"), CLASS),
+        (config("tfp.distributions.Nothing"), CLASS),
+        (config("keras_initx.distributions.Any"), CLASS),
+        (config("keras_initx.distributions.alpha_stable.distribution"), CLASS),
+        (config(None), CLASS),
+        (config(["tfp.distributions.Normal"]), CLASS),
+        (
+            config(
+                "tfp.distributions.Independent",
+                distribution=config("subprocess.Popen", args="true"),
+            ),
+            CLASS,
+        ),
+        (config("tfp.distributions.Normal", a=1), VALID),
+        (config("tfp.distributions.Normal", loc=0.0, scale="1"), VALID),
+        (config("tfp.distributions.Normal", loc=0.0, scale=0.0), VALID),
+    ],
+)
+def test_configs_load_distributions_and_nothing_else(config, reason):
+    with pytest.raises(ValueError, match=rf"{reason}.*Received: "):
+        kx.initializers.FromDistribution(config)
+
+
+# ---- In another process ----------------------------------------------------
+
+REPLICAS = """
+import os
+import sys
+os.environ["KERAS_BACKEND"] = "tensorflow"
+import keras
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras_initx as kx
+
+model = keras.models.load_model(sys.argv[1])
+print("sums", *[float(w.sum()) for w in model.get_weights()])
+
+import tensorflow_probability as tfp
+
+MAKERS = [
+    lambda: kx.initializers.FractionalMoment(0.8),
+    lambda: kx.initializers.AlphaStable(1.5),
+    lambda: kx.initializers.FromDistribution(
+        tfp.distributions.StudentT(3.0, 0.0, 1.0)
+    ),
+    lambda: kx.initializers.DepthProcess(
+        9, "fractional", hurst=0.7, seed=1
+    ).at(4),
+    lambda: kx.initializers.Scaled("he_normal", 0.5),
+    lambda: kx.initializers.CenterAverage(0.01),
+    lambda: kx.initializers.CenterIdentity(0.01),
+]
+
+def weights():
+    keras.utils.set_random_seed(3)
+    layers = [
+        keras.layers.Dense(8, "tanh", kernel_initializer=make())
+        for make in MAKERS
+    ]
+    layers += [
+        keras.layers.EinsumDense("ab,bc->ac", (8,), kernel_initializer=make())
+        for make in MAKERS
+    ]
+    # Without an Input: built by fit, symbolically first.
+    model = keras.Sequential(layers)
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    x = np.ones((4, 8), np.float32)
+    model.fit(x, x, batch_size=4, verbose=0)
+    # As large as draws in pieces are.
+    large = keras.layers.Dense(1030, kernel_initializer=MAKERS[1]())
+    large.build((None, 1030))
+    return model.get_weights() + large.get_weights()
+
+alone = weights()
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    mirrored = weights()
+    assert strategy.num_replicas_in_sync == 2
+kernels = 0
+for one, two in zip(alone, mirrored, strict=True):
+    # Two logical CPUs share the work in other portions, and TensorFlow's
+    # logarithm and root round differently at a portion's end.
+    np.testing.assert_allclose(one, two, rtol=2e-5)
+    kernels += one.any()
+print("equal", kernels)
+"""
+
+
+def test_in_another_process_models_load_and_replicas_agree(tmp_path):
+    path = tmp_path / "model.keras"
+    layers = [
+        keras.layers.Dense(3, kernel_initializer=row.make())
+        for row in ROWS.values()
+    ]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.save(path)
+    # A new process, since two logical CPUs must be asked for before
+    # TensorFlow starts, and since importing us must be enough to load.
+    ran = subprocess.run(
+        [sys.executable, "-c", REPLICAS, path],
+        capture_output=True,
+        text=True,
+        cwd=Path(kx.__file__).parent.parent,
+    )
+    sums = [float(w.sum()) for w in model.get_weights()]
+    assert ran.stdout.splitlines() == [
+        " ".join(["sums", *map(str, sums)]),
+        "equal 15",
+    ], ran.stderr
+
+
+# ---- What they are for -----------------------------------------------------
+
+
+NETS, DEPTH, WIDTH = 20, 50, 256
+
+
+def log_norm_growth(initializer, rng):
+    """Growth of log |x|_1.5 per layer, net by net.
+
+    The nets lie side by side in one model, so that a kernel holds the weights
+    of one layer of each.
+    """
+    x = rng.standard_normal((1, NETS, WIDTH)).astype(np.float32)
+    layers = [
+        keras.layers.EinsumDense(
+            "bni,nij->bnj",
+            (NETS, WIDTH),
+            activation="relu",
+            kernel_initializer=initializer(),
+        )
+        for _ in range(DEPTH)
+    ]
+    out = keras.Sequential([keras.Input((NETS, WIDTH)), *layers])(x)
+    before, after = (
+        np.log(np.sum(np.float64(np.abs(v)) ** 1.5, axis=-1)) / 1.5
+        for v in (x, out)
+    )
+    return (after - before)[0] / DEPTH
+
+
+def textbook(shape, dtype=None):
+    """Stable weights of scale fan_in^(-1 / alpha)."""
+    made = kx.initializers.AlphaStable(1.5, fan_in=WIDTH)
+    scale = kx.theory.stable_weight_scale(1.5, WIDTH)
+    return made(shape, dtype) * (WIDTH ** (-1 / 1.5) / scale)
+
+
+def test_stable_weights_neither_explode_nor_vanish_in_50_layers(rng):
+    # From layer to layer log |x| moves by independent steps, whose standard
+    # deviation at 256 units is 0.433. A band of 6 of those of their mean, here
+    # 0.08: false alarms are below 1e-8.
+    band = 6 * 0.433 / np.sqrt(NETS * DEPTH)
+    ours = log_norm_growth(lambda: kx.initializers.AlphaStable(1.5), rng)
+    assert abs(ours.mean()) < band
+    # The textbook's scale: log(0.024803 / 0.0171705) a layer.
+    theirs = log_norm_growth(lambda: textbook, rng)
+    assert abs(theirs.mean() - 0.3677) < band
+    assert 4 * band < 0.3677

@@ -1,0 +1,180 @@
+"""What the weights of Keras layers are, against plain readings of them."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+import keras_initx as kx
+
+L = keras.layers
+
+# A layer, the shape of its input, and of each weight path the maps, rows,
+# columns, fan_in and fan_out.
+CASES = {
+    "dense": (lambda: L.Dense(6), (4,), "kernel", (1, 4, 6, 4, 6)),
+    "conv": (
+        lambda: L.Conv2D(8, 3, groups=2, strides=2),
+        (9, 9, 4),
+        "kernel",
+        (2, 18, 4, 18, 9),
+    ),
+    "transposed": (
+        lambda: L.Conv2DTranspose(8, 4, strides=2),
+        (9, 9, 6),
+        "kernel",
+        (1, 96, 8, 24, 128),
+    ),
+    "depthwise": (
+        lambda: L.DepthwiseConv2D(3, depth_multiplier=2),
+        (9, 9, 6),
+        "kernel",
+        (6, 9, 2, 9, 18),
+    ),
+    "batched": (
+        lambda: L.EinsumDense("bgi,gio->bgo", (3, 5)),
+        (3, 4),
+        "kernel",
+        (3, 4, 5, 4, 5),
+    ),
+    "embedding": (lambda: L.Embedding(9, 5), (), "embeddings", (1, 9, 5, 1, 5)),
+    "lstm": (
+        lambda: L.LSTM(5),
+        (7, 3),
+        "lstm_cell:0/kernel",
+        (4, 3, 5, 3, 5),
+    ),
+    "conv_lstm": (
+        lambda: L.ConvLSTM1D(5, 3),
+        (4, 9, 2),
+        "conv_lstm_cell:0/recurrent_kernel",
+        (4, 15, 5, 15, 15),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_maps_and_fans(case):
+    make, shape, name, expected = CASES[case]
+    layer = make()
+    layer.build((None, *shape))
+    geometry = kx.inspection.kernel_geometry(layer)[name]
+    found = (*geometry.matrices, geometry.fan_in, geometry.fan_out)
+    assert found == expected
+
+
+def test_matrices_and_back():
+    geometry = kx.inspection.Geometry(
+        "kernel", (3, 2, 4, 5), maps=(2,), inputs=(0, 3), outputs=(1,)
+    )
+    weight = np.arange(120.0).reshape(3, 8, 5)
+    matrices = kx.inspection.to_matrices(weight, geometry)
+    assert matrices.shape == (4, 15, 2)
+    assert matrices[1, 7, 1] == weight[1, 5, 2]
+    back = kx.inspection.from_matrices(matrices, geometry, weight.shape)
+    assert np.array_equal(back, weight)
+
+
+def test_unknown_is_said():
+    class Odd(L.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(2, 3), name="w")
+
+    layer = Odd()
+    layer.build((None, 2))
+    assert kx.inspection.kernel_geometry(layer)["w"].role == "unknown"
+
+
+def test_unbuilt_is_refused():
+    with pytest.raises(ValueError, match="built"):
+        kx.inspection.kernel_geometry(L.Dense(3))
+
+
+# What the constructors of Keras's layers ask for, by name.
+ASKED = {
+    "units": 8,
+    "filters": 8,
+    "kernel_size": 3,
+    "input_dim": 10,
+    "output_dim": 8,
+    "num_heads": 2,
+    "key_dim": 4,
+    "head_dim": 4,
+    "num_query_heads": 4,
+    "num_key_value_heads": 2,
+}
+MADE = {
+    "Attention": lambda: L.Attention(use_scale=True),
+    "Bidirectional": lambda: L.Bidirectional(L.GRU(8)),
+    "EinsumDense": lambda: L.EinsumDense("ab,bc->ac", 8, bias_axes="c"),
+    "GroupNormalization": lambda: L.GroupNormalization(4),
+    "RNN": lambda: L.RNN([L.LSTMCell(8), L.GRUCell(8)]),
+    "SpectralNormalization": lambda: L.SpectralNormalization(L.Dense(8)),
+    "TimeDistributed": lambda: L.TimeDistributed(L.Dense(8)),
+}
+CALLED = {
+    "AdditiveAttention": lambda layer, x: layer([x, x]),
+    "Attention": lambda layer, x: layer([x, x]),
+    "GroupQueryAttention": lambda layer, x: layer(x, x),
+    "MultiHeadAttention": lambda layer, x: layer(x, x),
+}
+SHAPES = [
+    (2, 8),
+    (2, 6, 8),
+    (2, 8, 8, 8),
+    (2, 8, 8, 8, 8),
+    (2, 4, 8, 8, 8, 8),
+    (2, 600),
+]
+
+
+def roles(name):
+    """The roles in a layer on the first input that it takes; else none."""
+    cls = getattr(L, name)
+    asked = [
+        p.name
+        for p in inspect.signature(cls.__init__).parameters.values()
+        if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD
+    ][1:]
+    if name not in MADE and not set(asked) <= set(ASKED):
+        return set()
+    make = MADE.get(name, lambda: cls(**{key: ASKED[key] for key in asked}))
+    call = CALLED.get(name, lambda layer, x: layer(x))
+    for shape in SHAPES:
+        dtype = "int32" if "Embedding" in name else "float32"
+        try:
+            layer = make()
+            call(layer, np.ones(shape, dtype))
+        except Exception:
+            continue
+        return {g.role for g in kx.inspection.kernel_geometry(layer).values()}
+    return set()
+
+
+def test_every_layer_of_keras_is_known():
+    layers = [
+        name
+        for name in dir(L)
+        if isinstance(getattr(L, name), type)
+        and issubclass(getattr(L, name), L.Layer)
+    ]
+    found = {name: roles(name) for name in layers}
+    with_weights = {name for name, kinds in found.items() if kinds}
+    # All that Keras 3.15 has, names twice included, but for wrappers of other
+    # frameworks.
+    assert len(with_weights) >= 41, sorted(set(layers) - with_weights)
+    assert not [n for n, kinds in found.items() if "unknown" in kinds]
+
+
+def test_every_layer_here_is_known():
+    for layer in (
+        kx.layers.BranchScale(initial_value=0.5, per_channel=True),
+        kx.layers.Residual([L.Dense(8), L.Dense(4)], projection=L.Dense(4)),
+        kx.layers.ScalarBias(),
+        kx.layers.TriangleWave(3),
+    ):
+        layer(np.ones((2, 4)))
+        found = kx.inspection.kernel_geometry(layer).values()
+        assert found
+        assert "unknown" not in {geometry.role for geometry in found}
