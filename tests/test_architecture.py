@@ -14,6 +14,7 @@ PACKAGE = Path(kx.__file__).parent
 # Each room may import the rooms named; nothing points at callbacks.
 ARROWS = {
     "_startup": set(),
+    "validation": set(),
     "profile": set(),
     "inspection": set(),
     "theory": {"profile"},

@@ -1,0 +1,247 @@
+"""Argument checks: what was expected, then `Received: name=value`.
+
+Every check returns the value in its plain Python type, so that a constructor
+reads `self.factor = check_real("factor", factor, "(0, inf)")`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import numpy as np
+
+# The largest integer up to which a float64 counts every integer.
+_LARGEST_INT = 2**53
+
+
+def refuse(
+    expected: str, error: type[Exception] = ValueError, **received: Any
+) -> NoReturn:
+    """Raises `error`, saying what was expected and what was received.
+
+    Args:
+        expected: str. One sentence, with its full stop.
+        error: type. The exception class. Defaults to `ValueError`.
+        **received: The arguments as the user gave them.
+
+    Example:
+
+    >>> refuse("depth must be odd.", depth=4)
+    Traceback (most recent call last):
+    ...
+    ValueError: depth must be odd. Received: depth=4
+    """
+    shown = ", ".join(f"{name}={value!r}" for name, value in received.items())
+    raise error(f"{expected} Received: {shown}")
+
+
+def is_int(value: Any) -> bool:
+    """Whether a value is an integer; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is one finite real number; True and False are not."""
+    if isinstance(value, bool) or not isinstance(
+        value, int | float | np.integer | np.floating
+    ):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_int(
+    name: str,
+    value: Any,
+    minimum: int = 0,
+    maximum: int = _LARGEST_INT,
+    *,
+    optional: bool = False,
+) -> Any:
+    """Checks that an argument is an integer in a closed range.
+
+    Args:
+        name: str. The argument's name.
+        value: The argument.
+        minimum: int. The smallest allowed value. Defaults to 0.
+        maximum: int. The largest allowed value. Defaults to 2^53, up to which
+            a float64 counts every integer.
+        optional: bool. Whether None is allowed. Defaults to False.
+
+    Returns:
+        The value as an `int`, or None.
+
+    Raises:
+        ValueError: If the value is something else.
+
+    Example:
+
+    >>> check_int("depth", 0, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: depth must be an int >= 1. Received: depth=0
+    """
+    if optional and value is None:
+        return None
+    if is_int(value) and minimum <= value <= maximum:
+        return int(value)
+    wanted = (
+        f"an int >= {minimum}"
+        if maximum == _LARGEST_INT and not (is_int(value) and value > maximum)
+        else f"an int from {minimum} to {_power(maximum)}"
+    )
+    _refuse_value(name, value, wanted, optional)
+
+
+def check_real(
+    name: str,
+    value: Any,
+    interval: str = "(-inf, inf)",
+    *,
+    optional: bool = False,
+) -> Any:
+    """Checks that an argument is a finite real number in an interval.
+
+    Args:
+        name: str. The argument's name.
+        value: The argument.
+        interval: str. The allowed values in the notation of mathematics, as
+            `"(0, 2]"` or `"[0, inf)"`. Defaults to all finite numbers.
+        optional: bool. Whether None is allowed. Defaults to False.
+
+    Returns:
+        The value as a `float`, or None.
+
+    Raises:
+        ValueError: If the value is something else.
+
+    Example:
+
+    >>> check_real("hurst", 1.5, "(0, 1]")
+    Traceback (most recent call last):
+    ...
+    ValueError: hurst must be a number in (0, 1]. Received: hurst=1.5
+    """
+    if optional and value is None:
+        return None
+    low, high = map(float, interval[1:-1].split(","))
+    if (
+        is_real(value)
+        and (value > low or (value == low and interval[0] == "["))
+        and (value < high or (value == high and interval[-1] == "]"))
+    ):
+        return float(value)
+    wanted = f"a number in {interval}"
+    if math.isinf(high):
+        sign = ">=" if interval[0] == "[" else ">"
+        lower = interval[1:-1].split(",")[0]
+        wanted = "a finite number"
+        wanted += "" if math.isinf(low) else f" {sign} {lower}"
+    _refuse_value(name, value, wanted, optional)
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Checks that an argument is True or False.
+
+    Raises:
+        ValueError: If the value is something else.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    _refuse_value(name, value, "True or False", False)
+
+
+def check_choice(
+    name: str, value: Any, choices: Iterable[Any], *, optional: bool = False
+) -> Any:
+    """Checks that an argument is one of several values.
+
+    Args:
+        name: str. The argument's name.
+        value: The argument.
+        choices: Iterable. The allowed values.
+        optional: bool. Whether None is allowed. Defaults to False.
+
+    Returns:
+        The allowed value that equals the argument, or None.
+
+    Raises:
+        ValueError: If the value is something else.
+
+    Example:
+
+    >>> check_choice("per", "row", ("unit", "layer"))
+    Traceback (most recent call last):
+    ...
+    ValueError: per must be 'unit' or 'layer'. Received: per='row'
+    """
+    if optional and value is None:
+        return None
+    choices = tuple(choices)
+    for choice in choices:
+        # 1 == True and 1 == 1.0, which are different arguments.
+        if type(value) is type(choice) and value == choice:
+            return choice
+    *others, last = map(repr, choices)
+    wanted = f"{', '.join(others)} or {last}" if others else last
+    _refuse_value(name, value, wanted, optional)
+
+
+def check_instance(
+    name: str,
+    value: Any,
+    classes: type | tuple[type, ...],
+    wanted: str,
+    *,
+    optional: bool = False,
+) -> Any:
+    """Checks that an argument is an instance of a class.
+
+    Args:
+        name: str. The argument's name.
+        value: The argument.
+        classes: type or tuple of types.
+        wanted: str. What an instance is called, as `"a VarianceProfile"`.
+        optional: bool. Whether None is allowed. Defaults to False.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: If the value is something else.
+
+    Example:
+
+    >>> check_instance("path", 3, str, "a file name")
+    Traceback (most recent call last):
+    ...
+    ValueError: path must be a file name. Received: path=3 of type int
+    """
+    if (optional and value is None) or isinstance(value, classes):
+        return value
+    raise ValueError(
+        f"{name} must be {wanted}{' or None' if optional else ''}. "
+        f"Received: {name}={value!r} of type {type(value).__name__}"
+    )
+
+
+def _refuse_value(
+    name: str, value: Any, wanted: str, optional: bool
+) -> NoReturn:
+    if optional:
+        wanted += " or None"
+    raise ValueError(f"{name} must be {wanted}. Received: {name}={value!r}")
+
+
+def _power(value: int) -> str:
+    """The text of a large bound: 2^53 is easier to read than its digits."""
+    exponent = value.bit_length() - 1
+    return (
+        f"2^{exponent}"
+        if exponent > 30 and value == 2**exponent
+        else str(value)
+    )
