@@ -15,6 +15,7 @@ EXAMPLES = [*PLOT, "scikit-learn>=1.4", "ipykernel"]
 TEST = [
     *EXAMPLES,
     "hypothesis",
+    "mypy",
     "nbclient",
     "nbformat",
     "pytest",
