@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/keras-initx report --out demo
@@ -15,6 +15,10 @@ test: $(VENV)/test.done
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/docs.done
+	$(BIN)/python -m mkdocs build --strict --site-dir site
 
 bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/measure.py
@@ -31,14 +35,15 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/distributed.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/%.done: $(BIN)/python setup.py
+$(VENV)/%.done: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)]"
 	touch $@
 
 $(VENV)/demo.done: EXTRA := examples
 $(VENV)/test.done: EXTRA := test
+$(VENV)/docs.done: EXTRA := docs

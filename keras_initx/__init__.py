@@ -27,7 +27,7 @@ with (
     from keras_initx.measurement import measure
     from keras_initx.profile import VarianceProfile
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "Calibration",
