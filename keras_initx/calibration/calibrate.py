@@ -31,17 +31,18 @@ def calibrate(
     *,
     per: str = "unit",
     center: bool = True,
-    target: float = 1.0,
+    target_variance: float = 1.0,
     layers: Layers = None,
     training: bool = False,
     batch_size: int | None = None,
+    verbose: int = 0,
 ) -> Calibration:
     """Scale the layers of a model so that data keep their variance in it.
 
     A pre-activation y of each layer, with mean m and standard deviation s over
     the samples (of convolutions and sequences over positions too), becomes
 
-        y  ->  sqrt(target) (y - m) / s
+        y  ->  sqrt(target_variance) (y - m) / s
 
     through the kernel and the bias. All it takes is ONE forward pass, in which
     each layer runs as it was, is corrected, and runs once more for the layers
@@ -89,14 +90,15 @@ def calibrate(
             the closer held-out ones are to the target. At least two.
         per: "unit" or "layer".
         center: Whether to subtract the mean.
-        target: The variance to reach, > 0.
+        target_variance: The variance to reach, > 0.
         layers: Which layers to calibrate, as in `measure`. Default: all.
         training: Whether to run the model in training mode, in which Batch
             Normalization uses the batch.
         batch_size: Samples a batch, for arrays. Default: all at once.
+        verbose: 1 shows a progress bar, which counts layers. Defaults to 0.
 
     Returns:
-        The profile of what each layer hands on, with `left_alone` and `notes`.
+        The profile of what each layer hands on, with `skipped` and `notes`.
         Its units are channels; `measure`, whose units are single outputs, is
         the judge of the finished model.
 
@@ -130,9 +132,10 @@ def calibrate(
         raise ValueError(
             f'per must be "unit" or "layer". Received: per={per!r}'
         )
-    if not (is_real(target) and 0 < target < math.inf):
+    if not (is_real(target_variance) and 0 < target_variance < math.inf):
         raise ValueError(
-            f"target must be a number > 0. Received: target={target!r}"
+            "target_variance must be a number > 0. "
+            f"Received: target_variance={target_variance!r}"
         )
     if tf.inside_function():
         raise RuntimeError(
@@ -149,8 +152,9 @@ def calibrate(
             wanted,
             per == "unit",
             bool(center),
-            float(target),
+            float(target_variance),
             bool(training),
+            keras.utils.Progbar(None, unit_name="layer") if verbose else None,
         )
 
 
@@ -160,14 +164,17 @@ def _calibrated(
     wanted: tuple[Selector, ...],
     by_unit: bool,
     center: bool,
-    target: float,
+    target_variance: float,
     training: bool,
+    bar: keras.utils.Progbar | None,
 ) -> Calibration:
     build(model, all_batches)
-    calibrator = Calibrator(model, wanted, by_unit, center, target, training)
+    calibrator = Calibrator(
+        model, wanted, by_unit, center, target_variance, training
+    )
     held = _held(all_batches)
     _check(held)
-    calibrator.run(held)
+    calibrator.run(held, on_layer=lambda: bar.add(1) if bar else None)
     result = calibrator.result()
     assign_all(calibrator.new_values())
     return result

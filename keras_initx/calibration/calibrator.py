@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -56,14 +56,14 @@ class Calibrator:
         wanted: Sequence[Selector],
         by_unit: bool,
         center: bool,
-        target: float,
+        target_variance: float,
         training: bool,
     ):
         self._model = model
         self._wanted = wanted
         self._by_unit = by_unit
         self._center = center
-        self._target = target
+        self._target_variance = target_variance
         self._training = training
         self._layers = all_layers(model)
         self._excluded = excluded(self._layers)
@@ -90,8 +90,13 @@ class Calibrator:
         self._problem = ""
         self._scope = keras.StatelessScope()
 
-    def run(self, batches: Iterable[Any]) -> None:
+    def run(
+        self,
+        batches: Iterable[Any],
+        on_layer: Callable[[], None] = lambda: None,
+    ) -> None:
         """Find the new values of all layers."""
+        self._on_layer = on_layer
         first = next(iter(batches))
         if self._wanted == selectors(None):
             # Who picks such a layer wants it.
@@ -121,14 +126,14 @@ class Calibrator:
                 f"Received: {sorted({heard.name for heard in self._ran})}"
             )
         names, variance, square, units, reasons = zip(*self._rows, strict=True)
-        left_alone = {
+        skipped = {
             name: reason
             for name, reason in zip(names, reasons, strict=True)
             if reason
         }
         if self._wanted == selectors(None):
             ran = {id(heard.layer) for heard in self._ran}
-            left_alone |= unheard(self._model, set(self._done), ran)
+            skipped |= unheard(self._model, set(self._done), ran)
         for layer, calls in self._calls.items():
             if calls > 1 and layer in self._notes:
                 self._notes[layer].append(f"the first of {calls} calls")
@@ -144,7 +149,7 @@ class Calibrator:
             variance,
             square,
             units,
-            left_alone,
+            skipped,
             notes,
             dtype,
             "unit" if self._by_unit else "layer",
@@ -236,6 +241,7 @@ class Calibrator:
 
     def _correct(self, heard: Heard, moments: UnitMoments) -> None:
         """Note a layer's new values, and its row."""
+        self._on_layer()
         self._done[id(heard.layer)] = heard.layer
         layer = heard.layer
         found = self._readouts.get(id(layer))
@@ -244,7 +250,7 @@ class Calibrator:
         if not reason:
             center = self._center and found.bias is not None
             factor, shift, constant = correction(
-                moments, self._target, self._by_unit, center
+                moments, self._target_variance, self._by_unit, center
             )
             values = folded(found, factor, shift, self._values)
             if values is None:

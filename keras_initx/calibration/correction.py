@@ -22,11 +22,12 @@ _KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 def correction(
-    moments: UnitMoments, target: float, by_unit: bool, center: bool
+    moments: UnitMoments, target_variance: float, by_unit: bool, center: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Factor and shift of each unit, y -> factor (y - shift).
 
-        factor = sqrt(target / variance),    shift = mean if center else 0
+        factor = sqrt(target_variance / variance)
+        shift  = mean if center else 0
 
     with the moments of each unit, or with those over all units together:
     mean m = <mean_j>_j and variance <variance_j + (mean_j - m)^2>_j. Constant
@@ -34,7 +35,7 @@ def correction(
 
     Args:
         moments: Of each unit.
-        target: The variance to reach.
+        target_variance: The variance to reach.
         by_unit: Whether each unit has a correction of its own.
         center: Whether to subtract the mean.
 
@@ -50,7 +51,7 @@ def correction(
         mean = np.full_like(mean, whole)
     constant = variance <= (_ROUNDING * mean) ** 2
     with np.errstate(divide="ignore"):
-        factor = np.where(constant, 1, np.sqrt(target / variance))
+        factor = np.where(constant, 1, np.sqrt(target_variance / variance))
     shift = np.where(constant | (not center), 0, mean)
     return factor, shift, constant
 

@@ -108,7 +108,7 @@ def unheard(
     reasons = {}
     for place in places(model):
         layer, geometry = place.layers[-1], place.geometry
-        linear = geometry.factored is not None
+        linear = geometry.split_shape is not None
         if id(layer) in heard or not (linear or geometry.role == "unknown"):
             continue
         name = "/".join(each.name for each in place.layers[1:])

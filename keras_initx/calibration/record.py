@@ -28,7 +28,7 @@ class Calibration(VarianceProfile):
         sample_variance: Averaged over units.
         squared_mean: Averaged over units.
         units: Channels of a convolution: positions are samples here.
-        left_alone: For each layer that was not calibrated, the reason.
+        skipped: For each layer that was not calibrated, the reason.
         notes: For each that was so in part only, what was left out.
         dtype: In which most layers compute.
         per: "unit" or "layer", as `calibrate` was told.
@@ -41,13 +41,13 @@ class Calibration(VarianceProfile):
     >>> import keras, numpy as np, keras_initx as kx
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> done = kx.calibrate(model, np.random.normal(size=(64, 4)))
-    >>> done.left_alone, done.notes
+    >>> done.skipped, done.notes
     ({}, {})
 
     Reference: derived here.
     """
 
-    left_alone: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "float32"
     per: str = "unit"
@@ -66,7 +66,7 @@ class Calibration(VarianceProfile):
 
     def _told(self) -> Iterator[str]:
         for head, by_name in (
-            ("Left alone", self.left_alone),
+            ("Skipped", self.skipped),
             ("In part", self.notes),
         ):
             together: dict[str, list[str]] = {}
@@ -74,7 +74,7 @@ class Calibration(VarianceProfile):
                 together.setdefault(why, []).append(name)
             for why, names in together.items():
                 yield f"{head}: {', '.join(names)}: {why}"
-        done = sum(name not in self.left_alone for name in self.layers)
+        done = sum(name not in self.skipped for name in self.layers)
         if self.per != "unit" or done < 2:
             return
         yield (
@@ -92,7 +92,7 @@ class Calibration(VarianceProfile):
     def to_dict(self) -> dict[str, Any]:
         """The calibration as plain lists and dicts, fit for JSON."""
         return super().to_dict() | {
-            "left_alone": dict(self.left_alone),
+            "skipped": dict(self.skipped),
             "notes": dict(self.notes),
             "dtype": self.dtype,
             "per": self.per,
@@ -105,7 +105,7 @@ class Calibration(VarianceProfile):
         Raises:
             ValueError: `config` is no such thing.
         """
-        own = ("left_alone", "notes", "dtype", "per")
+        own = ("skipped", "notes", "dtype", "per")
         missing = [key for key in own if key not in config]
         if missing:
             raise ValueError(

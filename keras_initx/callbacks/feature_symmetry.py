@@ -217,12 +217,15 @@ def _kernel(place: Place) -> tf.Tensor:
     """As (taps, channels, outputs); separate maps are further outputs."""
     geometry = place.geometry
     taps = len(getattr(place.layers[-1], "kernel_size", ()))
-    inputs, outputs = geometry.inputs, geometry.maps + geometry.outputs
+    inputs, outputs = (
+        geometry.input_axes,
+        geometry.batch_axes + geometry.output_axes,
+    )
 
     def size(axes: Sequence[int]) -> int:
-        return int(np.prod([geometry.factored[axis] for axis in axes]))
+        return int(np.prod([geometry.split_shape[axis] for axis in axes]))
 
-    factored = tf.reshape(place.weight.value, geometry.factored)
+    factored = tf.reshape(place.weight.value, geometry.split_shape)
     return tf.reshape(
         tf.transpose(factored, inputs + outputs),
         [size(inputs[:taps]), size(inputs[taps:]), size(outputs)],

@@ -91,7 +91,7 @@ def check_roles(initializer: Chosen, all_places: list[Place]) -> None:
     """
     if not isinstance(initializer, Mapping) or "class_name" in initializer:
         return
-    roles = {p.geometry.role for p in all_places if p.geometry.factored}
+    roles = {p.geometry.role for p in all_places if p.geometry.split_shape}
     unknown = sorted(set(initializer) - roles)
     if unknown:
         raise ValueError(

@@ -109,7 +109,7 @@ def _draw(initializer, geometry, shape, seed):
     if isinstance(initializer, Scaled):
         inner = draw(initializer.initializer, geometry, shape, seed)
         return initializer.factor * inner
-    if geometry.factored is None or type(initializer) in _ENTRYWISE:
+    if geometry.split_shape is None or type(initializer) in _ENTRYWISE:
         return _called(seeded(initializer, seed), shape)
     if isinstance(initializer, FanInInitializer) and initializer.entrywise:
         fan_in = max(1, round(geometry.fan_in))

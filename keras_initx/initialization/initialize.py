@@ -25,9 +25,9 @@ def initialize(
     model: keras.layers.Layer,
     initializer: Chosen,
     *,
-    seed: int,
+    seed: int | None = None,
     layers: Layers = None,
-    biases: Initializer | None = "zeros",
+    bias_initializer: Initializer | None = "zeros",
     overwrite: bool = False,
 ) -> Initialization:
     """Draw all weights of a model anew, each at the fans of its layer.
@@ -38,8 +38,8 @@ def initialize(
     layer, as `kernel_geometry` tells them. By role,
 
         kernels, embeddings     `initializer`, for each of its maps
-        biases                  `biases`; the forget gate of an LSTM with
-                                `unit_forget_bias` then has ones
+        biases                  `bias_initializer`; the forget gate of an LSTM
+                                with `unit_forget_bias` then has ones
         norm scales, offsets,   the layer's own initializer, as if it were new
         branch scales, slopes,
         statistics
@@ -75,12 +75,14 @@ def initialize(
             cell), which returns one or the other, or None to leave the layer
             alone. Seeds of initializers are not used, but for those that
             several layers must share, as of a `DepthProcess`.
-        seed: An int of 64 bits.
+        seed: An int of 64 bits. None draws one, which the record tells: a
+            fresh one at each call, and the same one after the same
+            `keras.utils.set_random_seed`. Defaults to None.
         layers: Which layers, and all that is inside them: a layer, name (as
             Keras has it, or as the table shows it), class, function
             `layer -> bool`, or a list of these. Default: all.
-        biases: An initializer, its name or config, or None to leave biases
-            alone.
+        bias_initializer: An initializer, its name or config, or None to leave
+            biases as they are.
         overwrite: Whether to draw over a model that has been trained.
 
     Returns:
@@ -103,13 +105,16 @@ def initialize(
     ...     keras.layers.Conv2D(32, 1),
     ... ])
     >>> kx.initialize(model, kx.initializers.FractionalMoment(), seed=7)
-    <Initialization of 4 weights: 4 drawn, 0 left alone>
+    <Initialization of 4 weights: 4 initialized, 0 skipped>
 
     Reference: derived here. Fans: Glorot & Bengio, AISTATS (2010).
     """
+    if seed is None:
+        # The generator from which Keras's own initializers draw theirs.
+        seed = keras.initializers.RandomUniform().seed
     if not is_int(seed) or not -(2**63) <= seed < 2**63:
         raise ValueError(
-            f"seed must be an int of 64 bits. Received: seed={seed!r}"
+            f"seed must be an int of 64 bits or None. Received: seed={seed!r}"
         )
     if tf.inside_function():
         raise RuntimeError(
@@ -117,13 +122,15 @@ def initialize(
             "tf.function. Received: a call inside of one"
         )
     choose = chooser(initializer)
-    if biases is not None:
-        biases = initializer_of(biases, "biases", "or None")
+    if bias_initializer is not None:
+        bias_initializer = initializer_of(
+            bias_initializer, "bias_initializer", "or None"
+        )
     all_places = places(model)
     _check_untrained(model, overwrite)
     check_roles(initializer, all_places)
     picked = picked_places(model, all_places, layers)
-    plan = Plan(int(seed), choose, biases)
+    plan = Plan(int(seed), choose, bias_initializer)
     rows, values = [], []
     for place, is_picked in zip(all_places, picked, strict=True):
         row, value = plan.of(place, is_picked)
@@ -136,7 +143,7 @@ def initialize(
             if value is not None
         ]
     )
-    return Initialization((*rows, *unbuilt(model)))
+    return Initialization((*rows, *unbuilt(model)), int(seed))
 
 
 def _check_untrained(model: keras.layers.Layer, overwrite: bool) -> None:

@@ -43,12 +43,13 @@ class Plan:
     Args:
         seed: Of the whole model.
         choose: Of a layer and a role, the initializer of its linear maps.
-        biases: The initializer of biases, or None to leave them alone.
+        bias_initializer: The initializer of biases, or None to skip
+            them.
     """
 
     seed: int
     choose: Choose
-    biases: keras.initializers.Initializer | None
+    bias_initializer: keras.initializers.Initializer | None
     seeds: set[int] = field(default_factory=set)
     shared_paths: set[str] = field(default_factory=set)
     unseeded: dict[bytes, str] = field(default_factory=dict)
@@ -63,13 +64,13 @@ class Plan:
             "role": geometry.role,
             "shape": shape,
         }
-        if geometry.factored is not None:
+        if geometry.split_shape is not None:
             known |= {"fan_in": geometry.fan_in, "fan_out": geometry.fan_out}
         reason = _untouchable(place) if picked else "not in layers"
         own = None if reason else self._initializer(place)
         if own is None:
             reason = reason or self._why_without(place)
-            return InitializedWeight(**known, left=reason), None
+            return InitializedWeight(**known, skipped=reason), None
         self._check_unshared(own, place)
         try:
             values = draw(own, geometry, shape, seed)
@@ -78,7 +79,7 @@ class Plan:
                 f"The initializer must give finite weights of shape {shape} "
                 f"for {place.name!r}. Received: {own!r}: {error}"
             ) from error
-        if geometry.factored is not None and not _may_repeat(own):
+        if geometry.split_shape is not None and not _may_repeat(own):
             self._warn_of_equals(own, place, values)
         if geometry.role == "bias":
             values = _with_forget_gate(values, place.layers[-1])
@@ -102,15 +103,15 @@ class Plan:
 
     def _initializer(self, place: Place) -> Any:
         layer, role = place.layers[-1], place.geometry.role
-        if place.geometry.factored is not None:
+        if place.geometry.split_shape is not None:
             return self.choose(layer, role)
         if role == "bias":
-            return self.biases
+            return self.bias_initializer
         return _own_initializer(layer, place.weight.name, role)
 
     def _why_without(self, place: Place) -> str:
         role = place.geometry.role
-        if role == "bias" or place.geometry.factored is not None:
+        if role == "bias" or place.geometry.split_shape is not None:
             return "not asked for"
         if role in ("statistic", "fixed transform"):
             return "not drawn"
@@ -186,7 +187,7 @@ def _untouchable(place: Place) -> str:
 def unbuilt(model: keras.layers.Layer) -> list[InitializedWeight]:
     """A row for each layer that has no weights yet, and may come to have."""
     return [
-        InitializedWeight(layer.name, "", (), left="not built")
+        InitializedWeight(layer.name, "", (), skipped="not built")
         for layer in all_layers(model)
         if not layer.built
     ]

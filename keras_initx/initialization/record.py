@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from keras_initx.profile import display
 
-_HEADS = ("weight", "role", "fan_in", "fan_out", "initializer", "seed", "left")
+_HEADS = (
+    "weight",
+    "role",
+    "fan_in",
+    "fan_out",
+    "initializer",
+    "seed",
+    "skipped",
+)
 
 
 @dataclass(frozen=True)
@@ -21,15 +29,15 @@ class InitializedWeight:
         fan_out: Of a linear map; else None.
         initializer: What drew it, as text; "" if it was left alone.
         seed: What it was drawn with; None if no seed had a part in it.
-        left: Why it was left alone; "" if it was not.
+        skipped: Why it was left alone; "" if it was not.
 
     Raises:
         Nothing.
 
     Example:
 
-    >>> row = InitializedWeight("dense:0/bias", "bias", (8,), left="frozen")
-    >>> row.left
+    >>> row = InitializedWeight("dense:0/bias", "bias", (8,), skipped="frozen")
+    >>> row.skipped
     'frozen'
 
     Reference: derived here.
@@ -42,7 +50,7 @@ class InitializedWeight:
     fan_out: float | None = None
     initializer: str = ""
     seed: int | None = None
-    left: str = ""
+    skipped: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,6 +61,7 @@ class Initialization:
 
     Args:
         rows: One for each weight, in the order of the model's layers.
+        seed: int. The seed of the whole model.
 
     Raises:
         Nothing.
@@ -62,38 +71,41 @@ class Initialization:
     >>> import keras, keras_initx as kx
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
     >>> done = kx.initialize(model, "he_normal", seed=1)
-    >>> [(row.name, row.fan_in) for row in done.drawn]
+    >>> [(row.name, row.fan_in) for row in done.initialized]
     [('dense:0/kernel', 4), ('dense:0/bias', None)]
 
     Reference: derived here.
     """
 
     rows: tuple[InitializedWeight, ...]
+    seed: int
 
     @property
-    def drawn(self) -> tuple[InitializedWeight, ...]:
+    def initialized(self) -> tuple[InitializedWeight, ...]:
         """The weights that have new values."""
-        return tuple(row for row in self.rows if not row.left)
+        return tuple(row for row in self.rows if not row.skipped)
 
     @property
-    def left_alone(self) -> tuple[InitializedWeight, ...]:
-        """The weights that are as they were, each with its reason in `left`."""
-        return tuple(row for row in self.rows if row.left)
+    def skipped(self) -> tuple[InitializedWeight, ...]:
+        """The weights that are as they were; `skipped` of each says why."""
+        return tuple(row for row in self.rows if row.skipped)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __repr__(self) -> str:
         return (
-            f"<Initialization of {len(self)} weights: {len(self.drawn)} drawn, "
-            f"{len(self.left_alone)} left alone>"
+            f"<Initialization of {len(self)} weights: "
+            f"{len(self.initialized)} initialized, {len(self.skipped)} skipped>"
         )
 
     def __str__(self) -> str:
-        return display.text_table(_HEADS, self._cells())
+        table = display.text_table(_HEADS, self._cells())
+        return f"{table}\nSeed: {self.seed}"
 
     def _repr_html_(self) -> str:
-        return display.html_table(_HEADS, self._cells())
+        table = display.html_table(_HEADS, self._cells())
+        return f"{table}<p>Seed: {self.seed}</p>"
 
     def _cells(self) -> list[list[str]]:
         def text(value: object) -> str:

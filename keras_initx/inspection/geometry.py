@@ -5,10 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
+
+from keras_initx.validation import check_choice
+
+Role = Literal[
+    "kernel",
+    "recurrent kernel",
+    "depthwise kernel",
+    "pointwise kernel",
+    "embedding",
+    "bias",
+    "norm scale",
+    "norm offset",
+    "attention scale",
+    "branch scale",
+    "slope",
+    "wave",
+    "statistic",
+    "fixed transform",
+    "lora",
+    "unknown",
+]
 
 
 @dataclass(frozen=True)
@@ -16,30 +37,31 @@ class Geometry:
     """What one weight is, and how it splits into linear maps.
 
     The maps of a linear weight are those of its gates, groups or channels.
-    Reshaped to `factored`, each axis of the weight counts the maps, or the
+    Reshaped to `split_shape`, each axis of the weight counts the maps, or the
     inputs that an output sums, or the outputs.
 
     Args:
         role: What the weight is, in words. Of weights that are no linear map,
-            these have an effect in `initialize`: "bias" draws from `biases`,
-            "norm scale", "attention scale" and "norm offset" start at 1 and 0,
-            and all but "unknown" from the layer's initializer of that name,
-            `layer.<weight>_initializer`, if it has one.
-        factored: The weight's shape after axes were split; None if the weight
-            is no linear map.
-        maps: Axes of `factored` along which there are separate maps.
-        inputs: Axes of `factored` that an output sums over.
-        outputs: Axes of `factored` that the output has.
-        window: How many of `inputs`, its first, are a convolution's window.
+            these have an effect in `initialize`: "bias" draws from
+            `bias_initializer`, "norm scale", "attention scale" and "norm
+            offset" start at 1 and 0, and all but "unknown" from the layer's
+            initializer of that name, `layer.<weight>_initializer`, if it has
+            one.
+        split_shape: The weight's shape after axes were split; None if the
+            weight is no linear map.
+        batch_axes: Axes of `split_shape` along which there are separate maps.
+        input_axes: Axes of `split_shape` that an output sums over.
+        output_axes: Axes of `split_shape` that the output has.
+        window: How many of `input_axes`, its first, are a convolution's window.
         fan_in: How many numbers an output sums, > 0, by default the product
-            of the sizes along `inputs`. A transposed convolution with
+            of the sizes along `input_axes`. A transposed convolution with
             strides has a fraction of it: the mean over output positions.
         fan_out: How many outputs an input feeds, > 0, by default the product
-            of the sizes along `outputs`.
+            of the sizes along `output_axes`.
 
     Raises:
-        ValueError: The axes are not each axis of `factored` once, or a fan is
-            not positive.
+        ValueError: The axes are not each axis of `split_shape` once, or a fan
+            is not positive.
 
     Example:
 
@@ -51,33 +73,35 @@ class Geometry:
     `batch_axis`. Fans: Glorot & Bengio, AISTATS (2010).
     """
 
-    role: str
-    factored: tuple[int, ...] | None = None
-    maps: tuple[int, ...] = ()
-    inputs: tuple[int, ...] = ()
-    outputs: tuple[int, ...] = ()
+    role: Role
+    split_shape: tuple[int, ...] | None = None
+    batch_axes: tuple[int, ...] = ()
+    input_axes: tuple[int, ...] = ()
+    output_axes: tuple[int, ...] = ()
     window: int = 0
     fan_in: float | None = None
     fan_out: float | None = None
 
     def __post_init__(self) -> None:
-        if self.factored is None:
+        check_choice("role", self.role, get_args(Role))
+        if self.split_shape is None:
             return
-        axes = sorted((*self.maps, *self.inputs, *self.outputs))
-        if axes != list(range(len(self.factored))):
+        axes = sorted((*self.batch_axes, *self.input_axes, *self.output_axes))
+        if axes != list(range(len(self.split_shape))):
             raise ValueError(
-                "maps, inputs and outputs must hold each axis of factored "
-                f"once. Received: factored={self.factored}, maps={self.maps}, "
-                f"inputs={self.inputs}, outputs={self.outputs}"
+                "batch_axes, input_axes and output_axes must hold each axis of "
+                f"split_shape once. Received: split_shape={self.split_shape}, "
+                f"batch_axes={self.batch_axes}, input_axes={self.input_axes}, "
+                f"output_axes={self.output_axes}"
             )
-        if not 0 <= self.window <= len(self.inputs):
+        if not 0 <= self.window <= len(self.input_axes):
             raise ValueError(
-                f"window must be from 0 to {len(self.inputs)}, the number of "
-                f"inputs. Received: window={self.window!r}"
+                f"window must be from 0 to {len(self.input_axes)}, the number "
+                f"of input_axes. Received: window={self.window!r}"
             )
         for fan, along in (
-            ("fan_in", self.inputs),
-            ("fan_out", self.outputs),
+            ("fan_in", self.input_axes),
+            ("fan_out", self.output_axes),
         ):
             value = getattr(self, fan)
             if value is None:
@@ -91,32 +115,36 @@ class Geometry:
     @property
     def matrices(self) -> tuple[int, int, int]:
         """Number of maps, and the rows and columns of each."""
-        return tuple(map(self._size, (self.maps, self.inputs, self.outputs)))
+        return tuple(
+            map(
+                self._size, (self.batch_axes, self.input_axes, self.output_axes)
+            )
+        )
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
         """Of each map as an ordinary kernel: (*window, inputs, outputs)."""
-        sizes = [self.factored[axis] for axis in self.inputs]
+        sizes = [self.split_shape[axis] for axis in self.input_axes]
         return (
             *sizes[: self.window],
             math.prod(sizes[self.window :]),
-            self._size(self.outputs),
+            self._size(self.output_axes),
         )
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Axes of `factored`: maps first, then inputs, then outputs."""
-        return (*self.maps, *self.inputs, *self.outputs)
+        """Axes of `split_shape`: maps first, then inputs, then outputs."""
+        return (*self.batch_axes, *self.input_axes, *self.output_axes)
 
     def _size(self, axes: tuple[int, ...]) -> int:
-        return math.prod(self.factored[axis] for axis in axes)
+        return math.prod(self.split_shape[axis] for axis in axes)
 
 
 def to_matrices(weight: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The linear maps of a weight, as matrices that act as x @ matrix.
 
     Args:
-        weight: Of any shape with as many entries as `geometry.factored`.
+        weight: Of any shape with as many entries as `geometry.split_shape`.
         geometry: Of a weight that is linear.
 
     Returns:
@@ -134,13 +162,16 @@ def to_matrices(weight: np.ndarray, geometry: Geometry) -> np.ndarray:
     Reference: derived here.
     """
     weight = np.asarray(weight)
-    if geometry.factored is None or math.prod(geometry.factored) != weight.size:
+    if (
+        geometry.split_shape is None
+        or math.prod(geometry.split_shape) != weight.size
+    ):
         raise ValueError(
             "geometry must be of a linear map with as many entries as the "
             f"weight. Received: weight of shape {weight.shape}, "
             f"geometry={geometry}"
         )
-    factored = weight.reshape(geometry.factored)
+    factored = weight.reshape(geometry.split_shape)
     return factored.transpose(geometry.order).reshape(geometry.matrices)
 
 
@@ -169,7 +200,7 @@ def from_matrices(
     Reference: derived here.
     """
     order = geometry.order
-    ordered = np.reshape(matrices, [geometry.factored[i] for i in order])
+    ordered = np.reshape(matrices, [geometry.split_shape[i] for i in order])
     return ordered.transpose(np.argsort(order)).reshape(shape)
 
 
@@ -239,7 +270,7 @@ def own_geometry(layer: keras.layers.Layer, weight: Any) -> Geometry:
                 continue
             if not isinstance(found, Geometry):
                 raise TypeError(f"it answers {found!r}")
-            if found.factored is not None:
+            if found.split_shape is not None:
                 to_matrices(np.broadcast_to(0.0, weight.shape), found)
         except Exception as error:
             raise ValueError(

@@ -6,7 +6,7 @@ import math
 
 import keras
 
-from keras_initx.inspection.geometry import Geometry, register_geometry
+from keras_initx.inspection.geometry import Geometry, Role, register_geometry
 
 _L = keras.layers
 _LORA = Geometry("lora")
@@ -18,7 +18,7 @@ _NORM = {
 
 
 def convolution(
-    role: str,
+    role: Role,
     shape: tuple[int, ...],
     groups: int = 1,
     strides: int = 1,
@@ -29,9 +29,9 @@ def convolution(
     return Geometry(
         role,
         (*window, inputs, groups, outputs // groups),
-        maps=(n + 1,),
-        inputs=tuple(range(n + 1)),
-        outputs=(n + 2,),
+        batch_axes=(n + 1,),
+        input_axes=tuple(range(n + 1)),
+        output_axes=(n + 2,),
         window=n,
         fan_out=_share(math.prod(window) * (outputs // groups), strides),
     )
@@ -53,9 +53,9 @@ def _depthwise(shape: tuple[int, ...], strides: int) -> Geometry:
     return Geometry(
         "depthwise kernel",
         shape,
-        maps=(n,),
-        inputs=tuple(range(n)),
-        outputs=(n + 1,),
+        batch_axes=(n,),
+        input_axes=tuple(range(n)),
+        output_axes=(n + 1,),
         window=n,
         fan_out=_share(math.prod(window) * multiplier, strides),
     )
@@ -88,8 +88,8 @@ def _transposed(layer, weight):
     return Geometry(
         "kernel",
         shape,
-        inputs=(*range(n), n + 1),
-        outputs=(n,),
+        input_axes=(*range(n), n + 1),
+        output_axes=(n,),
         window=n,
         fan_in=_share(size * inputs, _strides(layer)),
         fan_out=size * outputs,
@@ -121,12 +121,14 @@ def _einsum(layer, weight):
     letters = letters.replace("...", "")
     if not len(letters) == len(set(letters)) == len(weight.shape):
         return None
-    groups = {"maps": [], "inputs": [], "outputs": []}
+    groups = {"batch_axes": [], "input_axes": [], "output_axes": []}
     for axis, letter in enumerate(letters):
         if letter not in result:
-            groups["inputs"].append(axis)
+            groups["input_axes"].append(axis)
         else:
-            groups["maps" if letter in given else "outputs"].append(axis)
+            groups["batch_axes" if letter in given else "output_axes"].append(
+                axis
+            )
     axes = {name: tuple(axes) for name, axes in groups.items()}
     return Geometry("kernel", tuple(weight.shape), **axes)
 
@@ -152,9 +154,9 @@ def _gated(layer, weight, gates):
     return Geometry(
         roles[weight.name],
         (*window, inputs, gates, units),
-        maps=(n + 1,),
-        inputs=tuple(range(n + 1)),
-        outputs=(n + 2,),
+        batch_axes=(n + 1,),
+        input_axes=tuple(range(n + 1)),
+        output_axes=(n + 2,),
         window=n,
         fan_out=math.prod(window) * units,
     )

@@ -43,7 +43,7 @@ def pre_activations(model, x):
 def test_fifty_layers(rng):
     model, x = dense_net(50, 256), rng.standard_normal((1024, 256), np.float32)
     done = kx.calibrate(model, x)
-    assert not done.left_alone
+    assert not done.skipped
     assert not done.notes
     heard = []
     probe = keras.Model(
@@ -65,7 +65,7 @@ def test_fifty_layers(rng):
 def test_twelve_layers_against_float64(rng):
     """Weights alone say it, whatever TensorFlow computes."""
     model, x = dense_net(12, 64), rng.standard_normal((500, 64))
-    kx.calibrate(model, x.astype(np.float32), target=0.25)
+    kx.calibrate(model, x.astype(np.float32), target_variance=0.25)
     for signal in pre_activations(model, x):
         assert np.allclose(signal.var(axis=0), 0.25, rtol=1e-4)
         assert np.allclose(signal.mean(axis=0), 0, atol=1e-4)
@@ -256,11 +256,9 @@ def test_what_a_normalization_follows_is_left_alone(normalization, rng):
     x = rng.standard_normal((100, 8), np.float32)
     kernel = np.asarray(model.get_layer("normalized").kernel)
     done = kx.calibrate(model, x, training=True)
-    assert dict(done.left_alone) == {
-        "normalized": "followed by a normalization"
-    }
+    assert dict(done.skipped) == {"normalized": "followed by a normalization"}
     assert np.array_equal(model.get_layer("normalized").kernel, kernel)
-    assert "Left alone: normalized: followed by a norm" in str(done)
+    assert "Skipped: normalized: followed by a norm" in str(done)
 
 
 def encoder(tokens=20):
@@ -279,7 +277,7 @@ def test_what_is_left_alone_says_why(rng):
     x = rng.integers(0, 20, (64, 6))
     before = {w.path: np.asarray(w) for w in model.weights}
     done = kx.calibrate(model, x)
-    assert dict(done.left_alone) == {
+    assert dict(done.skipped) == {
         "embed": "embedding",
         "attend/query": "attention",
         "attend/key": "attention",
@@ -313,7 +311,7 @@ def test_subclasses_frozen_and_tied(rng):
     lora.enable_lora(2)
     x = rng.standard_normal((40, 5, 8), np.float32)
     done = kx.calibrate(model, x)
-    assert dict(done.left_alone) == {
+    assert dict(done.skipped) == {
         "frozen": "frozen",
         "own": "not known to be linear in one kernel",
         "lora": "not known to be linear in one kernel",
@@ -321,7 +319,7 @@ def test_subclasses_frozen_and_tied(rng):
     }
     # One number for the layer can be folded into any bias.
     done = kx.calibrate(model, x, per="layer", layers="part")
-    assert not done.left_alone
+    assert not done.skipped
     below = keras.Sequential(model.layers[:-1])
     y = np.asarray(part(below(x)))
     assert y.var() == pytest.approx(1, rel=1e-4)
@@ -338,7 +336,7 @@ def test_a_kernel_that_two_layers_share_is_left_alone(rng):
 
     model = keras.Sequential([keras.Input((8,)), first, Tied(8, name="second")])
     done = kx.calibrate(model, rng.standard_normal((40, 8), np.float32))
-    assert dict(done.left_alone) == {
+    assert dict(done.skipped) == {
         name: "shares its weights with another layer"
         for name in ("first", "second")
     }
@@ -349,7 +347,7 @@ def test_a_bias_along_other_axes_does_not_fit(rng):
     layer = L.EinsumDense("abc,cde->abde", (3, 2, 3), bias_axes="bd")
     model = keras.Sequential([keras.Input((3, 4)), layer])
     done = kx.calibrate(model, rng.standard_normal((60, 3, 4), np.float32))
-    assert dict(done.left_alone) == {
+    assert dict(done.skipped) == {
         layer.name: "its bias is not one for each unit"
     }
 
@@ -358,7 +356,7 @@ def test_a_frozen_bias_is_not_overwritten(rng):
     model = dense_net(2, 8)
     model.layers[0].bias.trainable = False
     done = kx.calibrate(model, rng.standard_normal((60, 8), np.float32))
-    assert dict(done.left_alone) == {model.layers[0].name: "frozen"}
+    assert dict(done.skipped) == {model.layers[0].name: "frozen"}
 
 
 @pytest.mark.parametrize("batch_size", [None, 100])
@@ -377,8 +375,8 @@ def test_what_float16_cannot_hold_is_left_alone(policy, rng):
     policy("float16")
     model = dense_net(1, 16)
     x = 1e-3 * rng.standard_normal((200, 16)).astype(np.float16)
-    done = kx.calibrate(model, x, target=1e12)
-    assert set(done.left_alone.values()) == {"too large for its dtype"}
+    done = kx.calibrate(model, x, target_variance=1e12)
+    assert set(done.skipped.values()) == {"too large for its dtype"}
     assert np.isfinite(np.asarray(model.layers[0].kernel, np.float32)).all()
 
 
@@ -400,7 +398,7 @@ def test_a_layer_that_is_not_found_is_left_alone(rng):
     x = rng.standard_normal((60, 8), np.float32)
     model(x)
     done = kx.calibrate(model, x)
-    assert list(done.left_alone) == ["hidden"]
+    assert list(done.skipped) == ["hidden"]
     head = model.head(model.box.layer(x))
     assert np.allclose(np.var(head, axis=0), 1, atol=1e-4)
 
@@ -419,9 +417,9 @@ def test_a_subclassed_functional_model_is_walked_whole(rng):
     x = rng.standard_normal((60, 8), np.float32)
     model(x)
     done = kx.calibrate(model, x)
-    assert not done.left_alone
+    assert not done.skipped
     assert np.allclose(np.var(model(x), axis=0), 1, atol=1e-4)
-    drawn = kx.initialize(model, "he_normal", seed=1).drawn
+    drawn = kx.initialize(model, "he_normal", seed=1).initialized
     assert "extra/kernel" in {row.name for row in drawn}
 
 
@@ -495,7 +493,7 @@ def test_a_picked_layer_is_calibrated_before_a_normalization(rng):
     )
     x = rng.standard_normal((60, 8), np.float32)
     done = kx.calibrate(model, x, layers="d")
-    assert not done.left_alone
+    assert not done.skipped
 
 
 def test_constant_units_are_left_as_they_are(rng):
@@ -581,10 +579,21 @@ def test_an_exception_on_the_way_changes_nothing(rng):
 
 BAD = {
     "per": (dict(per="channel"), 'per must be "unit" or "layer"'),
-    "target": (dict(target=0), "target must be a number > 0"),
+    "target_variance": (
+        dict(target_variance=0),
+        "target_variance must be a number > 0",
+    ),
     "layers": (dict(layers="none"), "must pick"),
     "batch_size": (dict(batch_size=0), "batch_size must be"),
 }
+
+
+def test_progress(capsys, rng):
+    x = rng.standard_normal((50, 8), np.float32)
+    kx.calibrate(dense_net(3, 8), x, verbose=1)
+    assert "3/Unknown" in capsys.readouterr().out
+    kx.calibrate(dense_net(3, 8), x)
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -622,9 +631,7 @@ def test_layers_of_ones_own_are_listed(rng):
 
     model = keras.Sequential([keras.Input((8,)), Mix(name="mix"), L.Dense(4)])
     done = kx.calibrate(model, rng.standard_normal((60, 8), np.float32))
-    assert dict(done.left_alone) == {
-        "mix": "not known to be linear in one kernel"
-    }
+    assert dict(done.skipped) == {"mix": "not known to be linear in one kernel"}
 
 
 def test_notes(rng):
@@ -655,9 +662,9 @@ def test_a_calibration_is_kept_whole(rng, tmp_path):
     done.save(tmp_path / "done.json")
     again = kx.Calibration.load(tmp_path / "done.json")
     assert again == done
-    assert dict(again.left_alone) == dict(done.left_alone)
+    assert dict(again.skipped) == dict(done.skipped)
     assert dict(again.notes) == dict(done.notes)
-    assert "<p>Left alone: embed: embedding</p>" in done._repr_html_()
+    assert "<p>Skipped: embed: embedding</p>" in done._repr_html_()
     assert repr(done).startswith("<Calibration of ")
     with pytest.raises(ValueError, match="A Calibration is read"):
         kx.Calibration.from_dict({})
@@ -687,5 +694,5 @@ def test_applications(name, rng):
     images = rng.random((8, 64, 64, 3), np.float32)
     done = kx.calibrate(model, images, training=True)
     assert np.isfinite(done.total).all()
-    assert set(done.left_alone.values()) <= {"followed by a normalization"}
-    assert len(done.left_alone) < len(done)
+    assert set(done.skipped.values()) <= {"followed by a normalization"}
+    assert len(done.skipped) < len(done)

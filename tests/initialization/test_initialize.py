@@ -96,7 +96,7 @@ def test_each_map_is_orthogonal(name, dtype, policy):
     found = [
         singular_values(weight, geometry)
         for weight, geometry in zip(layer.weights, kinds.values(), strict=True)
-        if geometry.factored
+        if geometry.split_shape
     ]
     assert found
     for values in found:
@@ -172,6 +172,21 @@ def test_same_in_another_process():
     assert printed.split()[-1] == here.hexdigest()
 
 
+def test_a_fresh_seed_by_default():
+    keras.utils.set_random_seed(3)
+    first, again = named("a", "b"), named("a", "b")
+    done = kx.initialize(first, "he_normal")
+    assert f"Seed: {done.seed}" in str(done)
+    assert f"Seed: {done.seed}" in done._repr_html_()
+    assert kx.initialize(again, "he_normal").seed != done.seed
+    assert not np.array_equal(first.get_weights()[0], again.get_weights()[0])
+    kx.initialize(again, "he_normal", seed=done.seed)
+    assert np.array_equal(first.get_weights()[0], again.get_weights()[0])
+    keras.utils.set_random_seed(3)
+    named("a", "b"), named("a", "b")
+    assert kx.initialize(again, "he_normal").seed == done.seed
+
+
 def named(*names):
     return keras.Sequential(
         [keras.Input((8,)), *(L.Dense(8, name=name) for name in names)]
@@ -196,7 +211,7 @@ def test_no_two_weights_are_equal():
         [keras.Input((8,)), *(L.Dense(8) for _ in range(300))]
     )
     done = kx.initialize(model, kx.initializers.AlphaStable(1.5), seed=9)
-    seeds = [row.seed for row in done.drawn if row.seed is not None]
+    seeds = [row.seed for row in done.initialized if row.seed is not None]
     assert len(seeds) == len(set(seeds)) == 300
     sums = {float(w.sum()) for w in model.get_weights() if w.ndim == 2}
     assert len(sums) == 300
@@ -223,8 +238,8 @@ def test_what_each_role_becomes():
         ]
     )
     model.set_weights([w + 3 for w in model.get_weights()])
-    done = kx.initialize(model, "he_normal", seed=1, biases="zeros")
-    assert not done.left_alone
+    done = kx.initialize(model, "he_normal", seed=1, bias_initializer="zeros")
+    assert not done.skipped
     norm = model.get_layer("norm")
     for weight, value in (
         (norm.gamma, 1),
@@ -242,10 +257,10 @@ def test_biases():
     layer = L.Dense(4)
     layer.build((None, 3))
     layer.bias.assign([1, 2, 3, 4])
-    done = kx.initialize(layer, "he_normal", seed=1, biases=None)
+    done = kx.initialize(layer, "he_normal", seed=1, bias_initializer=None)
     assert np.array_equal(layer.bias, [1, 2, 3, 4])
-    assert [row.role for row in done.left_alone] == ["bias"]
-    kx.initialize(layer, "he_normal", seed=1, biases="random_normal")
+    assert [row.role for row in done.skipped] == ["bias"]
+    kx.initialize(layer, "he_normal", seed=1, bias_initializer="random_normal")
     assert np.std(layer.bias) > 0
 
 
@@ -265,7 +280,7 @@ def test_left_alone_and_listed():
     lora.enable_lora(2)
     before = {w.path: np.asarray(w) for w in model.weights}
     done = kx.initialize(model, "he_normal", seed=1)
-    reasons = {row.name: row.left for row in done.left_alone}
+    reasons = {row.name: row.skipped for row in done.skipped}
     assert reasons == {
         "odd:0/w": "unknown: see register_geometry",
         "frozen/kernel": "frozen",
@@ -284,7 +299,7 @@ def test_left_alone_and_listed():
     assert "unknown: see register_geometry" in str(done)
     assert "<table>" in done._repr_html_()
     assert repr(done) == (
-        "<Initialization of 9 weights: 2 drawn, 7 left alone>"
+        "<Initialization of 9 weights: 2 initialized, 7 skipped>"
     )
 
 
@@ -294,12 +309,12 @@ def test_layers_pick_all_that_is_inside():
     done = kx.initialize(
         model, "he_normal", seed=1, layers=[L.MultiHeadAttention, "head"]
     )
-    drawn = {row.name.split("/")[0] for row in done.drawn}
+    drawn = {row.name.split("/")[0] for row in done.initialized}
     assert drawn == {"attend", "head"}
     for weight, old, row in zip(
         model.get_weights(), before, done.rows, strict=True
     ):
-        if row.left:
+        if row.skipped:
             assert np.array_equal(weight, old)
 
 
@@ -312,7 +327,7 @@ def test_a_function_of_the_layer():
         return None if index == 1 else process.at(index)
 
     done = kx.initialize(model, choose, seed=1)
-    assert [row.name for row in done.left_alone] == ["b/kernel"]
+    assert [row.name for row in done.skipped] == ["b/kernel"]
     for index, name in ((0, "a"), (2, "c")):
         expected = process.at(index)((8, 8))
         assert np.array_equal(model.get_layer(name).kernel, expected)
@@ -377,7 +392,7 @@ def test_built_initializers_stay_what_they_are():
             4, dense.index(layer), peaks=[0.3, 0.4, 0.5, 0.6, 0.5]
         )
 
-    kx.initialize(again, choose, seed=1, biases=None)
+    kx.initialize(again, choose, seed=1, bias_initializer=None)
     for a, b in zip(built.get_weights(), again.get_weights(), strict=True):
         if a.ndim == 2:
             assert np.array_equal(a, b)
@@ -510,8 +525,8 @@ def test_quantized_layers_are_left_alone_whole():
     model.get_layer("a").bias.assign(np.ones(8))
     model.get_layer("a").quantize("int8")
     done = kx.initialize(model, "he_normal", seed=1)
-    assert {row.left for row in done.left_alone} == {"quantized"}
-    assert {row.name.split("/")[0] for row in done.left_alone} == {"a"}
+    assert {row.skipped for row in done.skipped} == {"quantized"}
+    assert {row.name.split("/")[0] for row in done.skipped} == {"a"}
     assert (np.asarray(model.get_layer("a").bias) == 1).all()
 
 
@@ -528,7 +543,7 @@ def test_by_role():
     values = singular_values(layer.cell.recurrent_kernel, kinds[0])
     assert np.allclose(values, 1, atol=1e-5)
     done = kx.initialize(layer, lambda _: {"kernel": "zeros"}, seed=1)
-    assert [row.left for row in done.left_alone] == ["not asked for"]
+    assert [row.skipped for row in done.skipped] == ["not asked for"]
 
 
 def test_an_initializer_that_takes_no_seed_is_told_of():
@@ -557,7 +572,7 @@ def test_statistics_of_a_frozen_normalization_are_left_alone():
     norm.moving_mean.assign(np.ones(4))
     norm.trainable = False
     done = kx.initialize(norm, "he_normal", seed=1)
-    assert {row.left for row in done.rows} == {"frozen"}
+    assert {row.skipped for row in done.rows} == {"frozen"}
     assert (np.asarray(norm.moving_mean) == 1).all()
 
 
@@ -576,16 +591,16 @@ def test_layers_that_are_not_built_are_listed():
     model = Two()
     model(np.ones((2, 3)))
     done = kx.initialize(model, "he_normal", seed=1)
-    assert [(r.name, r.left) for r in done.left_alone] == [
+    assert [(r.name, r.skipped) for r in done.skipped] == [
         ("later", "not built")
     ]
 
 
 def test_the_model_itself_and_shown_names_pick():
     model = keras.Sequential([keras.Input((8,)), L.Dense(8), L.Dense(8)])
-    assert not kx.initialize(model, "zeros", seed=1, layers=model).left_alone
+    assert not kx.initialize(model, "zeros", seed=1, layers=model).skipped
     done = kx.initialize(model, "zeros", seed=1, layers="dense:1")
-    assert {row.name for row in done.drawn} == {
+    assert {row.name for row in done.initialized} == {
         "dense:1/kernel",
         "dense:1/bias",
     }
@@ -624,7 +639,10 @@ BAD = {
     ),
     "answer": (dict(initializer=lambda layer: 3, seed=1), "initializer must"),
     "role": (dict(initializer={"kernels": "zeros"}, seed=1), "have roles"),
-    "biases": (dict(initializer="zeros", seed=1, biases=3), "biases must be"),
+    "bias_initializer": (
+        dict(initializer="zeros", seed=1, bias_initializer=3),
+        "bias_initializer must be",
+    ),
     "layer": (dict(initializer="zeros", seed=1, layers="z"), "must pick"),
     "refusal": (
         dict(initializer=keras.initializers.STFT(), seed=1),
@@ -684,7 +702,7 @@ def test_applications_hold_nothing_unknown(name):
     make = getattr(keras.applications, name)
     model = make(weights=None, input_shape=APPLICATIONS[name], classes=10)
     done = kx.initialize(model, "he_normal", seed=1)
-    assert {row.left for row in done.left_alone} <= {"not drawn"}
+    assert {row.skipped for row in done.skipped} <= {"not drawn"}
     image = np.random.default_rng(0).random((2, *APPLICATIONS[name]))
     profile = kx.measure(model, image)
     assert np.isfinite(profile.total).all()

@@ -66,7 +66,11 @@ def test_maps_and_fans(case):
 
 def test_matrices_and_back():
     geometry = kx.inspection.Geometry(
-        "kernel", (3, 2, 4, 5), maps=(2,), inputs=(0, 3), outputs=(1,)
+        "kernel",
+        (3, 2, 4, 5),
+        batch_axes=(2,),
+        input_axes=(0, 3),
+        output_axes=(1,),
     )
     weight = np.arange(120.0).reshape(3, 8, 5)
     matrices = kx.inspection.to_matrices(weight, geometry)
