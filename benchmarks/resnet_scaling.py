@@ -38,7 +38,8 @@ from shown import axes, save, show
 
 from keras_initx import theory
 from keras_initx.initializers import DepthProcess
-from keras_initx.theory import fractional_noise, smooth_noise
+from keras_initx.theory import fractional_process, smooth_process
+from keras_initx.theory.residual.depth_processes import DepthSpectrum
 
 WIDTH = 40
 DEPTHS = (10, 27, 77, 215, 599, 1000)
@@ -93,7 +94,7 @@ def _norm(h: np.ndarray) -> np.ndarray:
     return top[:, 0] * np.linalg.norm(h / safe, axis=1)
 
 
-def drawn(process: theory.depth.DepthSpectrum, rng, width: int = WIDTH):
+def drawn(process: DepthSpectrum, rng, width: int = WIDTH):
     """Independent v and w of one net."""
     paths = process.sample(2 * width**2, rng)
     paths = paths.reshape(process.depth, 2, width, width)
@@ -105,7 +106,7 @@ def drawn(process: theory.depth.DepthSpectrum, rng, width: int = WIDTH):
 
 @functools.cache
 def against_depth(
-    law: Callable[[int], theory.depth.DepthSpectrum],
+    law: Callable[[int], DepthSpectrum],
     betas: tuple[float, ...],
     nets: int = 50,
 ) -> np.ndarray:
@@ -122,8 +123,8 @@ def against_depth(
     return found
 
 
-def _white(depth: int) -> theory.depth.DepthSpectrum:
-    return fractional_noise(depth, 0.5)
+def _white(depth: int) -> DepthSpectrum:
+    return fractional_process(depth, 0.5)
 
 
 def _figure_of_depth(
@@ -171,11 +172,11 @@ def figure3(out: Path | None) -> None:
 
 
 def figure4(out: Path | None) -> None:
-    _figure_of_depth(0, smooth_noise, (0.5, 1.0, 2.0), None, "figure4", out)
+    _figure_of_depth(0, smooth_process, (0.5, 1.0, 2.0), None, "figure4", out)
 
 
 def figure5(out: Path | None) -> None:
-    _figure_of_depth(1, smooth_noise, (0.5, 1.0, 2.0), None, "figure5", out)
+    _figure_of_depth(1, smooth_process, (0.5, 1.0, 2.0), None, "figure5", out)
 
 
 def figure2(out: Path | None, nets: int = 10_000) -> None:
@@ -241,7 +242,7 @@ def figure7(out: Path | None, nets: int = 5, inputs: int = 10) -> None:
     rng = np.random.default_rng(SEED)
     found = np.empty((2, len(hursts), nets, len(betas)))
     for i in track(range(len(hursts)), "hurst"):
-        process = fractional_noise(depth, hursts[i])
+        process = fractional_process(depth, hursts[i])
         for n in range(nets):
             v, w = drawn(process, rng)
             x = rng.standard_normal((inputs, WIDTH))
@@ -372,7 +373,7 @@ def orders(out: Path | None, nets: int = 20) -> None:
     width, finest = 20, 4096
     depths = 2 ** np.arange(4, 10)
     rng = np.random.default_rng(SEED)
-    kinds = {"white, beta 1/2": _white, "smooth, beta 1": smooth_noise}
+    kinds = {"white, beta 1/2": _white, "smooth, beta 1": smooth_process}
     errors = {kind: np.empty((nets, len(depths))) for kind in kinds}
     for kind, law in kinds.items():
         for n in track(range(nets), kind):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initx.theory.mean_field.activations import check_int
+from keras_initx.validation import check_int
 
 __all__ = ["BlockDiagonal"]
 

@@ -22,7 +22,7 @@ from keras_initx.measurement.measure import (
     require_tensorflow,
 )
 from keras_initx.measurement.moments import all_finite
-from keras_initx.theory.mean_field.activations import is_real
+from keras_initx.validation import is_real
 
 
 def calibrate(

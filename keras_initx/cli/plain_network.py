@@ -62,7 +62,7 @@ def plain_network(
 
     Without `initializer` the first layer keeps the mean square of its input
     and the others the variance of the pre-activations: weights are normal of
-    variance 1/fan_in, then critical_gain/fan_in. Set `keras`'s random seed to
+    variance 1/fan_in, then critical_scale/fan_in. Set `keras`'s random seed to
     get the same network again; no two layers are equal.
 
     Raises:
@@ -79,7 +79,7 @@ def plain_network(
     def kernel(layer: int) -> keras.Initializer:
         if initializer is not None:
             return named_initializer(initializer)
-        gain = theory.critical_gain(activation) if layer else 1.0
+        gain = theory.critical_scale(activation) if layer else 1.0
         return keras.initializers.VarianceScaling(
             gain, mode="fan_in", distribution="untruncated_normal"
         )

@@ -127,9 +127,12 @@ class AlphaStable(FanInInitializer):
             self.stability,
             fan_in,
             self.activation,
-            preserve=self.preserve,
-            keep_rate=self.keep_rate,
-            **given(negative_slope=self.negative_slope, bounds=self.bounds),
+            order=self.preserve,
+            dropout_rate=1 - self.keep_rate,
+            **given(
+                negative_slope=self.negative_slope,
+                negative_slope_range=self.bounds,
+            ),
         )
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.initializers.base import FanInInitializer
-from keras_initx.theory.mean_field.activations import is_real
+from keras_initx.validation import is_real
 
 # Beyond, float32 has no weights left.
 _LARGEST = 1e30

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_initx import theory
 from keras_initx.initializers.base import FanInInitializer, is_int, plain
 from keras_initx.initializers.paths import PathCache, Paths, generator
-from keras_initx.theory.mean_field.activations import is_real
+from keras_initx.validation import is_real
 
 _LENGTH_SCALE = 0.1
 _KINDS = ("white", "smooth", "fractional")
@@ -43,7 +43,7 @@ class DepthProcess:
 
     The last column is the scale of a residual branch with one matrix at which
     a deep network neither explodes nor stays the identity; of a hurst below
-    1/4 see `theory.critical_beta`.
+    1/4 see `theory.critical_exponent`.
 
     All initializers of one process see the same paths, whoever is called first
     and in whatever order, in this process or after loading. They hold no state
@@ -61,7 +61,7 @@ class DepthProcess:
             by default.
         hurst: Of "fractional", which needs it, in (0, 1]. At 1/2 it is white;
             at 1 all layers have the same weights.
-        gain: As `theory.critical_gain` has it, from 1e-30 to 1e30: 1 for a
+        gain: As `theory.critical_scale` has it, from 1e-30 to 1e30: 1 for a
             branch that is scaled down, 2 for He's weights.
         seed: None, which draws one from the generator that
             `keras.utils.set_random_seed` sets, or an int.
@@ -79,7 +79,7 @@ class DepthProcess:
 
     Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
     arXiv:2206.06929. Smooth weights are the values of the process, as in their
-    later code; fractional ones are exact, see `theory.fractional_noise`.
+    later code; fractional ones are exact, see `theory.fractional_process`.
     """
 
     def __init__(

@@ -100,8 +100,11 @@ class FractionalMoment(FanInInitializer):
             self.s,
             fan_in,
             self.activation,
-            keep_rate=self.keep_rate,
-            **given(negative_slope=self.negative_slope, bounds=self.bounds),
+            dropout_rate=1 - self.keep_rate,
+            **given(
+                negative_slope=self.negative_slope,
+                negative_slope_range=self.bounds,
+            ),
         )
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:

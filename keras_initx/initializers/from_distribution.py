@@ -29,7 +29,7 @@ class FromDistribution(FanInInitializer):
         preserve="variance"    w = sqrt(gain / fan_in) z / stddev(z)
         preserve=None          w = z
 
-    where gain = `theory.critical_gain(activation)`: sums of fan_in terms w x
+    where gain = `theory.critical_scale(activation)`: sums of fan_in terms w x
     then have the variance of pre-activations that the layer before had.
 
     Only scale is touched. `preserve="variance"` therefore asks for a mean of
@@ -43,7 +43,7 @@ class FromDistribution(FanInInitializer):
             are read once, as plain numbers; so are distributions among them,
             as in `MixtureSameFamily`.
         preserve: "variance", or None to leave the scale as it is.
-        activation: Of the layer before, a name that `theory.critical_gain`
+        activation: Of the layer before, a name that `theory.critical_scale`
             knows; not used if `preserve` is None.
         negative_slope: Of "leaky_relu"; by default 0.2, as in
             `keras.activations.leaky_relu` (`keras.layers.LeakyReLU` has 0.3).
@@ -106,7 +106,7 @@ class FromDistribution(FanInInitializer):
                 "activation must be a name, which a saved model can hold. "
                 f"Received: activation={activation!r}"
             )
-        self._gain = theory.critical_gain(
+        self._gain = theory.critical_scale(
             activation, **given(negative_slope=negative_slope)
         )
         self.distribution = copy.deepcopy(distribution)

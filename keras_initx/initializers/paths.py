@@ -48,8 +48,8 @@ def generator(seed: int, *key: int) -> np.random.Generator:
 @functools.lru_cache(maxsize=8)
 def _spectrum(kind: str, depth: int, parameter: float) -> DepthSpectrum:
     laws = {
-        "smooth": theory.smooth_noise,
-        "fractional": theory.fractional_noise,
+        "smooth": theory.smooth_process,
+        "fractional": theory.fractional_process,
     }
     return laws[kind](depth, parameter)
 

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.initializers.base import cast_finite, check_dtype, is_int
-from keras_initx.theory.mean_field.activations import check_int
 from keras_initx.theory.triangle_waves.peaks import (
     check_family,
     peaks_of,
@@ -22,6 +21,7 @@ from keras_initx.theory.triangle_waves.weights import (
     random_projection,
     triangle_wave_weights,
 )
+from keras_initx.validation import check_int
 
 
 class _TriangleWave(keras.initializers.Initializer):

@@ -8,7 +8,7 @@ import keras
 
 from keras_initx import theory
 from keras_initx.inspection.geometry import Geometry, register_geometry
-from keras_initx.theory.mean_field.activations import check_int, is_real
+from keras_initx.validation import check_int, is_real
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_initx.layers.branch_scale import BranchScale
-from keras_initx.theory.mean_field.activations import is_real
+from keras_initx.validation import is_real
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_initx.inspection.geometry import Geometry, register_geometry
-from keras_initx.theory.mean_field.activations import is_real
+from keras_initx.validation import is_real
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")

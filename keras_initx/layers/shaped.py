@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx import theory
-from keras_initx.theory.mean_field.activations import check_int, is_real
+from keras_initx.validation import check_int, is_real
 
 
 class _Shaped(keras.layers.Layer):
@@ -200,6 +200,6 @@ def _stretched_gain(activation: Callable[[Any], Any], stretch: float) -> float:
             f"activation={activation!r}, of value {at:g} and slope {slope:g} "
             "at 0"
         )
-    return theory.critical_gain(
+    return theory.critical_scale(
         lambda z: stretch * phi(z / stretch), breakpoints=()
     )

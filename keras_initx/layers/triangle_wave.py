@@ -11,7 +11,6 @@ from scipy import special
 
 from keras_initx.inspection.geometry import Geometry, register_geometry
 from keras_initx.layers.relu_stack import relu_stack
-from keras_initx.theory.mean_field.activations import check_int
 from keras_initx.theory.triangle_waves.curve import triangle_wave_scales
 from keras_initx.theory.triangle_waves.peaks import (
     check_family,
@@ -22,6 +21,7 @@ from keras_initx.theory.triangle_waves.weights import (
     side_by_side,
     triangle_wave_weights,
 )
+from keras_initx.validation import check_int
 
 _SCALES = ("differentiable", "free")
 # Peaks stay this far from 0 and 1, where the next wave would vanish.

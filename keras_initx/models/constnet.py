@@ -6,7 +6,7 @@ import keras
 
 from keras_initx.initializers import CenterAverage
 from keras_initx.models import wide_blocks as wide
-from keras_initx.theory.mean_field.activations import check_int, is_real
+from keras_initx.validation import check_int, is_real
 
 
 def ConstNet(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_initx.initializers import CenterAverage, CenterIdentity
 from keras_initx.layers import ScalarBias
 from keras_initx.models import wide_blocks as wide
-from keras_initx.theory.mean_field.activations import is_real
+from keras_initx.validation import is_real
 
 # Letter of an initialisation string -> what it is, and its share of noise.
 _LETTERS = {

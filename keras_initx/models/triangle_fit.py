@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.layers import TriangleWave
-from keras_initx.theory.mean_field.activations import check_int, is_real
 from keras_initx.theory.triangle_waves.peaks import check_family, numbers
+from keras_initx.validation import check_int, is_real
 
 # Values that vary by less of their size are alike in float32, nearly.
 _LEAST_RANGE = 1e-4

@@ -9,7 +9,7 @@ import keras
 
 from keras_initx.initializers import TriangleWaveBias, TriangleWaveKernel
 from keras_initx.layers.relu_stack import relu_stack
-from keras_initx.theory.mean_field.activations import check_int
+from keras_initx.validation import check_int
 
 
 def triangle_wave_network(

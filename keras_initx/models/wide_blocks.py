@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_initx.theory.mean_field.activations import check_int, is_real
+from keras_initx.validation import check_int, is_real
 
 GROUPS = 3
 

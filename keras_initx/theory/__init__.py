@@ -10,7 +10,7 @@ from keras_initx.theory.mean_field.batch_norm import (
 from keras_initx.theory.mean_field.correlation import (
     asymptotic_sample_variance,
     correlation_map,
-    critical_gain,
+    critical_scale,
     sample_variance_decay,
 )
 from keras_initx.theory.norm_moments.gaussian import (
@@ -30,19 +30,18 @@ from keras_initx.theory.residual.covariance_sde import (
     shaped_variance_drift,
 )
 from keras_initx.theory.residual.depth_processes import (
-    fractional_noise,
     fractional_noise_covariance,
+    fractional_process,
     smooth_covariance,
-    smooth_noise,
+    smooth_process,
 )
 from keras_initx.theory.residual.growth import (
-    critical_beta,
+    critical_exponent,
     residual_growth,
     residual_log_norm,
 )
 from keras_initx.theory.residual.schemes import (
     deepnorm_scale,
-    deepnorm_scales,
     fixup_factor,
     gpt2_residual_std,
     stable_resnet_scale,
@@ -54,31 +53,32 @@ from keras_initx.theory.trained_weights.depth_regularity import (
 )
 from keras_initx.theory.trained_weights.tail_index import tail_index
 from keras_initx.theory.triangle_waves.curve import (
-    best_peaks,
+    fit_peaks,
     triangle_wave,
     triangle_wave_scales,
 )
-from keras_initx.theory.triangle_waves.linear_regions import linear_regions
+from keras_initx.theory.triangle_waves.linear_regions import (
+    count_linear_regions,
+)
 from keras_initx.theory.triangle_waves.weights import triangle_wave_weights
 
 __all__ = [
     "asymptotic_sample_variance",
     "batch_norm_gradient_growth",
     "batch_norm_raw_variance",
-    "best_peaks",
+    "fit_peaks",
     "correlation_map",
-    "critical_beta",
-    "critical_gain",
+    "count_linear_regions",
+    "critical_exponent",
+    "critical_scale",
     "deepnorm_scale",
-    "deepnorm_scales",
     "estimate_hurst",
     "estimate_scaling",
     "fixup_factor",
     "fractional_moment_std",
-    "fractional_noise",
+    "fractional_process",
     "fractional_noise_covariance",
     "gpt2_residual_std",
-    "linear_regions",
     "log_norm_drift_and_variance",
     "neural_covariance_sde",
     "residual_growth",
@@ -87,7 +87,7 @@ __all__ = [
     "shaped_relu_drift",
     "shaped_variance_drift",
     "smooth_covariance",
-    "smooth_noise",
+    "smooth_process",
     "stable_log_moments",
     "stable_moment",
     "stable_resnet_scale",

@@ -12,10 +12,10 @@ import keras_initx as kx
 from keras_initx.initializers.depth_process import _CACHE
 from keras_initx.initializers.paths import PathCache, Paths
 from keras_initx.theory import (
-    fractional_noise,
     fractional_noise_covariance,
+    fractional_process,
     smooth_covariance,
-    smooth_noise,
+    smooth_process,
 )
 
 HURSTS = (0.01, 0.2, 0.5, 0.7, 0.9, 0.97, 0.999, 1.0)
@@ -58,7 +58,7 @@ def test_steps_of_fractional_noise_add_up(hurst):
 @pytest.mark.parametrize("depth", [1, 2, 3, 10, 1000, 10_000])
 @pytest.mark.parametrize("hurst", HURSTS)
 def test_fractional_noise_is_exact(hurst, depth):
-    process = fractional_noise(depth, hurst)
+    process = fractional_process(depth, hurst)
     expected = fractional_noise_covariance(np.arange(depth), hurst)
     np.testing.assert_allclose(covariance(process), expected, atol=1e-12)
     assert (process.variance >= 0).all()
@@ -67,7 +67,7 @@ def test_fractional_noise_is_exact(hurst, depth):
 @pytest.mark.parametrize("depth", [1, 2, 10, 1000, 10_000])
 @pytest.mark.parametrize("length_scale", [1e-4, 0.01, 0.1, 0.3, 1, 10])
 def test_smooth_noise_is_exact(length_scale, depth):
-    process = smooth_noise(depth, length_scale)
+    process = smooth_process(depth, length_scale)
     expected = smooth_covariance(np.arange(depth), depth, length_scale)
     np.testing.assert_allclose(covariance(process), expected, atol=1e-11)
     if depth >= 1000 and length_scale >= 0.1:
@@ -130,7 +130,7 @@ def test_fractional_paths_have_their_covariance(hurst, rng):
     """False alarms below 1e-7; sees a hurst that is off by 0.03."""
     depth = 64
     lags = np.arange(depth)
-    x = fractional_noise(depth, hurst).sample(PATHS, rng)
+    x = fractional_process(depth, hurst).sample(PATHS, rng)
     assert x.dtype == np.float32
     assert x.shape == (depth, PATHS)
 
@@ -150,7 +150,7 @@ def test_a_sampler_with_the_slips_of_the_first_is_seen(rng):
     wrong = published_sampler(depth, 0.97, PATHS, rng)
     assert np.abs(deviations(wrong, factor)).max() > 100 * BAND
     assert np.mean(wrong[0] * wrong[1]) < 0.5
-    ours = fractional_noise(depth, 0.97).sample(PATHS, rng)
+    ours = fractional_process(depth, 0.97).sample(PATHS, rng)
     assert (np.abs(deviations(ours, factor)) < BAND).all()
 
 
@@ -161,7 +161,7 @@ def test_smooth_paths_have_their_covariance(length_scale, rng):
     On layers so far apart that their matrix can be factorised.
     """
     depth, apart = 100, max(1, int(100 * length_scale))
-    x = smooth_noise(depth, length_scale).sample(PATHS, rng)[::apart]
+    x = smooth_process(depth, length_scale).sample(PATHS, rng)[::apart]
 
     def factor(scale):
         g = smooth_covariance(np.arange(0, depth, apart), depth, scale)
@@ -174,9 +174,9 @@ def test_smooth_paths_have_their_covariance(length_scale, rng):
 @pytest.mark.parametrize(
     "process",
     [
-        fractional_noise(300, 0.7),
-        smooth_noise(300, 1.0),
-        smooth_noise(300, 1e-4),
+        fractional_process(300, 0.7),
+        smooth_process(300, 1.0),
+        smooth_process(300, 1e-4),
     ],
     ids=["fractional", "smooth", "rough"],
 )
@@ -198,7 +198,7 @@ def test_both_ways_to_sum_the_series_agree(process, seed):
 
 def test_more_paths_do_not_change_the_first_ones(seed):
     """Whatever is drawn at once: 2^21 numbers are more than one piece."""
-    process = fractional_noise(2000, 0.7)
+    process = fractional_process(2000, 0.7)
     few, many = (
         process.sample(paths, np.random.default_rng(seed), slice(0, 2))
         for paths in (3, 1500)

@@ -345,7 +345,7 @@ def test_a_thousand_branches_grow_as_the_theory_says(rng):
     expected = kx.theory.residual_growth(depth)
     assert expected == pytest.approx(math.exp(0.5), rel=1e-3)
     assert abs(ratio / expected - 1) < band
-    for wrong in ({"beta": 1.0}, {"gain": 2.0}, {"activation": "linear"}):
+    for wrong in ({"exponent": 1.0}, {"scale": 2.0}, {"activation": "linear"}):
         other = kx.theory.residual_growth(depth, **wrong)
         assert abs(other / expected - 1) > 2 * band
 

@@ -169,12 +169,12 @@ def test_matrices_are_the_formula(form, sign, depth, free, rng):
 def test_regions(form, sign, depth, rng):
     for a in rng.uniform(0.05, 0.95, (3, depth + 1)):
         weights = kx.theory.triangle_wave_weights(a, sign, form)
-        assert kx.theory.linear_regions(weights, START[form]) == 2**depth
+        assert kx.theory.count_linear_regions(weights, START[form]) == 2**depth
         # One fewer on the last wave alone: a last peak at 0 switches it off.
         half = 2 * a[0] - 1 if form == "v" else a[0]
-        assert kx.theory.linear_regions(weights, START[form], half) == 2 ** (
-            depth - 1
-        )
+        assert kx.theory.count_linear_regions(
+            weights, START[form], half
+        ) == 2 ** (depth - 1)
 
 
 def exact_regions(weights, low, high):
@@ -216,7 +216,7 @@ def test_regions_of_any_net_are_counted_exactly(sizes, rng):
             for a, b in itertools.pairwise(sizes)
         ]
         expected = exact_regions(weights, -3, 2)
-        assert kx.theory.linear_regions(weights, -3, 2) == expected
+        assert kx.theory.count_linear_regions(weights, -3, 2) == expected
         counts.append(expected)
     assert max(counts) > 1
 
@@ -225,17 +225,17 @@ def test_rounding_makes_no_regions():
     # Two units that bend at one point, but for the last digit.
     one = np.array([[1.0, 3.0]]), np.array([-0.1, -0.3])
     weights = one, (np.ones((2, 1)), np.zeros(1))
-    assert kx.theory.linear_regions(weights) == 2
+    assert kx.theory.count_linear_regions(weights) == 2
     # A bend that the output does not see.
     weights = one, (np.array([[3.0], [-1.0]]), np.zeros(1))
-    assert kx.theory.linear_regions(weights) == 1
+    assert kx.theory.count_linear_regions(weights) == 1
     single = [
         tuple(np.float32(part) for part in layer)
         for layer in kx.theory.triangle_wave_weights(
             np.linspace(0.3, 0.6, 7), 1, "v"
         )
     ]
-    assert kx.theory.linear_regions(single, -1, 1, tolerance=1e-4) == 64
+    assert kx.theory.count_linear_regions(single, -1, 1, tolerance=1e-4) == 64
 
 
 @pytest.mark.parametrize(
@@ -248,10 +248,10 @@ def test_rounding_makes_no_regions():
         (lambda x: np.tanh(3 * x), 1, 2.767e-5),
     ],
 )
-def test_best_peaks(target, sign, mse):
+def test_fit_peaks(target, sign, mse):
     """Against another optimizer's minima, to their last digit."""
     x = np.linspace(0, 1, 500)
-    found = kx.theory.best_peaks(x, target(x), 5, sign, starts=8)
+    found = kx.theory.fit_peaks(x, target(x), 5, sign, starts=8)
     assert found.mse == pytest.approx(mse, rel=1e-3)
     error = kx.theory.triangle_wave(x, found.peaks, sign) - target(x)
     assert found.mse == pytest.approx(np.mean(error**2), rel=1e-12)
@@ -485,7 +485,7 @@ def test_the_network_is_the_formula(form, sign, depth, rng):
     x = grid(form, 101)
     expected = kx.theory.triangle_wave(x, a, sign, form)
     np.testing.assert_allclose(model(x[:, None])[:, 0], expected, atol=1e-12)
-    assert kx.theory.linear_regions(pairs(model), START[form]) == 2**depth
+    assert kx.theory.count_linear_regions(pairs(model), START[form]) == 2**depth
     assert [d.units for d in model.layers] == [4] * depth + [1]
 
 
@@ -581,7 +581,7 @@ def test_fit_reaches_the_curve_in_its_own_units(curve, given, capsys):
     assert [type(d) for d in model.layers] == [keras.layers.Dense] * 4
     rest = model.evaluate(x[:, None], y[:, None], verbose=0) / np.var(y)
     assert rest < 2e-2
-    assert kx.theory.linear_regions(pairs(model), -7, 3) >= 4
+    assert kx.theory.count_linear_regions(pairs(model), -7, 3) >= 4
     assert capsys.readouterr().out == ""
 
 
@@ -635,13 +635,13 @@ def bad_values():
     yield theory.triangle_wave_weights, scales, "scales", free
     yield theory.triangle_wave, curve, "x", [[-0.1], [1.1], [nan], "x"]
     net = [np.ones((1, 2)), np.ones(2)], [np.ones((2, 1)), np.ones(1)]
-    regions = theory.linear_regions, {"weights": net}
+    regions = theory.count_linear_regions, {"weights": net}
     yield *regions, "weights", [[], None, net[::-1], [[np.ones((1, 2))]]]
     yield *regions, "weights", [[[np.full((1, 2), nan), np.ones(2)]]]
     yield *regions, "low", [1.0, nan, -inf, "0"]
     yield *regions, "high", [0.0, inf]
     yield *regions, "tolerance", [-0.1, 1.0, nan, "1"]
-    best = theory.best_peaks, {"x": line, "y": line, "depth": 2}
+    best = theory.fit_peaks, {"x": line, "y": line, "depth": 2}
     yield *best, "depth", [0, 1.5, None, True]
     yield *best, "x", [line + 0.1, [nan] * 9]
     yield *best, "y", [[nan] * 9, "y"]
@@ -719,7 +719,7 @@ SINE = np.sin(2 * np.pi * LINE) + 0.01 * LINE
             lambda: TriangleWave(2, peaks=[HALVES] * 3)(np.ones((1, 2))),
             "one list, or 2",
         ),
-        (lambda: kx.theory.best_peaks(LINE, LINE[1:], 2), "one shape"),
+        (lambda: kx.theory.fit_peaks(LINE, LINE[1:], 2), "one shape"),
         (
             lambda: TriangleWaveKernel(2, 0, seed=1)((1, 6)),
             "multiple of 4",

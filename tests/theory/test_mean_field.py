@@ -234,14 +234,14 @@ def test_slope_at_one_holds_to_the_last_digit(
     )
     first, second = profile.sample_variance
     assert first == 2.0**-53
-    gain = theory.critical_gain(activation, **parameters)
+    gain = theory.critical_scale(activation, **parameters)
     assert second / first == pytest.approx(mean_square_slope * gain, rel=3e-8)
 
 
 def test_indistinguishable_samples_decay_far_below_rounding():
     # Softplus is ordered: each layer multiplies eps by c'(1) = 0.318.
     eps = theory.sample_variance_decay(200, "softplus").sample_variance
-    slope = theory.critical_gain("softplus") * mean(
+    slope = theory.critical_scale("softplus") * mean(
         lambda z: special.expit(z) ** 2
     )
     assert eps[200] < 1e-90
@@ -408,7 +408,7 @@ def test_limits():
 def test_leaky_relu_of_any_slope(rho, slope):
     c = theory.correlation_map(rho, "leaky_relu", negative_slope=slope)
     assert max(rho, -1) - 1e-15 <= c <= 1
-    gain = theory.critical_gain("leaky_relu", negative_slope=slope)
+    gain = theory.critical_scale("leaky_relu", negative_slope=slope)
     assert gain * (1 + slope**2) == pytest.approx(2)
     # Turning the activation around is a change of the sign of its input.
     if slope > 1e-3:
@@ -443,18 +443,18 @@ def test_relu_always_correlates(rho, depth):
 # The gain, and batch normalisation
 
 
-def test_critical_gain():
+def test_critical_scale():
     with pytest.raises(ValueError, match=r"mean square.*which has inf"):
-        theory.critical_gain("leaky_relu", negative_slope=1e200)
-    assert theory.critical_gain() == 2
-    assert theory.critical_gain("linear") == 1
-    assert theory.critical_gain("leaky_relu") == pytest.approx(2 / 1.04)
+        theory.critical_scale("leaky_relu", negative_slope=1e200)
+    assert theory.critical_scale() == 2
+    assert theory.critical_scale("linear") == 1
+    assert theory.critical_scale("leaky_relu") == pytest.approx(2 / 1.04)
     for name, parameters, phi in QUADRATURE + CLOSED:
-        assert theory.critical_gain(name, **parameters) == pytest.approx(
+        assert theory.critical_scale(name, **parameters) == pytest.approx(
             1 / mean(lambda z, phi=phi: phi(z) ** 2), rel=1e-13
         )
-        assert theory.critical_gain(phi) == pytest.approx(
-            theory.critical_gain(name, **parameters), rel=1e-13
+        assert theory.critical_scale(phi) == pytest.approx(
+            theory.critical_scale(name, **parameters), rel=1e-13
         )
 
 
@@ -501,7 +501,7 @@ def test_map_of_a_wide_random_network(name):
     random = np.random.default_rng(5)
     width, depth, rho = 1000, 4, 0.3
     phi = resolve(name, {}).function
-    scale = math.sqrt(theory.critical_gain(name) / width)
+    scale = math.sqrt(theory.critical_scale(name) / width)
     found = []
     for _ in range(4):
         y = random.standard_normal((width, 2))
@@ -631,7 +631,7 @@ def test_activations_are_refused(activation, parameters, message):
         functools.partial(theory.correlation_map, 0.5),
         functools.partial(theory.sample_variance_decay, 2),
         theory.batch_norm_raw_variance,
-        theory.critical_gain,
+        theory.critical_scale,
     ):
         with pytest.raises(ValueError, match=message):
             function(activation, **parameters)
@@ -655,15 +655,15 @@ def test_what_does_not_settle_is_refused(phi):
 @pytest.mark.parametrize("phi", [hard_tanh, lambda z: np.floor(z) + 0.0])
 def test_gain_that_does_not_settle_is_refused(phi):
     with pytest.raises(ValueError, match=r"does not settle.*breakpoints="):
-        theory.critical_gain(phi)
+        theory.critical_scale(phi)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"depth": -1}, ">= 0. Received: depth=-1"),
-        ({"depth": True}, "an int. Received: depth=True"),
-        ({"depth": 2.0}, "an int. Received: depth=2.0"),
+        ({"depth": True}, "an int >= 0. Received: depth=True"),
+        ({"depth": 2.0}, "an int >= 0. Received: depth=2.0"),
         ({"initial_correlation": 1.01}, "Received: initial_correlation=1.01"),
         ({"initial_correlation": np.nan}, "Received: initial_correlation=nan"),
         ({"initial_correlation": [0.1]}, r"Received: initial_corr.*=\[0.1\]"),

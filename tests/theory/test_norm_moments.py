@@ -70,19 +70,19 @@ OTHERS = [
     (
         64,
         "relu",
-        {"keep_rate": 0.9},
+        {"dropout_rate": 0.1},
         "0.170572748 0.169592939 0.168637461 0.167705098",
     ),
     (
         64,
         "relu",
-        {"keep_rate": 0.8},
+        {"dropout_rate": 0.2},
         "0.161231579 0.160162039 0.159123407 0.158113883",
     ),
     (
         64,
         "relu",
-        {"keep_rate": 0.5},
+        {"dropout_rate": 0.5},
         "0.129294816 0.127787892 0.126359002 0.125000000",
     ),
 ]
@@ -113,37 +113,133 @@ DIGITS = [
     (1.5, 1000000, "relu", {}, 0.0014142140043149393),
     (1.999999, 1000000, "linear", {}, 0.00100000000000025),
     (1.999999, 1000000, "relu", {}, 0.0014142135623739789),
-    (0.01, 1, "relu", {"keep_rate": 0.9}, 8.05718042905038e34),
-    (1.0, 1, "relu", {"keep_rate": 0.1}, 2.5066282746310007),
-    (0.01, 64, "relu", {"keep_rate": 0.5}, 0.1308569606111473),
-    (1.0, 64, "relu", {"keep_rate": 0.1}, 0.06393268720978179),
-    (1.999999, 4096, "relu", {"keep_rate": 0.9}, 0.020963137292685334),
+    (0.01, 1, "relu", {"dropout_rate": 0.1}, 8.05718042905038e34),
+    (1.0, 1, "relu", {"dropout_rate": 0.9}, 2.5066282746310007),
+    (0.01, 64, "relu", {"dropout_rate": 0.5}, 0.1308569606111473),
+    (1.0, 64, "relu", {"dropout_rate": 0.9}, 0.06393268720978179),
+    (1.999999, 4096, "relu", {"dropout_rate": 0.1}, 0.020963137292685334),
     (0.01, 1, "leaky_relu", {"negative_slope": 0.01}, 18.267539242900046),
     (1.0, 2, "leaky_relu", {"negative_slope": 3.0}, 0.3866573246238805),
     (1.0, 16, "leaky_relu", {"negative_slope": 0.01}, 0.3681799408194891),
     (1.999999, 16, "leaky_relu", {"negative_slope": 0.5}, 0.31622777328652585),
     (0.01, 64, "leaky_relu", {"negative_slope": 0.2}, 0.17649841242830802),
     (1.0, 64, "leaky_relu", {"negative_slope": -0.7}, 0.14548520051185304),
-    (0.01, 1, "rrelu", {"bounds": (0.125, 1 / 3)}, 3.9791368757382934),
-    (1.0, 1, "rrelu", {"bounds": (0.125, 1 / 3)}, 2.039290799699797),
-    (0.01, 1, "rrelu", {"bounds": (0.0, 1.0)}, 3.0812232046424293),
-    (1.0, 1, "rrelu", {"bounds": (0.0, 1.0)}, 1.671085516420667),
-    (0.01, 1, "rrelu", {"bounds": (-0.5, 0.25)}, 4.873410534331565),
-    (1.0, 1, "rrelu", {"bounds": (-0.5, 0.25)}, 2.0744509859015174),
-    (0.01, 1, "rrelu", {"bounds": (0.3, 0.3)}, 3.418569549710519),
-    (1.0, 1, "rrelu", {"bounds": (0.3, 0.3)}, 1.9281755958700004),
-    (1.0, 2, "rrelu", {"bounds": (0.125, 1 / 3)}, 1.2337424249949793),
-    (1.0, 2, "rrelu", {"bounds": (0.0, 1.0)}, 1.0313932570353204),
-    (1.0, 2, "rrelu", {"bounds": (-0.5, 0.25)}, 1.2393790288447624),
-    (0.5, 64, "rrelu", {"bounds": (0.125, 1 / 3)}, 0.17426804760233827),
-    (1.0, 64, "rrelu", {"bounds": (0.125, 1 / 3)}, 0.17350410589832063),
-    (0.5, 64, "rrelu", {"bounds": (0.0, 1.0)}, 0.15447181821440228),
-    (1.0, 64, "rrelu", {"bounds": (0.0, 1.0)}, 0.15400729275910174),
-    (0.5, 64, "rrelu", {"bounds": (-0.5, 0.25)}, 0.17372513114338328),
-    (1.0, 64, "rrelu", {"bounds": (-0.5, 0.25)}, 0.17297034605992445),
-    (1.0, 100000, "rrelu", {"bounds": (0.125, 1 / 3)}, 0.004351688709106228),
-    (1.0, 100000, "rrelu", {"bounds": (0.0, 1.0)}, 0.0038729981119803693),
-    (1.0, 100000, "rrelu", {"bounds": (-0.5, 0.25)}, 0.00433863280491456),
+    (
+        0.01,
+        1,
+        "rrelu",
+        {"negative_slope_range": (0.125, 1 / 3)},
+        3.9791368757382934,
+    ),
+    (
+        1.0,
+        1,
+        "rrelu",
+        {"negative_slope_range": (0.125, 1 / 3)},
+        2.039290799699797,
+    ),
+    (
+        0.01,
+        1,
+        "rrelu",
+        {"negative_slope_range": (0.0, 1.0)},
+        3.0812232046424293,
+    ),
+    (1.0, 1, "rrelu", {"negative_slope_range": (0.0, 1.0)}, 1.671085516420667),
+    (
+        0.01,
+        1,
+        "rrelu",
+        {"negative_slope_range": (-0.5, 0.25)},
+        4.873410534331565,
+    ),
+    (
+        1.0,
+        1,
+        "rrelu",
+        {"negative_slope_range": (-0.5, 0.25)},
+        2.0744509859015174,
+    ),
+    (0.01, 1, "rrelu", {"negative_slope_range": (0.3, 0.3)}, 3.418569549710519),
+    (1.0, 1, "rrelu", {"negative_slope_range": (0.3, 0.3)}, 1.9281755958700004),
+    (
+        1.0,
+        2,
+        "rrelu",
+        {"negative_slope_range": (0.125, 1 / 3)},
+        1.2337424249949793,
+    ),
+    (1.0, 2, "rrelu", {"negative_slope_range": (0.0, 1.0)}, 1.0313932570353204),
+    (
+        1.0,
+        2,
+        "rrelu",
+        {"negative_slope_range": (-0.5, 0.25)},
+        1.2393790288447624,
+    ),
+    (
+        0.5,
+        64,
+        "rrelu",
+        {"negative_slope_range": (0.125, 1 / 3)},
+        0.17426804760233827,
+    ),
+    (
+        1.0,
+        64,
+        "rrelu",
+        {"negative_slope_range": (0.125, 1 / 3)},
+        0.17350410589832063,
+    ),
+    (
+        0.5,
+        64,
+        "rrelu",
+        {"negative_slope_range": (0.0, 1.0)},
+        0.15447181821440228,
+    ),
+    (
+        1.0,
+        64,
+        "rrelu",
+        {"negative_slope_range": (0.0, 1.0)},
+        0.15400729275910174,
+    ),
+    (
+        0.5,
+        64,
+        "rrelu",
+        {"negative_slope_range": (-0.5, 0.25)},
+        0.17372513114338328,
+    ),
+    (
+        1.0,
+        64,
+        "rrelu",
+        {"negative_slope_range": (-0.5, 0.25)},
+        0.17297034605992445,
+    ),
+    (
+        1.0,
+        100000,
+        "rrelu",
+        {"negative_slope_range": (0.125, 1 / 3)},
+        0.004351688709106228,
+    ),
+    (
+        1.0,
+        100000,
+        "rrelu",
+        {"negative_slope_range": (0.0, 1.0)},
+        0.0038729981119803693,
+    ),
+    (
+        1.0,
+        100000,
+        "rrelu",
+        {"negative_slope_range": (-0.5, 0.25)},
+        0.00433863280491456,
+    ),
 ]
 ACTIVATIONS = [
     ("linear", {}),
@@ -151,9 +247,9 @@ ACTIVATIONS = [
     ("leaky_relu", {}),
     ("leaky_relu", {"negative_slope": -3.0}),
     ("rrelu", {}),
-    ("rrelu", {"bounds": (-0.5, 1.0)}),
-    ("relu", {"keep_rate": 0.7}),
-    ("rrelu", {"keep_rate": 0.3, "bounds": (0.5, 0.75)}),
+    ("rrelu", {"negative_slope_range": (-0.5, 1.0)}),
+    ("relu", {"dropout_rate": 0.3}),
+    ("rrelu", {"dropout_rate": 0.7, "negative_slope_range": (0.5, 0.75)}),
 ]
 NAMES = [f"{name}{list(values.values()) or ''}" for name, values in ACTIVATIONS]
 
@@ -189,16 +285,21 @@ def test_thirty_digits(s, width, name, parameters, wanted):
     assert found == pytest.approx(wanted, rel=1e-12, abs=0)
 
 
-def mean_square(name, keep_rate=1.0, negative_slope=0.2, bounds=(1 / 8, 1 / 3)):
+def mean_square(
+    name,
+    dropout_rate=0.0,
+    negative_slope=0.2,
+    negative_slope_range=(1 / 8, 1 / 3),
+):
     """E phi(z)^2, slope by slope."""
-    low, high = bounds
+    low, high = negative_slope_range
     negative = {
         "linear": 1,
         "relu": 0,
         "leaky_relu": negative_slope**2,
         "rrelu": (low * low + low * high + high * high) / 3,
     }
-    return (1 + negative[name]) / 2 / keep_rate
+    return (1 + negative[name]) / 2 / (1 - dropout_rate)
 
 
 @pytest.mark.parametrize("width", [1, 2, 17, 1000, 10**6])
@@ -288,7 +389,9 @@ def binomial_std(s, width, alive, keep_rate):
 )
 def test_binomial_sum(s, width, keep_rate):
     for name, alive in (("relu", keep_rate / 2), ("linear", keep_rate)):
-        found = fractional_moment_std(s, width, name, keep_rate=keep_rate)
+        found = fractional_moment_std(
+            s, width, name, dropout_rate=1 - keep_rate
+        )
         wanted = binomial_std(s, width, alive, keep_rate)
         # gammaln, of thousands, costs the twin 1e-12, divided by s.
         assert found == pytest.approx(wanted, rel=2e-10)
@@ -330,10 +433,10 @@ def test_drift_and_variance_are_derivatives(name, parameters):
     assert 2 * (first - second) / step == pytest.approx(variance, rel=2e-3)
 
 
-def kappa(name, negative_slope=0.2, bounds=(1 / 8, 1 / 3)):
+def kappa(name, negative_slope=0.2, negative_slope_range=(1 / 8, 1 / 3)):
     """Var[phi^2] / E[phi^2]^2 of a standard normal."""
     if name == "rrelu":
-        low, high = bounds
+        low, high = negative_slope_range
         second = (high**3 - low**3) / (high - low) / 3
         fourth = (high**5 - low**5) / (high - low) / 5
     else:
@@ -344,7 +447,7 @@ def kappa(name, negative_slope=0.2, bounds=(1 / 8, 1 / 3)):
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [case for case in ACTIVATIONS if "keep" not in str(case)],
+    [case for case in ACTIVATIONS if "dropout" not in str(case)],
 )
 @pytest.mark.parametrize("s", [0.1, 1.0, 1.9])
 def test_expansion_in_the_width(name, parameters, s):
@@ -402,7 +505,7 @@ def test_error_of_the_customary_approximation(name, s, width, error):
 def test_limits_of_the_slope(s, width, slope, keep_rate):
     def std(name, **parameters):
         return fractional_moment_std(
-            s, width, name, keep_rate=keep_rate, **parameters
+            s, width, name, dropout_rate=1 - keep_rate, **parameters
         )
 
     same = {"rel": 1e-12, "abs": 0}
@@ -410,7 +513,9 @@ def test_limits_of_the_slope(s, width, slope, keep_rate):
     assert leaky == pytest.approx(
         std("leaky_relu", negative_slope=-slope), **same
     )
-    assert leaky == pytest.approx(std("rrelu", bounds=(slope, slope)), **same)
+    assert leaky == pytest.approx(
+        std("rrelu", negative_slope_range=(slope, slope)), **same
+    )
     # Turned around, z -> -z, it is a leaky relu of slope 1 / a, times a.
     turned = std("leaky_relu", negative_slope=1 / slope)
     assert leaky * slope == pytest.approx(turned, **same)
@@ -418,7 +523,7 @@ def test_limits_of_the_slope(s, width, slope, keep_rate):
     assert relu == pytest.approx(std("relu"), **same)
     linear = std("leaky_relu", negative_slope=-1)
     assert linear == pytest.approx(std("linear"), **same)
-    narrow = std("rrelu", bounds=[slope, slope * (1 + 1e-9)])
+    narrow = std("rrelu", negative_slope_range=[slope, slope * (1 + 1e-9)])
     assert narrow == pytest.approx(leaky, rel=1e-9)
 
 
@@ -461,8 +566,12 @@ def test_slopes_of_any_size():
 def test_units_of_which_none_is_ever_zero():
     # Rounding must not make a chance of it, which a small order would feel.
     for bounds in ((0.0, 1.0), (-0.5, 0.25), (1 / 8, 1 / 3), (-1.0, 1.0)):
-        drift, _ = log_norm_drift_and_variance(1, 1, "rrelu", bounds=bounds)
-        found = fractional_moment_std(1e-14, 1, "rrelu", bounds=bounds)
+        drift, _ = log_norm_drift_and_variance(
+            1, 1, "rrelu", negative_slope_range=bounds
+        )
+        found = fractional_moment_std(
+            1e-14, 1, "rrelu", negative_slope_range=bounds
+        )
         assert found == pytest.approx(math.exp(-drift), rel=1e-12)
 
 
@@ -490,17 +599,22 @@ def test_plain_floats_of_plain_ints():
 
 
 def activate(
-    rng, z, name, keep_rate=1.0, negative_slope=0.2, bounds=(1 / 8, 1 / 3)
+    rng,
+    z,
+    name,
+    dropout_rate=0.0,
+    negative_slope=0.2,
+    negative_slope_range=(1 / 8, 1 / 3),
 ):
     """phi of the definition, slopes and dropout drawn for each unit."""
     slope = {
         "linear": 1.0,
         "relu": 0.0,
         "leaky_relu": negative_slope,
-        "rrelu": rng.uniform(*bounds, z.shape),
+        "rrelu": rng.uniform(*negative_slope_range, z.shape),
     }[name]
-    kept = rng.random(z.shape) < keep_rate
-    return np.where(z > 0, z, slope * z) * kept / keep_rate
+    kept = rng.random(z.shape) >= dropout_rate
+    return np.where(z > 0, z, slope * z) * kept / (1 - dropout_rate)
 
 
 def assert_mean_is(wanted, values):
@@ -592,24 +706,24 @@ def test_log_norm_of_deep_networks(rng):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 64), r"in \(0, 2\]. Received: s=0"),
-        ((-1.0, 64), "Received: s=-1.0"),
-        ((2.0000001, 64), "Received: s=2.0000001"),
-        ((np.nan, 64), "Received: s=nan"),
-        ((True, 64), "Received: s=True"),
-        (("1", 64), "Received: s='1'"),
-        (([1.0], 64), r"Received: s=\[1.0\]"),
+        ((0, 64), r"in \(0, 2\]. Received: order=0"),
+        ((-1.0, 64), "Received: order=-1.0"),
+        ((2.0000001, 64), "Received: order=2.0000001"),
+        ((np.nan, 64), "Received: order=nan"),
+        ((True, 64), "Received: order=True"),
+        (("1", 64), "Received: order='1'"),
+        (([1.0], 64), r"Received: order=\[1.0\]"),
         ((1.0, 0), ">= 1. Received: width=0"),
         ((1.0, -3), ">= 1. Received: width=-3"),
-        ((1.0, 10**400), r"<= 2\^53. Received: width=1000"),
-        ((1.0, 64.0), "an int. Received: width=64.0"),
-        ((1.0, True), "an int. Received: width=True"),
-        ((1.0, None), "an int. Received: width=None"),
+        ((1.0, 10**400), r"from 1 to 2\^53. Received: width=1000"),
+        ((1.0, 64.0), "an int >= 1. Received: width=64.0"),
+        ((1.0, True), "an int >= 1. Received: width=True"),
+        ((1.0, None), "an int >= 1. Received: width=None"),
         ((1.0, 64, "tanh"), "'rrelu'.*Received: activation='tanh'"),
         ((1.0, 64, "swoosh"), "one of.*Received: activation='swoosh'"),
         ((1.0, 64, np.tanh), "'rrelu'.*Received: activation=<ufunc 'tanh'>"),
         ((1.0, 64, None), "Received: activation=None"),
-        ((1e-4, 1), r"range of float64. Received: s=0.0001, width=1"),
+        ((1e-4, 1), r"range of float64. Received: order=0.0001, width=1"),
     ],
 )
 def test_fractional_moment_std_refuses(arguments, message):
@@ -621,25 +735,57 @@ def test_fractional_moment_std_refuses(arguments, message):
     ("name", "parameters", "message"),
     [
         ("relu", {"negative_slope": 0.2}, "accepts none. Received: negative"),
-        ("linear", {"bounds": (0, 1)}, "accepts none. Received: bounds"),
-        ("rrelu", {"negative_slope": 0.2}, "accepts only bounds. Received"),
-        ("leaky_relu", {"bounds": (0, 1)}, "accepts only negative_slope"),
+        (
+            "linear",
+            {"negative_slope_range": (0, 1)},
+            "accepts none. Received: negative_slope_range",
+        ),
+        (
+            "rrelu",
+            {"negative_slope": 0.2},
+            "accepts only negative_slope_range. Received",
+        ),
+        (
+            "leaky_relu",
+            {"negative_slope_range": (0, 1)},
+            "accepts only negative_slope",
+        ),
         ("leaky_relu", {"negative_slope": np.inf}, "Received: negative.*inf"),
         ("leaky_relu", {"negative_slope": 1e200}, r"a slope of 1e\+200"),
         (
             "rrelu",
-            {"bounds": (-1e200, 0)},
+            {"negative_slope_range": (-1e200, 0)},
             "mean square. Received: activ.*rrel",
         ),
-        ("rrelu", {"bounds": (0.4, 0.2)}, r"Received: bounds=\(0.4, 0.2\)"),
-        ("rrelu", {"bounds": (0.4,)}, r"Received: bounds=\(0.4,\)"),
-        ("rrelu", {"bounds": 0.4}, "Received: bounds=0.4"),
-        ("rrelu", {"bounds": (0, np.nan)}, "Received: bounds="),
-        ("rrelu", {"bounds": (False, True)}, "Received: bounds="),
-        ("relu", {"keep_rate": 0}, r"in \(0, 1\]. Received: keep_rate=0"),
-        ("relu", {"keep_rate": 1.1}, "Received: keep_rate=1.1"),
-        ("relu", {"keep_rate": True}, "Received: keep_rate=True"),
-        ("relu", {"keep_rate": None}, "Received: keep_rate=None"),
+        (
+            "rrelu",
+            {"negative_slope_range": (0.4, 0.2)},
+            r"Received: negative_slope_range=\(0.4, 0.2\)",
+        ),
+        (
+            "rrelu",
+            {"negative_slope_range": (0.4,)},
+            r"Received: negative_slope_range=\(0.4,\)",
+        ),
+        (
+            "rrelu",
+            {"negative_slope_range": 0.4},
+            "Received: negative_slope_range=0.4",
+        ),
+        (
+            "rrelu",
+            {"negative_slope_range": (0, np.nan)},
+            "Received: negative_slope_range=",
+        ),
+        (
+            "rrelu",
+            {"negative_slope_range": (False, True)},
+            "Received: negative_slope_range=",
+        ),
+        ("relu", {"dropout_rate": 1}, r"in \[0, 1\). Received: dropout_rate=1"),
+        ("relu", {"dropout_rate": -0.1}, "Received: dropout_rate=-0.1"),
+        ("relu", {"dropout_rate": True}, "Received: dropout_rate=True"),
+        ("relu", {"dropout_rate": None}, "Received: dropout_rate=None"),
     ],
 )
 def test_parameters_are_refused(name, parameters, message):

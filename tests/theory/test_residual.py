@@ -8,20 +8,19 @@ from scipy import integrate, stats
 
 from keras_initx import theory
 from keras_initx.theory import (
-    critical_beta,
+    critical_exponent,
     deepnorm_scale,
-    deepnorm_scales,
     estimate_hurst,
     estimate_scaling,
     fixup_factor,
-    fractional_noise,
+    fractional_process,
     gpt2_residual_std,
     neural_covariance_sde,
     residual_growth,
     residual_log_norm,
     shaped_relu_drift,
     shaped_variance_drift,
-    smooth_noise,
+    smooth_process,
     stable_resnet_scale,
     tfixup_factor,
 )
@@ -55,16 +54,16 @@ def test_growth_of_others():
     assert residual_growth(50, activation="linear") == pytest.approx(
         1.02**50, rel=1e-12
     )
-    assert residual_growth(50, gain=2.0) == pytest.approx(1.02**50, rel=1e-12)
+    assert residual_growth(50, scale=2.0) == pytest.approx(1.02**50, rel=1e-12)
     slope = residual_growth(8, activation="leaky_relu", negative_slope=0.5)
     assert slope == pytest.approx((1 + 0.625 / 8) ** 8, rel=1e-12)
     # At depth 10^6 to the last digits of e^(1/2), less 1/(8 L) of it.
     assert residual_growth(10**6) / math.exp(0.5) == pytest.approx(
         1 - 1 / 8e6, rel=1e-12
     )
-    assert residual_growth(10**6, beta=0.0) == math.inf
-    assert residual_growth(1000, beta=-100.0) == math.inf
-    assert residual_log_norm(1000, 10, beta=-400.0) == (math.inf, math.inf)
+    assert residual_growth(10**6, exponent=0.0) == math.inf
+    assert residual_growth(1000, exponent=-100.0) == math.inf
+    assert residual_log_norm(1000, 10, exponent=-400.0) == (math.inf, math.inf)
 
 
 def nets(rng, depth, width, beta, count, matrices):
@@ -138,8 +137,8 @@ def test_narrow_nets_grow_exactly_with_two_matrices(rng):
         ),
     ],
 )
-def test_critical_beta(given, beta):
-    assert critical_beta(**given) == pytest.approx(beta, rel=1e-12)
+def test_critical_exponent(given, beta):
+    assert critical_exponent(**given) == pytest.approx(beta, rel=1e-12)
 
 
 @pytest.mark.parametrize("hurst", [0.3, 0.7])
@@ -156,7 +155,7 @@ def test_fractional_weights_balance_at_their_hurst(hurst, rng):
     def exponent(beta):
         moved = []
         for depth in depths:
-            law = fractional_noise(depth, hurst)
+            law = fractional_process(depth, hurst)
             w = law.sample(count * width**2, rng)
             w = w.reshape(depth, count, width, width)
             start = h = rng.standard_normal((count, width, 1))
@@ -167,7 +166,7 @@ def test_fractional_weights_balance_at_their_hurst(hurst, rng):
             moved.append(np.median(size / np.linalg.norm(start, axis=1)))
         return np.log(moved[1] / moved[0]) / np.log(depths[1] / depths[0])
 
-    assert abs(exponent(critical_beta("fractional", hurst))) < 0.25
+    assert abs(exponent(critical_exponent("fractional", hurst))) < 0.25
     assert exponent(hurst + 0.5) < -0.25
 
 
@@ -181,7 +180,8 @@ def test_numbers_of_the_papers():
     assert tfixup_factor(6, decoder=True) == pytest.approx(0.3689, abs=5e-5)
     assert deepnorm_scale(12) == pytest.approx((2.2134, 0.3195), abs=5e-5)
     assert deepnorm_scale(100) == pytest.approx((3.7606, 0.1880), abs=5e-5)
-    encoder, decoder = deepnorm_scales(12, 6)
+    encoder = deepnorm_scale(12, decoder_blocks=6)
+    decoder = deepnorm_scale(6, encoder_blocks=12)
     size = (12.0**4 * 6) ** 0.0625
     assert encoder == pytest.approx((0.81 * size, 0.87 / size))
     assert decoder == pytest.approx((18**0.25, 72**-0.25))
@@ -286,14 +286,14 @@ def test_variance_drift():
 @pytest.mark.parametrize(("depth", "deviation"), [(32, 0.02), (1000, 0.005)])
 def test_hurst_of_fractional_noise(hurst, depth, deviation, rng):
     """Within 6 deviations: false alarms below 1e-7 for all eight."""
-    w = fractional_noise(depth, hurst).sample(100, rng)
+    w = fractional_process(depth, hurst).sample(100, rng)
     assert abs(estimate_hurst(w).hurst - hurst) < 6 * deviation
 
 
 def test_hurst_of_smooth_and_trended_weights(rng):
-    w = smooth_noise(200).sample(100, rng)
+    w = smooth_process(200).sample(100, rng)
     assert estimate_hurst(w).hurst > 0.99
-    white = fractional_noise(1000, 0.5).sample(400, rng)
+    white = fractional_process(1000, 0.5).sample(400, rng)
     shifted = white + 3 * rng.standard_normal(400)
     raw, without_mean = estimate_hurst(shifted)
     assert raw > 0.9
@@ -313,11 +313,11 @@ DEPTHS = (64, 256, 1024, 4096)
 def test_scaling_of_fractional_weights(hurst, rng):
     """Within 0.05 of the exponents; the measured spread is 0.006 at 100."""
     nets = [
-        fractional_noise(depth, hurst).sample(100, rng) * depth**-hurst
+        fractional_process(depth, hurst).sample(100, rng) * depth**-hurst
         for depth in DEPTHS
     ]
     found = estimate_scaling(nets)
-    assert found.beta == pytest.approx(hurst, abs=0.05)
+    assert found.exponent == pytest.approx(hurst, abs=0.05)
     assert found.root_sum_of_squares == pytest.approx(0.5 - hurst, abs=0.05)
     assert found.quadratic_variation == pytest.approx(1 - 2 * hurst, abs=0.05)
     assert abs(found.increment) < 0.1
@@ -326,16 +326,17 @@ def test_scaling_of_fractional_weights(hurst, rng):
 
 def test_scaling_of_smooth_and_tied_weights(rng):
     nets = [
-        smooth_noise(depth).sample(2000, rng) * depth**-0.3 for depth in DEPTHS
+        smooth_process(depth).sample(2000, rng) * depth**-0.3
+        for depth in DEPTHS
     ]
     found = estimate_scaling(nets)
-    assert found.beta == pytest.approx(0.3, abs=0.05)
+    assert found.exponent == pytest.approx(0.3, abs=0.05)
     assert found.increment == pytest.approx(-1, abs=0.1)
     assert found.quadratic_variation == pytest.approx(-1.6, abs=0.1)
     assert found.limit == "ode"
     tied = [np.ones((depth, 3)) / depth for depth in DEPTHS]
     assert estimate_scaling(tied).limit == "ode"
-    assert estimate_scaling(tied).beta == pytest.approx(1)
+    assert estimate_scaling(tied).exponent == pytest.approx(1)
 
 
 # ---- Bad input -------------------------------------------------------------
@@ -346,21 +347,25 @@ def test_scaling_of_smooth_and_tied_weights(rng):
     [
         (lambda: residual_growth(0), "depth"),
         (lambda: residual_growth(2.5), "depth"),
-        (lambda: residual_growth(10, beta=math.inf), "beta"),
-        (lambda: residual_growth(10, gain=0.0), "gain"),
+        (lambda: residual_growth(10, exponent=math.inf), "exponent"),
+        (lambda: residual_growth(10, scale=0.0), "scale"),
         (lambda: residual_growth(10, activation="rulu"), "activation"),
         (lambda: residual_log_norm(10, 0), "width"),
-        (lambda: critical_beta("brown"), "kind"),
-        (lambda: critical_beta("fractional", 0.0), "hurst"),
-        (lambda: critical_beta(matrices=3), "matrices"),
+        (lambda: critical_exponent("brown"), "kind"),
+        (lambda: critical_exponent("fractional", 0.0), "hurst"),
+        (lambda: critical_exponent(matrices=3), "matrices"),
         (lambda: fixup_factor(0), "branches"),
         (lambda: fixup_factor(3, layers=1), "layers"),
         (lambda: gpt2_residual_std(0), "blocks"),
         (lambda: gpt2_residual_std(2, std=-0.02), "std"),
         (lambda: tfixup_factor(-1), "blocks"),
         (lambda: deepnorm_scale(1.5), "blocks"),
-        (lambda: deepnorm_scales(0, 2), "encoder"),
-        (lambda: deepnorm_scales(2, 0), "decoder"),
+        (lambda: deepnorm_scale(2, encoder_blocks=0), "encoder_blocks"),
+        (lambda: deepnorm_scale(2, decoder_blocks=0), "decoder_blocks"),
+        (
+            lambda: deepnorm_scale(2, encoder_blocks=2, decoder_blocks=2),
+            "at most one",
+        ),
         (lambda: stable_resnet_scale(0), "index"),
         (lambda: shaped_relu_drift(1.1), "correlation"),
         (lambda: neural_covariance_sde(-1.0, 0.3), "time"),
@@ -370,7 +375,7 @@ def test_scaling_of_smooth_and_tied_weights(rng):
         (lambda: neural_covariance_sde(1.0, 0.3, quantiles=[2]), "quantiles"),
         (lambda: neural_covariance_sde(1.0, 0.3, c_plus=math.nan), "c_plus"),
         (lambda: shaped_relu_drift(0.1, c_minus="a"), "c_minus"),
-        (lambda: critical_beta(matrices=True), "matrices"),
+        (lambda: critical_exponent(matrices=True), "matrices"),
         (lambda: shaped_variance_drift("tanh", a=0.0), "a must"),
         (lambda: shaped_variance_drift("softplus"), "slope 1"),
         (lambda: estimate_hurst(np.ones(9)), "weights"),

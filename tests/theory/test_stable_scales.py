@@ -280,7 +280,7 @@ def test_twin(stability):
             width,
             "leaky_relu",
             s,
-            keep_rate=keep_rate,
+            dropout_rate=1 - keep_rate,
             negative_slope=slope,
         )
         assert found == pytest.approx(moment ** (-1 / s), rel=1e-7)
@@ -320,7 +320,7 @@ CASES = [
     ("relu", {}),
     ("leaky_relu", {"negative_slope": -0.01}),
     ("rrelu", {}),
-    ("relu", {"keep_rate": 0.4}),
+    ("relu", {"dropout_rate": 0.6}),
 ]
 
 
@@ -352,7 +352,7 @@ def test_limits_of_the_slope():
         same = {"rel": 1e-12}
         for other in (
             scale("leaky_relu", preserve, negative_slope=-4),
-            scale("rrelu", preserve, bounds=(4, 4)),
+            scale("rrelu", preserve, negative_slope_range=(4, 4)),
             scale("leaky_relu", preserve, negative_slope=0.25) / 4,
         ):
             assert leaky == pytest.approx(other, **same)
@@ -509,7 +509,7 @@ def test_recursion_of_the_cauchy_law():
 def test_recursion_at_stability_two_is_the_gaussian_one():
     # Scale c is N(0, 2 c^2); at the critical gain variance 1 stays.
     for name in ("tanh", "gelu", "relu", "softplus", "linear"):
-        gain = theory.critical_gain(name)
+        gain = theory.critical_scale(name)
         found = stable_scale_recursion(
             3,
             2,
@@ -604,18 +604,18 @@ def test_stability_is_refused(stability):
     ("arguments", "message"),
     [
         ((1.5, 0), ">= 1. Received: width=0"),
-        ((1.5, 2.0), "an int. Received: width=2.0"),
+        ((1.5, 2.0), "an int >= 1. Received: width=2.0"),
         ((1.5, 64, "tanh"), "'rrelu'.*Received: activation='tanh'"),
-        ((1.5, 64, "relu", 1.5), "Received: preserve=1.5, stability=1.5"),
-        ((1.5, 64, "relu", 2), "Received: preserve=2, stability=1.5"),
-        ((2, 64, "relu", 2), "Received: preserve=2, stability=2"),
+        ((1.5, 64, "relu", 1.5), "Received: order=1.5, stability=1.5"),
+        ((1.5, 64, "relu", 2), "Received: order=2, stability=1.5"),
+        ((2, 64, "relu", 2), "Received: order=2, stability=2"),
         ((1.5, 64, "relu", 0), r"'log' or .* in \(0, stability\). Received"),
-        ((1.5, 64, "relu", -0.5), "Received: preserve=-0.5"),
-        ((1.5, 64, "relu", np.nan), "Received: preserve=nan"),
-        ((1.5, 64, "relu", "mean"), "Received: preserve='mean'"),
-        ((1.5, 64, "relu", None), "Received: preserve=None"),
-        ((1.5, 64, "relu", True), "Received: preserve=True"),
-        ((1.5, 64, "relu", np.ones(2)), "Received: preserve=array"),
+        ((1.5, 64, "relu", -0.5), "Received: order=-0.5"),
+        ((1.5, 64, "relu", np.nan), "Received: order=nan"),
+        ((1.5, 64, "relu", "mean"), "Received: order='mean'"),
+        ((1.5, 64, "relu", None), "Received: order=None"),
+        ((1.5, 64, "relu", True), "Received: order=True"),
+        ((1.5, 64, "relu", np.ones(2)), "Received: order=array"),
         ((0.001, 64), "float64. Received: stability=0.001, width=64"),
     ],
 )
@@ -629,12 +629,14 @@ def test_stable_weight_scale_refuses(arguments, message):
     [(1.5, 1.5), (2, 1.5), (-1, 1.5), (np.nan, 1.5), (True, 1.5), ("1", 1.5)],
 )
 def test_stable_moment_refuses(p, stability):
-    with pytest.raises(ValueError, match=f"infinite. Received: p={p!r}"):
+    with pytest.raises(ValueError, match=f"infinite. Received: order={p!r}"):
         stable_moment(p, stability)
 
 
 def test_stable_moment_beyond_float64():
-    with pytest.raises(ValueError, match=r"range of float64. Received: p=500"):
+    with pytest.raises(
+        ValueError, match=r"range of float64. Received: order=500"
+    ):
         stable_moment(500, 2)
 
 
@@ -664,7 +666,7 @@ def test_no_limit_without_a_mean(activation, stability):
     ("arguments", "message"),
     [
         ({"depth": -1}, ">= 0. Received: depth=-1"),
-        ({"depth": 1.0}, "an int. Received: depth=1.0"),
+        ({"depth": 1.0}, "an int >= 0. Received: depth=1.0"),
         ({"stability": 0.04}, r"\[0.05, 2\]. Received: stability=0.04"),
         ({"weight_scale": 0}, "> 0. Received: weight_scale=0"),
         ({"weight_scale": np.inf}, "Received: weight_scale=inf"),

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from keras_initx.validation import is_real
+
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
 
@@ -187,30 +189,6 @@ def check_names(
                 f"As parameters the activation {activation!r} accepts "
                 f"{accepted}. Received: {key}={value!r}"
             )
-
-
-def is_real(value: Any) -> bool:
-    """Whether value is one finite real number; True and False are not."""
-    if isinstance(value, bool) or not isinstance(
-        value, int | float | np.integer | np.floating
-    ):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def check_int(name: str, value: Any, least: int) -> None:
-    """Refuse anything but an int >= least that a float64 can count to."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be an int. Received: {name}={value!r}")
-    if value < least:
-        raise ValueError(
-            f"{name} must be >= {least}. Received: {name}={value!r}"
-        )
-    if value > 2**53:
-        raise ValueError(f"{name} must be <= 2^53. Received: {name}={value!r}")
 
 
 def _check_value(key: str, value: Any, default: bool | float) -> Any:

@@ -25,14 +25,13 @@ from keras_initx.profile import VarianceProfile
 from keras_initx.theory.mean_field.activations import (
     ArrayFunction,
     bend,
-    check_int,
-    is_real,
     resolve,
 )
 from keras_initx.theory.mean_field.quadrature import (
     decorrelation,
     second_moment,
 )
+from keras_initx.validation import check_int, is_real
 
 
 def correlation_map(
@@ -106,7 +105,7 @@ def sample_variance_decay(
 ) -> VarianceProfile:
     """Sample variance at every layer of an infinitely wide critical network.
 
-    Zero biases, weights of variance `critical_gain() / fan_in`, every two
+    Zero biases, weights of variance `critical_scale() / fan_in`, every two
     samples equally correlated. At total variance m^2 + v^2 = 1,
 
         m_l^2 = rho_l,    v_l^2 = 1 - rho_l,    rho_(l+1) = c(rho_l).
@@ -216,7 +215,7 @@ def asymptotic_sample_variance(
     return float(variance) if variance.ndim == 0 else variance
 
 
-def critical_gain(
+def critical_scale(
     activation: str | ArrayFunction = "relu", **parameters: Any
 ) -> float:
     """Gain that keeps the variance of pre-activations at 1.
@@ -238,7 +237,7 @@ def critical_gain(
 
     Example:
 
-    >>> critical_gain("relu"), round(critical_gain("tanh"), 6)
+    >>> critical_scale("relu"), round(critical_scale("tanh"), 6)
     (2.0, 2.536175)
 
     Reference: He et al., ICCV (2015), arXiv:1502.01852, for relu and

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
 
-from keras_initx.theory.mean_field.activations import check_int, is_real
 from keras_initx.theory.norm_moments.piecewise_linear import Slopes, slopes
 from keras_initx.theory.norm_moments.sums import Sum, exponential, sum_of
+from keras_initx.validation import check_int, check_real
+
+
+class LogNormStep(NamedTuple):
+    """Mean and variance of log |phi(W x)| - log |x| for one layer.
+
+    Attributes:
+        drift: float. The mean, in nats a layer.
+        variance: float. The variance, in squared nats a layer.
+    """
+
+    drift: float
+    variance: float
 
 
 def fractional_moment_std(
-    s: float,
+    order: float,
     width: int,
     activation: str = "relu",
     *,
-    keep_rate: float = 1.0,
+    dropout_rate: float = 0.0,
     **parameters: Any,
 ) -> float:
     """Standard deviation of Gaussian weights that keeps the s-th moment.
@@ -43,15 +55,15 @@ def fractional_moment_std(
     of the paper, they agree.
 
     Args:
-        s: Order of the moment, in (0, 2].
+        order: s, the order of the moment, in (0, 2].
         width: Number of units, an int >= 1.
         activation: "linear", "relu", "leaky_relu", or "rrelu", a leaky relu
             whose slope is uniform and redrawn for every unit.
-        keep_rate: Of inverted dropout after the activation, the share of units
-            that are kept, in (0, 1]; the others are 0, and the kept ones are
-            divided by `keep_rate`.
+        dropout_rate: float. Share of the units that an inverted dropout after
+            the activation sets to 0, in [0, 1), as in `keras.layers.Dropout`;
+            the others are divided by 1 - dropout_rate. Defaults to 0.
         **parameters: `negative_slope` of "leaky_relu" (0.2, as Keras's),
-            `bounds` of the slope of "rrelu" ((1/8, 1/3), as in PyTorch).
+            `negative_slope_range` of "rrelu" ((1/8, 1/3), as in PyTorch).
 
     Returns:
         sigma > 0, to a relative accuracy of 1e-12 up to a width of 10^6. Where
@@ -77,13 +89,12 @@ def fractional_moment_std(
     one formula for all, `theory.sums`, is derived here, and so are dropout
     and what is said of widths that differ.
     """
-    if not is_real(s) or not 0 < s <= 2:
-        raise ValueError(f"s must be a number in (0, 2]. Received: s={s!r}")
+    order = check_real("order", order, "(0, 2]")
     check_int("width", width, 1)
-    phi = slopes(activation, keep_rate, parameters)
+    phi = slopes(activation, dropout_rate, parameters)
     root, law = _sum_of_squares(int(width), phi)
-    excess = -law.log_moment(float(s) / 2) / 2
-    return exponential(excess, s=s, width=width) / root
+    excess = -law.log_moment(order / 2) / 2
+    return exponential(excess, order=order, width=width) / root
 
 
 def log_norm_drift_and_variance(
@@ -91,9 +102,9 @@ def log_norm_drift_and_variance(
     width: int,
     activation: str = "relu",
     *,
-    keep_rate: float = 1.0,
+    dropout_rate: float = 0.0,
     **parameters: Any,
-) -> tuple[float, float]:
+) -> LogNormStep:
     """Mean and variance of what a layer of Gaussian weights adds to log |x|.
 
         drift = log(std) + E log |phi(g)|,    variance = Var log |phi(g)|
@@ -111,11 +122,11 @@ def log_norm_drift_and_variance(
         std: Standard deviation of the weights, finite and > 0.
         width: Number of units that come out, an int >= 1.
         activation: As in `fractional_moment_std`.
-        keep_rate: As in `fractional_moment_std`.
+        dropout_rate: As in `fractional_moment_std`.
         **parameters: As in `fractional_moment_std`.
 
     Returns:
-        drift and variance, two floats, to about 1e-14 absolute. With relu or
+        (drift, variance), to about 1e-14 absolute. With relu or
         dropout all units may be 0, for relu with probability 2^-width, and
         x stays 0 from there on; both numbers are given that this did not
         happen.
@@ -134,15 +145,12 @@ def log_norm_drift_and_variance(
     limit law. The two numbers are derived here; for linear they are
     log(std) + (log 2 + psi(width / 2)) / 2 and psi'(width / 2) / 4.
     """
-    if not is_real(std) or std <= 0:
-        raise ValueError(
-            f"std must be a finite number > 0. Received: std={std!r}"
-        )
+    std = check_real("std", std, "(0, inf)")
     check_int("width", width, 1)
-    phi = slopes(activation, keep_rate, parameters)
+    phi = slopes(activation, dropout_rate, parameters)
     root, law = _sum_of_squares(int(width), phi)
     mean, variance = law.log_mean_and_variance()
-    return math.log(float(std) * root) + mean / 2, variance / 4
+    return LogNormStep(math.log(std * root) + mean / 2, variance / 4)
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,15 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_initx.theory.mean_field.activations import (
-    check_names,
-    is_real,
-    resolve,
-)
+from keras_initx.theory.mean_field.activations import check_names, resolve
 from keras_initx.theory.mean_field.quadrature import gauss_legendre
+from keras_initx.validation import check_real, is_real
 
-# In PyTorch the bounds of rrelu by default; Keras has no rrelu.
-_BOUNDS = (1 / 8, 1 / 3)
+# The default range of rrelu in PyTorch; Keras has no rrelu.
+_RANGE = (1 / 8, 1 / 3)
 
 
 @dataclass(frozen=True)
@@ -40,22 +37,18 @@ class Slopes:
 
 
 def slopes(
-    activation: str, keep_rate: float, parameters: Mapping[str, Any]
+    activation: str, dropout_rate: float, parameters: Mapping[str, Any]
 ) -> Slopes:
     """The slopes of a named activation, followed by inverted dropout.
 
     Raises:
         ValueError: As `fractional_moment_std` of its three arguments.
     """
-    if not is_real(keep_rate) or not 0 < keep_rate <= 1:
-        raise ValueError(
-            f"keep_rate must be a number in (0, 1]. "
-            f"Received: keep_rate={keep_rate!r}"
-        )
+    keep_rate = 1 - check_real("dropout_rate", dropout_rate, "[0, 1)")
     if isinstance(activation, str) and activation == "rrelu":
-        check_names(activation, parameters, {"bounds": _BOUNDS})
-        bounds = _check_bounds(parameters.get("bounds", _BOUNDS))
-        negative, weight = _uniform(*bounds)
+        check_names(activation, parameters, {"negative_slope_range": _RANGE})
+        ends = _check_range(parameters.get("negative_slope_range", _RANGE))
+        negative, weight = _uniform(*ends)
     else:
         phi = resolve(activation, parameters)
         if phi.negative_slope is None:
@@ -66,13 +59,12 @@ def slopes(
                 f"Received: activation={activation!r}"
             )
         negative, weight = np.array([abs(phi.negative_slope)]), np.ones(1)
-    keep_rate = float(keep_rate)
     slope = np.append(negative, 1.0) / keep_rate
     if slope.max() > 1e150:
         raise ValueError(
             f"activation must have a finite mean square. "
-            f"Received: activation={activation!r}, keep_rate={keep_rate!r}, "
-            f"which has a slope of {slope.max():.4g}"
+            f"Received: activation={activation!r}, which has a slope of "
+            f"{slope.max():.4g}, dropout_rate={dropout_rate!r}"
         )
     probability = np.append(weight, 1.0) / 2 * keep_rate
     alive = slope > 0
@@ -83,22 +75,22 @@ def slopes(
     )
 
 
-def _check_bounds(bounds: Any) -> tuple[float, float]:
+def _check_range(ends: Any) -> tuple[float, float]:
     if (
-        not isinstance(bounds, tuple | list | np.ndarray)
-        or len(bounds) != 2
-        or not all(is_real(bound) for bound in bounds)
-        or bounds[0] > bounds[1]
+        not isinstance(ends, tuple | list | np.ndarray)
+        or len(ends) != 2
+        or not all(is_real(end) for end in ends)
+        or ends[0] > ends[1]
     ):
         raise ValueError(
-            f"bounds must be two finite numbers, the lower first. "
-            f"Received: bounds={bounds!r}"
+            f"negative_slope_range must be two finite numbers, the lower "
+            f"first. Received: negative_slope_range={ends!r}"
         )
-    return float(bounds[0]), float(bounds[1])
+    return float(ends[0]), float(ends[1])
 
 
 def _uniform(lower: float, upper: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights for |a|, where a is uniform between the bounds.
+    """Points and weights for |a|, where a is uniform between the two ends.
 
     The panels shrink towards 0, where a^s is not smooth.
     """

@@ -8,26 +8,38 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_initx.theory.mean_field.activations import check_int, is_real
 from keras_initx.theory.norm_moments.mellin import (
     laplace_transform,
     tail_constant,
 )
 from keras_initx.theory.norm_moments.piecewise_linear import Slopes, slopes
 from keras_initx.theory.norm_moments.sums import Sum, exponential, sum_of
+from keras_initx.validation import check_int, is_real
+
+
+class LogMoments(NamedTuple):
+    """Mean and variance of log |Z|.
+
+    Attributes:
+        mean: float. E log |Z|.
+        variance: float. Var log |Z|.
+    """
+
+    mean: float
+    variance: float
 
 
 def stable_weight_scale(
     stability: float,
     width: int,
     activation: str = "relu",
-    preserve: str | float = "log",
+    order: str | float = "log",
     *,
-    keep_rate: float = 1.0,
+    dropout_rate: float = 0.0,
     **parameters: Any,
 ) -> float:
     """Scale of symmetric stable weights that keeps a moment of the norm.
@@ -56,10 +68,10 @@ def stable_weight_scale(
             c is `fractional_moment_std`.
         width: Number of units, an int >= 1.
         activation: As in `fractional_moment_std`.
-        preserve: "log", or the order s of the moment, in (0, stability). With
+        order: "log", or the order s of the moment, in (0, stability). With
             relu or dropout all units may be 0; "log" means given that they
             are not, a moment counts the zeros.
-        keep_rate: As in `fractional_moment_std`.
+        dropout_rate: As in `fractional_moment_std`.
         **parameters: As in `fractional_moment_std`.
 
     Returns:
@@ -75,7 +87,7 @@ def stable_weight_scale(
 
     >>> round(stable_weight_scale(1.5, 256), 9)
     0.017170488
-    >>> round(stable_weight_scale(1.5, 256, preserve=0.5), 9)
+    >>> round(stable_weight_scale(1.5, 256, order=0.5), 9)
     0.016171802
 
     Reference: derived here, after the Gaussian case of Gürbüzbalaban & Hu,
@@ -86,24 +98,24 @@ def stable_weight_scale(
     """
     check_stability(stability)
     check_int("width", width, 1)
-    phi = slopes(activation, keep_rate, parameters)
-    log = isinstance(preserve, str) and preserve == "log"
-    if not log and not (is_real(preserve) and 0 < preserve < stability):
+    phi = slopes(activation, dropout_rate, parameters)
+    log = isinstance(order, str) and order == "log"
+    if not log and not (is_real(order) and 0 < order < stability):
         raise ValueError(
-            f"preserve must be 'log' or a number in (0, stability). "
-            f"Received: preserve={preserve!r}, stability={stability!r}"
+            f"order must be 'log' or a number in (0, stability). "
+            f"Received: order={order!r}, stability={stability!r}"
         )
     stability = float(stability)
     law = _sum_of_powers(stability, int(width), phi)
     if log:
         log_power = law.log_mean_and_variance()[0]
     else:
-        log_power = law.log_moment(float(preserve) / stability)
+        log_power = law.log_moment(float(order) / stability)
     return exponential(
         -log_power / stability,
         stability=stability,
         width=width,
-        preserve=preserve,
+        order=order,
     )
 
 
@@ -121,7 +133,7 @@ def _sum_of_powers(stability: float, width: int, phi: Slopes) -> Sum:
     )
 
 
-def stable_moment(p: float, stability: float) -> float:
+def stable_moment(order: float, stability: float) -> float:
     """Moment E |Z|^p of a symmetric stable variable of unit scale.
 
         E |Z|^p = 2^p Gamma((1+p)/2) Gamma(1-p/a) / (sqrt(pi) Gamma(1-p/2))
@@ -129,7 +141,7 @@ def stable_moment(p: float, stability: float) -> float:
     where E exp(i t Z) = exp(-|t|^a). Times scale^p for another scale.
 
     Args:
-        p: Order, > -1, and < stability unless that is 2.
+        order: p, > -1, and < stability unless that is 2.
         stability: a, in (0, 2]. At 2 Z is N(0, 2).
 
     Returns:
@@ -150,19 +162,23 @@ def stable_moment(p: float, stability: float) -> float:
     moments", Proceedings of the IEEE 81 (1993).
     """
     check_stability(stability)
-    if not is_real(p) or p <= -1 or (p >= stability and stability < 2):
+    if (
+        not is_real(order)
+        or order <= -1
+        or (order >= stability and stability < 2)
+    ):
         raise ValueError(
-            f"p must be a number in (-1, stability): beyond, E |Z|^p is "
-            f"infinite. Received: p={p!r}, stability={stability!r}"
+            f"order must be a number in (-1, stability): beyond, E |Z|^order "
+            f"is infinite. Received: order={order!r}, stability={stability!r}"
         )
-    p, stability = float(p), float(stability)
+    p, stability = float(order), float(stability)
     log = p * math.log(2) + math.lgamma((1 + p) / 2) - math.log(math.pi) / 2
     if stability < 2:
         log += math.lgamma(1 - p / stability) - math.lgamma(1 - p / 2)
-    return exponential(log, p=p, stability=stability)
+    return exponential(log, order=order, stability=stability)
 
 
-def stable_log_moments(stability: float) -> tuple[float, float]:
+def stable_log_moments(stability: float) -> LogMoments:
     """Mean and variance of log |Z|, Z symmetric stable of unit scale.
 
         E log |Z| = g (1/a - 1),    Var log |Z| = pi^2/6 (1/a^2 + 1/2)
@@ -175,7 +191,7 @@ def stable_log_moments(stability: float) -> tuple[float, float]:
         stability: a, in (0, 2]. At 2 Z is N(0, 2).
 
     Returns:
-        The mean and the variance, two floats.
+        (mean, variance).
 
     Raises:
         ValueError: `stability` is outside its range.
@@ -194,7 +210,7 @@ def stable_log_moments(stability: float) -> tuple[float, float]:
     stability = float(stability)
     mean = np.euler_gamma * (1 / stability - 1)
     variance = math.pi**2 / 6 * (1 / stability**2 + 0.5)
-    return mean, variance
+    return LogMoments(mean, variance)
 
 
 def stable_tail_constant(stability: float) -> float:

@@ -12,12 +12,11 @@ from scipy.interpolate import make_interp_spline
 from keras_initx.theory.mean_field.activations import (
     Activation,
     ArrayFunction,
-    check_int,
-    is_real,
     resolve,
 )
 from keras_initx.theory.mean_field.quadrature import gauss_legendre
 from keras_initx.theory.norm_moments.mellin import density_of_log, tail_constant
+from keras_initx.validation import check_int, is_real
 
 # Step of the table of the density of log |Z|, which a spline of degree 7
 # fills in to 1e-13.

@@ -13,10 +13,9 @@ import numpy as np
 
 from keras_initx.theory.mean_field.activations import (
     ArrayFunction,
-    check_int,
-    is_real,
     resolve,
 )
+from keras_initx.validation import check_int, is_real
 
 _STEP = 1e-3
 # Around 0, where the derivatives of an activation are taken from a polynomial.

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, special
 
-from keras_initx.theory.mean_field.activations import check_int, is_real
+from keras_initx.validation import check_int, is_real
 
 # From this lag on a series of nine terms is exact, for its powers of 1 / lag^2
 # fall below the last digit; before it, differences of powers are.
@@ -121,7 +121,7 @@ class DepthSpectrum:
 
     Example:
 
-    >>> process = fractional_noise(depth=100, hurst=0.7)
+    >>> process = fractional_process(depth=100, hurst=0.7)
     >>> paths = process.sample(10_000, np.random.default_rng(0))
     >>> paths.shape, round(float((paths[0] * paths[1]).mean()), 1)
     ((100, 10000), 0.3)
@@ -188,7 +188,7 @@ def _spectrum(depth: int, row: np.ndarray) -> DepthSpectrum:
     return DepthSpectrum(depth, period, variance)
 
 
-def fractional_noise(depth: int, hurst: float) -> DepthSpectrum:
+def fractional_process(depth: int, hurst: float) -> DepthSpectrum:
     """Increments of fractional Brownian motion over L layers, of unit variance.
 
         x_k = L^H (B_((k+1)/L) - B_(k/L)),    B of Hurst index H
@@ -212,7 +212,7 @@ def fractional_noise(depth: int, hurst: float) -> DepthSpectrum:
 
     Example:
 
-    >>> tied = fractional_noise(50, hurst=1.0)
+    >>> tied = fractional_process(50, hurst=1.0)
     >>> paths = tied.sample(3, np.random.default_rng(0))
     >>> bool(np.ptp(paths, axis=0).max() < 1e-5)  # the same in all layers
     True
@@ -225,7 +225,7 @@ def fractional_noise(depth: int, hurst: float) -> DepthSpectrum:
     return _spectrum(depth, row)
 
 
-def smooth_noise(depth: int, length_scale: float = 0.1) -> DepthSpectrum:
+def smooth_process(depth: int, length_scale: float = 0.1) -> DepthSpectrum:
     """A smooth process over L layers, of unit variance: its values, not steps.
 
         x_k = X(k / L),    X of the covariance of `smooth_covariance`
@@ -246,7 +246,7 @@ def smooth_noise(depth: int, length_scale: float = 0.1) -> DepthSpectrum:
 
     Example:
 
-    >>> paths = smooth_noise(1000).sample(2, np.random.default_rng(0))
+    >>> paths = smooth_process(1000).sample(2, np.random.default_rng(0))
     >>> bool(np.abs(np.diff(paths, axis=0)).max() < 0.1)
     True
 

@@ -1,7 +1,7 @@
 """Residual networks of great depth: how the branch must be scaled.
 
-    h_(k+1) = h_k + L^(-beta) V_k phi(h_k)          one matrix a branch
-    h_(k+1) = h_k + L^(-beta) V_k phi(W_k h_k)      two
+    h_(k+1) = h_k + L^(-exponent) V_k phi(h_k)          one matrix a branch
+    h_(k+1) = h_k + L^(-exponent) V_k phi(W_k h_k)      two
 
 for k = 0, ..., L - 1, with weights of variance 1 / fan_in.
 """
@@ -9,23 +9,34 @@ for k = 0, ..., L - 1, with weights of variance 1 / fan_in.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_initx.theory.mean_field.activations import (
     ArrayFunction,
-    check_int,
-    is_real,
     resolve,
 )
 from keras_initx.theory.mean_field.quadrature import second_moment
+from keras_initx.validation import check_int, is_real
 
 _LARGEST_LOG = math.log(np.finfo(float).max)
 _KINDS = ("white", "smooth", "fractional")
 
 
-def critical_beta(
+class LogNorm(NamedTuple):
+    """Mean and variance of the normal limit of log(|h_L| / |h_0|).
+
+    Attributes:
+        mean: float. In nats.
+        variance: float. In squared nats.
+    """
+
+    mean: float
+    variance: float
+
+
+def critical_exponent(
     kind: str = "white",
     hurst: float = 0.5,
     matrices: int = 1,
@@ -54,14 +65,14 @@ def critical_beta(
         **parameters: As in `correlation_map`.
 
     Returns:
-        beta.
+        exponent.
 
     Raises:
         ValueError: An argument is outside its range.
 
     Example:
 
-    >>> critical_beta("smooth"), critical_beta("fractional", hurst=0.7)
+    >>> critical_exponent("smooth"), critical_exponent("fractional", hurst=0.7)
     (1.0, 0.7)
 
     Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
@@ -73,8 +84,8 @@ def critical_beta(
     path, and whose second the exponent 2 H - 1 or, where it is summable, 1/2.
     The limit is far: at H = 0.7 and L = 1000 relu nets with two matrices
     balance at 0.61. Below H = 1/4 terms of the second order, which sum to
-    L^(1/2 - 2 beta), are not small at beta = H: with one matrix, linear nets
-    explode there, as seen at H = 0.05 and 0.1, and H is a lower bound.
+    L^(1/2 - 2 exponent), are not small at exponent = H: with one matrix, linear
+    nets explode there, as seen at H = 0.05 and 0.1, and H is a lower bound.
     """
     if kind not in _KINDS:
         raise ValueError(
@@ -99,20 +110,20 @@ def critical_beta(
 
 def residual_growth(
     depth: int,
-    beta: float = 0.5,
+    exponent: float = 0.5,
     activation: str | ArrayFunction = "relu",
-    gain: float = 1.0,
+    scale: float = 1.0,
     **parameters: Any,
 ) -> float:
     """Mean square of the signal after L residual branches of white weights.
 
-        E |h_L|^2 / |h_0|^2       = (1 + energy L^(-2 beta))^L
+        E |h_L|^2 / |h_0|^2       = (1 + energy L^(-2 exponent))^L
         E |h_L - h_0|^2 / |h_0|^2 = the same less 1
-        energy = gain E phi(z)^2
+        energy = scale E phi(z)^2
 
     for independent weights V of mean 0 and variance 1 / fan_in. Exact, at any
     width, if phi is linear; and for piecewise linear phi with two matrices a
-    branch, W symmetric in law and of variance gain / fan_in. With one matrix
+    branch, W symmetric in law and of variance scale / fan_in. With one matrix
     and relu it is the limit of a wide net whose input is of no sign: inputs
     that are all positive, as pixels, grow faster, since relu keeps all of them.
     Of other activations the energy is that of pre-activations of variance 1.
@@ -120,9 +131,9 @@ def residual_growth(
 
     Args:
         depth: L, number of branches, an int >= 1.
-        beta: Of the scale L^(-beta), finite.
-        activation: As in `critical_gain`.
-        gain: Variance of W times fan_in, finite and > 0.
+        exponent: Of the scale L^(-exponent), finite.
+        activation: As in `critical_scale`.
+        scale: Variance of W times fan_in, finite and > 0.
         **parameters: As in `correlation_map`.
 
     Returns:
@@ -139,31 +150,31 @@ def residual_growth(
     Reference: derived here: the increments are uncorrelated. Marion,
     Fermanian, Biau & Vert, JMLR 26(56), 2025, arXiv:2206.06929, bound it.
     """
-    rate = _log_growth(depth, beta, activation, gain, parameters)
+    rate = _log_growth(depth, exponent, activation, scale, parameters)
     return math.exp(rate) if rate < _LARGEST_LOG else math.inf
 
 
 def residual_log_norm(
     depth: int,
     width: int,
-    beta: float = 0.5,
+    exponent: float = 0.5,
     activation: str | ArrayFunction = "relu",
-    gain: float = 1.0,
+    scale: float = 1.0,
     **parameters: Any,
-) -> tuple[float, float]:
+) -> LogNorm:
     """Mean and variance of the normal limit of log(|h_L| / |h_0|).
 
         mean = S energy (1/2 - 1 / width),    variance = S energy / width
-        S = L^(1 - 2 beta)
+        S = L^(1 - 2 exponent)
 
-    under the conditions of `residual_growth`, and with L^(-2 beta) small.
+    under the conditions of `residual_growth`, and with L^(-2 exponent) small.
 
     Args:
         depth: L, number of branches, an int >= 1.
         width: An int >= 1.
-        beta: Of the scale L^(-beta), finite.
-        activation: As in `critical_gain`.
-        gain: As in `residual_growth`.
+        exponent: Of the scale L^(-exponent), finite.
+        activation: As in `critical_scale`.
+        scale: As in `residual_growth`.
         **parameters: As in `correlation_map`.
 
     Returns:
@@ -182,30 +193,30 @@ def residual_log_norm(
     order in its scale.
     """
     check_int("width", width, 1)
-    _log_growth(depth, beta, activation, gain, parameters)
-    energy = gain * second_moment(resolve(activation, parameters))
+    _log_growth(depth, exponent, activation, scale, parameters)
+    energy = scale * second_moment(resolve(activation, parameters))
     with np.errstate(over="ignore"):
-        total = float(energy * np.exp((1 - 2 * beta) * np.log(depth)))
-    return total * (0.5 - 1 / width), total / width
+        total = float(energy * np.exp((1 - 2 * exponent) * np.log(depth)))
+    return LogNorm(total * (0.5 - 1 / width), total / width)
 
 
 def _log_growth(
     depth: int,
-    beta: float,
+    exponent: float,
     activation: str | ArrayFunction,
-    gain: float,
+    scale: float,
     parameters: dict[str, Any],
 ) -> float:
     check_int("depth", depth, 1)
-    if not is_real(beta):
+    if not is_real(exponent):
         raise ValueError(
-            f"beta must be a finite number. Received: beta={beta!r}"
+            f"exponent must be a finite number. Received: exponent={exponent!r}"
         )
-    if not (is_real(gain) and gain > 0):
+    if not (is_real(scale) and scale > 0):
         raise ValueError(
-            f"gain must be finite and > 0. Received: gain={gain!r}"
+            f"scale must be finite and > 0. Received: scale={scale!r}"
         )
-    energy = gain * second_moment(resolve(activation, parameters))
-    # log1p of the energy L^(-2 beta), which may be beyond float64.
-    log_step = math.log(energy) - 2 * beta * math.log(depth)
+    energy = scale * second_moment(resolve(activation, parameters))
+    # log1p of the energy L^(-2 exponent), which may be beyond float64.
+    log_step = math.log(energy) - 2 * exponent * math.log(depth)
     return depth * float(np.logaddexp(0, log_step))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from keras_initx.theory.mean_field.activations import check_int, is_real
+from keras_initx.validation import check_int, is_real, refuse
 
 
 class DeepNormScale(NamedTuple):
@@ -144,63 +144,60 @@ def tfixup_factor(blocks: int, decoder: bool = False) -> float:
     return (9 * blocks) ** -0.25 if decoder else 0.67 * blocks**-0.25
 
 
-def deepnorm_scale(blocks: int) -> DeepNormScale:
-    """Scales of a transformer of one part, encoder or decoder: DeepNorm.
+def deepnorm_scale(
+    blocks: int,
+    *,
+    encoder_blocks: int | None = None,
+    decoder_blocks: int | None = None,
+) -> DeepNormScale:
+    """Scales of one part of a transformer, encoder or decoder: DeepNorm.
 
-        skip = (2 blocks)^(1/4),    factor = (8 blocks)^(-1/4)
+                             skip                 factor
+        one part alone       (2 blocks)^(1/4)     (8 blocks)^(-1/4)
+        encoder of the two   0.81 (N^4 M)^(1/16)  0.87 (N^4 M)^(-1/16)
+        decoder of the two   (3 M)^(1/4)          (12 M)^(-1/4)
 
     Args:
-        blocks: An int >= 1.
+        blocks: int. Number of blocks of the part in question, >= 1: N of an
+            encoder, M of a decoder.
+        encoder_blocks: int. Number of blocks, >= 1, of the encoder that the
+            decoder in question follows. The published scales of the decoder
+            do not depend on this number. Defaults to None: there is none.
+        decoder_blocks: int. M, the number of blocks, >= 1, of the decoder that
+            follows the encoder in question. Defaults to None: there is none.
 
     Returns:
-        (skip, factor).
+        (skip, factor) of the part in question.
 
     Raises:
-        ValueError: blocks is not an int >= 1.
+        ValueError: If a number of blocks is not an int >= 1, or both
+            `encoder_blocks` and `decoder_blocks` are given.
 
     Example:
 
     >>> skip, factor = deepnorm_scale(12)
     >>> round(skip, 4), round(factor, 4)
     (2.2134, 0.3195)
-
-    Reference: Wang et al. (2022), arXiv:2203.00555.
-    """
-    check_int("blocks", blocks, 1)
-    return DeepNormScale((2 * blocks) ** 0.25, (8 * blocks) ** -0.25)
-
-
-def deepnorm_scales(
-    encoder: int, decoder: int
-) -> tuple[DeepNormScale, DeepNormScale]:
-    """Scales of a transformer with an encoder and a decoder: DeepNorm.
-
-                   skip                 factor
-        encoder    0.81 (N^4 M)^(1/16)  0.87 (N^4 M)^(-1/16)
-        decoder    (3 M)^(1/4)          (12 M)^(-1/4)
-
-    Args:
-        encoder: N, blocks of the encoder, an int >= 1.
-        decoder: M, blocks of the decoder, an int >= 1.
-
-    Returns:
-        The encoder's (skip, factor), and the decoder's.
-
-    Raises:
-        ValueError: An argument is not an int >= 1.
-
-    Example:
-
-    >>> encoder, decoder = deepnorm_scales(6, 6)
+    >>> encoder = deepnorm_scale(6, decoder_blocks=6)
+    >>> decoder = deepnorm_scale(6, encoder_blocks=6)
     >>> round(encoder.skip, 4), round(decoder.factor, 4)
     (1.4179, 0.3433)
 
     Reference: Wang et al. (2022), arXiv:2203.00555, table of scales.
     """
-    check_int("encoder", encoder, 1)
-    check_int("decoder", decoder, 1)
-    size = (encoder**4 * decoder) ** (1 / 16)
-    return (
-        DeepNormScale(0.81 * size, 0.87 / size),
-        DeepNormScale((3 * decoder) ** 0.25, (12 * decoder) ** -0.25),
-    )
+    check_int("blocks", blocks, 1)
+    check_int("encoder_blocks", encoder_blocks, 1, optional=True)
+    check_int("decoder_blocks", decoder_blocks, 1, optional=True)
+    if encoder_blocks is not None and decoder_blocks is not None:
+        refuse(
+            "encoder_blocks is for a decoder and decoder_blocks for an "
+            "encoder: at most one of them can be given.",
+            encoder_blocks=encoder_blocks,
+            decoder_blocks=decoder_blocks,
+        )
+    if decoder_blocks is not None:
+        size = (blocks**4 * decoder_blocks) ** (1 / 16)
+        return DeepNormScale(0.81 * size, 0.87 / size)
+    if encoder_blocks is not None:
+        return DeepNormScale((3 * blocks) ** 0.25, (12 * blocks) ** -0.25)
+    return DeepNormScale((2 * blocks) ** 0.25, (8 * blocks) ** -0.25)

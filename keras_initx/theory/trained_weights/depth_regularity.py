@@ -38,17 +38,17 @@ class ScalingEstimate(NamedTuple):
     """How weights change with the depth L of the network they were trained in.
 
     Attributes:
-        beta: Their root mean square norm goes as L^(-beta).
+        exponent: Their root mean square norm goes as L^(-exponent).
         root_sum_of_squares: Exponent of L in sqrt(sum_k |A_k|^2).
-        increment: Exponent in L^beta max_k |A_(k+1) - A_k|: -1 for weights
+        increment: Exponent in L^exponent max_k |A_(k+1) - A_k|: -1 for weights
             that are smooth in depth, 0 for rough ones.
         quadratic_variation: Exponent in sum_k |A_(k+1) - A_k|^2.
         limit: "ode" if the weights are smooth in depth; "sde" if their
             quadratic variation stays as it is; "neither" otherwise. It says
-            nothing of beta.
+            nothing of exponent.
     """
 
-    beta: float
+    exponent: float
     root_sum_of_squares: float
     increment: float
     quadratic_variation: float
@@ -123,7 +123,7 @@ def estimate_scaling(weights_by_depth: Sequence[np.ndarray]) -> ScalingEstimate:
     >>> rng = np.random.default_rng(0)
     >>> nets = [rng.standard_normal((L, 100)) / L**0.5 for L in (64, 256, 1024)]
     >>> found = estimate_scaling(nets)
-    >>> round(found.beta, 1), found.limit
+    >>> round(found.exponent, 1), found.limit
     (0.5, 'sde')
 
     Reference: Cohen, Cont, Rossier & Xu, ICML (2021), arXiv:2105.12245. They
@@ -151,15 +151,15 @@ def estimate_scaling(weights_by_depth: Sequence[np.ndarray]) -> ScalingEstimate:
             return float(np.polyfit(np.log(depth), np.log(values), 1)[0])
 
     total = slope([math.sqrt(np.sum(norm**2)) for norm in norms])
-    beta = 0.5 - total
+    exponent = 0.5 - total
     if not all(step.any() for step in steps):
         # Equal in all layers: as smooth as can be.
-        return ScalingEstimate(beta, total, -math.inf, -math.inf, "ode")
-    increment = slope([step.max() for step in steps]) + beta
+        return ScalingEstimate(exponent, total, -math.inf, -math.inf, "ode")
+    increment = slope([step.max() for step in steps]) + exponent
     variation = slope([np.sum(step**2) for step in steps])
     limit = "sde" if abs(variation) <= _FLAT else "neither"
     return ScalingEstimate(
-        beta,
+        exponent,
         total,
         increment,
         variation,

@@ -31,19 +31,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize
 
-from keras_initx.theory.mean_field.activations import check_int
 from keras_initx.theory.triangle_waves.peaks import (
     check_family,
     check_peaks,
     numbers,
     random_peaks,
 )
+from keras_initx.validation import check_int
 
 # Peaks that are fitted keep this distance from 0 and 1, where a wave dies.
 _MARGIN = 1e-6
 
 
-class BestPeaks(NamedTuple):
+class FittedPeaks(NamedTuple):
     """The curve of one family that is nearest to a target.
 
     Attributes:
@@ -139,7 +139,7 @@ def triangle_wave(
     return total
 
 
-def best_peaks(
+def fit_peaks(
     x: np.ndarray,
     y: np.ndarray,
     depth: int,
@@ -147,7 +147,7 @@ def best_peaks(
     form: str = "ramp",
     starts: int = 20,
     seed: int = 0,
-) -> BestPeaks:
+) -> FittedPeaks:
     """Peaks whose curve is nearest to a target, by least squares.
 
     Args:
@@ -168,7 +168,7 @@ def best_peaks(
     Example:
 
     >>> x = np.linspace(0, 1, 500)
-    >>> f"{best_peaks(x, x**3, depth=5, sign=-1).mse:.1e}"
+    >>> f"{fit_peaks(x, x**3, depth=5, sign=-1).mse:.1e}"
     '3.4e-05'
 
     Reference: derived here, for the curves of Milkert, Hyde & Laine, ICML
@@ -197,7 +197,7 @@ def best_peaks(
         for start in random_peaks(depth, starts, seed)
     ]
     best = min(found, key=lambda result: result.cost)
-    return BestPeaks(best.x, 2 * float(best.cost) / len(x))
+    return FittedPeaks(best.x, 2 * float(best.cost) / len(x))
 
 
 def check_curve(

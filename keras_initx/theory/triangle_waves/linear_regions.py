@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_initx.theory.mean_field.activations import is_real
+from keras_initx.validation import is_real
 
 # A smaller change of slope, as a share of the terms it sums, is rounding.
 _FLATTEST = 1e-12
 
 
-def linear_regions(
+def count_linear_regions(
     weights: Sequence[tuple[np.ndarray, np.ndarray]],
     low: float = 0.0,
     high: float = 1.0,
@@ -48,7 +48,7 @@ def linear_regions(
     Example:
 
     >>> zigzag = ([[2.0, 4.0]], [0.0, -2.0]), ([[1.0], [-1.0]], [0.0])
-    >>> linear_regions(zigzag)
+    >>> count_linear_regions(zigzag)
     2
 
     Reference: derived here.
