@@ -73,7 +73,7 @@ def cost(net: str, place: str, rounds: int, probe_batch: int | None) -> str:
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * int(number),
         )
-    strategy = kx.distribute.strategy("mirrored" if several else "auto")
+    strategy = kx.distribute.get_strategy("mirrored" if several else "auto")
     build, batch, steps = NETS[net]
     with strategy.scope():
         model = build()

@@ -206,7 +206,7 @@ def main(arguments=None):
             [tf.config.LogicalDeviceConfiguration()] * args.replicas,
         )
     # Before all else of TensorFlow, as TPUs and several workers need.
-    strategy = kx.distribute.strategy(args.strategy, tpu=args.tpu)
+    strategy = kx.distribute.get_strategy(args.strategy, tpu=args.tpu)
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(args.precision)
     data, kept, probe = load(args)

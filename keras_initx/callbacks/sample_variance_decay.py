@@ -28,8 +28,10 @@ class SampleVarianceDecay(Periodic):
     Runs `keras_initx.measure` on `data` before the first step and then after
     every epoch, or every so many batches. What it writes into `logs`,
 
-        sample_variance_decay            last layer's decay over the first's
-        sample_variance_decay/<layer>    decay of each layer
+        sample_variance_decay            `decay` of the last layer
+        sample_variance_decay/<layer>    `decay` of each layer
+
+    where `decay` is that of a `VarianceProfile`,
 
     is seen by History, and by CSVLogger, EarlyStopping, ModelCheckpoint and
     TensorBoard where they stand *behind* it in the list of callbacks. An epoch
@@ -45,8 +47,9 @@ class SampleVarianceDecay(Periodic):
         data: What `measure` takes. A few hundred samples say enough.
         every: "epoch", or a number of training batches.
         log_dir: Where to write for TensorBoard, by step, scalars of every
-            layer's decay, sample variance and squared mean, and, where
-            matplotlib is installed, a figure of the profile. Default: nowhere.
+            layer's decay, sample fraction, sample variance and squared mean,
+            and, where matplotlib is installed, a figure of the profile.
+            Default: nowhere.
         expected: A profile of as many layers, usually from theory, to print
             beside the table of `verbose=2`.
         layers: Which layers, as for `measure`.
@@ -84,8 +87,8 @@ class SampleVarianceDecay(Periodic):
     >>> len(history.history["sample_variance_decay"])
     2
 
-    Reference: the decay is Luther & Seung's, Physical Review Research 2,
-    033135 (2020), arXiv:1902.04942; following it during training is ours.
+    Reference: the moments are Luther & Seung's, Physical Review Research 2,
+    033135 (2020), arXiv:1902.04942; following them during training is ours.
     """
 
     def __init__(
@@ -149,7 +152,7 @@ class SampleVarianceDecay(Periodic):
             return
         self.profiles.append(profile)
         self.steps.append((self._epoch, self._step))
-        self._logs = {_KEY: float(profile.relative[-1])} | {
+        self._logs = {_KEY: float(profile.decay[-1])} | {
             f"{_KEY}/{name}": float(decay)
             for name, decay in zip(profile.layers, profile.decay, strict=True)
         }
@@ -166,12 +169,12 @@ class SampleVarianceDecay(Periodic):
         }
 
     def _message(self, profile: VarianceProfile) -> str:
-        first, last = profile.decay[0], profile.decay[-1]
+        first, last = profile.sample_fraction[[0, -1]]
         line = (
-            f"Step {self._step}: sample variance / total variance "
+            f"Step {self._step}: sample fraction "
             f"{first:.3g} at {profile.layers[0]}, "
             f"{last:.3g} at {profile.layers[-1]}, "
-            f"{profile.relative[-1]:.3g} of the first"
+            f"decay {profile.decay[-1]:.3g}"
         )
         if self.verbose == 2:
             line += "\n" + profile.table(self.expected)
@@ -179,10 +182,11 @@ class SampleVarianceDecay(Periodic):
 
 
 def _scalars(profile: VarianceProfile) -> dict[str, float]:
-    scalars = {_KEY: profile.relative[-1]}
+    scalars = {_KEY: profile.decay[-1]}
     for i, name in enumerate(profile.layers):
         scalars |= {
             f"{_KEY}/{name}": profile.decay[i],
+            f"sample_fraction/{name}": profile.sample_fraction[i],
             f"sample_variance/{name}": profile.sample_variance[i],
             f"squared_mean/{name}": profile.squared_mean[i],
         }

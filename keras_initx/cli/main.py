@@ -67,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
         description=(
             "Measure how much of the difference between samples reaches each "
             "layer: of a saved model, or of a plain deep network, with the "
-            "theory beside it. Prints a table; writes profile.json, decay.csv "
-            "and decay.png."
+            "theory beside it. Prints a table; writes profile.json, "
+            "profile.csv and profile.png."
         ),
     )
     add = command.add_argument
@@ -147,7 +147,7 @@ def _warn(message: Warning, *where: object) -> None:
 def _report(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(
-            'decay.png needs matplotlib: pip install "keras-initx[plot]"'
+            'profile.png needs matplotlib: pip install "keras-initx[plot]"'
         )
     report.check_folder(options.out)
     given = {
@@ -225,19 +225,17 @@ def _sentence(
         return f"The signal is {lost}, in every layer."
     first, last = int(kept[0]), int(kept[-1])
     text = (
-        "The share of the signal that differs between samples (decay) is "
-        f"{_percent(profile.decay[first])} at {profile.layers[first]}"
+        "The fraction of the signal that differs between samples is "
+        f"{_percent(profile.sample_fraction[first])} at {profile.layers[first]}"
     )
     if last > first:
-        text += (
-            f" and {_percent(profile.decay[last])} at {profile.layers[last]}"
-        )
+        text += f" and {_percent(profile.sample_fraction[last])} at {profile.layers[last]}"
     if last + 1 < len(profile):
         return (
             f"{text}; from {profile.layers[last + 1]} on the signal is {lost}."
         )
     if expected is not None:
-        text += f"; theory, at infinite width: {_percent(expected.decay[last])}"
+        text += f"; theory, at infinite width: {_percent(expected.sample_fraction[last])}"
     return f"{text}."
 
 

@@ -9,7 +9,7 @@ from keras_initx import initializers, theory
 from keras_initx.cli.errors import one_line
 from keras_initx.profile import VarianceProfile
 
-# Scaling the weights scales every layer alike: the decay does not see it.
+# Scaling the weights scales every layer alike: the sample fraction is the same.
 SCALE_FREE = ("linear", "relu", "leaky_relu")
 ACTIVATIONS = (
     *SCALE_FREE,
@@ -144,7 +144,7 @@ def why_no_theory(
                 "keeps a total variance of 1, which the default initializer "
                 f"has and {initializer} has not"
             )
-    if not np.isfinite(measured.decay[0]):
+    if not np.isfinite(measured.sample_fraction[0]):
         return f"the signal is zero from {measured.layers[0]} on"
     if activation in SCALE_FREE:
         return None
@@ -171,5 +171,5 @@ def expected_profile(
     return theory.sample_variance_decay(
         len(measured) - 1,
         activation,
-        initial_correlation=1 - float(measured.decay[0]),
+        initial_correlation=1 - float(measured.sample_fraction[0]),
     )

@@ -21,7 +21,7 @@ from keras_initx.profile import VarianceProfile
 from keras_initx.profile.display import png
 from keras_initx.profile.files import write_whole
 
-FILES = ("profile.json", "decay.csv", "decay.png")
+FILES = ("profile.json", "profile.csv", "profile.png")
 
 
 def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
@@ -200,7 +200,7 @@ def write(
     expected: VarianceProfile | None,
     title: str,
 ) -> list[Path]:
-    """Write profile.json, decay.csv and decay.png; return their paths."""
+    """Writes profile.json, profile.csv and profile.png; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in FILES]
     profile.save(paths[0])
@@ -224,11 +224,11 @@ def _csv(profile: VarianceProfile, expected: VarianceProfile | None) -> str:
         "units": profile.units.tolist(),
         "sample_variance": profile.sample_variance.tolist(),
         "squared_mean": profile.squared_mean.tolist(),
+        "sample_fraction": profile.sample_fraction.tolist(),
         "decay": profile.decay.tolist(),
-        "relative": profile.relative.tolist(),
     }
     if expected is not None:
-        columns["expected"] = expected.decay.tolist()
+        columns["expected"] = expected.sample_fraction.tolist()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -16,7 +16,7 @@ Kind = Literal["auto", "tpu", "mirrored", "multiworker", "default"]
 _KINDS = ("auto", "tpu", "mirrored", "multiworker", "default")
 
 
-def strategy(
+def get_strategy(
     kind: Kind = "auto",
     *,
     tpu: str | None = None,
@@ -55,7 +55,7 @@ def strategy(
 
     Example:
 
-    >>> strategy("default").num_replicas_in_sync
+    >>> get_strategy("default").num_replicas_in_sync
     1
 
     Reference: TensorFlow's guide "Distributed training with TensorFlow".

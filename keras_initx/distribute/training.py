@@ -100,7 +100,7 @@ def fit(
     Example:
 
     >>> import keras, keras_initx as kx, tensorflow as tf
-    >>> with kx.distribute.strategy("default").scope():
+    >>> with kx.distribute.get_strategy("default").scope():
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     ...     model.compile("sgd", "mse")
     >>> data = tf.data.Dataset.from_tensors((tf.ones((8, 4)), tf.ones((8, 1))))

@@ -1,4 +1,4 @@
-"""The record that theory and measurement share."""
+"""`VarianceProfile`, the record that theory and measurement both return."""
 
 from keras_initx.profile.variance_profile import VarianceProfile
 

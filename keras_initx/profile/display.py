@@ -1,4 +1,4 @@
-"""Text, HTML and figures of numbers that belong to layers."""
+"""Tables and figures of one number for each layer."""
 
 from __future__ import annotations
 
@@ -17,26 +17,34 @@ from rich.text import Text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A rule that every terminal and every file's encoding has, under the heads.
+# The line under the headings, in ASCII, which every terminal can show.
 _RULE = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
 def number(value: float) -> str:
-    """Four digits are what a table of variances has use for."""
+    """Returns a number as text of four significant digits."""
     if isinstance(value, np.integer) or np.isinf(value):
         return str(value)
     return f"{value:.4g}"
 
 
 def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned lines: the first column to the left, the others to the right."""
+    """Returns an aligned table, with all but the first column right-aligned.
+
+    Args:
+        heads: Sequence of str. The headings.
+        rows: Sequence of sequences of str. The cells.
+
+    Returns:
+        str. Lines of text.
+    """
     table = Table(box=_RULE, pad_edge=False)
     for i, head in enumerate(heads):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        # Text, for a layer called "[red]" is a name here, not a colour.
+        # Text, because rich reads "[red]" in a plain string as markup.
         table.add_row(*map(Text, row))
-    # Wide enough that a long name is never cut, nor one of wide letters.
+    # cell_len counts the columns of wide letters, so that no name is cut.
     width = sum(
         max(map(cell_len, column)) + 3
         for column in zip(heads, *rows, strict=True)
@@ -46,7 +54,7 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         file=text,
         width=width,
         color_system=None,
-        # In a notebook rich would show the table and write nothing here.
+        # In a notebook rich would display the table and write nothing to `file`.
         force_jupyter=False,
     ).print(table)
     lines = (line.rstrip() for line in text.getvalue().splitlines())
@@ -54,11 +62,11 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table, which a notebook dresses in its own style."""
+    """Returns an HTML table without styles, for a notebook to style."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
-        return f"<tr>{inner}</tr>"
+        cells = [f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells]
+        return f"<tr>{''.join(cells)}</tr>"
 
     body = "".join(line(row, "td") for row in rows)
     return (
@@ -72,18 +80,19 @@ def plot_by_layer(
     label: str,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw curves against the layer's index, on a logarithmic scale.
+    """Plots curves by layer, on a logarithmic scale.
 
     Args:
-        curves: For each curve's name its values and its matplotlib format.
-        label: What the values are.
-        ax: Matplotlib axes to draw on. Default: new ones.
+        curves: dict. The values and the Matplotlib format of each curve, by
+            its name in the legend.
+        label: str. The label of the vertical axis.
+        ax: Matplotlib axes or None. The axes to plot on. Defaults to new ones.
 
     Returns:
-        The axes.
+        The Matplotlib axes.
 
     Raises:
-        ImportError: Matplotlib is not installed.
+        ImportError: If Matplotlib is not installed.
     """
     if ax is None:
         try:
@@ -105,12 +114,18 @@ def plot_by_layer(
 
 
 def png(draw: Callable[[Axes], object]) -> bytes:
-    """What `draw` draws on new axes, as a file's content.
+    """Returns a figure as the content of a PNG file.
+
+    Args:
+        draw: Callable. It receives new Matplotlib axes and draws on them.
+
+    Returns:
+        bytes. The content of the file.
 
     Raises:
-        ImportError: Matplotlib is not installed.
+        ImportError: If Matplotlib is not installed.
     """
-    # Not through pyplot, which keeps figures and chooses a screen.
+    # pyplot would keep the figure and choose a graphical backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

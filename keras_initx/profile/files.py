@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files so that a failure leaves the old content in place."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from pathlib import Path
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
-    """Write `content` to `path`; on failure an old file there is as it was."""
-    # Through a link, which would else be replaced by the file.
+    """Writes a file; if that fails, an existing file is unchanged.
+
+    Args:
+        path: str or path-like. The file. A symbolic link is followed.
+        content: bytes. The new content.
+    """
+    # os.replace would replace a symbolic link itself.
     path = Path(os.path.realpath(path))
-    # In the same folder, since only there can a file be moved in one step.
+    # A file can be moved in one step only within its folder.
     new = path.with_name(f".{uuid.uuid4().hex}")
     try:
-        # Of the mode that every new file has, or else that of the old one.
+        # A new file gets the default mode; an old file keeps its mode.
         with open(new, "xb") as file:
             file.write(content)
         if path.exists():

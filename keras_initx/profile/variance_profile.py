@@ -1,20 +1,20 @@
-"""The record that theory and measurement share: variance, layer by layer."""
+"""`VarianceProfile`, the record that theory and measurement both return."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from keras_initx.profile import display
-from keras_initx.profile.columns import column_of, require
 from keras_initx.profile.files import write_whole
-from keras_initx.profile.row import Row, index_of
+from keras_initx.validation import check_instance, is_int, refuse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,51 +22,81 @@ if TYPE_CHECKING:
 _COLUMNS = ("sample_variance", "squared_mean", "units")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class VarianceProfile:
-    """How much of the difference between samples survives to each layer.
-
-    For one fixed network, let `y` be a pre-activation of a layer and `<.>` the
-    average over input samples. A layer's row holds, averaged over its units,
-
-        v^2 = <(y - <y>)^2>     sample_variance: what tells samples apart
-        m^2 = <y>^2             squared_mean: what all samples share
-        v^2 + m^2 = <y^2>       total
-
-    and from them
-
-        decay    = v^2 / (m^2 + v^2)     1 - mean correlation between samples
-        relative = decay / decay[0]      against the first layer
-
-    `profile["dense_3"]`, or `profile[3]`, is one layer's row.
-
-    `keras_initx.measure` returns one for a model and data,
-    `keras_initx.theory.sample_variance_decay` one for an infinitely wide
-    network. Theory writes the mean *covariance* of two samples into
-    `squared_mean`, which may be negative; a measured one never is.
+class Row(NamedTuple):
+    """The values of one layer in a `VarianceProfile`.
 
     Args:
-        layers: Names, one a layer, in the order in which the layers ran.
-        sample_variance: Shape `(layers,)`, finite, not negative.
-        squared_mean: Shape `(layers,)`, finite.
-        units: Shape `(layers,)`. Output elements of each layer that were
-            averaged over; `inf` in the infinite-width theory.
+        layer: str. The layer's name.
+        units: int or float. Number of output elements that were averaged over.
+        sample_variance: float. v^2.
+        squared_mean: float. m^2.
+        sample_fraction: float. v^2 / (m^2 + v^2).
+        decay: float. `sample_fraction` over that of the first layer where it
+            is positive.
+    """
+
+    layer: str
+    units: float
+    sample_variance: float
+    squared_mean: float
+    sample_fraction: float
+    decay: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VarianceProfile:
+    """How much of the difference between samples reaches each layer.
+
+    For one fixed network, let `y` be a pre-activation of a layer and `<.>` the
+    average over input samples. The row of a layer holds, averaged over the
+    layer's units,
+
+        v^2 = <(y - <y>)^2>     sample_variance: differs between samples
+        m^2 = <y>^2             squared_mean: is common to all samples
+        v^2 + m^2 = <y^2>       total
+
+    and two ratios of them,
+
+        sample_fraction = v^2 / (m^2 + v^2)
+        decay           = sample_fraction / sample_fraction[first]
+
+    `sample_fraction` is one minus the mean correlation of two samples. `first`
+    is the first row with a positive `sample_fraction`, which is row 0 unless
+    the first layers have outputs that are zero or equal for all samples, such
+    as position embeddings.
+
+    `profile["dense_3"]` and `profile[3]` return the row of one layer.
+
+    `keras_initx.measure` returns a profile for a model and data, and
+    `keras_initx.theory.sample_variance_decay` one for an infinitely wide
+    network. Theory stores the mean *covariance* of two samples in
+    `squared_mean`, which may be negative. A measured value never is.
+
+    Args:
+        layers: Sequence of str. Layer names, in the order in which the layers
+            ran.
+        sample_variance: Array of shape `(layers,)`, finite and not negative.
+        squared_mean: Array of shape `(layers,)`, finite.
+        units: Array of shape `(layers,)`. Number of output elements of each
+            layer that were averaged over, `inf` in the infinite-width theory.
 
     Raises:
-        ValueError: The arrays do not fit together, or hold values that no
+        ValueError: If the arrays differ in length, or hold values that no
             network has.
 
     Example:
 
-    >>> profile = VarianceProfile(["a", "b"], [1.0, 0.5], [0.0, 0.5], [64, 64])
+    >>> profile = VarianceProfile(["a", "b"], [1.0, 0.5], [1.0, 1.5], [64, 64])
+    >>> profile.sample_fraction
+    array([0.5 , 0.25])
     >>> profile.decay
     array([1. , 0.5])
     >>> profile["b"].squared_mean
-    0.5
+    1.5
 
     Reference: Luther & Seung, Physical Review Research 2, 033135 (2020),
-    arXiv:1902.04942 (m^2, v^2 and their sum). `decay` and `relative` are named
-    here.
+    arXiv:1902.04942 (m^2, v^2 and their sum). The names `sample_fraction` and
+    `decay` are introduced here.
     """
 
     layers: Sequence[str]
@@ -77,17 +107,17 @@ class VarianceProfile:
     def __post_init__(self) -> None:
         layers = tuple(str(name) for name in self.layers)
         if isinstance(self.layers, (str, bytes)) or not layers:
-            raise ValueError(
-                "layers must be a list of names, of at least one layer. "
-                f"Received: layers={self.layers!r}"
+            refuse(
+                "layers must be a list of names, of at least one layer.",
+                layers=self.layers,
             )
         object.__setattr__(self, "layers", layers)
         for column in _COLUMNS:
-            values = column_of(column, getattr(self, column), len(layers))
+            values = _checked_column(column, getattr(self, column), len(layers))
             values.setflags(write=False)
             object.__setattr__(self, column, values)
         # Theory subtracts two numbers near one, so zero may come out as -1e-17.
-        require("total", self.total, self.total >= -1e-12, "not negative")
+        _require("total", self.total, self.total >= -1e-12, "not negative")
 
     @property
     def total(self) -> np.ndarray:
@@ -95,34 +125,44 @@ class VarianceProfile:
         return self.sample_variance + self.squared_mean
 
     @property
-    def decay(self) -> np.ndarray:
-        """v^2 / (m^2 + v^2), shape `(layers,)`; NaN where a layer is all zero.
+    def sample_fraction(self) -> np.ndarray:
+        """Fraction of the total that differs between samples, `(layers,)`.
 
-        Equal to one minus the mean correlation of two samples. One says that
-        samples share nothing, zero that the layer no longer tells them apart.
+        It is v^2 / (m^2 + v^2), one minus the mean correlation of two samples:
+        1 where samples have nothing in common, 0 where the layer returns the
+        same for all of them, and NaN where the layer's output is all zero.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.sample_variance / self.total
 
     @property
-    def relative(self) -> np.ndarray:
-        """`decay` over the first layer's `decay`, shape `(layers,)`."""
-        decay = self.decay
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return decay / decay[0]
+    def decay(self) -> np.ndarray:
+        """`sample_fraction` relative to the first layer's, shape `(layers,)`.
+
+        The first layer is the first one with a positive `sample_fraction`.
+        Where no layer has one, all values are NaN.
+        """
+        fraction = self.sample_fraction
+        positive = fraction[fraction > 0]
+        first = positive[0] if len(positive) else np.nan
+        with np.errstate(invalid="ignore"):
+            return fraction / first
 
     def __len__(self) -> int:
         return len(self.layers)
 
     def __getitem__(self, layer: str | int) -> Row:
-        """The row of a layer, by its name or index.
+        """Returns the row of a layer.
+
+        Args:
+            layer: str or int. The name or the index of the layer.
 
         Raises:
-            KeyError: No layer has that name, or several have.
-            IndexError: There are not so many layers.
-            TypeError: `layer` is neither name nor index.
+            KeyError: If no layer has that name, or several have.
+            IndexError: If there are fewer layers.
+            TypeError: If `layer` is neither a name nor an index.
         """
-        i = index_of(layer, self.layers)
+        i = _row_index(layer, self.layers)
         columns = (getattr(self, name) for name in Row._fields[1:])
         return Row(self.layers[i], *(values[i].item() for values in columns))
 
@@ -135,10 +175,10 @@ class VarianceProfile:
         )
 
     def __repr__(self) -> str:
-        first, last = self.decay[0], self.decay[-1]
+        first, last = self.sample_fraction[0], self.sample_fraction[-1]
         return (
             f"<{type(self).__name__} of {len(self)} layers: "
-            f"decay {first:.4g} at {self.layers[0]!r}, "
+            f"sample fraction {first:.4g} at {self.layers[0]!r}, "
             f"{last:.4g} at {self.layers[-1]!r}>"
         )
 
@@ -146,35 +186,36 @@ class VarianceProfile:
         return self.table()
 
     def table(self, expected: VarianceProfile | None = None) -> str:
-        """The profile as an aligned text table.
+        """Returns the profile as an aligned text table.
 
         Args:
-            expected: A profile of as many layers, usually from theory; its
-                `decay` is shown beside this one's.
+            expected: VarianceProfile or None. A profile with the same number of
+                layers, usually from theory. Its `sample_fraction` is the
+                column `expected`. Defaults to None.
 
         Returns:
-            Lines of text, one a layer under a heading.
+            str. A heading and one line for each layer.
 
         Raises:
-            ValueError: `expected` has another number of layers.
+            ValueError: If `expected` has another number of layers.
         """
         return display.text_table(*self._cells(expected))
 
     def check_expected(self, expected: VarianceProfile) -> None:
-        """Refuse what cannot stand beside this profile, layer by layer.
+        """Checks that a profile can be compared with this one layer by layer.
 
         Raises:
-            ValueError: `expected` is no profile, or of another length.
+            ValueError: If `expected` is not a profile with the same number of
+                layers.
         """
-        received = f"expected={expected!r}"
-        if isinstance(expected, VarianceProfile):
-            if len(expected) == len(self):
-                return
-            received = f"expected of {len(expected)} layers"
-        raise ValueError(
-            "expected must be a VarianceProfile of as many layers as this one, "
-            f"{len(self)}. Received: {received}"
+        check_instance(
+            "expected", expected, VarianceProfile, "a VarianceProfile"
         )
+        if len(expected) != len(self):
+            raise ValueError(
+                f"expected must have as many layers as the profile, "
+                f"{len(self)}. Received: expected of {len(expected)} layers"
+            )
 
     def _repr_html_(self) -> str:
         return display.html_table(*self._cells(None))
@@ -182,16 +223,17 @@ class VarianceProfile:
     def _cells(
         self, expected: VarianceProfile | None
     ) -> tuple[list[str], list[list[str]]]:
+        """Returns the headings and the rows of the table."""
         columns = {
             "units": self.units,
             "sample variance": self.sample_variance,
             "squared mean": self.squared_mean,
-            "decay": self.decay,
+            "sample fraction": self.sample_fraction,
         }
         if expected is not None:
             self.check_expected(expected)
-            columns["expected"] = expected.decay
-        columns["relative"] = self.relative
+            columns["expected"] = expected.sample_fraction
+        columns["decay"] = self.decay
         rows = [
             [name, *(display.number(values[i]) for values in columns.values())]
             for i, name in enumerate(self.layers)
@@ -203,29 +245,31 @@ class VarianceProfile:
         expected: VarianceProfile | None = None,
         ax: Axes | None = None,
     ) -> Axes:
-        """Draw `decay` against the layer's index, on a logarithmic scale.
+        """Plots `sample_fraction` by layer, on a logarithmic scale.
 
         Args:
-            expected: A profile to draw dashed beside it, usually from theory.
-            ax: Matplotlib axes to draw on. Default: new ones.
+            expected: VarianceProfile or None. A profile to plot as a dashed
+                line, usually from theory. Defaults to None.
+            ax: Matplotlib axes or None. The axes to plot on. Defaults to new
+                ones.
 
         Returns:
-            The axes.
+            The Matplotlib axes.
 
         Raises:
-            ImportError: Matplotlib is not installed.
-            ValueError: `expected` has another number of layers.
+            ImportError: If Matplotlib is not installed.
+            ValueError: If `expected` has another number of layers.
         """
-        curves = {"measured": (self.decay, "-")}
+        curves = {"measured": (self.sample_fraction, "-")}
         if expected is not None:
             self.check_expected(expected)
-            curves["expected"] = (expected.decay, "k--")
+            curves["expected"] = (expected.sample_fraction, "k--")
         return display.plot_by_layer(
-            curves, "sample variance / total variance", ax
+            curves, "sample fraction, v² / (m² + v²)", ax
         )
 
     def to_dict(self) -> dict[str, list]:
-        """The profile as plain lists, fit for JSON; infinite units are None."""
+        """Returns the profile as lists for JSON; infinite units are None."""
         return {
             "layers": list(self.layers),
             "sample_variance": self.sample_variance.tolist(),
@@ -237,45 +281,132 @@ class VarianceProfile:
         }
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> VarianceProfile:
-        """The profile that `to_dict` wrote.
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """Creates a profile from the lists that `to_dict` returned.
+
+        Args:
+            config: dict. One list for each of the constructor's arguments.
+
+        Returns:
+            VarianceProfile.
 
         Raises:
-            ValueError: `config` lacks a column, has one too many, or its
+            ValueError: If `config` lacks a column, has one too many, or its
                 values are not those of a profile.
         """
-        wanted = {"layers", *_COLUMNS}
-        if not isinstance(config, Mapping) or set(config) != wanted:
-            raise ValueError(
-                f"A VarianceProfile is read from a dict with the keys "
-                f"{sorted(wanted)}. Received: config={config!r}"
+        keys = {"layers", *_COLUMNS}
+        if not isinstance(config, Mapping) or set(config) != keys:
+            refuse(
+                f"config must be a dict with the keys {sorted(keys)}.",
+                config=config,
             )
         try:
             units = [np.inf if n is None else n for n in config["units"]]
             return cls(**{**config, "units": units})
         except TypeError as error:
             raise ValueError(
-                f"A VarianceProfile is read from lists of names and numbers. "
+                "config must hold lists of names and numbers. "
                 f"Received: config={dict(config)!r}"
             ) from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the profile to `path` as JSON, all of it or nothing."""
+        """Writes the profile to a JSON file.
+
+        If writing fails, an existing file at `path` is unchanged.
+
+        Args:
+            path: str or path-like. The file.
+        """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         write_whole(path, text.encode())
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> VarianceProfile:
-        """The profile that `save` wrote to `path`.
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Reads a profile from a JSON file that `save` wrote.
+
+        Args:
+            path: str or path-like. The file.
+
+        Returns:
+            VarianceProfile.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: It does not hold a profile.
+            OSError: If the file cannot be read.
+            ValueError: If the file does not hold a profile.
         """
         try:
             config = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"Expected a VarianceProfile in JSON. Received: path={path}"
+                f"path must be a JSON file of a {cls.__name__}. "
+                f"Received: path={path}"
             ) from error
         return cls.from_dict(config)
+
+
+def _checked_column(name: str, column: Any, layers: int) -> np.ndarray:
+    """Returns a column as an array with one number for each layer.
+
+    The dtype is float64, or int64 for `units` that are all finite.
+    """
+    try:
+        values = np.array(column, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must hold one number for each layer. "
+            f"Received: {name}={column!r}"
+        ) from error
+    if values.shape != (layers,):
+        raise ValueError(
+            f"{name} must hold one number for each of the {layers} layers. "
+            f"Received: {name} of shape {values.shape}"
+        )
+    if name == "units":
+        whole = (values >= 0) & (values == np.floor(values))
+        _require(name, values, whole, "a whole number >= 0")
+        return values.astype(np.int64) if np.isfinite(values).all() else values
+    _require(name, values, np.isfinite(values), "finite")
+    if name == "sample_variance":
+        _require(name, values, values >= 0, "not negative")
+    return values
+
+
+def _require(
+    name: str, values: np.ndarray, holds: np.ndarray, condition: str
+) -> None:
+    """Raises an error with the first value for which `holds` is False."""
+    if not holds.all():
+        first = int(np.argmin(holds))
+        raise ValueError(
+            f"{name} must be {condition} in every layer. "
+            f"Received: {name}[{first}]={values[first]}"
+        )
+
+
+def _row_index(layer: str | int, names: Sequence[str]) -> int:
+    """Returns the index of a layer from its name or its index."""
+    if isinstance(layer, str):
+        count = names.count(layer)
+        if count > 1:
+            refuse(
+                f"layer must be an index, since {count} layers have this name.",
+                KeyError,
+                layer=layer,
+            )
+        if count == 0:
+            close = difflib.get_close_matches(layer, names, n=3)
+            refuse(
+                f"layer must be one of {close or list(names)}.",
+                KeyError,
+                layer=layer,
+            )
+        return names.index(layer)
+    if not is_int(layer):
+        refuse("layer must be a name or an index.", TypeError, layer=layer)
+    if not -len(names) <= layer < len(names):
+        refuse(
+            f"layer must be an index of the {len(names)} layers.",
+            IndexError,
+            layer=layer,
+        )
+    return int(layer)

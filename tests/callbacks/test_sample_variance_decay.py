@@ -50,7 +50,7 @@ def test_reports_what_measure_says_before_and_after_training(xy):
     assert probe.profiles[-1] == after
     assert before != after
     assert probe.steps == [(0, 0), (1, 4), (2, 8)]
-    assert history[KEY] == [p.relative[-1] for p in probe.profiles[1:]]
+    assert history[KEY] == [p.decay[-1] for p in probe.profiles[1:]]
     for i, name in enumerate(("first", "second", "last")):
         rows = [p.decay[i] for p in probe.profiles[1:]]
         assert history[f"{KEY}/{name}"] == rows
@@ -75,7 +75,7 @@ def test_measures_when_asked(xy, every, options, steps):
     start, end = options.get("initial_epoch", 0), options.get("epochs", 2)
     last = dict.fromkeys(range(start, end), np.nan)
     for (epoch, _), profile in zip(steps[1:], probe.profiles[1:], strict=True):
-        last[epoch - (every == "epoch")] = profile.relative[-1]
+        last[epoch - (every == "epoch")] = profile.decay[-1]
     # An epoch that had no measurement does not repeat one of before.
     np.testing.assert_array_equal(history[KEY], list(last.values()))
 
@@ -176,7 +176,10 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     layers = ("first", "second", "last")
     tags = {KEY} | {
         f"{what}/{layer}"
-        for what in (KEY, "sample_variance", "squared_mean")
+        for what in (
+            *(KEY, "sample_fraction"),
+            *("sample_variance", "squared_mean"),
+        )
         for layer in layers
     }
     steps = (0, 4, 8)
@@ -391,7 +394,7 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
     assert printed[0] == []
     lines = [line for line in printed[1] if line]
     assert [line.split(":")[0] for line in lines] == ["Step 0", "Step 4"]
-    first, last = probe.profiles[0].decay[[0, -1]]
+    first, last = probe.profiles[0].sample_fraction[[0, -1]]
     line = next(line for line in printed[2] if line.startswith("Step 0"))
     assert f"{first:.3g} at first, {last:.3g} at last" in line
     rows = [line.split()[0] for line in printed[2] if line.split()]

@@ -48,8 +48,8 @@ def test_report_of_a_plain_network_on_the_digits(tmp_path, capsys):
     assert (code, err) == (0, "")
     assert {p.name for p in (tmp_path / "a/b").iterdir()} == {
         "profile.json",
-        "decay.csv",
-        "decay.png",
+        "profile.csv",
+        "profile.png",
     }
     profile = kx.VarianceProfile.load(tmp_path / "a/b/profile.json")
     keras.utils.set_random_seed(0)
@@ -59,23 +59,23 @@ def test_report_of_a_plain_network_on_the_digits(tmp_path, capsys):
     model = plain_network.plain_network(64, 3, 16, "relu", None)
     assert profile == kx.measure(model, digits)
     expected = kx.theory.sample_variance_decay(
-        3, initial_correlation=1 - profile.decay[0]
+        3, initial_correlation=1 - profile.sample_fraction[0]
     )
     for line in profile.table(expected).splitlines():
         assert line in out
-    with (tmp_path / "a/b/decay.csv").open() as file:
+    with (tmp_path / "a/b/profile.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["layer"] for row in rows] == list(profile.layers)
     for column, values in {
         "units": profile.units,
         "sample_variance": profile.sample_variance,
         "squared_mean": profile.squared_mean,
+        "sample_fraction": profile.sample_fraction,
         "decay": profile.decay,
-        "relative": profile.relative,
-        "expected": expected.decay,
+        "expected": expected.sample_fraction,
     }.items():
         assert [float(row[column]) for row in rows] == list(values)
-    png = (tmp_path / "a/b/decay.png").read_bytes()
+    png = (tmp_path / "a/b/profile.png").read_bytes()
     assert png.startswith(b"\x89PNG") and len(png) > 5000
 
 
@@ -311,7 +311,7 @@ def files(tmp_path_factory):
     np.save(folder / "channels_first.npy", np.ones((4, 8, 1, 4)))
     np.save(folder / "text64.npy", np.full((4, 64), "text"))
     (folder / "taken").write_text("a file")
-    (folder / "room" / "decay.png").mkdir(parents=True)
+    (folder / "room" / "profile.png").mkdir(parents=True)
     return folder
 
 
@@ -376,7 +376,7 @@ def files(tmp_path_factory):
         ("report --out @taken", "out must be a folder"),
         ("report --out @taken/inside/it", "where {}taken is none"),
         ("report --out /proc/nowhere", "where /proc is none"),
-        ("report --out @room", "where decay.png is a folder"),
+        ("report --out @room", "where profile.png is a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(words, said, files, capsys):
@@ -410,7 +410,7 @@ def test_a_failing_disk_does_not_take_the_numbers_along(
     monkeypatch.setattr(report, "write_whole", full)
     code, out, err = run(capsys, "report", *SMALL, "--out", tmp_path)
     assert code == 2 and err.count("\n") == 1 and "No space left" in err
-    assert "layer_3 " in out and "The share of the signal" in out
+    assert "layer_3 " in out and "The fraction of the signal" in out
 
 
 def test_a_narrow_encoding_loses_no_result(tmp_path, monkeypatch):
@@ -427,7 +427,7 @@ def test_a_narrow_encoding_loses_no_result(tmp_path, monkeypatch):
     for line in profile.table().splitlines():
         assert line.split()[0] in out
     assert out.count("?") == 3
-    assert (tmp_path / "decay.png").exists()
+    assert (tmp_path / "profile.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -568,7 +568,7 @@ def test_as_a_process_it_keeps_its_streams_clean(files, tmp_path):
     )
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.isascii()
-    assert (tmp_path / "keras-initx-report" / "decay.png").exists()
+    assert (tmp_path / "keras-initx-report" / "profile.png").exists()
     # What is wrong here comes to light in native code.
     bad = subprocess.run(
         [

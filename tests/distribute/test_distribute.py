@@ -134,7 +134,7 @@ def world(script, count, *arguments, chief=False):
 def alone(tmp_path_factory):
     """What one device makes of the training of one_worker.py."""
     folder = tmp_path_factory.mktemp("alone")
-    strategy = kx.distribute.strategy("default")
+    strategy = kx.distribute.get_strategy("default")
     found = one_worker.train(strategy, folder)
     found["whole model"] = one_worker.whole_model(strategy, folder)
     return found
@@ -536,13 +536,13 @@ def test_strategies_that_are_refused(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=rf"(?s)Received: .*{message}"):
-        kx.distribute.strategy(**arguments)
+        kx.distribute.get_strategy(**arguments)
 
 
 def test_no_tpu_is_an_error_that_says_so(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(RuntimeError, match=r"must answer .* tpu=None"):
-        kx.distribute.strategy("tpu")
+        kx.distribute.get_strategy("tpu")
 
 
 @pytest.mark.parametrize("how", ["named", "in the environment"])
@@ -567,10 +567,10 @@ def test_a_tpu_is_connected_to_and_initialised_first(how, monkeypatch):
         monkeypatch.setattr(place, name, step(name))
     if how == "named":
         monkeypatch.delenv("TPU_NAME", raising=False)
-        found = kx.distribute.strategy("auto", tpu="pod")
+        found = kx.distribute.get_strategy("auto", tpu="pod")
     else:
         monkeypatch.setenv("TPU_NAME", "pod")
-        found = kx.distribute.strategy()
+        found = kx.distribute.get_strategy()
     assert found == "TPUStrategy"
     resolver = "TPUClusterResolver"
     assert done == [
@@ -584,14 +584,14 @@ def test_a_tpu_is_connected_to_and_initialised_first(how, monkeypatch):
 def test_strategies_of_one_machine(monkeypatch):
     for name in ("TF_CONFIG", "TPU_NAME"):
         monkeypatch.delenv(name, raising=False)
-    assert kx.distribute.strategy() is tf.distribute.get_strategy()
+    assert kx.distribute.get_strategy() is tf.distribute.get_strategy()
     one = json.dumps({"cluster": {"worker": ["localhost:1"]}})
     monkeypatch.setenv("TF_CONFIG", one)
-    assert kx.distribute.strategy("auto") is tf.distribute.get_strategy()
+    assert kx.distribute.get_strategy("auto") is tf.distribute.get_strategy()
     # A script for several machines runs on one as well.
-    one = kx.distribute.strategy("auto", timeout=60)
+    one = kx.distribute.get_strategy("auto", timeout=60)
     assert one is tf.distribute.get_strategy()
-    mirrored = kx.distribute.strategy("mirrored", devices=["CPU:0"])
+    mirrored = kx.distribute.get_strategy("mirrored", devices=["CPU:0"])
     assert mirrored.num_replicas_in_sync == 1
     assert kx.distribute.is_chief(mirrored)
 
@@ -602,7 +602,7 @@ def test_auto_counts_the_gpus(gpus, is_mirrored, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     found = {"GPU": ["GPU"] * gpus, "CPU": ["CPU"]}
     monkeypatch.setattr(tf.config, "list_physical_devices", found.get)
-    chosen = kx.distribute.strategy()
+    chosen = kx.distribute.get_strategy()
     assert isinstance(chosen, tf.distribute.MirroredStrategy) == is_mirrored
 
 
@@ -617,7 +617,7 @@ def test_the_timeout_is_that_of_what_workers_say_to_each_other(
     cluster = {"cluster": {"chief": ["a:1"], "worker": ["b:1"]}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
     monkeypatch.delenv("TPU_NAME", raising=False)
-    assert kx.distribute.strategy("auto", timeout=timeout) == timeout
+    assert kx.distribute.get_strategy("auto", timeout=timeout) == timeout
 
 
 def compiled_model(**options):

@@ -68,7 +68,7 @@ def test_he_relu_nets_decay_as_published(width, rng):
     mean, spread, nets = PUBLISHED[width]
     assert_mean(found[:, 49], mean, spread, nets)
     # Enough to see that 1000 is not infinity.
-    theory = kx.theory.sample_variance_decay(49).decay[-1]
+    theory = kx.theory.sample_variance_decay(49).sample_fraction[-1]
     infinite = np.sqrt(1 / theory - 1)
     assert infinite - mean > smallest_detectable(spread, NETS[width], nets)
     with pytest.raises(AssertionError, match="off by"):
@@ -129,7 +129,9 @@ def test_batch_normalization_removes_the_decay(normalize, rng):
     for _ in range(6):
         draw(model, rng)
         noise = rng.standard_normal((1000, 300), np.float32)
-        raw.append(kx.measure(model, noise, **options).decay[1:].mean())
+        raw.append(
+            kx.measure(model, noise, **options).sample_fraction[1:].mean()
+        )
         if normalize:
             after = kx.measure(
                 model,

@@ -147,7 +147,7 @@ def test_a_signal_without_variance_has_exactly_none(size, dtype):
     x = np.full((1000, 5), 0.1)
     profile = kx.measure(model, x, batch_size=size)
     assert profile.sample_variance[0] == 0
-    assert profile.decay[0] == 0
+    assert profile.sample_fraction[0] == 0
     y = np.asarray(model(x[:1]), np.float64)
     np.testing.assert_allclose(profile.squared_mean, np.mean(y**2), 1e-6)
 
@@ -168,7 +168,7 @@ def test_deep_layers_in_batches_of_any_size(rng):
     model = he_net(100, 50)
     x = rng.normal(size=(500, 100)).astype("float32")
     whole = kx.measure(model, x, batch_size=500)
-    assert whole.decay[-1] < 0.3
+    assert whole.sample_fraction[-1] < 0.3
     for size in (1, 7, 32, 499):
         assert_same_profile(
             kx.measure(model, x, batch_size=size), whole, rtol=1e-5
@@ -906,7 +906,7 @@ def python(code, **environment):
 def test_another_backend_is_told_in_one_sentence(monkeypatch):
     model = good()
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    assert kx.theory.sample_variance_decay(1).decay[0] == 1
+    assert kx.theory.sample_variance_decay(1).sample_fraction[0] == 1
     sentence = r"^keras_initx's {} runs on Keras's TensorFlow backend; .*'jax'$"
     with pytest.raises(RuntimeError, match=sentence.format("measure")):
         kx.measure(model, X)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,11 +40,11 @@ def profiles(draw):
 def test_what_is_derived():
     profile = kx.VarianceProfile(**GOOD)
     assert profile.total.tolist() == [1.0, 2.0]
+    assert profile.sample_fraction.tolist() == [1.0, 0.25]
     assert profile.decay.tolist() == [1.0, 0.25]
-    assert profile.relative.tolist() == [1.0, 0.25]
     later = kx.VarianceProfile(**GOOD | {"squared_mean": [1.0, 1.5]})
-    assert later.decay.tolist() == [0.5, 0.25]
-    assert later.relative.tolist() == [1.0, 0.5]
+    assert later.sample_fraction.tolist() == [0.5, 0.25]
+    assert later.decay.tolist() == [1.0, 0.5]
     assert len(profile) == 2
     assert profile.layers == ("a", "b")
     assert profile.units.dtype == np.int64
@@ -54,26 +55,28 @@ def test_a_row_by_its_name_or_index():
     row = profile["b"]
     assert row._asdict() == {
         "layer": "b", "units": 8, "sample_variance": 0.5, "squared_mean": 1.5,
-        "decay": 0.25, "relative": 0.25,
+        "sample_fraction": 0.25, "decay": 0.25,
     }  # fmt: skip
     assert profile[1] == profile[-1] == profile[np.int64(1)] == row
     assert list(profile) == [profile["a"], profile["b"]]
     theory = kx.theory.sample_variance_decay(3)
-    assert [row.decay for row in theory] == theory.decay.tolist()
+    for name in ("sample_fraction", "decay"):
+        rows = [getattr(row, name) for row in theory]
+        assert rows == getattr(theory, name).tolist()
     assert theory[3].units == np.inf
 
 
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("dens", KeyError, r"out of \['dense'\].* 'dens'"),
-        ("zzz", KeyError, r"out of \['twin', 'dense', 'twin'\].* 'zzz'"),
-        ("twin", KeyError, "one layer; 2 are called.* 'twin'"),
-        (3, IndexError, "3 layers.* 3"),
-        (-4, IndexError, "3 layers.* -4"),
-        (1.0, TypeError, r"name or index.* 1\.0"),
-        (slice(2), TypeError, "name or index.* slice"),
-        (True, TypeError, "name or index.* True"),
+        ("dens", KeyError, r"one of \['dense'\].*Received: layer='dens'"),
+        ("zzz", KeyError, r"one of \['twin', 'dense', 'twin'\].*='zzz'"),
+        ("twin", KeyError, "an index, since 2 layers have .*layer='twin'"),
+        (3, IndexError, "3 layers.*layer=3"),
+        (-4, IndexError, "3 layers.*layer=-4"),
+        (1.0, TypeError, r"a name or an index.*layer=1\.0"),
+        (slice(2), TypeError, "a name or an index.*layer=slice"),
+        (True, TypeError, "a name or an index.*layer=True"),
     ],
 )
 def test_no_such_row(name, error, message):
@@ -85,8 +88,50 @@ def test_no_such_row(name, error, message):
 def test_a_dead_layer_has_no_decay():
     zero = {"sample_variance": [1.0, 0.0], "squared_mean": [1.0, 0.0]}
     profile = kx.VarianceProfile(**GOOD | zero)
-    np.testing.assert_array_equal(profile.decay, [0.5, np.nan])
+    np.testing.assert_array_equal(profile.sample_fraction, [0.5, np.nan])
+    np.testing.assert_array_equal(profile.decay, [1.0, np.nan])
     assert "nan" in str(profile)
+
+
+@pytest.mark.parametrize(
+    ("sample_variance", "squared_mean", "decay"),
+    [
+        # Positive, so the first row is the reference.
+        ([1, 1, 1], [1, 3, 0], [1, 0.5, 2]),
+        # A first layer whose output is the same for all samples.
+        ([0, 1, 1], [2, 1, 3], [0, 1, 0.5]),
+        ([0, 0, 1], [2, 1, 3], [0, 0, 1]),
+        # A first layer whose output is zero.
+        ([0, 1, 1], [0, 1, 3], [np.nan, 1, 0.5]),
+        ([0, 0, 1], [0, 1, 0], [np.nan, 0, 1]),
+        # No layer with a positive sample fraction.
+        ([0, 0, 0], [1, 0, 2], [np.nan] * 3),
+    ],
+)
+def test_decay_is_relative_to_the_first_positive_sample_fraction(
+    sample_variance, squared_mean, decay
+):
+    profile = kx.VarianceProfile(
+        ["a", "b", "c"], sample_variance, squared_mean, [1, 1, 1]
+    )
+    np.testing.assert_array_equal(profile.decay, decay)
+
+
+def test_decay_of_a_model_with_position_embeddings(rng):
+    tokens = keras.Input((4,), dtype="int32")
+    x = keras.layers.Embedding(10, 8, name="tokens")(tokens)
+    positions = keras.layers.Embedding(4, 8, name="positions")(
+        keras.ops.arange(4)[None] + 0 * tokens
+    )
+    x = keras.layers.Dense(8, name="dense")(x + positions)
+    model = keras.Model(tokens, x)
+    profile = kx.measure(
+        model, rng.integers(0, 10, (64, 4)), layers=["positions", "dense"]
+    )
+    assert profile["positions"].sample_fraction == 0
+    assert profile["positions"].decay == 0
+    assert 0 < profile["dense"].sample_fraction < 1
+    assert profile["dense"].decay == 1
 
 
 @pytest.mark.parametrize(
@@ -155,6 +200,37 @@ def test_a_file_gives_it_back_and_is_written_whole(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["profile.json"]
 
 
+OLD_PROFILE = """{
+ "layers": ["a", "b"],
+ "sample_variance": [1.0, 0.5],
+ "squared_mean": [0.0, 1.5],
+ "units": [4, null]
+}"""
+OLD_CALIBRATION = """{
+ "layers": ["a", "b"],
+ "sample_variance": [1.0, 0.5],
+ "squared_mean": [0.0, 1.5],
+ "units": [4, 8],
+ "left_alone": {"b": "a reason"},
+ "notes": {"a": "a note"},
+ "dtype": "float32",
+ "per": "unit"
+}"""
+
+
+def test_files_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "profile.json"
+    path.write_text(OLD_PROFILE)
+    profile = kx.VarianceProfile.load(path)
+    assert profile == kx.VarianceProfile(**GOOD | {"units": [4, np.inf]})
+    path.write_text(OLD_CALIBRATION)
+    calibration = kx.Calibration.load(path)
+    assert isinstance(calibration, kx.Calibration)
+    assert calibration == kx.VarianceProfile(**GOOD)
+    assert calibration.sample_fraction.tolist() == [1.0, 0.25]
+    assert "a reason" in str(calibration) and "a note" in str(calibration)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -185,12 +261,16 @@ def test_the_table_is_aligned_and_shows_names_as_they_are():
     expected = kx.theory.sample_variance_decay(3)
     lines = profile.table(expected).splitlines()
     head, rule, *rows = lines
-    columns = ("units", "sample variance", "squared mean", "decay", "expected")
+    columns = (
+        *("units", "sample variance", "squared mean"),
+        *("sample fraction", "expected", "decay"),
+    )
     ends = [head.index(column) + len(column) for column in columns]
     assert len(rows) == 4
-    for name, row, decay in zip(names, rows, expected.decay, strict=True):
+    fractions = expected.sample_fraction
+    for name, row, fraction in zip(names, rows, fractions, strict=True):
         assert row.split()[0] == name
-        assert row[: ends[4]].endswith(f"{decay:.4g}")
+        assert row[: ends[4]].endswith(f"{fraction:.4g}")
         for end in ends:
             # Each column ends where its head does.
             assert row[end - 1] != " " and row[end : end + 3].strip() == ""
@@ -208,7 +288,7 @@ def test_the_notebook_table_escapes_names():
 
 def test_repr_says_how_it_ends():
     assert repr(kx.VarianceProfile(**GOOD)) == (
-        "<VarianceProfile of 2 layers: decay 1 at 'a', 0.25 at 'b'>"
+        "<VarianceProfile of 2 layers: sample fraction 1 at 'a', 0.25 at 'b'>"
     )
 
 
@@ -220,8 +300,8 @@ def test_plot_draws_measurement_and_theory():
     profile = kx.VarianceProfile(**GOOD)
     assert profile.plot(expected=theory, ax=ax) is ax
     measured, dashed = ax.lines
-    np.testing.assert_array_equal(measured.get_ydata(), profile.decay)
-    np.testing.assert_array_equal(dashed.get_ydata(), theory.decay)
+    np.testing.assert_array_equal(measured.get_ydata(), profile.sample_fraction)
+    np.testing.assert_array_equal(dashed.get_ydata(), theory.sample_fraction)
     assert dashed.get_linestyle() == "--"
     assert ax.get_yscale() == "log"
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
@@ -244,8 +324,11 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize(
     ("expected", "message"),
     [
-        (kx.VarianceProfile(["a"], [1], [1], [1]), "Received: expected of 1"),
-        ([1.0, 0.5], r"VarianceProfile .*Received: expected=\[1\.0, 0\.5\]"),
+        (
+            kx.VarianceProfile(["a"], [1], [1], [1]),
+            "2. Received: .* of 1 layers",
+        ),
+        ([1.0, 0.5], r"a VarianceProfile.*Received: expected=\[1\.0, 0\.5\]"),
     ],
 )
 def test_what_cannot_stand_beside_is_refused(show, expected, message):

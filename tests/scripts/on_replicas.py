@@ -262,7 +262,7 @@ def own_loop(strategy):
 
 
 def main():
-    strategy = kx.distribute.strategy("mirrored")
+    strategy = kx.distribute.get_strategy("mirrored")
     assert strategy.num_replicas_in_sync == REPLICAS
     claims = {}
     for name, (make, shape) in tables.INITIALIZERS.items():

@@ -26,9 +26,9 @@ X, Y = one_worker.X, one_worker.Y
 # One for all: on CPUs, TensorFlow takes what replicas tell each other under
 # one strategy for what was told under another.
 mirrored = functools.cache(
-    functools.partial(kx.distribute.strategy, "mirrored")
+    functools.partial(kx.distribute.get_strategy, "mirrored")
 )
-kx.distribute.strategy = lambda *args, **options: mirrored()
+kx.distribute.get_strategy = lambda *args, **options: mirrored()
 
 
 class Stops(keras.callbacks.Callback):

@@ -165,7 +165,7 @@ def refused(strategy, seed=0, **options):
 
 def main():
     folder, how = Path(sys.argv[1]), sys.argv[2:]
-    strategy = kx.distribute.strategy("auto")
+    strategy = kx.distribute.get_strategy("auto")
     worker = int(os.environ["WORKER"])
     is_last = worker == int(os.environ["WORKERS"]) - 1
     found = train(strategy, folder, *[Dies()] * (how == ["die"] and is_last))

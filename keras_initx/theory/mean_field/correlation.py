@@ -133,8 +133,8 @@ def sample_variance_decay(
     Example:
 
     >>> profile = sample_variance_decay(50)
-    >>> profile
-    <VarianceProfile of 51 layers: decay 1 at 'layer 0', 0.01214 at 'layer 50'>
+    >>> print(profile.sample_fraction[-1].round(5))
+    0.01214
 
     Reference: Luther & Seung, Physical Review Research 2, 033135 (2020),
     arXiv:1902.04942: the recursion for relu, and batch normalisation. The
