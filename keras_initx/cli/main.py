@@ -224,18 +224,20 @@ def _sentence(
     if not len(kept):
         return f"The signal is {lost}, in every layer."
     first, last = int(kept[0]), int(kept[-1])
+    fractions = profile.sample_fraction
     text = (
         "The fraction of the signal that differs between samples is "
-        f"{_percent(profile.sample_fraction[first])} at {profile.layers[first]}"
+        f"{_percent(fractions[first])} at {profile.layers[first]}"
     )
     if last > first:
-        text += f" and {_percent(profile.sample_fraction[last])} at {profile.layers[last]}"
+        text += f" and {_percent(fractions[last])} at {profile.layers[last]}"
     if last + 1 < len(profile):
         return (
             f"{text}; from {profile.layers[last + 1]} on the signal is {lost}."
         )
     if expected is not None:
-        text += f"; theory, at infinite width: {_percent(expected.sample_fraction[last])}"
+        fraction = expected.sample_fraction[last]
+        text += f"; theory, at infinite width: {_percent(fraction)}"
     return f"{text}."
 
 

@@ -54,7 +54,7 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         file=text,
         width=width,
         color_system=None,
-        # In a notebook rich would display the table and write nothing to `file`.
+        # In a notebook rich would display the table, not write it to `file`.
         force_jupyter=False,
     ).print(table)
     lines = (line.rstrip() for line in text.getvalue().splitlines())
