@@ -24,10 +24,11 @@ from keras_initx.calibration.unit_moments import (
     merged,
     unit_moments,
 )
-from keras_initx.hooks.forward_hooks import listening
-from keras_initx.hooks.heard import Heard, swapped
+from keras_initx.hooks.forward_hooks import forward_hooks
+from keras_initx.hooks.patching import replaced
 from keras_initx.inspection.linear_units import Readout, readout
 from keras_initx.inspection.selection import (
+    LayerCall,
     Selector,
     check_all_matched,
     matches,
@@ -86,7 +87,7 @@ class Calibrator:
         self._rows: list[Row] = []
         self._notes: dict[int, list[str]] = {}
         self._calls: Counter[int] = Counter()
-        self._ran: list[Heard] = []
+        self._ran: list[LayerCall] = []
         self._problem = ""
         self._scope = keras.StatelessScope()
 
@@ -158,7 +159,7 @@ class Calibrator:
     def _forward(self, batch: Any, listener: Any) -> None:
         self._ran = []
 
-        def picks(heard: Heard) -> bool:
+        def picks(heard: LayerCall) -> bool:
             self._ran.append(heard)
             return any(matches(selector, heard) for selector in self._wanted)
 
@@ -166,7 +167,7 @@ class Calibrator:
         with (
             contextlib.suppress(_EndOfPassError),
             keras.StatelessScope(self.new_values()) as self._scope,
-            listening(listener, picks),
+            forward_hooks(on_pre_activation=listener, select=picks),
             taken_as_inputs(self._model, batch),
         ):
             self._model(batch, training=self._training)
@@ -174,7 +175,7 @@ class Calibrator:
         if self._problem:
             raise ValueError(self._problem)
 
-    def _moments(self, heard: Heard, signal: tf.Tensor) -> UnitMoments:
+    def _moments(self, heard: LayerCall, signal: tf.Tensor) -> UnitMoments:
         moments = unit_moments(signal, self._readouts.get(id(heard.layer)))
         if not np.isfinite(moments.mean + moments.variance).all():
             self._problem = (
@@ -184,7 +185,9 @@ class Calibrator:
             raise _EndOfPassError
         return moments
 
-    def _correct_as_heard(self, heard: Heard, signal: tf.Tensor) -> tf.Tensor:
+    def _correct_as_heard(
+        self, heard: LayerCall, signal: tf.Tensor
+    ) -> tf.Tensor:
         self._calls[id(heard.layer)] += 1
         if id(heard.layer) not in self._done:
             before = len(self._new)
@@ -213,14 +216,14 @@ class Calibrator:
         with contextlib.ExitStack() as stack:
             for layer in self._layers:
                 if id(layer) in self._readouts:
-                    stack.enter_context(swapped(layer, "call", again))
+                    stack.enter_context(replaced(layer, "call", again))
             yield
 
     def _correct_next(self, batches: Iterable[Any]) -> bool:
         """Correct the first layer that is not done; False if all are."""
         moments = reached = None
 
-        def stop_there(heard: Heard, signal: tf.Tensor) -> tf.Tensor:
+        def stop_there(heard: LayerCall, signal: tf.Tensor) -> tf.Tensor:
             nonlocal moments, reached
             if id(heard.layer) in self._done:
                 return signal
@@ -239,7 +242,7 @@ class Calibrator:
         self._correct(reached, moments)
         return True
 
-    def _correct(self, heard: Heard, moments: UnitMoments) -> None:
+    def _correct(self, heard: LayerCall, moments: UnitMoments) -> None:
         """Note a layer's new values, and its row."""
         self._on_layer()
         self._done[id(heard.layer)] = heard.layer

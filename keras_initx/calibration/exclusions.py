@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_initx.hooks.forward_hooks import holds_kernel, listening
-from keras_initx.hooks.heard import Heard, swapped
+from keras_initx.hooks.forward_hooks import forward_hooks
+from keras_initx.hooks.patching import replaced
+from keras_initx.inspection.selection import LayerCall
 from keras_initx.inspection.traversal import all_layers, places
 
 _L = keras.layers
@@ -65,7 +66,7 @@ def normalized(
     heard_at: dict[int, tuple[keras.layers.Layer, tf.Tensor]] = {}
     taken: list[tf.Tensor] = []
 
-    def listener(heard: Heard, signal: tf.Tensor) -> tf.Tensor:
+    def listener(heard: LayerCall, signal: tf.Tensor) -> tf.Tensor:
         # An identity, so that no two layers hand on one tensor. Kept, so that
         # no other comes to have its id.
         signal = tf.identity(signal)
@@ -82,10 +83,10 @@ def normalized(
     with (
         keras.StatelessScope(),
         contextlib.ExitStack() as stack,
-        listening(listener, lambda heard: holds_kernel(heard.layer)),
+        forward_hooks(on_pre_activation=listener),
     ):
         for layer in normalizations:
-            stack.enter_context(swapped(layer, "call", taking))
+            stack.enter_context(replaced(layer, "call", taking))
         few = keras.tree.map_structure(lambda t: t[:2], batch)
         model(few, training=training)
     return {

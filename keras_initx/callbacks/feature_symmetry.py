@@ -17,7 +17,7 @@ from keras_initx.callbacks.periodic import (
     say,
 )
 from keras_initx.inspection.selection import (
-    Heard,
+    LayerCall,
     Layers,
     check_all_matched,
     matches,
@@ -198,7 +198,7 @@ def _mean(values: np.ndarray) -> float:
 
 def _chosen(model: keras.Model, layers: Layers) -> list[Place]:
     kernels = [p for p in places(model) if p.geometry.role.endswith("kernel")]
-    held = [Heard(_name(place), place.layers[-1]) for place in kernels]
+    held = [LayerCall(_name(place), place.layers[-1]) for place in kernels]
     wanted = selectors(layers)
     check_all_matched(wanted, held)
     chosen = [

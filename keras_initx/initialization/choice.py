@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_initx.inspection.selection import (
-    Heard,
+    LayerCall,
     Layers,
     check_all_matched,
     matches,
@@ -113,7 +113,7 @@ def picked_places(
     wanted = selectors(layers)
     chains = [list(_heard(place)) for place in all_places]
     # A layer without weights may be picked, to no effect.
-    present = [Heard(layer.name, layer) for layer in all_layers(model)]
+    present = [LayerCall(layer.name, layer) for layer in all_layers(model)]
     check_all_matched(wanted, itertools.chain(present, *chains))
     return [
         any(matches(selector, heard) for heard in chain for selector in wanted)
@@ -121,13 +121,13 @@ def picked_places(
     ]
 
 
-def _heard(place: Place) -> list[Heard]:
+def _heard(place: Place) -> list[LayerCall]:
     """The layers that a weight is in, under all their names."""
     model, *inside = place.layers
     names = [layer.name for layer in inside]
     labels = place.name.split("/")
-    found = [Heard(model.name, model)]
+    found = [LayerCall(model.name, model)]
     for i, layer in enumerate(inside):
-        found.append(Heard("/".join(names[: i + 1]), layer))
-        found.append(Heard("/".join(labels[: i + 1]), layer))
+        found.append(LayerCall("/".join(names[: i + 1]), layer))
+        found.append(LayerCall("/".join(labels[: i + 1]), layer))
     return found

@@ -14,8 +14,8 @@ from keras_initx.inspection.linear_units import holds_kernel
 
 
 @dataclass(frozen=True)
-class Heard:
-    """One call of one layer, as a listener is told of it.
+class LayerCall:
+    """One call of one layer in a forward pass.
 
     Args:
         name: The names of the layers that were running, outermost first,
@@ -61,7 +61,7 @@ def selectors(layers: Layers) -> tuple[Selector, ...]:
     return wanted
 
 
-def matches(selector: Selector, heard: Heard) -> bool:
+def matches(selector: Selector, heard: LayerCall) -> bool:
     """Whether one selector picks a layer."""
     if isinstance(selector, str):
         return selector in (heard.layer.name, heard.name)
@@ -72,7 +72,9 @@ def matches(selector: Selector, heard: Heard) -> bool:
     return bool(selector(heard.layer))
 
 
-def check_all_matched(wanted: Iterable[Selector], ran: Iterable[Heard]) -> None:
+def check_all_matched(
+    wanted: Iterable[Selector], ran: Iterable[LayerCall]
+) -> None:
     """Refuse a selector that picks no layer of the model.
 
     Raises:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_initx.hooks.forward_hooks import listening
+from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.inspection.selection import (
-    Heard,
+    LayerCall,
     Selector,
     check_all_matched,
     matches,
@@ -57,9 +57,9 @@ def forward_pass(
     """
     names: list[str] = []
     rows: list[LayerMoments] = []
-    ran: list[Heard] = []
+    ran: list[LayerCall] = []
 
-    def listener(heard: Heard, signal: tf.Tensor) -> tf.Tensor:
+    def listener(heard: LayerCall, signal: tf.Tensor) -> tf.Tensor:
         names.append(heard.name)
         rows.append(layer_moments(signal))
         # Only then may the signal go on: an activation can then overwrite it
@@ -67,12 +67,12 @@ def forward_pass(
         with tf.control_dependencies(rows[-1]):
             return tf.identity(signal)
 
-    def picks(heard: Heard) -> bool:
+    def picks(heard: LayerCall) -> bool:
         ran.append(heard)
         return any(matches(selector, heard) for selector in wanted)
 
     scope = _RecordingScope(states)
-    with scope, listening(listener, picks):
+    with scope, forward_hooks(on_pre_activation=listener, select=picks):
         model(batch, training=training)
     check_all_matched(wanted, ran)
     if not rows:

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_initx.hooks.forward_hooks import listening
-from keras_initx.inspection.selection import Heard
+from keras_initx.hooks.forward_hooks import forward_hooks
+from keras_initx.hooks.recorder import Rerun
+from keras_initx.inspection.selection import LayerCall
 
 
 def culprit(
@@ -33,19 +34,24 @@ def culprit(
     """
     calls, found = Counter(), []
 
-    def look(heard: Heard, given: Any, output: Any) -> None:
+    def look(heard: LayerCall, rerun: Rerun, output: Any) -> Any:
         calls[heard.name] += 1
         if not _finite(output):
             count = calls[heard.name]
             name = f"{heard.name}:{count}" if count > 1 else heard.name
-            where = "at" if _finite(given) else "in the input of"
+            where = (
+                "at"
+                if _finite((rerun.args, rerun.kwargs))
+                else "in the input of"
+            )
             found.append(f"{where} layer {name!r}")
             raise _FoundError
+        return output
 
     try:
         with (
             keras.StatelessScope(),
-            listening(lambda heard, signal: signal, lambda heard: False, look),
+            forward_hooks(after_call=look),
         ):
             for batch in batches:
                 calls.clear()

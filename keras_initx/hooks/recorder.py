@@ -1,0 +1,231 @@
+"""The stack of running layers, and the calls of the hooks for each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from keras_initx.hooks import layer_call as layer_calls
+from keras_initx.hooks.patching import replaced
+from keras_initx.inspection.linear_units import holds_kernel
+from keras_initx.inspection.selection import LayerCall
+
+
+class Rerun:
+    """Runs a layer's `call` again on the same arguments, without hooks.
+
+    Args:
+        call: The layer's `call`.
+        args: tuple. Its positional arguments.
+        kwargs: dict. Its keyword arguments.
+    """
+
+    def __init__(self, call: Callable, args: tuple, kwargs: dict[str, Any]):
+        self.call = call
+        self.args = args
+        self.kwargs = kwargs
+
+    def __call__(self) -> Any:
+        """Returns the output of a further run."""
+        with layer_calls.plain_layer_calls():
+            return self.call(*self.args, **self.kwargs)
+
+
+Select = Callable[[LayerCall], bool]
+OnPreActivation = Callable[[LayerCall, tf.Tensor], tf.Tensor]
+AfterCall = Callable[[LayerCall, Rerun, Any], Any]
+
+
+class SequenceRecorder(Protocol):
+    """Records in the place of the hook while a sequence runs step by step."""
+
+    def record(self, layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+        """Records the pre-activation of the present time step."""
+
+    def step_output(self, layer: keras.layers.Layer, output: Any) -> Any:
+        """Returns what `layer` shall return in the place of `output`."""
+
+
+@dataclass
+class _Frame:
+    """A layer's call in progress."""
+
+    layer_call: LayerCall
+    path: tuple[str, ...]
+    selected: bool
+    # A selected layer inside which every layer with a kernel is selected too.
+    stands_for_inner: bool
+    recorded: bool = False
+    recorded_inner: bool = False
+
+
+@dataclass
+class Recorder:
+    """Calls the hooks of one forward pass; `forward_hooks` describes them.
+
+    Args:
+        on_pre_activation: The hook for pre-activations.
+        select: Which layers it is called for.
+        after_call: The hook that runs after a layer, or None.
+        around_steps: Called as `around_steps(layer, recorder)`; returns the
+            context in which a layer runs that itself runs others once a time
+            step.
+    """
+
+    on_pre_activation: OnPreActivation
+    select: Select
+    after_call: AfterCall | None
+    around_steps: Callable[
+        [keras.layers.Layer, Recorder], contextlib.AbstractContextManager[None]
+    ]
+    frames: list[_Frame] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    sequence: SequenceRecorder | None = None
+    graph: tf.Graph = field(default_factory=tf.compat.v1.get_default_graph)
+
+    @contextlib.contextmanager
+    def attached(self, layer: keras.layers.Layer) -> Iterator[None]:
+        """Sends the calls of `layer.call` through `run`, within."""
+
+        def through_run(call: Callable) -> Callable:
+            # A tf.function has its own graph, perhaps traced long ago, in
+            # which no hook is called; what it wraps runs in the present one.
+            call = getattr(call, "python_function", call)
+            return functools.partial(self.run, layer, call)
+
+        with contextlib.ExitStack() as stack:
+            for name in ("call", "quantized_call"):
+                if getattr(layer, name, None) is not None:
+                    stack.enter_context(replaced(layer, name, through_run))
+            yield
+
+    def run(
+        self,
+        layer: keras.layers.Layer,
+        call: Callable,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Runs a layer's `call` and the hooks."""
+        if not layer_calls.is_current(self):
+            return call(*args, **kwargs)
+        frame = self._frame(layer)
+        record = functools.partial(self._record_once, frame)
+        self.frames.append(frame)
+        try:
+            with (
+                _around_activation(layer, record)
+                if frame.selected
+                else contextlib.nullcontext(),
+                self.around_steps(layer, self),
+            ):
+                output = call(*args, **kwargs)
+            if frame.selected and (
+                holds_kernel(layer) or not frame.recorded_inner
+            ):
+                output = _on_first_tensor(record, output)
+        finally:
+            self.frames.pop()
+        if self.frames and (frame.recorded or frame.recorded_inner):
+            self.frames[-1].recorded_inner = True
+        if self.sequence is not None:
+            return self.sequence.step_output(layer, output)
+        if self.after_call is not None:
+            rerun = Rerun(call, args, kwargs)
+            output = self.after_call(frame.layer_call, rerun, output)
+        return output
+
+    @contextlib.contextmanager
+    def recording_in(self, sequence: SequenceRecorder | None) -> Iterator[None]:
+        """Records in `sequence`, within; None for the hook."""
+        outer, self.sequence = self.sequence, sequence
+        try:
+            yield
+        finally:
+            self.sequence = outer
+
+    def record(self, layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+        """Calls the hook, or records in the sequence in progress.
+
+        Returns:
+            The tensor to go on with.
+        """
+        if self.sequence is not None:
+            return self.sequence.record(layer_call, signal)
+        check_reachable(layer_call, self.graph)
+        name = layer_call.name
+        count = self.calls[name] = self.calls.get(name, 0) + 1
+        if count > 1:
+            layer_call = LayerCall(f"{name}:{count}", layer_call.layer)
+        return self.on_pre_activation(layer_call, signal)
+
+    def _frame(self, layer: keras.layers.Layer) -> _Frame:
+        outer = self.frames[-1] if self.frames else None
+        path = (*outer.path, layer.name) if outer else ()
+        if outer and layer is getattr(outer.layer_call.layer, "cell", None):
+            # "lstm", not "lstm/lstm_cell": the cell is how Keras builds it.
+            path = outer.path
+        layer_call = LayerCall("/".join(path) or layer.name, layer)
+        selected = self.select(layer_call)
+        stands_for_inner = selected or bool(outer and outer.stands_for_inner)
+        return _Frame(
+            layer_call,
+            path,
+            selected or (stands_for_inner and holds_kernel(layer)),
+            stands_for_inner,
+        )
+
+    def _record_once(self, frame: _Frame, signal: tf.Tensor) -> tf.Tensor:
+        if frame.recorded or not layer_calls.is_current(self):
+            return signal
+        frame.recorded = True
+        return self.record(frame.layer_call, signal)
+
+
+def check_reachable(layer_call: LayerCall, graph: tf.Graph) -> None:
+    """Refuses a tensor that lives in the graph of a loop, not in `graph`.
+
+    Raises:
+        RuntimeError: If the present graph is not `graph`.
+    """
+    if tf.compat.v1.get_default_graph() is not graph:
+        raise RuntimeError(
+            "The pre-activation of a layer is within reach where the model "
+            "itself runs the layer, but not inside a loop, a branch or a "
+            "tf.function of another layer, nor in a TimeDistributed layer "
+            "whose number of time steps is unknown. Leave it out through "
+            f"`layers`. Received: layer {layer_call.name!r}"
+        )
+
+
+def _around_activation(
+    layer: keras.layers.Layer, record: Callable[[tf.Tensor], tf.Tensor]
+) -> contextlib.AbstractContextManager[None]:
+    """The context in which `layer.activation` records what it is given."""
+    if not callable(vars(layer).get("activation")):
+        return contextlib.nullcontext()
+
+    def recorded(activation: Callable) -> Callable:
+        def recording(x: Any, *args: Any, **kwargs: Any) -> Any:
+            return activation(_on_first_tensor(record, x), *args, **kwargs)
+
+        return recording
+
+    return replaced(layer, "activation", recorded)
+
+
+def _on_first_tensor(
+    record: Callable[[tf.Tensor], tf.Tensor], output: Any
+) -> Any:
+    leaves = keras.tree.flatten(output)
+    for i, leaf in enumerate(leaves):
+        if tf.is_tensor(leaf) and leaf.dtype.is_floating:
+            leaves[i] = record(leaf)
+            return keras.tree.pack_sequence_as(output, leaves)
+    return output
