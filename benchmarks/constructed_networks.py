@@ -2,7 +2,7 @@
 
 The same residual network on the same data, from four starts:
 
-    He            varnet: random weights, as usual
+    He            random_init: random weights, as usual
     ConstNet      identical features, and arithmetic that repeats itself to
                   the last bit: nothing can tell them apart
     dropout       ConstNet with a dropout of 0.01
@@ -41,7 +41,7 @@ sys.path.append(str(Path(__file__).parent.parent / "examples"))
 import train_constnet
 
 STARTS = {
-    "He": ["--varnet"],
+    "He": ["--random-init"],
     "ConstNet": [],
     "ConstNet, dropout 0.01": ["--dropout", "0.01"],
     "ConstNet, noise 0.01": ["--noise", "0.01"],
@@ -53,7 +53,12 @@ def run(start: str, seed: int, options: argparse.Namespace):
     arguments = [
         *("--data", options.data, "--enlarge", options.enlarge),
         *("--no-augment", "--verbose", "0"),
-        *("--depth", options.depth, "--widen", options.widen),
+        *(
+            "--depth",
+            options.depth,
+            "--width-multiplier",
+            options.width_multiplier,
+        ),
         *("--epochs", options.epochs, "--batch-size", options.batch_size),
         *("--seed", seed, *STARTS[start]),
     ]
@@ -143,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", choices=["digits", "cifar10"], default="digits")
     add("--enlarge", type=int, default=2, help="digits of 8 by 8 pixels")
     add("--depth", type=int, default=16)
-    add("--widen", type=int, default=1)
+    add("--width-multiplier", type=int, default=1)
     add("--epochs", type=int, default=30)
     add("--batch-size", type=int, default=32)
     add("--seeds", type=int, default=5)

@@ -74,7 +74,9 @@ def default_start() -> Weights:
 def weights_of(layers: list[TriangleWave]) -> Weights:
     """Of the nets that the features of some layers are."""
     nets = [
-        theory.triangle_wave_weights(a, layer.sign, layer.form, s)
+        theory.triangle_wave_weights(
+            a, 1 if layer.concave else -1, layer.form, s
+        )
         for layer in layers
         for a, s in zip(*map(np.asarray, layer.curves()), strict=True)
     ]
@@ -147,14 +149,16 @@ def train(
         )
 
 
-def train_waves(scales: str, x, y, epochs, batch) -> list[TriangleWave]:
+def train_waves(
+    trainable_scales: bool, x, y, epochs, batch
+) -> list[TriangleWave]:
     """Phase one: a feature of a layer is a net; one layer a sign."""
     start = random_peaks(DEPTH, STARTS, SEED)
     layers = []
     for sign in (-1, 1):
         mine = [i for i, s in enumerate(SIGNS) if s == sign]
         layer = TriangleWave(
-            DEPTH, sign, scales, np.tile(start, (len(mine), 1))
+            DEPTH, sign == 1, trainable_scales, np.tile(start, (len(mine), 1))
         )
         layer.build((None, len(mine) * STARTS))
         layers.append(layer)
@@ -169,8 +173,8 @@ def train_waves(scales: str, x, y, epochs, batch) -> list[TriangleWave]:
         )
 
     variables = [w for layer in layers for w in layer.trainable_weights]
-    title = f"{scales}, phase one"
-    train(predict, variables, x, y, epochs, batch, title)
+    title = "free scales" if trainable_scales else "differentiable"
+    train(predict, variables, x, y, epochs, batch, f"{title}, phase one")
     return layers
 
 
@@ -221,10 +225,10 @@ def errors(x, unseen, epochs: int, batch: int) -> dict[str, np.ndarray]:
         if row == "default":
             start, rest = default_start(), 2 * epochs
         elif row == "init only":
-            layers = train_waves("differentiable", x, y, 0, batch)
+            layers = train_waves(False, x, y, 0, batch)
             start, rest = weights_of(layers), 2 * epochs
         else:
-            layers = train_waves(row.split()[0], x, y, epochs, batch)
+            layers = train_waves(row == "free scales", x, y, epochs, batch)
             start, rest = weights_of(layers), epochs
         end = train_weights(start, x, y, rest, batch, row)
         error = forward(end, tf.constant(unseen)).numpy() - curves(unseen)

@@ -1,7 +1,8 @@
-"""Train ConstNet as its authors did, and watch the symmetry of its features.
+r"""Train ConstNet as its authors did, and watch the symmetry of its features.
 
     python examples/train_constnet.py
-    python examples/train_constnet.py --data digits --widen 1 --epochs 30
+    python examples/train_constnet.py --data digits --width-multiplier 1 \
+        --epochs 30
 
 The first is the set-up of Blumenfeld, Gilboa & Soudry (ICML 2020,
 arXiv:2007.01038) as read from their code: ConstNet 16-10 on CIFAR-10, which
@@ -106,10 +107,10 @@ def parser() -> argparse.ArgumentParser:
     add("--data", choices=["cifar10", "digits"], default="cifar10")
     add("--enlarge", type=int, default=4, help="digits of 8 by 8 pixels")
     add("--depth", type=int, default=16)
-    add("--widen", type=int, default=10)
+    add("--width-multiplier", type=int, default=10)
     add("--dropout", type=float, default=0.0, help="breaks the symmetry")
     add("--noise", type=float, default=0.0, help="breaks it from the start")
-    add("--varnet", action="store_true", help="a random start, as usual")
+    add("--random-init", action="store_true", help="a random start, as usual")
     add("--epochs", type=int, default=300)
     add("--batch-size", type=int, default=128)
     add("--rate", type=float, default=0.03, help="learning rate")
@@ -131,12 +132,12 @@ def train(
     known, unseen = load(options.data, options.limit, options.enlarge)
     model = kx.models.ConstNet(
         options.depth,
-        options.widen,
+        options.width_multiplier,
         classes=10,
         input_shape=known[0].shape[1:],
         dropout=options.dropout,
         noise=options.noise,
-        varnet=options.varnet,
+        random_init=options.random_init,
     )
     model.compile(
         SGD(options.rate, options.penalty),

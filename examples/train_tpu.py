@@ -21,7 +21,7 @@ import keras_initx as kx
 INITIALIZERS = {
     "he_normal": keras.initializers.HeNormal,
     "lecun_normal": keras.initializers.LecunNormal,
-    "fractional": lambda: kx.initializers.FractionalMoment(s=1.0),
+    "fractional": lambda: kx.initializers.FractionalMoment(order=1.0),
     "stable": lambda: kx.initializers.AlphaStable(stability=1.8),
 }
 

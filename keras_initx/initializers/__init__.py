@@ -25,8 +25,8 @@ scores start as those of x W W^T x. Give these layers `seed=None`, and call
 """
 
 from keras_initx.initializers.alpha_stable import AlphaStable
-from keras_initx.initializers.center import CenterAverage, CenterIdentity
 from keras_initx.initializers.depth_process import DepthProcess, DepthWeights
+from keras_initx.initializers.dirac import Dirac, DiracAverage
 from keras_initx.initializers.fractional_moment import FractionalMoment
 from keras_initx.initializers.from_distribution import FromDistribution
 from keras_initx.initializers.scaled import Scaled
@@ -37,10 +37,10 @@ from keras_initx.initializers.triangle_wave import (
 
 __all__ = [
     "AlphaStable",
-    "CenterAverage",
-    "CenterIdentity",
     "DepthProcess",
     "DepthWeights",
+    "Dirac",
+    "DiracAverage",
     "FractionalMoment",
     "FromDistribution",
     "Scaled",

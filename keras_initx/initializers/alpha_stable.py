@@ -17,6 +17,7 @@ from keras_initx.initializers.base import (
     plain,
     stateless_seed,
 )
+from keras_initx.validation import check_real
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -30,8 +31,8 @@ class AlphaStable(FanInInitializer):
     C = (2 / pi) Gamma(alpha) sin(pi alpha / 2). What the layer can keep is its
     signal's l_alpha norm |x|_alpha = (sum |x_i|^alpha)^(1 / alpha):
 
-        preserve="log"    E log |phi(W x)|_alpha = log |x|_alpha
-        preserve=s        E |phi(W x)|_alpha^s = |x|_alpha^s,   0 < s < alpha
+        order="log"    E log |phi(W x)|_alpha = log |x|_alpha
+        order=s        E |phi(W x)|_alpha^s = |x|_alpha^s,   0 < s < alpha
 
     for every x, by c = `theory.stable_weight_scale`. The scale of textbooks,
     c = fan_in^(-1 / alpha), leaves out a logarithm of the fan-in: with relu,
@@ -56,14 +57,14 @@ class AlphaStable(FanInInitializer):
         activation: What follows the kernel, phi in phi(W x): "linear",
             "relu", "leaky_relu" or "rrelu", as in
             `theory.stable_weight_scale`.
-        preserve: "log", or the order s of the moment to keep, in
+        order: "log", or the order s of the moment to keep, in
             (0, stability).
         negative_slope: Of "leaky_relu"; by default 0.2, as in
             `keras.activations.leaky_relu` (`keras.layers.LeakyReLU` has 0.3).
-        bounds: Of "rrelu", between which each unit draws its slope; by default
-            those of PyTorch, (1/8, 1/3).
-        keep_rate: Of an inverted dropout after the activation, the share
-            that it keeps, in (0, 1]: 1 - rate of `keras.layers.Dropout`.
+        negative_slope_range: Of "rrelu", between which each unit draws its
+            slope; by default those of PyTorch, (1/8, 1/3).
+        dropout_rate: Of a dropout after the activation, as
+            `keras.layers.Dropout` has it, in [0, 1).
         fan_in: An int >= 1 in place of the fan-in that shape or axes give.
         input_axes: Axes of the kernel that the layer sums over, and
         output_axes: axes that its output has: ints, both or neither.
@@ -97,41 +98,41 @@ class AlphaStable(FanInInitializer):
         self,
         stability: float,
         activation: str = "relu",
-        preserve: str | float = "log",
+        order: str | float = "log",
         negative_slope: float | None = None,
-        bounds: Sequence[float] | None = None,
-        keep_rate: float = 1.0,
+        negative_slope_range: Sequence[float] | None = None,
+        dropout_rate: float = 0.0,
         fan_in: int | None = None,
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
         seed: int | keras.random.SeedGenerator | None = None,
     ):
         super().__init__(fan_in, input_axes, output_axes, seed)
+        dropout_rate = check_real("dropout_rate", dropout_rate, "[0, 1)")
         self.stability = stability
         self.activation = activation
-        self.preserve = preserve
+        self.order = order
         self.negative_slope = negative_slope
-        self.bounds = bounds
-        self.keep_rate = keep_rate
+        self.negative_slope_range = negative_slope_range
+        self.dropout_rate = dropout_rate
         self._scale_of_weights(self.fan_in or TYPICAL_FAN_IN)
         # Accepted: now as JSON has them.
         self.stability = float(stability)
-        if preserve != "log":
-            self.preserve = float(preserve)
+        if order != "log":
+            self.order = float(order)
         self.negative_slope = plain(negative_slope)
-        self.bounds = plain(bounds)
-        self.keep_rate = float(keep_rate)
+        self.negative_slope_range = plain(negative_slope_range)
 
     def _scale_of_weights(self, fan_in: int) -> float:
         return theory.stable_weight_scale(
             self.stability,
             fan_in,
             self.activation,
-            order=self.preserve,
-            dropout_rate=1 - self.keep_rate,
+            order=self.order,
+            dropout_rate=self.dropout_rate,
             **given(
                 negative_slope=self.negative_slope,
-                negative_slope_range=self.bounds,
+                negative_slope_range=self.negative_slope_range,
             ),
         )
 
@@ -151,8 +152,8 @@ class AlphaStable(FanInInitializer):
         return {
             "stability": self.stability,
             "activation": self.activation,
-            "preserve": self.preserve,
+            "order": self.order,
             "negative_slope": self.negative_slope,
-            "bounds": self.bounds,
-            "keep_rate": self.keep_rate,
+            "negative_slope_range": self.negative_slope_range,
+            "dropout_rate": self.dropout_rate,
         } | super().get_config()

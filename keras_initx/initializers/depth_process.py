@@ -18,7 +18,7 @@ from keras_initx.validation import is_real
 _LENGTH_SCALE = 0.1
 _KINDS = ("white", "smooth", "fractional")
 # Beyond, float32 has no weights left.
-_LARGEST_GAIN = 1e30
+_LARGEST_SCALE = 1e30
 # The paths of networks that are being built, of any process.
 _CACHE = PathCache()
 
@@ -29,7 +29,7 @@ class DepthProcess:
     Every weight entry has one path over the layers, and `at(index)` is the
     initializer of the layer with that index, its weights
 
-        w_k = sqrt(gain / fan_in) x_k
+        w_k = sqrt(scale / fan_in) x_k
 
     with x a stationary normal process of unit variance over k = 0, ...,
     depth - 1, independent for each entry of the kernel:
@@ -61,7 +61,7 @@ class DepthProcess:
             by default.
         hurst: Of "fractional", which needs it, in (0, 1]. At 1/2 it is white;
             at 1 all layers have the same weights.
-        gain: As `theory.critical_scale` has it, from 1e-30 to 1e30: 1 for a
+        scale: As `theory.critical_scale` has it, from 1e-30 to 1e30: 1 for a
             branch that is scaled down, 2 for He's weights.
         seed: None, which draws one from the generator that
             `keras.utils.set_random_seed` sets, or an int.
@@ -88,11 +88,11 @@ class DepthProcess:
         kind: str = "white",
         length_scale: float | None = None,
         hurst: float | None = None,
-        gain: float = 1.0,
+        scale: float = 1.0,
         seed: int | None = None,
     ):
         # An initializer checks all of it, and draws the seed that they share.
-        first = DepthWeights(depth, 0, kind, length_scale, hurst, gain, seed)
+        first = DepthWeights(depth, 0, kind, length_scale, hurst, scale, seed)
         self._config = first.get_config() | {"seed": first.seed}
         self.depth = first.depth
 
@@ -141,7 +141,7 @@ class DepthProcess:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
-        names = ("depth", "kind", "length_scale", "hurst", "gain", "seed")
+        names = ("depth", "kind", "length_scale", "hurst", "scale", "seed")
         return {name: self._config[name] for name in names}
 
 
@@ -155,7 +155,7 @@ class DepthWeights(FanInInitializer):
         kind: As in `DepthProcess`.
         length_scale: As in `DepthProcess`.
         hurst: As in `DepthProcess`.
-        gain: As in `DepthProcess`.
+        scale: As in `DepthProcess`.
         seed: As in `DepthProcess`.
         stream: As in `DepthProcess.at`.
         fan_in: As in `FractionalMoment`.
@@ -188,7 +188,7 @@ class DepthWeights(FanInInitializer):
         kind: str = "white",
         length_scale: float | None = None,
         hurst: float | None = None,
-        gain: float = 1.0,
+        scale: float = 1.0,
         seed: int | None = None,
         stream: int = 0,
         fan_in: int | None = None,
@@ -237,12 +237,14 @@ class DepthWeights(FanInInitializer):
             )
         self.stream = int(stream)
         self.kind = kind
-        if not (is_real(gain) and 1 / _LARGEST_GAIN <= gain <= _LARGEST_GAIN):
+        if not (
+            is_real(scale) and 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE
+        ):
             raise ValueError(
-                f"gain must be from {1 / _LARGEST_GAIN} to {_LARGEST_GAIN}. "
-                f"Received: gain={gain!r}"
+                f"scale must be from {1 / _LARGEST_SCALE} to {_LARGEST_SCALE}. "
+                f"Received: scale={scale!r}"
             )
-        self.gain = float(gain)
+        self.scale = float(scale)
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
         seed = self.seed % 2**64
@@ -258,7 +260,7 @@ class DepthWeights(FanInInitializer):
                 self.kind, self.depth, parameter, seed, self.stream, entries
             )
             values = _CACHE.layer(paths, self.index)
-        values *= np.float32(math.sqrt(self.gain / fan_in))
+        values *= np.float32(math.sqrt(self.scale / fan_in))
         return tf.convert_to_tensor(values.reshape(shape))
 
     def get_config(self) -> dict[str, Any]:
@@ -269,6 +271,6 @@ class DepthWeights(FanInInitializer):
             "kind": self.kind,
             "length_scale": self.length_scale,
             "hurst": self.hurst,
-            "gain": self.gain,
+            "scale": self.scale,
             "stream": self.stream,
         } | super().get_config()

@@ -15,6 +15,7 @@ from keras_initx.initializers.base import (
     given,
     plain,
 )
+from keras_initx.validation import check_real
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -33,16 +34,16 @@ class FractionalMoment(FanInInitializer):
     convolutions, whose outputs share weights, nothing is proved.
 
     Args:
-        s: Order of the moment, in (0, 2].
+        order: s, the order of the moment, in (0, 2].
         activation: What follows the kernel, phi in phi(W x): "linear",
             "relu", "leaky_relu" or "rrelu", as in
             `theory.fractional_moment_std`.
         negative_slope: Of "leaky_relu"; by default 0.2, as in
             `keras.activations.leaky_relu` (`keras.layers.LeakyReLU` has 0.3).
-        bounds: Of "rrelu", between which each unit draws its slope; by default
-            those of PyTorch, (1/8, 1/3).
-        keep_rate: Of an inverted dropout after the activation, the share
-            that it keeps, in (0, 1]: 1 - rate of `keras.layers.Dropout`.
+        negative_slope_range: Of "rrelu", between which each unit draws its
+            slope; by default those of PyTorch, (1/8, 1/3).
+        dropout_rate: Of a dropout after the activation, as
+            `keras.layers.Dropout` has it, in [0, 1).
         fan_in: An int >= 1 in place of the fan-in that shape or axes give.
         input_axes: Axes of the kernel that the layer sums over, and
         output_axes: axes that its output has: ints, both or neither.
@@ -72,38 +73,38 @@ class FractionalMoment(FanInInitializer):
 
     def __init__(
         self,
-        s: float = 1.0,
+        order: float = 1.0,
         activation: str = "relu",
         negative_slope: float | None = None,
-        bounds: Sequence[float] | None = None,
-        keep_rate: float = 1.0,
+        negative_slope_range: Sequence[float] | None = None,
+        dropout_rate: float = 0.0,
         fan_in: int | None = None,
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
         seed: int | keras.random.SeedGenerator | None = None,
     ):
         super().__init__(fan_in, input_axes, output_axes, seed)
-        self.s = s
+        dropout_rate = check_real("dropout_rate", dropout_rate, "[0, 1)")
+        self.order = order
         self.activation = activation
         self.negative_slope = negative_slope
-        self.bounds = bounds
-        self.keep_rate = keep_rate
+        self.negative_slope_range = negative_slope_range
+        self.dropout_rate = dropout_rate
         self._std(self.fan_in or TYPICAL_FAN_IN)
         # Accepted: now as JSON has them.
-        self.s = float(s)
+        self.order = float(order)
         self.negative_slope = plain(negative_slope)
-        self.bounds = plain(bounds)
-        self.keep_rate = float(keep_rate)
+        self.negative_slope_range = plain(negative_slope_range)
 
     def _std(self, fan_in: int) -> float:
         return theory.fractional_moment_std(
-            self.s,
+            self.order,
             fan_in,
             self.activation,
-            dropout_rate=1 - self.keep_rate,
+            dropout_rate=self.dropout_rate,
             **given(
                 negative_slope=self.negative_slope,
-                negative_slope_range=self.bounds,
+                negative_slope_range=self.negative_slope_range,
             ),
         )
 
@@ -115,9 +116,9 @@ class FractionalMoment(FanInInitializer):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
         return {
-            "s": self.s,
+            "order": self.order,
             "activation": self.activation,
             "negative_slope": self.negative_slope,
-            "bounds": self.bounds,
-            "keep_rate": self.keep_rate,
+            "negative_slope_range": self.negative_slope_range,
+            "dropout_rate": self.dropout_rate,
         } | super().get_config()

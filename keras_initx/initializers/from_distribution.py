@@ -18,6 +18,7 @@ from keras_initx.initializers.base import (
     plain,
     stateless_seed,
 )
+from keras_initx.validation import check_bool
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -26,13 +27,13 @@ class FromDistribution(FanInInitializer):
 
     With z drawn from the distribution,
 
-        preserve="variance"    w = sqrt(gain / fan_in) z / stddev(z)
-        preserve=None          w = z
+        preserve_variance=True    w = sqrt(scale / fan_in) z / stddev(z)
+        preserve_variance=False   w = z
 
-    where gain = `theory.critical_scale(activation)`: sums of fan_in terms w x
+    where scale = `theory.critical_scale(activation)`: sums of fan_in terms w x
     then have the variance of pre-activations that the layer before had.
 
-    Only scale is touched. `preserve="variance"` therefore asks for a mean of
+    Only scale is touched. `preserve_variance` therefore asks for a mean of
     zero, since a mean adds fan_in^2 times its square to the second moment, and
     for a finite variance. Of the heavy-tailed, `StudentT` has one for df > 2,
     `Cauchy` none; `kx.initializers.AlphaStable` is for those.
@@ -42,9 +43,10 @@ class FromDistribution(FanInInitializer):
             `kx.distributions` with batch and event shape (). Its parameters
             are read once, as plain numbers; so are distributions among them,
             as in `MixtureSameFamily`.
-        preserve: "variance", or None to leave the scale as it is.
+        preserve_variance: Whether to scale the draws; False leaves the scale
+            as it is.
         activation: Of the layer before, a name that `theory.critical_scale`
-            knows; not used if `preserve` is None.
+            knows; not used if `preserve_variance` is False.
         negative_slope: Of "leaky_relu"; by default 0.2, as in
             `keras.activations.leaky_relu` (`keras.layers.LeakyReLU` has 0.3).
         fan_in: An int >= 1 in place of the fan-in that shape or axes give.
@@ -76,13 +78,13 @@ class FromDistribution(FanInInitializer):
     >>> f"{keras.ops.std(layer.kernel):.2f}"  # sqrt(2 / 256) = 0.088
     '0.09'
 
-    Reference: He et al., ICCV (2015), arXiv:1502.01852, for the gain.
+    Reference: He et al., ICCV (2015), arXiv:1502.01852, for the scale.
     """
 
     def __init__(
         self,
         distribution: Any,
-        preserve: str | None = "variance",
+        preserve_variance: bool = True,
         activation: str = "relu",
         negative_slope: float | None = None,
         fan_in: int | None = None,
@@ -95,22 +97,22 @@ class FromDistribution(FanInInitializer):
             if not isinstance(distribution, dict):
                 distribution = distribution_config.to_config(distribution)
             law = _scalar_law(distribution)
-            if preserve not in ("variance", None):
-                raise ValueError(
-                    "preserve must be 'variance' or None. "
-                    f"Received: preserve={preserve!r}"
-                )
-            self._stddev = _stddev(distribution, law) if preserve else 1.0
+            preserve_variance = check_bool(
+                "preserve_variance", preserve_variance
+            )
+            self._stddev = (
+                _stddev(distribution, law) if preserve_variance else 1.0
+            )
         if not isinstance(activation, str):
             raise ValueError(
                 "activation must be a name, which a saved model can hold. "
                 f"Received: activation={activation!r}"
             )
-        self._gain = theory.critical_scale(
+        self._scale = theory.critical_scale(
             activation, **given(negative_slope=negative_slope)
         )
         self.distribution = copy.deepcopy(distribution)
-        self.preserve = preserve
+        self.preserve_variance = preserve_variance
         self.activation = activation
         self.negative_slope = plain(negative_slope)
 
@@ -118,15 +120,15 @@ class FromDistribution(FanInInitializer):
         law = distribution_config.from_config(self.distribution)
         seed = stateless_seed(self.seed)
         weights = tf.cast(law.sample(shape, seed=seed), tf.float32)
-        if self.preserve is not None:
-            weights *= math.sqrt(self._gain / fan_in) / self._stddev
+        if self.preserve_variance:
+            weights *= math.sqrt(self._scale / fan_in) / self._stddev
         return tf.clip_by_value(weights, tf.float32.min, tf.float32.max)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, fit for JSON."""
         return {
             "distribution": copy.deepcopy(self.distribution),
-            "preserve": self.preserve,
+            "preserve_variance": self.preserve_variance,
             "activation": self.activation,
             "negative_slope": self.negative_slope,
         } | super().get_config()
@@ -163,7 +165,7 @@ def _stddev(config: dict[str, Any], law: Any) -> float:
     else:
         return math.sqrt(variance)
     raise ValueError(
-        "preserve='variance' needs a distribution of mean zero and a known, "
-        f"finite variance; of this one, {reason}. With preserve=None weights "
-        f"are drawn as it is. Received: distribution={law!r}"
+        "preserve_variance=True needs a distribution of mean zero and a known, "
+        f"finite variance; of this one, {reason}. With preserve_variance=False "
+        f"weights are drawn as it is. Received: distribution={law!r}"
     )

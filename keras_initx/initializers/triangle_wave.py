@@ -21,7 +21,7 @@ from keras_initx.theory.triangle_waves.weights import (
     random_projection,
     triangle_wave_weights,
 )
-from keras_initx.validation import check_int
+from keras_initx.validation import check_bool, check_int
 
 
 class _TriangleWave(keras.initializers.Initializer):
@@ -34,13 +34,14 @@ class _TriangleWave(keras.initializers.Initializer):
         self,
         depth: int,
         index: int,
-        sign: int = 1,
+        concave: bool = True,
         form: str = "ramp",
         peaks: Sequence[float] | Sequence[Sequence[float]] | None = None,
         seed: int | None = None,
     ):
         check_int("depth", depth, 1)
-        check_family(sign, form)
+        self.concave = check_bool("concave", concave)
+        check_family(1 if concave else -1, form)
         if not (is_int(index) and 0 <= index <= depth):
             raise ValueError(
                 f"index must be an int from 0 to depth = {depth}, which is the "
@@ -55,7 +56,6 @@ class _TriangleWave(keras.initializers.Initializer):
             )
         self.depth = int(depth)
         self.index = int(index)
-        self.sign = int(sign)
         self.form = form
         self.peaks = None if peaks is None else plain_peaks(peaks, self.depth)
         self.seed = None if seed is None else int(seed)
@@ -89,9 +89,9 @@ class _TriangleWave(keras.initializers.Initializer):
     def _layers(self, blocks: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Kernel and bias of this layer of each block."""
         peaks = peaks_of(self.peaks, self.depth, blocks, self.seed)
+        sign = 1 if self.concave else -1
         return [
-            triangle_wave_weights(a, self.sign, self.form)[self.index]
-            for a in peaks
+            triangle_wave_weights(a, sign, self.form)[self.index] for a in peaks
         ]
 
     def _blocks(self, shape: tuple[int, ...], units: int) -> int:
@@ -107,7 +107,7 @@ class _TriangleWave(keras.initializers.Initializer):
         return {
             "depth": self.depth,
             "index": self.index,
-            "sign": self.sign,
+            "concave": self.concave,
             "form": self.form,
             "peaks": self.peaks,
             "seed": self.seed,
@@ -134,10 +134,10 @@ class TriangleWaveKernel(_TriangleWave):
     Args:
         depth: Number of hidden layers, an int >= 1.
         index: Of the layer, from 0 to depth, which is the output.
-        sign: 1 adds the waves, which makes the curve concave; -1 subtracts
-            them, which makes it convex.
+        concave: True adds the waves, which makes the curve concave; False
+            subtracts them, which makes it convex.
         form: "ramp" goes from (0, 0) to (1, 1); "v" is on [-1, 1], from 1 to 0
-            and back for sign -1, upside down for 1.
+            and back if convex, upside down if concave.
         peaks: depth + 1 numbers in (0, 1), for all blocks alike, or such a
             list for each. By default uniform in (0.05, 0.95).
         seed: An int >= 0, the same one in all layers of a net; with peaks, of
@@ -153,7 +153,7 @@ class TriangleWaveKernel(_TriangleWave):
 
     Example:
 
-    >>> net = {"depth": 2, "sign": -1, "peaks": [0.5, 0.5, 0.5]}
+    >>> net = {"depth": 2, "concave": False, "peaks": [0.5, 0.5, 0.5]}
     >>> layers = [
     ...     keras.layers.Dense(
     ...         units,
@@ -216,7 +216,7 @@ class TriangleWaveBias(_TriangleWave):
     Args:
         depth: As in `TriangleWaveKernel`.
         index: As in `TriangleWaveKernel`.
-        sign: As in `TriangleWaveKernel`.
+        concave: As in `TriangleWaveKernel`.
         form: As in `TriangleWaveKernel`.
         peaks: As in `TriangleWaveKernel`.
         seed: As in `TriangleWaveKernel`.

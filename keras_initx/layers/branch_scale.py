@@ -19,7 +19,7 @@ class BranchScale(keras.layers.Layer):
 
     The scale is one of four, each an argument of its own:
 
-        depth=L, beta=b        constant L^(-b)
+        depth=L, exponent=b    constant L^(-b)
         index=l                constant 1 / (sqrt(l) log(l + 1))
         constant=c             constant c
         initial_value=c        trainable, from c on; with `per_channel`, a
@@ -27,19 +27,21 @@ class BranchScale(keras.layers.Layer):
 
     The schemes of the literature are choices of these, with their defaults:
 
-        depth L, white weights (Marion et al.)  BranchScale(depth=L)
-        depth L, smooth weights                 BranchScale(depth=L, beta=1.0)
-        Stable ResNet, uniform                  BranchScale(depth=L)
-        Stable ResNet, decreasing               BranchScale(index=l)
-        SkipInit, ReZero                        BranchScale(initial_value=0.0)
-        LayerScale     BranchScale(initial_value=1e-5, per_channel=True)
+        depth L, white weights     BranchScale(depth=L)
+            (Marion et al.)
+        depth L, smooth weights    BranchScale(depth=L, exponent=1.0)
+        Stable ResNet, uniform     BranchScale(depth=L)
+        Stable ResNet, decreasing  BranchScale(index=l)
+        SkipInit, ReZero           BranchScale(initial_value=0.0)
+        LayerScale                 BranchScale(initial_value=1e-5,
+                                               per_channel=True)
 
     In bfloat16 what is less than 1/256 of the skip is rounded away when it is
     added: give very deep or hardly scaled `Residual` blocks `dtype="float32"`.
 
     Args:
         depth: L, number of branches in the network, an int >= 1.
-        beta: Of `depth`, finite and >= 0; by default 1/2.
+        exponent: Of `depth`, finite and >= 0; by default 1/2.
         index: l, of the branch in the whole network, an int >= 1.
         constant: A finite number.
         initial_value: A finite number.
@@ -52,7 +54,7 @@ class BranchScale(keras.layers.Layer):
 
     Raises:
         ValueError: Not exactly one of the four is given, one is outside its
-            range, or `beta` or `per_channel` are of another than is given.
+            range, or `exponent` or `per_channel` are of another than is given.
 
     Example:
 
@@ -70,7 +72,7 @@ class BranchScale(keras.layers.Layer):
     def __init__(
         self,
         depth: int | None = None,
-        beta: float | None = None,
+        exponent: float | None = None,
         index: int | None = None,
         constant: float | None = None,
         initial_value: float | None = None,
@@ -99,13 +101,15 @@ class BranchScale(keras.layers.Layer):
                 )
         if depth is not None:
             check_int("depth", depth, 1)
-        elif beta is not None:
+        elif exponent is not None:
             raise ValueError(
-                f"beta is of depth. Received: {given}, beta={beta!r}"
+                "exponent is of depth. "
+                f"Received: {given}, exponent={exponent!r}"
             )
-        if beta is not None and not (is_real(beta) and beta >= 0):
+        if exponent is not None and not (is_real(exponent) and exponent >= 0):
             raise ValueError(
-                f"beta must be finite and >= 0. Received: beta={beta!r}"
+                "exponent must be finite and >= 0. "
+                f"Received: exponent={exponent!r}"
             )
         if per_channel and initial_value is None:
             raise ValueError(
@@ -114,7 +118,7 @@ class BranchScale(keras.layers.Layer):
             )
         # As JSON has them, also where they came from NumPy.
         self.depth = None if depth is None else int(depth)
-        self.beta = _float(beta)
+        self.exponent = _float(exponent)
         self.scale = self._constant(index, constant)
         self.index = None if index is None else int(index)
         self.constant = _float(constant)
@@ -125,8 +129,8 @@ class BranchScale(keras.layers.Layer):
         self, index: int | None, constant: float | None
     ) -> float | None:
         if self.depth is not None:
-            beta = 0.5 if self.beta is None else self.beta
-            return float(self.depth) ** -beta
+            exponent = 0.5 if self.exponent is None else self.exponent
+            return float(self.depth) ** -exponent
         if index is not None:
             return theory.stable_resnet_scale(index)
         return _float(constant)
@@ -162,7 +166,7 @@ class BranchScale(keras.layers.Layer):
         """The arguments of the constructor, fit for JSON."""
         return super().get_config() | {
             "depth": self.depth,
-            "beta": self.beta,
+            "exponent": self.exponent,
             "index": self.index,
             "constant": self.constant,
             "initial_value": self.initial_value,

@@ -9,15 +9,13 @@ import keras
 
 from keras_initx.constraints import BlockDiagonal
 
-VARIANTS = ("dense", "block_diagonal")
-
 
 def relu_stack(
     sample_shape: Sequence[int | None],
     depth: int,
     blocks: int,
     outputs: int,
-    variant: str,
+    connect_blocks: bool,
     dtype: Any = None,
     options: Callable[[int], dict[str, Any]] = lambda index: {},
     own_ends: bool = False,
@@ -27,12 +25,7 @@ def relu_stack(
     Blocks that are kept apart share inputs and outputs, or with `own_ends`
     have each their own.
     """
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"variant must be one of {', '.join(VARIANTS)}. "
-            f"Received: variant={variant!r}"
-        )
-    apart = variant == "block_diagonal" and blocks > 1
+    apart = not connect_blocks and blocks > 1
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     # By default inputs become float32, in a model of float64 as well.
     exact = keras.backend.result_type(policy.compute_dtype, "float32")

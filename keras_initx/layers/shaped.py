@@ -60,8 +60,8 @@ class ShapedReLU(_Shaped):
 
     Returns:
         When called with a tensor, one of the same shape and dtype. The
-        attribute `gain` is that of the weights which keep the variance,
-        2 / (s_+^2 + s_-^2).
+        attribute `critical_scale` is that of the weights which keep the
+        variance, 2 / (s_+^2 + s_-^2).
 
     Raises:
         ValueError: An argument is outside its range.
@@ -72,10 +72,10 @@ class ShapedReLU(_Shaped):
     >>> dense = keras.layers.Dense(
     ...     100,
     ...     kernel_initializer=keras.initializers.VarianceScaling(
-    ...         shaped.gain, "fan_in", "untruncated_normal"
+    ...         shaped.critical_scale, "fan_in", "untruncated_normal"
     ...     ),
     ... )
-    >>> round(shaped.gain, 4)
+    >>> round(shaped.critical_scale, 4)
     1.105
 
     Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
@@ -107,7 +107,7 @@ class ShapedReLU(_Shaped):
                 "The slopes must not both be 0. "
                 f"Received: c_plus={c_plus!r}, c_minus={c_minus!r}"
             )
-        self.gain = 2 / (self.slopes[0] ** 2 + self.slopes[1] ** 2)
+        self.critical_scale = 2 / (self.slopes[0] ** 2 + self.slopes[1] ** 2)
 
     def call(self, inputs: Any) -> Any:
         x = keras.ops.cast(inputs, self.compute_dtype)
@@ -139,15 +139,15 @@ class ShapedActivation(_Shaped):
 
     Returns:
         When called with a tensor, one of the same shape and dtype. The
-        attribute `gain` is that of the weights which keep a variance of 1,
-        1 / E[(s phi(z / s))^2].
+        attribute `critical_scale` is that of the weights which keep a
+        variance of 1, 1 / E[(s phi(z / s))^2].
 
     Raises:
         ValueError: An argument is outside its range.
 
     Example:
 
-    >>> round(ShapedActivation("tanh", width=100).gain, 4)
+    >>> round(ShapedActivation("tanh", width=100).critical_scale, 4)
     1.0198
 
     Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
@@ -166,7 +166,9 @@ class ShapedActivation(_Shaped):
             raise ValueError(f"a must be finite and > 0. Received: a={a!r}")
         self.activation = keras.activations.get(activation)
         self.a = float(a)
-        self.gain = _stretched_gain(self.activation, self.a * self.root)
+        self.critical_scale = _stretched_scale(
+            self.activation, self.a * self.root
+        )
 
     def call(self, inputs: Any) -> Any:
         x = keras.ops.cast(inputs, self.compute_dtype)
@@ -183,7 +185,7 @@ class ShapedActivation(_Shaped):
 
 # Deep networks have many layers of one kind.
 @functools.lru_cache(maxsize=32)
-def _stretched_gain(activation: Callable[[Any], Any], stretch: float) -> float:
+def _stretched_scale(activation: Callable[[Any], Any], stretch: float) -> float:
     """1 / E[(s phi(z / s))^2], having checked phi at 0."""
 
     def phi(z: np.ndarray) -> np.ndarray:

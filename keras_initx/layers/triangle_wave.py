@@ -21,9 +21,8 @@ from keras_initx.theory.triangle_waves.weights import (
     side_by_side,
     triangle_wave_weights,
 )
-from keras_initx.validation import check_int
+from keras_initx.validation import check_bool, check_int
 
-_SCALES = ("differentiable", "free")
 # Peaks stay this far from 0 and 1, where the next wave would vanish.
 _MARGIN = 1e-3
 # With it the peak moves at the pace of its weight, near 1/2.
@@ -37,30 +36,32 @@ _FLAT = 2.5e-3
 class TriangleWave(keras.layers.Layer):
     """A curve of 2^depth linear pieces on each feature, by its peaks.
 
-        F = x + sign (s_0 W_0 + ... + s_(d-1) W_(d-1))              "ramp"
-        F = (1 - sign) / 2 + sign (s_0 W_0 + ... + s_(d-1) W_(d-1))    "v"
+        F = x + (s_0 W_0 + ... + s_(d-1) W_(d-1))        "ramp", concave
+        F = x - (s_0 W_0 + ... + s_(d-1) W_(d-1))        "ramp", convex
+        F = s_0 W_0 + ... + s_(d-1) W_(d-1)              "v", concave
+        F = 1 - (s_0 W_0 + ... + s_(d-1) W_(d-1))        "v", convex
 
     with W_i the triangle waves of `theory.triangle_wave`. Its weights are
     d + 1 peaks a feature; it equals a relu net of width 4 and d hidden layers,
     which `to_dense` writes out, for all further training of all its weights.
 
-    With scales by the rule ("differentiable") a ramp takes values in [0, 1] to
-    [0, 1]; it is concave for sign 1, convex for -1, and so fits what goes
-    through (0, 0) and (1, 1) and is flat at 1, or at 0. A v takes [-1, 1] to
-    [0, 1]: for sign -1 it is convex, 1 at both ends and 0 between, for 1 it is
-    upside down. Outside, ramps are 0 to the left and a line to the right, as
-    the relu net, and a v goes on in its outer pieces. Free scales may leave the
-    family: where a partial sum of the waves falls below 0, relu cuts it, and
-    the layer is the relu net, not the formula.
+    With scales by the rule a ramp takes values in [0, 1] to [0, 1], and so fits
+    what goes through (0, 0) and (1, 1) and is flat at 1 if it is concave, or at
+    0 if it is convex. A v takes [-1, 1] to [0, 1]: a convex one is 1 at both
+    ends and 0 between, a concave one is upside down. Outside, ramps are 0 to
+    the left and a line to the right, as the relu net, and a v goes on in its
+    outer pieces. Trained scales may leave the family: where a partial sum of
+    the waves falls below 0, relu cuts it, and the layer is the relu net, not
+    the formula.
 
     Peaks are kept inside by a sigmoid, and computed with in float32 at least,
     since each wave doubles the rounding errors of the one before.
 
     Args:
         depth: d, an int >= 1.
-        sign: 1 or -1.
-        scales: "differentiable" ties them to the peaks as
-            `theory.triangle_wave_scales` does; "free" starts there, and trains
+        concave: Whether the curve is concave or convex.
+        trainable_scales: False ties the scales to the peaks as
+            `theory.triangle_wave_scales` does; True starts there, and trains
             the logarithms of their ratios as well.
         peaks: At the start: d + 1 numbers in (0, 1), for all features alike,
             or such a list for each; nearer to 0 and 1 than 0.0035 they start
@@ -78,7 +79,7 @@ class TriangleWave(keras.layers.Layer):
 
     Example:
 
-    >>> layer = TriangleWave(depth=5, sign=-1, peaks=[0.5] * 6)
+    >>> layer = TriangleWave(depth=5, concave=False, peaks=[0.5] * 6)
     >>> y = layer(np.array([[0.25], [0.5]]))  # x^2 at all halves
     >>> keras.ops.convert_to_numpy(y).ravel().tolist()
     [0.0625, 0.25]
@@ -86,15 +87,15 @@ class TriangleWave(keras.layers.Layer):
     [4, 4, 4, 4, 4, 1]
 
     Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, theorem
-    3.1 and section 4. The sigmoid, and logarithms of free scales, are ours:
+    3.1 and section 4. The sigmoid, and logarithms of trained scales, are ours:
     they train both as they are.
     """
 
     def __init__(
         self,
         depth: int,
-        sign: int = 1,
-        scales: str = "differentiable",
+        concave: bool = True,
+        trainable_scales: bool = False,
         peaks: Sequence[float] | Sequence[Sequence[float]] | None = None,
         form: str = "ramp",
         seed: int | None = None,
@@ -103,17 +104,13 @@ class TriangleWave(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         check_int("depth", depth, 1)
-        check_family(sign, form)
-        if scales not in _SCALES:
-            raise ValueError(
-                f"scales must be one of {', '.join(_SCALES)}. "
-                f"Received: scales={scales!r}"
-            )
+        self.concave = check_bool("concave", concave)
+        self._sign = 1 if concave else -1
+        check_family(self._sign, form)
+        self.trainable_scales = check_bool("trainable_scales", trainable_scales)
         if seed is not None:
             check_int("seed", seed, 0)
         self.depth = int(depth)
-        self.sign = int(sign)
-        self.scales = scales
         self.form = form
         self.peaks = None if peaks is None else plain_peaks(peaks, self.depth)
         self.seed = None if seed is None else int(seed)
@@ -132,8 +129,8 @@ class TriangleWave(keras.layers.Layer):
         start = peaks_of(self.peaks, self.depth, features, self._drawn)
         self.raw_peaks = self._weight("peaks", _raw(start))
         self.log_ratios = None
-        if self.scales == "free":
-            s = [triangle_wave_scales(a, self.sign, self.form) for a in start]
+        if self.trainable_scales:
+            s = [triangle_wave_scales(a, self._sign, self.form) for a in start]
             steps = np.diff(np.log(s), axis=1, prepend=0)
             self.log_ratios = self._weight("log_ratios", steps)
         self.built = True
@@ -168,7 +165,7 @@ class TriangleWave(keras.layers.Layer):
         if self.form == "v":
             first = keras.ops.ones_like(a[:, :1])
         else:
-            first = (1 - a[:, :1] if self.sign == 1 else a[:, :1]) * a[:, 1:2]
+            first = (1 - a[:, :1] if self._sign == 1 else a[:, :1]) * a[:, 1:2]
         rest = (1 - a[:, 1:-1]) * a[:, 2:]
         return keras.ops.concatenate([first, rest], axis=1)
 
@@ -178,26 +175,26 @@ class TriangleWave(keras.layers.Layer):
         x = keras.ops.cast(inputs, a.dtype)
         if self.form == "v":
             wave = (x + 1) / 2
-            total = keras.ops.full_like(x, (1 - self.sign) / 2)
+            total = keras.ops.full_like(x, (1 - self._sign) / 2)
         else:
             wave = total = relu(x)
         for k in range(self.depth):
             wave = keras.ops.minimum(wave / a[:, k], (1 - wave) / (1 - a[:, k]))
-            total = total + self.sign * s[:, k] * wave
+            total = total + self._sign * s[:, k] * wave
             # As the units of the relu net, outside of the interval.
             if k < self.depth - 1:
                 total = relu(total)
                 wave = relu(wave) if self.form == "ramp" else wave
         return keras.ops.cast(total, self.compute_dtype)
 
-    def to_dense(self, variant: str = "dense") -> keras.Sequential:
+    def to_dense(self, connect_features: bool = True) -> keras.Sequential:
         """A relu net of Dense layers that computes the same.
 
         All of its weights can be trained; the layer is left as it is.
 
         Args:
-            variant: Of more than one feature, whose nets lie side by side:
-                "dense" lets training connect them, "block_diagonal" does not.
+            connect_features: Whether training may connect the nets of several
+                features, which lie side by side.
 
         Returns:
             A model of `depth` layers with 4 units a feature and relu, and one
@@ -205,8 +202,8 @@ class TriangleWave(keras.layers.Layer):
             waves are no longer what they were.
 
         Raises:
-            ValueError: The layer has not been built, or variant is none of
-                these.
+            ValueError: The layer has not been built, or the argument is not
+                one of these.
         """
         if not self.built:
             raise ValueError(
@@ -217,7 +214,7 @@ class TriangleWave(keras.layers.Layer):
         one_each = np.eye(len(peaks))
         weights = side_by_side(
             [
-                triangle_wave_weights(a, self.sign, self.form, s)
+                triangle_wave_weights(a, self._sign, self.form, s)
                 for a, s in zip(peaks, scales, strict=True)
             ],
             one_each,
@@ -228,7 +225,7 @@ class TriangleWave(keras.layers.Layer):
             self.depth,
             blocks=len(peaks),
             outputs=len(peaks),
-            variant=variant,
+            connect_blocks=check_bool("connect_features", connect_features),
             dtype=self.dtype_policy,
             own_ends=True,
         )
@@ -244,8 +241,8 @@ class TriangleWave(keras.layers.Layer):
         """The arguments of the constructor, fit for JSON."""
         return super().get_config() | {
             "depth": self.depth,
-            "sign": self.sign,
-            "scales": self.scales,
+            "concave": self.concave,
+            "trainable_scales": self.trainable_scales,
             "peaks": self.peaks,
             "form": self.form,
             "seed": self.seed,

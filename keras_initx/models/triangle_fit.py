@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_initx.layers import TriangleWave
 from keras_initx.theory.triangle_waves.peaks import check_family, numbers
-from keras_initx.validation import check_int, is_real
+from keras_initx.validation import check_bool, check_int, is_real
 
 # Values that vary by less of their size are alike in float32, nearly.
 _LEAST_RANGE = 1e-4
@@ -38,9 +38,9 @@ def fit_triangle_wave(
     x: np.ndarray,
     y: np.ndarray,
     depth: int,
-    sign: int | None = None,
+    concave: bool | None = None,
     form: str = "ramp",
-    scales: str = "differentiable",
+    trainable_scales: bool = False,
     peaks: Sequence[float] | None = None,
     epochs: int = 1000,
     batch_size: int = 100,
@@ -67,11 +67,11 @@ def fit_triangle_wave(
             float32 tells apart: subtract a large offset first.
         y: Array-like of the same shape, finite.
         depth: Number of hidden layers, an int >= 1.
-        sign: Whether the scaled curve is concave, 1, or convex, -1. By default
-            the ramp that is nearer; -1 for "v".
+        concave: Whether the scaled curve is concave, or convex. By default the
+            ramp that is nearer; convex for "v".
         form: "ramp" if y goes from its value at the least x to that at the
             largest, "v" if it falls and rises, or rises and falls.
-        scales: As in `layers.TriangleWave`.
+        trainable_scales: As in `layers.TriangleWave`.
         peaks: At the start, depth + 1 numbers in (0, 1); random by default.
         epochs: Of each phase, an int >= 1.
         batch_size: An int >= 1.
@@ -101,7 +101,10 @@ def fit_triangle_wave(
     Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, section 4.
     The scaling is ours.
     """
-    check_family(-1 if sign is None else sign, form)
+    if concave is not None:
+        check_bool("concave", concave)
+    check_bool("trainable_scales", trainable_scales)
+    check_family(-1, form)
     check_int("epochs", epochs, 1)
     check_int("batch_size", batch_size, 1)
     if not (is_real(learning_rate) and learning_rate > 0):
@@ -121,13 +124,12 @@ def fit_triangle_wave(
     )
     points = (points - to_x.offset) / to_x.factor
     target = (target - to_y.offset) / to_y.factor
-    if sign is None:
-        rises_early = form == "ramp" and np.mean(target - points) > 0
-        sign = 1 if rises_early else -1
-    elif form == "v" and sign == 1:
+    if concave is None:
+        concave = bool(form == "ramp" and np.mean(target - points) > 0)
+    elif form == "v" and concave:
         target, to_y = 1 - target, _Scaling(-to_y.factor, sum(to_y))
 
-    wave = TriangleWave(depth, sign, scales, peaks, form, seed)
+    wave = TriangleWave(depth, concave, trainable_scales, peaks, form, seed)
     first = keras.Sequential([keras.Input((1,)), wave])
 
     data = tf.data.Dataset.from_tensor_slices(

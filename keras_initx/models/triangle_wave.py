@@ -9,16 +9,16 @@ import keras
 
 from keras_initx.initializers import TriangleWaveBias, TriangleWaveKernel
 from keras_initx.layers.relu_stack import relu_stack
-from keras_initx.validation import check_int
+from keras_initx.validation import check_bool, check_int
 
 
 def triangle_wave_network(
     depth: int,
-    sign: int = 1,
+    concave: bool = True,
     form: str = "ramp",
     peaks: Sequence[float] | Sequence[Sequence[float]] | None = None,
     blocks: int = 1,
-    variant: str = "dense",
+    connect_blocks: bool = True,
     inputs: int = 1,
     outputs: int = 1,
     seed: int | None = None,
@@ -32,12 +32,12 @@ def triangle_wave_network(
 
     Args:
         depth: Number of hidden layers, an int >= 1.
-        sign: 1 or -1, as in `initializers.TriangleWaveKernel`.
+        concave: As in `initializers.TriangleWaveKernel`.
         form: "ramp", for inputs in [0, 1], or "v", for inputs in [-1, 1].
         peaks: As in `initializers.TriangleWaveKernel`.
         blocks: Number of triangle waves side by side, an int >= 1.
-        variant: "dense" lets training connect the blocks, "block_diagonal"
-            keeps them apart by `constraints.BlockDiagonal`.
+        connect_blocks: Whether training may connect the blocks; False keeps
+            them apart by `constraints.BlockDiagonal`.
         inputs: Number of features, an int >= 1.
         outputs: An int >= 1.
         seed: Of peaks and sums, an int >= 0; None draws one.
@@ -52,7 +52,7 @@ def triangle_wave_network(
 
     Example:
 
-    >>> model = triangle_wave_network(depth=5, sign=-1, peaks=[0.5] * 6)
+    >>> model = triangle_wave_network(depth=5, concave=False, peaks=[0.5] * 6)
     >>> y = model(keras.ops.array([[0.0], [0.25], [1.0]]))  # x^2
     >>> keras.ops.convert_to_numpy(y).ravel().tolist()
     [0.0, 0.0625, 1.0]
@@ -70,7 +70,7 @@ def triangle_wave_network(
         seed = keras.initializers.RandomUniform().seed
     net = {
         "depth": depth,
-        "sign": sign,
+        "concave": concave,
         "form": form,
         "peaks": peaks,
         "seed": seed,
@@ -82,7 +82,7 @@ def triangle_wave_network(
         depth,
         blocks,
         outputs,
-        variant,
+        check_bool("connect_blocks", connect_blocks),
         dtype,
         lambda index: {
             "kernel_initializer": TriangleWaveKernel(index=index, **net),

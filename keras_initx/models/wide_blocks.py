@@ -13,14 +13,14 @@ GROUPS = 3
 
 
 def plan(
-    blocks: int, widen: int, what: str = "block"
+    blocks: int, width_multiplier: int, what: str = "block"
 ) -> Iterator[tuple[str, int, int]]:
     """Name, filters and strides of each block, or whatever it is called."""
     for group in range(GROUPS):
         for block in range(blocks):
             strides = 2 if group and not block else 1
             name = f"group{group + 1}_{what}{block + 1}"
-            yield name, 2 ** (4 + group) * int(widen), strides
+            yield name, 2 ** (4 + group) * int(width_multiplier), strides
 
 
 def conv(
@@ -71,9 +71,9 @@ def logits(x: Any, classes: int) -> Any:
 
 
 def check_network(
-    widen: Any, classes: Any, input_shape: Any, dropout: Any
+    width_multiplier: Any, classes: Any, input_shape: Any, dropout: Any
 ) -> None:
-    check_int("widen", widen, 1)
+    check_int("width_multiplier", width_multiplier, 1)
     check_int("classes", classes, 1)
     shape = tuple(input_shape) if isinstance(input_shape, list | tuple) else ()
     if len(shape) != 3 or shape[-1] is None:

@@ -163,7 +163,7 @@ def small(dropout=0.0, noise=0.0):
     """
 
     def start():
-        return kx.initializers.CenterAverage(noise, seed=1)
+        return kx.initializers.DiracAverage(noise, seed=1)
 
     layers = keras.layers
     model = keras.Sequential(

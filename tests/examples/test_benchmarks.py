@@ -73,13 +73,12 @@ def test_triangle_waves_side_by_side_train_as_one_by_one(monkeypatch):
         bench.STARTS,
         axis=1,
     )
-    layers = bench.train_waves("differentiable", x, y, 5, 20)
+    layers = bench.train_waves(False, x, y, 5, 20)
     start = bench.weights_of(layers)
     end = bench.train_weights(start, x, y, 5, 20, "")
 
     wave = kx.layers.TriangleWave(
         bench.DEPTH,
-        1,
         peaks=random_peaks(bench.DEPTH, bench.STARTS, bench.SEED)[-1],
     )
     wave.build((None, 1))

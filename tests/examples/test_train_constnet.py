@@ -25,8 +25,9 @@ def script():
 
 def test_runs_at_a_small_size(script, capsys, tmp_path):
     arguments = (
-        "--data digits --depth 7 --widen 1 --epochs 2 --batch-size 16 "
-        f"--limit 32 --dropout 0.01 --verbose 0 --log-dir {tmp_path}"
+        "--data digits --depth 7 --width-multiplier 1 --epochs 2 "
+        "--batch-size 16 --limit 32 --dropout 0.01 --verbose 0 "
+        f"--log-dir {tmp_path}"
     )
     script.main(arguments.split())
     printed = capsys.readouterr().out
@@ -40,7 +41,7 @@ def test_runs_at_a_small_size(script, capsys, tmp_path):
 def test_what_is_not_said_is_the_authors_set_up(script):
     options = vars(script.parser().parse_args([]))
     assert options["data"] == "cifar10"
-    assert (options["depth"], options["widen"]) == (16, 10)
+    assert (options["depth"], options["width_multiplier"]) == (16, 10)
     assert (options["epochs"], options["batch_size"]) == (300, 128)
     assert (options["rate"], options["penalty"]) == (0.03, 5e-4)
     rates = [script.rate_at(epoch, 300, 1.0) for epoch in range(300)]

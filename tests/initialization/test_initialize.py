@@ -377,7 +377,7 @@ def test_other_initializers_see_each_map_as_a_kernel():
 def test_built_initializers_stay_what_they_are():
     layer = L.Conv2DTranspose(6, 3, name="up")
     layer.build((None, 8, 8, 4))
-    kx.initialize(layer, kx.initializers.CenterAverage(), seed=1)
+    kx.initialize(layer, kx.initializers.DiracAverage(), seed=1)
     kernel = np.asarray(layer.kernel)
     # The centre passes on the mean of 4 inputs, though the axes are turned.
     assert (kernel[1, 1] == 0.25).all()

@@ -104,7 +104,9 @@ class Row:
 
 def fractional(s, scale, **parameters):
     return Row(
-        functools.partial(kx.initializers.FractionalMoment, s=s, **parameters),
+        functools.partial(
+            kx.initializers.FractionalMoment, order=s, **parameters
+        ),
         scale,
         NORMAL,
     )
@@ -149,12 +151,17 @@ ROWS = {
         negative_slope=0.5,
     ),
     "fractional-rrelu": fractional(
-        1.0, {64: 0.173504106}.get, activation="rrelu", bounds=[1 / 8, 1 / 3]
+        1.0,
+        {64: 0.173504106}.get,
+        activation="rrelu",
+        negative_slope_range=[1 / 8, 1 / 3],
     ),
-    "fractional-dropout": fractional(1.5, {64: 0.159123407}.get, keep_rate=0.8),
+    "fractional-dropout": fractional(
+        1.5, {64: 0.159123407}.get, dropout_rate=0.2
+    ),
     "stable": stable(1.5, {64: 0.049830, 256: 0.017170, 1024: 0.0060974}),
     "stable-linear": stable(1.5, {64: 0.029013}, activation="linear"),
-    "stable-moment": stable(1.8, {64: 0.089157}, preserve=0.5),
+    "stable-moment": stable(1.8, {64: 0.089157}, order=0.5),
     "stable-cauchy": stable(
         1.0, {64: 0.0087597, 256: 0.0016893, 1024: 0.00034598}
     ),
@@ -180,12 +187,12 @@ ROWS = {
 }
 # At a share of 1 the noise is all there is.
 ROWS |= {
-    f"center-{name}": Row(
-        functools.partial(kind, noise=1.0, gain=2.0), he, NORMAL
+    f"dirac-{name}": Row(
+        functools.partial(kind, noise=1.0, scale=2.0), he, NORMAL
     )
     for name, kind in {
-        "average": kx.initializers.CenterAverage,
-        "identity": kx.initializers.CenterIdentity,
+        "average": kx.initializers.DiracAverage,
+        "identity": kx.initializers.Dirac,
     }.items()
 }
 # The process has one seed for all layers, and so no generator.
@@ -204,7 +211,9 @@ DEPTH_ROWS = {
     }.items()
 }
 DEPTH_ROWS["depth-he"] = Row(
-    functools.partial(kx.initializers.DepthWeights, depth=3, index=0, gain=2.0),
+    functools.partial(
+        kx.initializers.DepthWeights, depth=3, index=0, scale=2.0
+    ),
     he,
     NORMAL,
 )
@@ -217,7 +226,7 @@ BY_LAYER = [
     "stable-cauchy",
     "drawn-student",
     "scaled",
-    "center-average",
+    "dirac-average",
 ]
 
 rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
@@ -268,11 +277,13 @@ def test_two_points_stay_two_points(seed):
     np.testing.assert_allclose(np.abs(weights), 0.2, rtol=1e-6)
     linear = np.asarray(make(signs, activation="linear", seed=seed)((25, 40)))
     np.testing.assert_allclose(np.abs(linear), 0.2, rtol=1e-6)
-    as_it_is = np.asarray(make(signs, preserve=None, seed=seed)((25, 40)))
+    as_it_is = np.asarray(
+        make(signs, preserve_variance=False, seed=seed)((25, 40))
+    )
     np.testing.assert_array_equal(np.abs(as_it_is), 3)
 
 
-def test_negative_slope_sets_the_gain(seed):
+def test_negative_slope_sets_the_scale(seed):
     signs = tfd().FiniteDiscrete([-3.0, 3.0], probs=[0.5, 0.5])
     weights = kx.initializers.FromDistribution(
         signs, activation="leaky_relu", negative_slope=0.5, seed=seed
@@ -287,12 +298,12 @@ def test_negative_slope_sets_the_gain(seed):
     [
         (
             kx.initializers.FractionalMoment,
-            {"s": 1.2},
+            {"order": 1.2},
             kx.theory.fractional_moment_std,
         ),
         (
             kx.initializers.AlphaStable,
-            {"stability": 1.5, "preserve": 1.2},
+            {"stability": 1.5, "order": 1.2},
             kx.theory.stable_weight_scale,
         ),
     ],
@@ -304,8 +315,8 @@ def test_every_parameter_reaches_the_theory(kind, given, scale, seed):
         {"activation": "leaky_relu"},
         {"activation": "leaky_relu", "negative_slope": 0.4},
         {"activation": "rrelu"},
-        {"activation": "rrelu", "bounds": (0.3, 0.9)},
-        {"keep_rate": 0.6},
+        {"activation": "rrelu", "negative_slope_range": (0.3, 0.9)},
+        {"dropout_rate": 0.4},
     ):
         weights = kind(**given | more, seed=seed)((20, 9))
         np.testing.assert_allclose(
@@ -759,7 +770,9 @@ def test_distribution_of_another_dtype_draws_in_float32(dtype, seed):
 
 def test_our_own_distributions(seed):
     law = kx.distributions.AlphaStable(1.5, scale=2.0)
-    made = kx.initializers.FromDistribution(law, preserve=None, seed=seed)
+    made = kx.initializers.FromDistribution(
+        law, preserve_variance=False, seed=seed
+    )
     weights = np.abs(made((512, 512))) / 2
     assert_shares(weights, STABLE[1.5], LEVELS)
     config = json.loads(json.dumps(made.get_config()))
@@ -855,14 +868,14 @@ def built(kind, shape, value=1.0):
     middle = tuple((size - 1) // 2 for size in window)
     for c in range(inputs):
         for d in range(outputs):
-            if kind is kx.initializers.CenterAverage:
+            if kind is kx.initializers.DiracAverage:
                 kernel[*middle, c, d] = value / inputs
             elif c == d % inputs:
                 kernel[*middle, c, d] = value
     return kernel
 
 
-CENTER = (kx.initializers.CenterAverage, kx.initializers.CenterIdentity)
+CENTER = (kx.initializers.DiracAverage, kx.initializers.Dirac)
 centers = pytest.mark.parametrize("kind", CENTER)
 
 
@@ -901,7 +914,7 @@ def test_layers_pass_on_what_the_centre_says(kind, rng):
         x = rng.standard_normal(shape).astype(np.float32)
         expected = (
             np.broadcast_to(x.mean(-1, keepdims=True), (*shape[:-1], 6))
-            if kind is kx.initializers.CenterAverage
+            if kind is kx.initializers.DiracAverage
             else np.concatenate([x, x], axis=-1)
         )
         np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
@@ -916,7 +929,7 @@ def test_groups_are_averaged_and_passed_on_one_by_one(kind, rng):
     left, right = x[..., :2].mean(-1), x[..., 2:].mean(-1)
     expected = (
         np.stack([left, left, right, right], axis=-1)
-        if kind is kx.initializers.CenterAverage
+        if kind is kx.initializers.DiracAverage
         else x
     )
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
@@ -964,15 +977,19 @@ def bad_values():
         yield *which, "output_axes", [[0]]
         yield *which, "seed", [1.5, "1", True, 2**70, [1]]
         yield *which, "activation", ["tanh", "nonsense", None, abs, ["relu"]]
-        yield *which, "keep_rate", [0, -0.1, 1.1, nan, "1", None]
+        yield *which, "dropout_rate", [1, -0.1, 1.1, nan, "1", None]
         # Of leaky_relu, and of rrelu.
         yield *which, "negative_slope", [0.1, "0.1"]
-        yield *which, "bounds", [[0.1, 0.3], 0.1]
+        yield *which, "negative_slope_range", [[0.1, 0.3], 0.1]
         leaky = which[0], which[1] | {"activation": "leaky_relu"}
         yield *leaky, "negative_slope", [nan, "0.1", [0.1]]
         random = which[0], which[1] | {"activation": "rrelu"}
-        yield *random, "bounds", [[0.3, 0.1], [0.1], 0.1, [0.1, inf], "01"]
-    yield *fractional, "s", [0, -1, 2.001, nan, inf, "1", None, True, [1.0]]
+        yield (
+            *random,
+            "negative_slope_range",
+            [[0.3, 0.1], [0.1], 0.1, [0.1, inf], "01"],
+        )
+    yield *fractional, "order", [0, -1, 2.001, nan, inf, "1", None, True, [1.0]]
     yield stable[0], {}, "stability", [0, -1, 2.001, nan, "1.5", None, [1.0]]
     yield stable[0], {}, "stability", [True]
     scaled = kx.initializers.Scaled, {"initializer": "ones", "factor": 2.0}
@@ -984,10 +1001,10 @@ def bad_values():
     for center in CENTER:
         yield center, {}, "noise", [-0.1, 1.1, nan, "0.1", None, True, [0.1]]
         yield center, {}, "value", [nan, inf, -1e31, "1", None, True]
-        yield center, {}, "gain", [-1, nan, inf, "1", None, True]
+        yield center, {}, "scale", [-1, nan, inf, "1", None, True]
         yield center, {}, "fan_in", [0, 2.5, True]
         yield center, {}, "seed", [1.5, "1"]
-    yield *stable, "preserve", [0, 1.5, 1.6, -1, nan, "s", "Log", None, [0.5]]
+    yield *stable, "order", [0, 1.5, 1.6, -1, nan, "s", "Log", None, [0.5]]
 
 
 BAD = [
@@ -1004,9 +1021,9 @@ def test_bad_arguments_raise_at_construction(kind, given, name, value):
 
 
 def test_s_of_the_moment_must_be_below_the_stability():
-    kx.initializers.AlphaStable(0.8, preserve=0.79)
-    with pytest.raises(ValueError, match=r"Received: preserve=0.8, stab"):
-        kx.initializers.AlphaStable(0.8, preserve=0.8)
+    kx.initializers.AlphaStable(0.8, order=0.79)
+    with pytest.raises(ValueError, match=r"Received: order=0.8, stab"):
+        kx.initializers.AlphaStable(0.8, order=0.8)
 
 
 @pytest.mark.parametrize("axes", [([2], [0]), ([0], [-3]), ([0], [5, 1])])
@@ -1096,16 +1113,18 @@ def test_without_preserve_no_moment_is_asked_for(seed):
     }
     for law, distribution in laws.items():
         make = kx.initializers.FromDistribution
-        weights = make(distribution, preserve=None, seed=seed)((512, 512))
+        weights = make(distribution, preserve_variance=False, seed=seed)(
+            (512, 512)
+        )
         assert_shares(weights, law.ppf(LEVELS), LEVELS)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("preserve", "log"),
-        ("preserve", 0.5),
-        ("preserve", False),
+        ("preserve_variance", "log"),
+        ("preserve_variance", 0.5),
+        ("preserve_variance", None),
         ("activation", "nonsense"),
         ("activation", None),
         ("negative_slope", 0.1),
@@ -1193,8 +1212,8 @@ MAKERS = [
         9, "fractional", hurst=0.7, seed=1
     ).at(4),
     lambda: kx.initializers.Scaled("he_normal", 0.5),
-    lambda: kx.initializers.CenterAverage(0.01),
-    lambda: kx.initializers.CenterIdentity(0.01),
+    lambda: kx.initializers.DiracAverage(0.01),
+    lambda: kx.initializers.Dirac(0.01),
 ]
 
 def weights():

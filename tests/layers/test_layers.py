@@ -77,7 +77,7 @@ def v_of_two_waves(x):
 # name: (how to make it, what it does to an array of 4 channels)
 ROWS = {
     "depth": (lambda: BranchScale(depth=100), lambda x: 0.1 * x),
-    "smooth": (lambda: BranchScale(depth=10, beta=1.0), lambda x: 0.1 * x),
+    "smooth": (lambda: BranchScale(depth=10, exponent=1.0), lambda x: 0.1 * x),
     "index": (
         lambda: BranchScale(index=3),
         lambda x: x / (math.sqrt(3) * math.log(4)),
@@ -131,15 +131,15 @@ ROWS = {
         lambda x: 3 * np.tanh(x / 3),
     ),
     "triangle-v": (
-        lambda: TriangleWave(2, -1, peaks=[0.5] * 3, form="v"),
+        lambda: TriangleWave(2, False, peaks=[0.5] * 3, form="v"),
         v_of_two_waves,
     ),
     "triangle-v-free": (
-        lambda: TriangleWave(2, -1, "free", [[0.5] * 3] * 4, form="v"),
+        lambda: TriangleWave(2, False, True, [[0.5] * 3] * 4, form="v"),
         v_of_two_waves,
     ),
     "triangle-ramp": (
-        lambda: TriangleWave(1, 1, peaks=[0.5] * 2),
+        lambda: TriangleWave(1, peaks=[0.5] * 2),
         lambda x: ramp_of_one_wave(np.maximum(x, 0)),
     ),
 }
@@ -356,7 +356,7 @@ def test_a_thousand_linear_branches_are_exact():
     for weight in (1.0, 0.999):
         block = Residual(
             keras.layers.Identity(dtype="float64"),
-            BranchScale(depth=depth, beta=1.0, dtype="float64"),
+            BranchScale(depth=depth, exponent=1.0, dtype="float64"),
             skip_weight=weight,
             dtype="float64",
         )
@@ -397,7 +397,7 @@ def test_whole_numbers_are_not_rounded(layer, expected):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: BranchScale(depth=np.int64(4), beta=np.float32(0.5)),
+        lambda: BranchScale(depth=np.int64(4), exponent=np.float32(0.5)),
         lambda: BranchScale(index=np.int32(4)),
         lambda: BranchScale(constant=np.float32(0.5)),
         lambda: BranchScale(initial_value=np.float64(0.5)),
@@ -406,7 +406,10 @@ def test_whole_numbers_are_not_rounded(layer, expected):
         lambda: ShapedReLU(np.int64(4), np.float32(0.5), np.float32(-0.5)),
         lambda: ShapedActivation("tanh", depth=np.int64(4), a=np.float32(2)),
         lambda: TriangleWave(
-            np.int64(2), np.int32(-1), peaks=np.full(3, 0.4), seed=np.int64(1)
+            np.int64(2),
+            np.bool_(False),
+            peaks=np.full(3, 0.4),
+            seed=np.int64(1),
         ),
     ],
 )
@@ -477,7 +480,7 @@ def test_the_skip_passes_the_mask_as_its_projection_does(x):
 
 
 @pytest.mark.parametrize(
-    ("layer", "gain"),
+    ("layer", "scale"),
     [
         (ShapedReLU(width=100, c_minus=-10.0), 2.0),
         (ShapedReLU(width=25, c_plus=-2.5), 2 / (0.5**2 + 0.8**2)),
@@ -485,12 +488,12 @@ def test_the_skip_passes_the_mask_as_its_projection_does(x):
         (ShapedActivation("tanh", width=1), 2.536175),
     ],
 )
-def test_the_gain_keeps_the_variance(layer, gain, rng):
-    assert layer.gain == pytest.approx(gain, rel=1e-6)
+def test_the_critical_scale_keeps_the_variance(layer, scale, rng):
+    assert layer.critical_scale == pytest.approx(scale, rel=1e-6)
     z = rng.standard_normal(10**6)
     y = np.asarray(layer(z.astype(np.float32)), np.float64)
     # phi^2 has a deviation below 4 of its mean: 6 / 1000 of them.
-    assert np.mean(y**2) * gain == pytest.approx(1, abs=6e-3 * 4)
+    assert np.mean(y**2) * scale == pytest.approx(1, abs=6e-3 * 4)
 
 
 def test_shaped_relu_is_named_by_its_slopes():
@@ -525,11 +528,14 @@ def test_float32_blocks_keep_a_small_branch_under_bfloat16(x):
         (lambda: BranchScale(depth=3, constant=1.0), "exactly one"),
         (lambda: BranchScale(depth=0), "depth"),
         (lambda: BranchScale(depth=2.5), "depth"),
-        (lambda: BranchScale(depth=2, beta=math.nan), "beta"),
-        (lambda: BranchScale(depth=2, beta=-0.5), "beta"),
-        (lambda: BranchScale(depth=2, beta="a"), "beta"),
-        (lambda: BranchScale(index=2, beta=0.5), "beta is of depth"),
-        (lambda: BranchScale(initial_value=0.0, beta=0.5), "beta is of depth"),
+        (lambda: BranchScale(depth=2, exponent=math.nan), "exponent"),
+        (lambda: BranchScale(depth=2, exponent=-0.5), "exponent"),
+        (lambda: BranchScale(depth=2, exponent="a"), "exponent"),
+        (lambda: BranchScale(index=2, exponent=0.5), "exponent is of depth"),
+        (
+            lambda: BranchScale(initial_value=0.0, exponent=0.5),
+            "exponent is of depth",
+        ),
         (lambda: BranchScale(index=0), "index"),
         (lambda: BranchScale(constant="a"), "constant"),
         (lambda: BranchScale(initial_value=math.inf), "initial_value"),
@@ -642,7 +648,7 @@ from keras_initx.layers import *
 def losses():
     keras.utils.set_random_seed(3)
     layers = [
-        TriangleWave(4, -1, form="v", seed=1),
+        TriangleWave(4, False, form="v", seed=1),
         Residual(
             [keras.layers.Dense(8), ShapedReLU(width=8)],
             BranchScale(initial_value=0.1, per_channel=True),

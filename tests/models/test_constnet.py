@@ -68,7 +68,12 @@ def test_the_paper_s_net_is_what_it_should_be(rng):
 
 def small(**options):
     return ConstNet(
-        **{"depth": 10, "widen": 2, "classes": 3, "input_shape": (8, 8, 3)}
+        **{
+            "depth": 10,
+            "width_multiplier": 2,
+            "classes": 3,
+            "input_shape": (8, 8, 3),
+        }
         | options
     )
 
@@ -88,7 +93,7 @@ def test_the_first_loss_is_that_of_not_knowing(classes, rng):
     y = rng.integers(classes, size=5)
     for model in (
         small(classes=classes),
-        small(classes=classes, varnet=True),
+        small(classes=classes, random_init=True),
         LeakyNet("1_i1_i1_i1", 1, classes, (8, 8, 3)),
     ):
         logits = model(x)
@@ -137,25 +142,25 @@ def test_a_block_adds_what_its_formula_says(rng):
     np.testing.assert_allclose(model(x.astype(np.float32)), expected, 1e-4)
 
 
-def test_varnet_and_noise_have_the_variances_of_the_authors(seed):
+def test_random_init_and_noise_have_the_variances_of_the_authors(seed):
     # Of n normal weights the mean square has the deviation sqrt(2 / n); a band
     # of 6, false alarms below 1e-8 for each. Sees fan-in for fan-out (a factor
     # 2 and more), and a factor 2 at all kernels of more than 1000 weights.
-    varnet, noisy = (
+    random, noisy = (
         {
             layer.name: layer.kernel.numpy().astype(np.float64)
             for layer in model.layers
             if isinstance(layer, keras.layers.Conv2D)
         }
         for model in (
-            ConstNet(7, 8, varnet=True),
+            ConstNet(7, 8, random_init=True),
             ConstNet(7, 8, noise=0.01),
         )
     )
-    for name, kernel in varnet.items():
+    for name, kernel in random.items():
         *window, inputs, outputs = kernel.shape
-        gain = 2 if name.endswith("_conv") else 1
-        variance = gain / (math.prod(window) * outputs)
+        scale = 2 if name.endswith("_conv") else 1
+        variance = scale / (math.prod(window) * outputs)
         band = 6 * math.sqrt(2 / kernel.size)
         assert np.mean(kernel**2) == pytest.approx(variance, rel=band), name
         kernel = noisy[name]
@@ -166,7 +171,9 @@ def test_varnet_and_noise_have_the_variances_of_the_authors(seed):
             kernel[middle] -= 0.99 / inputs
             variance = 0.01 / (math.prod(window) * inputs)
         assert np.mean(kernel**2) == pytest.approx(variance, rel=band), name
-    assert not np.any(ConstNet(7, 1, varnet=True).get_layer("logits").kernel)
+    assert not np.any(
+        ConstNet(7, 1, random_init=True).get_layer("logits").kernel
+    )
 
 
 def test_dropout_is_where_it_is_asked_for():
@@ -193,14 +200,16 @@ def passed_on(group):
     return channels
 
 
-@pytest.mark.parametrize("rho", [0.01, 1 / 128, 1 / 3, 1.0])
+@pytest.mark.parametrize("slope", [0.01, 1 / 128, 1 / 3, 1.0])
 @pytest.mark.parametrize("letters", ["i_ii_ii_ii", "i_iiii_iiii_iiii"])
-def test_pairs_are_minus_the_identity(rho, letters, rng):
-    model = LeakyNet(letters, 2, 3, (16, 16, 3), rho=rho, batch_norm=False)
+def test_pairs_are_minus_the_identity(slope, letters, rng):
+    model = LeakyNet(
+        letters, 2, 3, (16, 16, 3), negative_slope=slope, batch_norm=False
+    )
     x = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)
     pairs = heard(model, x, "_relu")
     n = len(letters.split("_")[1])
-    exact = math.log2(rho).is_integer()
+    exact = math.log2(slope).is_integer()
     for i, (name, values) in enumerate(pairs.items()):
         group, layer = divmod(i, n)
         expected = x[:, :: 2**group, :: 2**group]
@@ -223,26 +232,26 @@ def test_averages_are_of_rank_1_and_identities_are_not(rng):
 
 
 def test_letters_and_phases_are_those_of_the_authors():
-    model = LeakyNet("h_ik_1a_hh", 1, rho=0.25)
+    model = LeakyNet("h_ik_1a_hh", 1, negative_slope=0.25)
     found = {
         layer.name: layer.kernel_initializer
         for layer in model.layers
         if isinstance(layer, keras.layers.Conv2D)
     }
-    gain = math.sqrt(2) * 1.25
+    scale = math.sqrt(2) * 1.25
     assert [
-        (type(w).__name__, w.noise, w.value, w.gain) for w in found.values()
+        (type(w).__name__, w.noise, w.value, w.scale) for w in found.values()
     ] == [
-        ("CenterAverage", 1.0, 1.0, gain),
-        ("CenterIdentity", 0.0, 1.0, gain),
-        ("CenterIdentity", 0.01, -4.0, gain),
-        ("CenterAverage", 0.0, 1.0, gain),
-        ("CenterAverage", 0.01, -4.0, gain),
-        ("CenterAverage", 1.0, 1.0, gain),
-        ("CenterAverage", 1.0, -4.0, gain),
+        ("DiracAverage", 1.0, 1.0, scale),
+        ("Dirac", 0.0, 1.0, scale),
+        ("Dirac", 0.01, -4.0, scale),
+        ("DiracAverage", 0.0, 1.0, scale),
+        ("DiracAverage", 0.01, -4.0, scale),
+        ("DiracAverage", 1.0, 1.0, scale),
+        ("DiracAverage", 1.0, -4.0, scale),
     ]
     # An odd number of layers in a group: pairs go on over its end.
-    odd = LeakyNet("1_iii_iii_iii", 1, rho=0.25)
+    odd = LeakyNet("1_iii_iii_iii", 1, negative_slope=0.25)
     values = [
         layer.kernel_initializer.value
         for layer in odd.layers
@@ -264,7 +273,7 @@ def test_every_weight_is_known():
 MODELS = {
     "const": lambda: small(dropout=0.01),
     "noise": lambda: small(noise=0.01),
-    "varnet": lambda: small(varnet=True),
+    "random": lambda: small(random_init=True),
     "leaky": lambda: LeakyNet("1_k1_ai_hh", 1, 3, (8, 8, 3), dropout=0.01),
 }
 models = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -354,7 +363,7 @@ def test_channels_are_last_whatever_keras_says(x):
 
 NAN = float("nan")
 BOTH = {
-    "widen": [0, 1.5, "1", None, True],
+    "width_multiplier": [0, 1.5, "1", None, True],
     "classes": [0, -1, 2.0, None],
     "input_shape": [
         *[(32, 32), (32, 32, None), 3, None, "abc", (0, 8, 3)],
@@ -374,7 +383,7 @@ BAD = {
             *["", "1", "1_i_i", "1_ii_i_i", "11_i_i_i", "1_x_i_i", "1___"],
             *["1_i_i_i_i", "_i_i_i", "1-i-i-i", 1, None, ["1_i_i_i"]],
         ],
-        "rho": [0, -0.1, 1.1, 1e-7, NAN, "0.1", None],
+        "negative_slope": [0, -0.1, 1.1, 1e-7, NAN, "0.1", None],
     },
 }
 CASES = [
@@ -393,9 +402,9 @@ def test_bad_arguments(make, name, value):
         make(**{name: value})
 
 
-def test_varnet_is_a_switch():
-    with pytest.raises(ValueError, match="varnet must be True or False"):
-        ConstNet(7, 1, varnet="no")
+def test_random_init_is_a_switch():
+    with pytest.raises(ValueError, match="random_init must be True or False"):
+        ConstNet(7, 1, random_init="no")
 
 
 def test_slopes_that_float16_cannot_invert_are_refused():
@@ -403,7 +412,7 @@ def test_slopes_that_float16_cannot_invert_are_refused():
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(ValueError, match="under the policy mixed_float16"):
-            LeakyNet("i_i_i_i", 1, rho=1e-6)
+            LeakyNet("i_i_i_i", 1, negative_slope=1e-6)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -422,6 +431,6 @@ def test_the_parts_of_a_leakynet():
     assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.9, 1e-5)}
 
 
-def test_varnet_has_no_share_of_noise():
-    with pytest.raises(ValueError, match=r"noise must be 0 with varnet"):
-        ConstNet(noise=0.01, varnet=True)
+def test_random_init_has_no_share_of_noise():
+    with pytest.raises(ValueError, match=r"noise must be 0 with random_init"):
+        ConstNet(noise=0.01, random_init=True)

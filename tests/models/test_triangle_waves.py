@@ -269,12 +269,14 @@ def test_random_peaks_fill_their_range(seed):
 
 
 @families
-@pytest.mark.parametrize("scales", ["differentiable", "free"])
+@pytest.mark.parametrize("trainable_scales", [False, True])
 @pytest.mark.parametrize("depth", [1, 2, 5, 8])
-def test_layer_formula_and_dense_stack_agree(form, sign, scales, depth, rng):
+def test_layer_formula_and_dense_stack_agree(
+    form, sign, trainable_scales, depth, rng
+):
     """To float32, also outside of the interval, where slopes reach 100."""
     peaks = rng.uniform(0.25, 0.75, (3, depth + 1))
-    layer = TriangleWave(depth, sign, scales, peaks, form)
+    layer = TriangleWave(depth, sign == 1, trainable_scales, peaks, form)
     inside = np.float32(rng.uniform(START[form], 1, (200, 3)))
     y = np.asarray(layer(inside))
     for k in range(3):
@@ -288,7 +290,7 @@ def test_layer_formula_and_dense_stack_agree(form, sign, scales, depth, rng):
         dense(outside), layer(outside), rtol=1e-5, atol=3e-6
     )
     # Wide free scales, where the sum falls below 0 on its way.
-    if scales == "free":
+    if trainable_scales:
         layer.log_ratios.assign(rng.uniform(-2, 1, (3, depth)))
         np.testing.assert_allclose(
             layer.to_dense()(outside), layer(outside), rtol=1e-4, atol=1e-4
@@ -299,7 +301,7 @@ def test_layer_formula_and_dense_stack_agree(form, sign, scales, depth, rng):
 def test_gradients_are_those_of_the_curve(form, sign, rng):
     """By central differences of the formula, through the scales too."""
     peaks = rng.uniform(0.3, 0.7, 5)
-    layer = TriangleWave(4, sign, peaks=peaks, form=form, dtype="float64")
+    layer = TriangleWave(4, sign == 1, peaks=peaks, form=form, dtype="float64")
     x = rng.uniform(START[form], 1, 20)
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(layer(x[:, None]) * x[:, None])
@@ -315,9 +317,9 @@ def test_gradients_are_those_of_the_curve(form, sign, rng):
         assert float(ours[k]) == pytest.approx(slope, abs=1e-6)
 
 
-@pytest.mark.parametrize("scales", ["differentiable", "free"])
-def test_peaks_stay_inside_whatever_is_learnt(scales):
-    layer = TriangleWave(3, 1, scales, [1e-9, 0.5, 0.5, 1 - 1e-9])
+@pytest.mark.parametrize("trainable_scales", [False, True])
+def test_peaks_stay_inside_whatever_is_learnt(trainable_scales):
+    layer = TriangleWave(3, True, trainable_scales, [1e-9, 0.5, 0.5, 1 - 1e-9])
     layer.build((None, 1))
     start = np.asarray(layer.curves()[0])[0]
     np.testing.assert_allclose(start, [0.0035, 0.5, 0.5, 0.9965], atol=1e-4)
@@ -331,7 +333,7 @@ def test_peaks_stay_inside_whatever_is_learnt(scales):
 def test_free_scales_start_at_the_rule_and_are_trained(rng):
     peaks = rng.uniform(0.2, 0.8, 4)
     tied = TriangleWave(3, peaks=peaks, name="tied")
-    free = TriangleWave(3, peaks=peaks, scales="free", name="free")
+    free = TriangleWave(3, peaks=peaks, trainable_scales=True, name="free")
     x = np.linspace(0, 1, 32, dtype="float32")[:, None]
     np.testing.assert_allclose(tied(x), free(x), atol=1e-6)
     assert len(tied.trainable_weights) == 1
@@ -345,7 +347,7 @@ def test_free_scales_start_at_the_rule_and_are_trained(rng):
 
 def test_under_mixed_bfloat16_only_inputs_and_outputs_are_rounded(rng):
     peaks = rng.uniform(0.25, 0.75, 9)
-    layer = TriangleWave(8, -1, peaks=peaks, dtype="mixed_bfloat16")
+    layer = TriangleWave(8, False, peaks=peaks, dtype="mixed_bfloat16")
     x = tf.cast(rng.uniform(0, 1, (200, 1)), tf.bfloat16)
     y = layer(x)
     assert layer.raw_peaks.dtype == "float32" and y.dtype == "bfloat16"
@@ -379,22 +381,22 @@ def test_seeds(rng):
     )
 
 
-@pytest.mark.parametrize("variant", ["dense", "block_diagonal"])
-def test_variants_of_several_features(variant, rng, tmp_path):
+@pytest.mark.parametrize("connected", [True, False])
+def test_connections_of_several_features(connected, rng, tmp_path):
     layer = TriangleWave(3, form="v", seed=1)
     x = np.float32(rng.uniform(-1, 1, (64, 2)))
     layer(x)
-    model = layer.to_dense(variant)
+    model = layer.to_dense(connected)
     model.compile("adam", "mse", jit_compile=False)
     model.fit(x, x[:, ::-1], epochs=2, verbose=0)
     beside = np.kron(1 - np.eye(2), np.ones((4, 4))) == 1
     for dense in model.layers[1:3]:
         kernel = np.asarray(dense.kernel)
-        assert (kernel[beside] == 0).all() == (variant == "block_diagonal")
+        assert (kernel[beside] == 0).all() == (not connected)
         assert kernel[~beside].any()
     moved = x + np.float32([0.0, 0.1])
     apart = np.array_equal(model(x)[:, 0], model(moved)[:, 0])
-    assert apart == (variant == "block_diagonal")
+    assert apart == (not connected)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(x), model(x))
@@ -426,8 +428,8 @@ def test_random_sums_of_blocks_have_unit_variance(seed):
 NETS = {
     "peaks": {"depth": 3, "peaks": [0.3, 0.4, 0.5, 0.6]},
     "seed": {"depth": 3, "seed": 4},
-    "convex": {"depth": 1, "sign": -1, "seed": 4},
-    "v": {"depth": 3, "form": "v", "sign": -1, "seed": 4},
+    "convex": {"depth": 1, "concave": False, "seed": 4},
+    "v": {"depth": 3, "form": "v", "concave": False, "seed": 4},
     "blocks": {
         "depth": 2,
         "form": "v",
@@ -481,7 +483,7 @@ def test_computed_in_float64_and_cast_last(kind, dtype):
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_the_network_is_the_formula(form, sign, depth, rng):
     a = rng.uniform(0.1, 0.9, depth + 1)
-    model = triangle_wave_network(depth, sign, form, a, dtype="float64")
+    model = triangle_wave_network(depth, sign == 1, form, a, dtype="float64")
     x = grid(form, 101)
     expected = kx.theory.triangle_wave(x, a, sign, form)
     np.testing.assert_allclose(model(x[:, None])[:, 0], expected, atol=1e-12)
@@ -493,7 +495,7 @@ def test_the_network_is_the_formula(form, sign, depth, rng):
 def test_blocks_are_curves_of_sums(form, rng):
     """The sum over blocks of head times curve, found from its parts."""
     model = triangle_wave_network(
-        3, -1, form, blocks=5, inputs=3, outputs=2, seed=6, dtype="float64"
+        3, False, form, blocks=5, inputs=3, outputs=2, seed=6, dtype="float64"
     )
     first, last = (np.asarray(model.layers[k].kernel) for k in (0, -1))
     peaks = random_peaks(3, 5, 6)
@@ -517,7 +519,7 @@ def test_blocks_are_curves_of_sums(form, rng):
     again = keras.models.clone_model(model)
     np.testing.assert_array_equal(again(x), model(x))
     other = triangle_wave_network(
-        3, -1, form, blocks=5, inputs=3, outputs=2, dtype="float64"
+        3, False, form, blocks=5, inputs=3, outputs=2, dtype="float64"
     )
     assert (np.asarray(other.layers[0].kernel) != first).any()
 
@@ -527,7 +529,7 @@ def test_networks_under_policies(policy):
     """A shallow one survives bfloat16, to its 8 bits."""
     keras.config.set_dtype_policy(policy)
     try:
-        model = triangle_wave_network(2, -1, peaks=[0.5] * 3)
+        model = triangle_wave_network(2, False, peaks=[0.5] * 3)
         y = model(np.linspace(0, 1, 9)[:, None])
     finally:
         keras.config.set_dtype_policy("float32")
@@ -540,7 +542,7 @@ def test_networks_under_policies(policy):
 
 def test_the_network_is_saved_and_runs_under_xla(tmp_path):
     model = triangle_wave_network(
-        3, form="v", blocks=2, variant="block_diagonal", inputs=2, seed=1
+        3, form="v", blocks=2, connect_blocks=False, inputs=2, seed=1
     )
     x = np.float32(np.random.default_rng(0).uniform(-1, 1, (8, 2)))
     model.save(tmp_path / "model.keras")
@@ -566,7 +568,7 @@ def test_a_model_takes_scales_into_its_ends(rng):
 CURVES = {
     "falling": (lambda x: 5 - np.sqrt(x + 7), {}),
     "uneven": (lambda x: (x + 3.5) ** 2, {"form": "v"}),
-    "cap": (lambda x: 3 - (x + 2) ** 2 / 9, {"form": "v", "sign": 1}),
+    "cap": (lambda x: 3 - (x + 2) ** 2 / 9, {"form": "v", "concave": True}),
 }
 
 
@@ -649,30 +651,31 @@ def bad_values():
 
     layer = TriangleWave, {"depth": 2}
     yield *layer, "depth", [0, -1, 2.0, True, None]
-    yield *layer, "sign", [0, True, "1", None]
+    yield *layer, "concave", [0, 1, "1", None]
     yield *layer, "form", ["w", None]
-    yield *layer, "scales", ["rule", None]
+    yield *layer, "trainable_scales", ["free", 1, None]
     yield *layer, "peaks", [[0.5] * 2, [0.5, 0.5, 1.0], [[0.5] * 2], "p", []]
     yield *layer, "seed", [-1, 1.5, "1"]
     for kind in KINDS:
         good = {"depth": 2, "index": 1, "seed": 1}
         yield kind, good, "depth", [0, 2.5, None]
         yield kind, good, "index", [-1, 3, 1.5, True, None]
-        yield kind, good, "sign", [0, None]
+        yield kind, good, "concave", [0, -1, None]
         yield kind, good, "form", ["w"]
         yield kind, good, "peaks", [[0.5] * 2, [0.5, 0.5, nan]]
         yield kind, good, "seed", [None, -1, 1.5]
     network = triangle_wave_network, {"depth": 2}
     for name in ("depth", "blocks", "inputs", "outputs"):
         yield *network, name, [0, 1.5, None]
-    yield *network, "variant", ["sparse", None]
+    yield *network, "connect_blocks", ["dense", 0, None]
+    yield *network, "concave", [-1, None]
     yield BlockDiagonal, {}, "blocks", [0, 1.5, None]
 
     fit = fit_triangle_wave, {"x": line, "y": line**2, "depth": 2}
     yield *fit, "depth", [0, None]
-    yield *fit, "sign", [0, "1"]
+    yield *fit, "concave", [0, 1, "1"]
     yield *fit, "form", ["w"]
-    yield *fit, "scales", ["rule"]
+    yield *fit, "trainable_scales", ["free", None]
     yield *fit, "peaks", [[0.5]]
     yield *fit, "epochs", [0, 1.5]
     yield *fit, "batch_size", [0, None]

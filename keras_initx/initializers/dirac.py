@@ -17,7 +17,7 @@ from keras_initx.validation import is_real
 _LARGEST = 1e30
 
 
-class _Center(FanInInitializer):
+class _CenterTap(FanInInitializer):
     """Base of both: `matrix` says what the centre tap does to the channels."""
 
     entrywise = False
@@ -26,7 +26,7 @@ class _Center(FanInInitializer):
         self,
         noise: float = 0.0,
         value: float = 1.0,
-        gain: float = 1.0,
+        scale: float = 1.0,
         fan_in: int | None = None,
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
@@ -42,14 +42,14 @@ class _Center(FanInInitializer):
                 f"value must be a number from {-_LARGEST} to {_LARGEST}. "
                 f"Received: value={value!r}"
             )
-        if not (is_real(gain) and 0 <= gain <= _LARGEST):
+        if not (is_real(scale) and 0 <= scale <= _LARGEST):
             raise ValueError(
-                f"gain must be a number from 0 to {_LARGEST}. "
-                f"Received: gain={gain!r}"
+                f"scale must be a number from 0 to {_LARGEST}. "
+                f"Received: scale={scale!r}"
             )
         self.noise = float(noise)
         self.value = float(value)
-        self.gain = float(gain)
+        self.scale = float(scale)
 
     def matrix(self, inputs: int, outputs: int) -> tf.Tensor:
         """What the centre does, (inputs, outputs) in float32."""
@@ -61,7 +61,7 @@ class _Center(FanInInitializer):
             return weights
         return weights + keras.random.normal(
             shape,
-            stddev=math.sqrt(self.gain * self.noise / fan_in),
+            stddev=math.sqrt(self.scale * self.noise / fan_in),
             dtype="float32",
             seed=self.seed,
         )
@@ -102,12 +102,12 @@ class _Center(FanInInitializer):
         return {
             "noise": self.noise,
             "value": self.value,
-            "gain": self.gain,
+            "scale": self.scale,
         } | super().get_config()
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
-class CenterAverage(_Center):
+class DiracAverage(_CenterTap):
     """Each output channel starts as the mean of its group's input channels.
 
         w[mid, c, d] = value / c_in,    0 off the centre of the window
@@ -116,7 +116,7 @@ class CenterAverage(_Center):
     can only become different where something tells them apart, such as
     dropout or `noise`,
 
-        (1 - noise) w + N(0, gain noise / fan_in)
+        (1 - noise) w + N(0, scale noise / fan_in)
 
     For `Dense`, whose window is a single tap, `Conv1D` to `Conv3D`, whose
     groups each have a mean of their own, and `EinsumDense`. Transposed and
@@ -129,7 +129,7 @@ class CenterAverage(_Center):
         noise: Share of noise, in [0, 1]. The authors' noisy start has 0.01.
         value: Of the average, from -1e30 to 1e30; -1 / slope after a leaky
             relu in `models.LeakyNet`.
-        gain: Of the noise: its variance times the fan-in at `noise` 1, from 0
+        scale: Of the noise: its variance times the fan-in at `noise` 1, from 0
             to 1e30.
         fan_in: An int >= 1 in place of the fan-in of the noise that shape or
             axes give: window times channels.
@@ -149,7 +149,7 @@ class CenterAverage(_Center):
 
     Example:
 
-    >>> CenterAverage()((3, 4, 2))[1, :, 0].numpy()
+    >>> DiracAverage()((3, 4, 2))[1, :, 0].numpy()
     array([0.25, 0.25, 0.25, 0.25], dtype=float32)
 
     Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
@@ -162,7 +162,7 @@ class CenterAverage(_Center):
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
-class CenterIdentity(_Center):
+class Dirac(_CenterTap):
     """Each output channel starts as one of the input channels.
 
         w[mid, d mod c_in, d] = value,    0 elsewhere
@@ -171,21 +171,21 @@ class CenterIdentity(_Center):
     one; with fewer outputs than inputs the first are passed on. In groups d
     counts over all of them, c within one. `noise` mixes in random weights,
 
-        (1 - noise) w + N(0, gain noise / fan_in)
+        (1 - noise) w + N(0, scale noise / fan_in)
 
-    For the layers that `CenterAverage` is for. Of a shape of one axis or none
+    For the layers that `DiracAverage` is for. Of a shape of one axis or none
     each entry is `value`.
 
     Args:
-        noise: As in `CenterAverage`.
+        noise: As in `DiracAverage`.
         value: Of the identity, from -1e30 to 1e30. Two layers of values 1 and
             -1 / slope, each followed by a leaky relu of that slope, are minus
             the identity.
-        gain: As in `CenterAverage`.
-        fan_in: As in `CenterAverage`.
-        input_axes: As in `CenterAverage`.
-        output_axes: As in `CenterAverage`.
-        seed: As in `CenterAverage`.
+        scale: As in `DiracAverage`.
+        fan_in: As in `DiracAverage`.
+        input_axes: As in `DiracAverage`.
+        output_axes: As in `DiracAverage`.
+        seed: As in `DiracAverage`.
 
     Returns:
         When called with a shape and dtype, weights in float16, bfloat16,
@@ -197,7 +197,7 @@ class CenterIdentity(_Center):
 
     Example:
 
-    >>> layer = keras.layers.Conv1D(4, 3, kernel_initializer=CenterIdentity())
+    >>> layer = keras.layers.Conv1D(4, 3, kernel_initializer=Dirac())
     >>> layer.build((None, 8, 2))
     >>> layer.kernel[1].numpy()
     array([[1., 0., 1., 0.],
