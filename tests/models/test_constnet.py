@@ -261,6 +261,42 @@ def test_letters_and_phases_are_those_of_the_authors():
     assert sum("_bn" in layer.name for layer in odd.layers) == 4
 
 
+@pytest.mark.parametrize(
+    ("letters", "names"),
+    [
+        ("1_i_i_i", ["dirac_average", "dirac", "dirac", "dirac"]),
+        (
+            "h_ik_1a_hh",
+            [
+                *["random", "dirac", "noisy_dirac"],
+                *["dirac_average", "noisy_dirac_average", "random", "random"],
+            ],
+        ),
+        (
+            "1_ii11_ii11_ii11",
+            (
+                "dirac_average",
+                *3 * ("dirac", "dirac", "dirac_average", "dirac_average"),
+            ),
+        ),
+    ],
+)
+def test_names_and_letters_make_the_same_network(letters, names):
+    configs = []
+    for initialization in (letters, names):
+        keras.utils.set_random_seed(1)
+        model = LeakyNet(initialization, 1, 3, (8, 8, 3))
+        configs.append(model.get_config())
+    assert configs[0] == configs[1]
+
+
+def test_the_default_start_is_that_of_the_authors():
+    assert (
+        LeakyNet(width_multiplier=1).get_config()
+        == LeakyNet("1_ii11_ii11_ii11", 1).get_config()
+    )
+
+
 def test_every_weight_is_known():
     model = LeakyNet("1_i1_i1_i1", 1)
     roles = [g.role for g in kx.inspection.kernel_geometry(model).values()]
@@ -382,6 +418,8 @@ BAD = {
         "initialization": [
             *["", "1", "1_i_i", "1_ii_i_i", "11_i_i_i", "1_x_i_i", "1___"],
             *["1_i_i_i_i", "_i_i_i", "1-i-i-i", 1, None, ["1_i_i_i"]],
+            *[[], ["dirac"], ["dirac"] * 3, ["dirac"] * 5, ["dirac", 1, 1, 1]],
+            *[["i"] * 4, ["dirac", "dirac", "dirac", "average"]],
         ],
         "negative_slope": [0, -0.1, 1.1, 1e-7, NAN, "0.1", None],
     },
