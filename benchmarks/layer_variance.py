@@ -340,7 +340,7 @@ def main(argv: list[str] | None = None) -> None:
     ours = {
         "VarianceScaling": keras.initializers.VarianceScaling(),
         "FractionalMoment": kx.initializers.FractionalMoment(
-            s=2, activation="linear"
+            order=2, activation="linear"
         ),
     }
     rows = [

@@ -20,7 +20,7 @@ import layer_variance  # noqa: E402
 SCALINGS = {
     "VarianceScaling": keras.initializers.VarianceScaling(),
     "FractionalMoment": kx.initializers.FractionalMoment(
-        s=2, activation="linear"
+        order=2, activation="linear"
     ),
 }
 DTYPES = ("float32", "mixed_bfloat16", "bfloat16")
