@@ -229,6 +229,27 @@ def check_instance(
     )
 
 
+def check_backend(caller: str) -> None:
+    """Checks that Keras runs on TensorFlow.
+
+    Args:
+        caller: str. The name of the function or class that needs TensorFlow.
+
+    Raises:
+        RuntimeError: If Keras runs on another backend.
+    """
+    # Imported here because `theory` uses this module and needs no Keras.
+    import keras
+
+    backend = keras.config.backend()
+    if backend != "tensorflow":
+        raise RuntimeError(
+            f"keras_initx's {caller} runs on Keras's TensorFlow backend; set "
+            'KERAS_BACKEND="tensorflow" before Keras is imported. '
+            f"Received: backend={backend!r}"
+        )
+
+
 def _refuse_value(
     name: str, value: Any, wanted: str, optional: bool
 ) -> NoReturn:

@@ -15,6 +15,7 @@ PACKAGE = Path(kx.__file__).parent
 ARROWS = {
     "_startup": set(),
     "validation": set(),
+    "distribute": set(),
     "profile": set(),
     "inspection": set(),
     "theory": {"profile"},
@@ -23,7 +24,7 @@ ARROWS = {
     "initializers": {"distributions", "theory"},
     "constraints": {"theory"},
     "layers": {"constraints", "inspection", "theory"},
-    "measurement": {"hooks", "inspection", "profile"},
+    "measurement": {"distribute", "hooks", "inspection", "profile"},
     "initialization": {"initializers", "inspection", "profile"},
     "calibration": {"hooks", "inspection", "measurement", "profile", "theory"},
     "models": {
@@ -34,8 +35,7 @@ ARROWS = {
         "layers",
         "theory",
     },
-    "callbacks": {"inspection", "measurement", "profile"},
-    "distribute": {"callbacks", "measurement"},
+    "callbacks": {"distribute", "inspection", "measurement", "profile"},
     "__init__": {
         "_startup",
         "calibration",

@@ -19,10 +19,9 @@ from keras_initx.measurement.data import Batches, Data, batches, samples_of
 from keras_initx.measurement.measure import (
     build,
     one_at_a_time,
-    require_tensorflow,
 )
 from keras_initx.measurement.moments import all_finite
-from keras_initx.validation import is_real
+from keras_initx.validation import check_backend, is_real
 
 
 def calibrate(
@@ -122,7 +121,7 @@ def calibrate(
     arXiv:1902.04942; Mishkin & Matas, ICLR (2016), arXiv:1511.06422 (LSUV).
     The growth of gradients: Yang et al., ICLR (2019), arXiv:1902.08129.
     """
-    require_tensorflow("calibrate")
+    check_backend("calibrate")
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(
             "model must be a keras.Model. "

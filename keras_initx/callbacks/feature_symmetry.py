@@ -24,8 +24,8 @@ from keras_initx.inspection.selection import (
     selectors,
 )
 from keras_initx.inspection.traversal import Place, places
-from keras_initx.measurement.measure import require_tensorflow
 from keras_initx.profile import display
+from keras_initx.validation import check_backend
 
 _KEYS = ("feature_spread", "forward_correlation", "backward_correlation")
 
@@ -111,7 +111,7 @@ class FeatureSymmetry(Periodic):
         verbose: int = 1,
     ):
         super().__init__(every, log_dir)
-        require_tensorflow("FeatureSymmetry")
+        check_backend("FeatureSymmetry")
         check_verbose(verbose)
         selectors(layers)
         self.layers = layers

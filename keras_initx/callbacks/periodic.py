@@ -10,7 +10,7 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
-from keras_initx.measurement.replicas import is_chief, strategy_of
+from keras_initx.distribute.cluster import is_chief, strategy_of
 
 Every = int | Literal["epoch"]
 

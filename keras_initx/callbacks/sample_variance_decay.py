@@ -15,9 +15,10 @@ from keras_initx.callbacks.periodic import (
 )
 from keras_initx.inspection.selection import Layers, selectors
 from keras_initx.measurement.data import Data, batches
-from keras_initx.measurement.measure import measure, require_tensorflow
+from keras_initx.measurement.measure import measure
 from keras_initx.profile import VarianceProfile
 from keras_initx.profile.display import png
+from keras_initx.validation import check_backend
 
 _KEY = "sample_variance_decay"
 
@@ -104,7 +105,7 @@ class SampleVarianceDecay(Periodic):
         on_error: Literal["raise", "warn"] = "raise",
     ):
         super().__init__(every, log_dir)
-        require_tensorflow("SampleVarianceDecay")
+        check_backend("SampleVarianceDecay")
         if expected is not None and not isinstance(expected, VarianceProfile):
             raise ValueError(
                 "expected must be a VarianceProfile. "

@@ -1,19 +1,23 @@
-"""A strategy of `tf.distribute` by its name, and who speaks for all workers."""
+"""Creates a `tf.distribute` strategy from a name and the environment."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import tensorflow as tf
 
-from keras_initx.measurement import replicas
-from keras_initx.measurement.measure import require_tensorflow
+from keras_initx.distribute.cluster import count_listed_workers
+from keras_initx.validation import (
+    check_backend,
+    check_choice,
+    check_real,
+    refuse,
+)
 
 Kind = Literal["auto", "tpu", "mirrored", "multiworker", "default"]
-_KINDS = ("auto", "tpu", "mirrored", "multiworker", "default")
 
 
 def get_strategy(
@@ -23,34 +27,39 @@ def get_strategy(
     devices: Sequence[str] | None = None,
     timeout: float | None = None,
 ) -> tf.distribute.Strategy:
-    """The `tf.distribute` strategy of that name, ready to use.
+    """Returns a `tf.distribute` strategy that is ready to use.
 
-    Call it before any other work of TensorFlow; "multiworker" and "tpu" must
-    find it unused. Then build and compile the model within its `scope()`.
+    Call it before TensorFlow does anything else: "multiworker" and "tpu" need a
+    TensorFlow that has not created tensors yet. Then build and compile the
+    model within the strategy's `scope()`.
 
     Args:
-        kind: "default", one device; "mirrored", several devices of this
-            machine; "multiworker", several machines, as the environment
-            variable TF_CONFIG lists them; "tpu". "auto" takes "tpu" if `tpu`
-            or the environment variable TPU_NAME is given, else "multiworker"
-            if TF_CONFIG lists more than one worker, else "mirrored" if there
-            is more than one GPU, else "default".
-        tpu: Name or address of the TPU; "local" on a TPU virtual machine.
-            Default: what TPU_NAME says.
-        devices: For "mirrored", such as `["GPU:0", "GPU:1"]`. Default: all
-            GPUs, or all logical CPUs where there is no GPU.
-        timeout: For "multiworker", or "auto", seconds after which a worker that
-            waits for another ends with an error, once all have started: one
-            that never starts is waited for by this call itself. Default: until
-            TensorFlow has found that the other has ended.
+        kind: str. "default" is one device. "mirrored" is several devices of
+            this machine. "multiworker" is several machines, as listed in the
+            environment variable TF_CONFIG. "tpu" is a TPU. "auto" selects
+            "tpu" if `tpu` or the environment variable TPU_NAME is given, else
+            "multiworker" if TF_CONFIG lists more than one worker, else
+            "mirrored" if there is more than one GPU, else "default". Defaults
+            to "auto".
+        tpu: str or None. The name or address of the TPU, or "local" on a TPU
+            virtual machine. Defaults to the value of TPU_NAME.
+        devices: List of str or None. The devices for "mirrored", such as
+            `["GPU:0", "GPU:1"]`. Defaults to all GPUs, or to all logical CPUs
+            if there is no GPU.
+        timeout: float or None. For "multiworker" and "auto", the number of
+            seconds after which a worker that waits for another one raises an
+            error. It applies once all workers have started: this call itself
+            waits without a limit for a worker that never starts. Defaults to
+            None, which waits until TensorFlow finds that the other worker has
+            ended.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: No such kind; an argument that is of another kind; devices
-            that are no list; no TF_CONFIG for "multiworker".
-        RuntimeError: No such TPU, or Keras runs on another backend than
+        ValueError: If `kind` is unknown, an argument belongs to another kind,
+            `devices` is not a list, or "multiworker" has no TF_CONFIG.
+        RuntimeError: If the TPU is not found, or Keras does not run on
             TensorFlow.
 
     Example:
@@ -60,100 +69,72 @@ def get_strategy(
 
     Reference: TensorFlow's guide "Distributed training with TensorFlow".
     """
-    require_tensorflow("distribute")
-    if kind not in _KINDS:
-        raise ValueError(
-            f"kind must be one of {_KINDS}. Received: kind={kind!r}"
-        )
-    asked, address = kind, tpu or os.environ.get("TPU_NAME")
+    check_backend("distribute")
+    kind = check_choice("kind", kind, get_args(Kind))
+    requested, address = kind, tpu or os.environ.get("TPU_NAME")
     if kind == "auto":
-        kind = _found(address)
-    for name, value, its in (
-        ("tpu", tpu, ["tpu"]),
-        ("devices", devices, ["mirrored"]),
-        # A script for one machine and for several asks for "auto".
-        ("timeout", timeout, ["multiworker", "auto"]),
+        kind = _detect_kind(address)
+    for name, value, owner in (
+        ("tpu", tpu, "tpu"),
+        ("devices", devices, "mirrored"),
+        ("timeout", timeout, "multiworker"),
     ):
-        if value is not None and not {kind, asked} & {*its}:
+        # A script for one machine and for several passes "auto" and a timeout.
+        fits = kind == owner or (name == "timeout" and requested == "auto")
+        if value is not None and not fits:
             raise ValueError(
-                f'{name} is for kind="{its[0]}". '
-                f"Received: {name}={value!r} and kind={kind!r}"
+                f'{name} is for kind="{owner}". '
+                f"Received: {name}={value!r}, kind={kind!r}"
             )
     if devices is not None and (isinstance(devices, str) or not devices):
-        raise ValueError(
-            'devices must be a list of names, such as ["GPU:0", "GPU:1"]. '
-            f"Received: devices={devices!r}"
+        refuse(
+            'devices must be a list of names, such as ["GPU:0", "GPU:1"].',
+            devices=devices,
         )
-    if timeout is not None and not timeout > 0:
-        raise ValueError(
-            f"timeout must be positive. Received: timeout={timeout!r}"
-        )
+    timeout = check_real("timeout", timeout, "(0, inf)", optional=True)
     match kind:
         case "tpu":
-            return _tpu(address)
+            return _tpu_strategy(address)
         case "multiworker":
-            return _multiworker(timeout)
+            return _multiworker_strategy(timeout)
         case "mirrored":
-            kinds = (tf.config.list_logical_devices(k) for k in ("GPU", "CPU"))
-            every = next(filter(None, kinds))
-            return tf.distribute.MirroredStrategy(
-                devices or [device.name for device in every]
-            )
+            return tf.distribute.MirroredStrategy(devices or _local_devices())
     return tf.distribute.get_strategy()
 
 
-def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
-    """Whether this is the process that prints, and writes files.
-
-    Of several workers it is the one that TF_CONFIG calls "chief", or else the
-    first; without several, the process at hand.
-
-    Args:
-        strategy: Default: the one in whose scope this is called.
-
-    Returns:
-        A bool.
-
-    Raises:
-        RuntimeError: Keras runs on another backend than TensorFlow.
-
-    Example:
-
-    >>> is_chief()
-    True
-
-    Reference: TensorFlow's tutorial "Multi-worker training with Keras".
-    """
-    require_tensorflow("distribute")
-    return replicas.is_chief(strategy or tf.distribute.get_strategy())
-
-
-def _found(tpu: str | None) -> Kind:
+def _detect_kind(tpu: str | None) -> Kind:
     if tpu:
         return "tpu"
-    if _workers_listed() > 1:
+    if _count_environment_workers() > 1:
         return "multiworker"
-    several = len(tf.config.list_physical_devices("GPU")) > 1
-    return "mirrored" if several else "default"
+    gpus = tf.config.list_physical_devices("GPU")
+    return "mirrored" if len(gpus) > 1 else "default"
 
 
-def _workers_listed() -> int:
+def _local_devices() -> list[str]:
+    devices = tf.config.list_logical_devices("GPU")
+    devices = devices or tf.config.list_logical_devices("CPU")
+    return [device.name for device in devices]
+
+
+def _count_environment_workers() -> int:
+    """Returns the number of workers in TF_CONFIG, 0 without TF_CONFIG."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
-        return replicas.listed(json.loads(text).get("cluster", {}))
+        return count_listed_workers(json.loads(text).get("cluster", {}))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            "TF_CONFIG must be JSON that lists the workers and says which this "
-            f"is. Received: TF_CONFIG={text!r}"
+            "TF_CONFIG must be JSON that lists the workers and says which one "
+            f"this process is. Received: TF_CONFIG={text!r}"
         ) from error
 
 
-def _multiworker(timeout: float | None) -> tf.distribute.Strategy:
-    if not _workers_listed():
-        raise ValueError(
+def _multiworker_strategy(timeout: float | None) -> tf.distribute.Strategy:
+    if not _count_environment_workers():
+        refuse(
             'kind="multiworker" needs the environment variable TF_CONFIG, '
-            "which lists the workers and says which this is. Received: "
-            f"TF_CONFIG={os.environ.get('TF_CONFIG')!r}"
+            "which lists the workers and says which one this process is.",
+            TF_CONFIG=os.environ.get("TF_CONFIG"),
         )
     return tf.distribute.MultiWorkerMirroredStrategy(
         communication_options=tf.distribute.experimental.CommunicationOptions(
@@ -162,7 +143,7 @@ def _multiworker(timeout: float | None) -> tf.distribute.Strategy:
     )
 
 
-def _tpu(name: str | None) -> tf.distribute.Strategy:
+def _tpu_strategy(name: str | None) -> tf.distribute.Strategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         tf.config.experimental_connect_to_cluster(resolver)

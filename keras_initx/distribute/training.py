@@ -23,9 +23,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_initx.distribute.cluster import count_workers, is_chief
 from keras_initx.distribute.workers import SameStart, of_a_worker
-from keras_initx.measurement import replicas
-from keras_initx.measurement.measure import require_tensorflow
+from keras_initx.validation import check_backend
 
 _A_WORKER_IS_GONE = (
     tf.errors.AbortedError,
@@ -110,7 +110,7 @@ def fit(
 
     Reference: keras#20585 on what `model.fit` lacks; the way around is ours.
     """
-    require_tensorflow("distribute")
+    check_backend("distribute")
     for name, data in (
         ("dataset", dataset),
         ("validation_data", validation_data),
@@ -123,12 +123,12 @@ def fit(
             )
     _check_steps_per_execution(model)
     strategy = model.distribute_strategy
-    several = replicas.workers(strategy) > 1
+    several = count_workers(strategy) > 1
     with contextlib.ExitStack() as stack:
         if several:
             stack.enter_context(_loss_of_a_worker())
             callbacks = [*keras.tree.flatten(callbacks or []), SameStart()]
-            if not replicas.is_chief(strategy):
+            if not is_chief(strategy):
                 callbacks, verbose = of_a_worker(callbacks), 0
         # Where Keras's own way is open, what it compiles outlives this call.
         if several or (_mirrored(strategy) and not _divided(dataset, strategy)):
@@ -204,7 +204,7 @@ def _vectors(step: Callable) -> Callable:
 @contextlib.contextmanager
 def _steps_of_batches(model: keras.Model) -> Iterator[None]:
     """Within, `fit` works on data of `_Batch`."""
-    several = replicas.workers(model.distribute_strategy) > 1
+    several = count_workers(model.distribute_strategy) > 1
     with contextlib.ExitStack() as stack:
         for name in ("train_step", "test_step"):
             step = _on_batches(getattr(model, name))

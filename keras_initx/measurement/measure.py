@@ -26,6 +26,7 @@ from keras_initx.measurement.data import (
 from keras_initx.measurement.nonfinite import culprit
 from keras_initx.measurement.probe import Probe, Result
 from keras_initx.profile import VarianceProfile
+from keras_initx.validation import check_backend
 
 _PROBES_KEPT = 8
 one_at_a_time = threading.RLock()
@@ -119,7 +120,7 @@ def measure(
     033135 (2020), arXiv:1902.04942, with the average over networks replaced by
     that over the units of the one network at hand.
     """
-    require_tensorflow("measure")
+    check_backend("measure")
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(
             "model must be a keras.Model. "
@@ -142,16 +143,6 @@ def measure(
         result.squared_mean,
         np.array(result.units),
     )
-
-
-def require_tensorflow(what: str) -> None:
-    """Say in one sentence that `what` does not run on this backend."""
-    if keras.config.backend() != "tensorflow":
-        raise RuntimeError(
-            f"keras_initx's {what} runs on Keras's TensorFlow backend; set "
-            'KERAS_BACKEND="tensorflow" before Keras is imported. '
-            f"Received: backend={keras.config.backend()!r}"
-        )
 
 
 def _probe(

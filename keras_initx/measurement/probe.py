@@ -11,11 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.distribute.cluster import strategy_of
 from keras_initx.inspection.selection import Selector
 from keras_initx.measurement.data import taken_as_inputs
 from keras_initx.measurement.forward import Pass, forward_pass
 from keras_initx.measurement.moments import Moments, mean_squares, merged
-from keras_initx.measurement.replicas import Placed, cut, strategy_of
+from keras_initx.measurement.replicas import Placed, cut
 from keras_initx.measurement.staleness import settings
 
 _TRACES_KEPT = 8

@@ -8,41 +8,15 @@ by the same exact formula as the batches are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_initx.distribute.cluster import count_workers
 from keras_initx.measurement.moments import Moments, merged, of_all_layers
-
-
-def workers(strategy: tf.distribute.Strategy) -> int:
-    """How many processes train together under `strategy`."""
-    return max(1, listed(_cluster(strategy)))
-
-
-def listed(cluster: Mapping[str, Sequence[str]]) -> int:
-    """How many workers a cluster lists by job; its chief is one."""
-    return sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one of all workers that prints and writes."""
-    if workers(strategy) == 1:
-        return True
-    resolver = strategy.cluster_resolver
-    if "chief" in _cluster(strategy):
-        return resolver.task_type == "chief"
-    return resolver.task_type == "worker" and resolver.task_id == 0
-
-
-def strategy_of(model: keras.layers.Layer) -> tf.distribute.Strategy:
-    """The strategy in whose scope the model was made."""
-    if isinstance(model, keras.Model):
-        return model.distribute_strategy
-    return tf.distribute.get_strategy()
 
 
 @dataclass(frozen=True)
@@ -90,7 +64,7 @@ class Placed:
             if not self.are_pieces:
                 return several[0], finite, states
             moments = functools.reduce(merged, several)
-            if workers(self.strategy) > 1:
+            if count_workers(self.strategy) > 1:
                 moments, finite = _of_all_workers(
                     moments, finite, self.strategy
                 )
@@ -153,15 +127,8 @@ def _of_all_workers(
 ) -> tuple[Moments, tf.Tensor]:
     """Those of the samples of all workers, the same for each worker."""
     sent = strategy.gather(packed(moments, finite)[None], axis=0)
-    vectors = tf.unstack(sent, workers(strategy))
+    vectors = tf.unstack(sent, count_workers(strategy))
     several, all_finite = zip(
         *(unpacked(vector, moments) for vector in vectors), strict=True
     )
     return functools.reduce(merged, several), tf.reduce_all(all_finite)
-
-
-def _cluster(strategy: tf.distribute.Strategy) -> dict[str, list[str]]:
-    # One process commands all hosts of a TPU.
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return {}
-    return strategy.cluster_resolver.cluster_spec().as_dict()
