@@ -1,6 +1,7 @@
 """Distributions that TensorFlow Probability lacks.
 
-Imported when first asked for, because TensorFlow Probability takes a second.
+A distribution is imported when its name is first used, because importing
+TensorFlow Probability takes a second.
 """
 
 import importlib
@@ -9,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_initx.distributions.alpha_stable.distribution import AlphaStable
 
-_HOMES = {"AlphaStable": "alpha_stable.distribution"}
+# The module, relative to this package, that defines each public name.
+_MODULES = {"AlphaStable": "alpha_stable.distribution"}
 
 __all__ = ["AlphaStable"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-        return getattr(home, name)
+    if name in _MODULES:
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

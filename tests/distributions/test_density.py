@@ -1,4 +1,4 @@
-"""The density, distribution function and quantiles of stable laws."""
+"""Tests of density, distribution function, quantiles and mode."""
 
 import csv
 import math
@@ -13,13 +13,18 @@ from keras_initx.distributions.alpha_stable import density as stable
 from keras_initx.distributions.alpha_stable.quantile import mode, quantile
 
 REFERENCE = Path(__file__).parent / "stable_reference.csv"
-# How far the stored numbers may be off, and the code from them.
+# The promised accuracy of densities and probabilities.
 ABSOLUTE, RELATIVE = 1e-8, 1e-6
+TABLE_COLUMNS = [
+    (stable.log_density, "log_density"),
+    (stable.log_survival, "log_sf"),
+    (stable.log_cdf, "log_cdf"),
+]
 
 
 @pytest.fixture(scope="module")
 def reference():
-    """Columns of the table of `make_stable_reference.py`."""
+    """The columns of the table that `make_stable_reference.py` writes."""
     with open(REFERENCE, newline="") as file:
         rows = list(csv.DictReader(file))
     return {
@@ -27,12 +32,12 @@ def reference():
     }
 
 
-def law_of(table):
+def arguments_of(table):
     return table["z"], table["stability"], table["skewness"]
 
 
-def random_laws(rng, size, lowest=0.3):
-    """z, stability and skewness, with the hard values among them."""
+def random_arguments(rng, size, lowest=0.3):
+    """Returns random z, stability and skewness, many of them hard cases."""
     near_one = 1 + rng.choice([-1, 1], size) * 10 ** rng.uniform(-12, -1, size)
     stability = np.where(
         rng.uniform(size=size) < 0.3, near_one, rng.uniform(lowest, 2, size)
@@ -47,76 +52,70 @@ def random_laws(rng, size, lowest=0.3):
 
 
 def finite_difference(function, values, which, step):
-    """Central difference of the fourth order."""
+    """Returns the central difference of fourth order."""
 
-    def at(shift):
+    def value_at(steps):
         moved = list(values)
-        moved[which] = moved[which] + shift * step
+        moved[which] = moved[which] + steps * step
         return function(*moved).numpy()
 
-    return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
+    near = value_at(1) - value_at(-1)
+    far = value_at(2) - value_at(-2)
+    return (8 * near - far) / (12 * step)
 
 
 # Accuracy
 
 
-@pytest.mark.parametrize(
-    ("function", "column"),
-    [
-        (stable.log_density, "log_density"),
-        (stable.log_survival, "log_sf"),
-        (stable.log_cdf, "log_cdf"),
-    ],
-)
-def test_as_accurate_as_promised(reference, function, column):
+@pytest.mark.parametrize(("function", "column"), TABLE_COLUMNS)
+def test_error_against_reference_table(reference, function, column):
     expected = np.exp(reference[column])
-    error = np.abs(np.exp(function(*law_of(reference))) - expected)
+    error = np.abs(np.exp(function(*arguments_of(reference))) - expected)
     assert (error <= np.maximum(ABSOLUTE, RELATIVE * expected)).all()
 
 
-@pytest.mark.parametrize(
-    ("function", "column"),
-    [
-        (stable.log_density, "log_density"),
-        (stable.log_survival, "log_sf"),
-        (stable.log_cdf, "log_cdf"),
-    ],
-)
-def test_the_logarithm_is_accurate_in_all_tails(reference, function, column):
-    """To 1e-6, or 1e-11 of itself where it is large: in the light tails.
+@pytest.mark.parametrize(("function", "column"), TABLE_COLUMNS)
+def test_error_of_logarithm_against_reference_table(
+    reference, function, column
+):
+    """The error is below 1e-6, or 1e-11 times a logarithm that is large.
 
-    At the edge of a support no code can be better than the last digit of z,
-    which moves a logarithm that goes as (z - edge)^(-a / (1 - a)).
+    Logarithms are large in the light tails. At the edge of a support no code
+    can be better than the last digit of z allows: the logarithm varies there
+    as (z - edge)^(-a / (1 - a)).
     """
-    z, stability, skewness = law_of(reference)
-    got, expected = function(z, stability, skewness).numpy(), reference[column]
-    share = np.full(len(z), 1e-11)
+    z, stability, skewness = arguments_of(reference)
+    actual, expected = (
+        function(z, stability, skewness).numpy(),
+        reference[column],
+    )
+    relative = np.full(len(z), 1e-11)
     edge = -skewness * np.tan(math.pi / 2 * stability)
     near = (np.abs(skewness) == 1) & (stability < 1)
     near &= (np.abs(z - edge) < 1e-3) & (expected < -1)
     a = stability[near]
     digit = np.spacing(np.abs(z[near])) / np.abs(z[near] - edge[near])
-    share[near] = np.maximum(1e-11, a / (1 - a) * digit)
-    known = expected > -1e140
-    assert (got[~known] <= -1e140).all()
-    assert share[known].max() < 1e-7
-    got, expected, share = got[known], expected[known], share[known]
-    allowed = np.maximum(RELATIVE, share * np.abs(expected))
-    assert (np.abs(got - expected) <= allowed).all()
+    relative[near] = np.maximum(1e-11, a / (1 - a) * digit)
+    in_range = expected > -1e140
+    assert (actual[~in_range] <= -1e140).all()
+    assert relative[in_range].max() < 1e-7
+    allowed = np.maximum(RELATIVE, relative * np.abs(expected))
+    error = np.abs(actual[in_range] - expected[in_range])
+    assert (error <= allowed[in_range]).all()
 
 
-def test_minus_infinity_outside_the_support_only():
+def test_log_density_is_minus_infinity_only_outside_the_support():
     stability = np.array([0.3, 0.5, 0.7, 0.95, 0.999])
     edge = -np.tan(np.pi / 2 * stability)
-    for beyond, inside in [(-1e-9, False), (-3.0, False), (1e-9, True)]:
-        z = edge + beyond * np.abs(edge)
+    for distance, inside in [(-1e-9, False), (-3.0, False), (1e-9, True)]:
+        z = edge + distance * np.abs(edge)
         for function in (stable.log_density, stable.log_cdf):
             assert (np.isfinite(function(z, stability, 1.0)) == inside).all()
         assert (stable.log_survival(z, stability, 1.0) == 0).numpy().all()
 
 
-def test_the_table_has_the_hard_cases(reference):
-    z, stability, skewness = law_of(reference)
+def test_reference_table_has_the_hard_cases(reference):
+    z, stability, skewness = arguments_of(reference)
     assert len(z) >= 300
     for a in (0.3, 1 - 1e-6, 1.0, 1 + 1e-6, 1.001, 1.9999, 2.0):
         assert (stability == a).sum() >= 10
@@ -126,7 +125,7 @@ def test_the_table_has_the_hard_cases(reference):
 
 
 @pytest.mark.parametrize("z", [-30.0, -3.0, -0.5, 0.0, 1e-3, 2.0, 9.0, 40.0])
-def test_normal_law(z):
+def test_normal_distribution(z):
     np.testing.assert_allclose(
         stable.log_density(np.float64(z), 2.0, 0.7),
         -(z**2) / 4 - math.log(4 * math.pi) / 2,
@@ -140,7 +139,7 @@ def test_normal_law(z):
 
 
 @pytest.mark.parametrize("z", [-1e6, -3.0, 0.0, 1e-3, 2.0, 9.0, 1e4, 1e9])
-def test_cauchy_law(z):
+def test_cauchy_distribution(z):
     np.testing.assert_allclose(
         stable.density(np.float64(z), 1.0, 0.0),
         1 / (math.pi * (1 + z**2)),
@@ -155,26 +154,28 @@ def test_cauchy_law(z):
 
 @pytest.mark.parametrize("y", [-1.0, 0.0, 1e-3, 0.1, 0.5, 3.0, 1e6])
 @pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_levy_law(y, side):
+def test_levy_distribution(y, side):
     z = np.float64(side * (y - 1))
     y = side * z + 1
-    law = z, 0.5, side
+    arguments = z, 0.5, side
     inside, outside = (stable.cdf, stable.survival)[:: int(side)]
     if y <= 0:
-        assert stable.log_density(*law) == -np.inf
-        assert inside(*law) == 0 and outside(*law) == 1
+        assert stable.log_density(*arguments) == -np.inf
+        assert inside(*arguments) == 0 and outside(*arguments) == 1
         return
     expected = -np.log(2 * np.pi * y**3) / 2 - 1 / (2 * y)
     np.testing.assert_allclose(
-        stable.log_density(*law), expected, rtol=1e-10, atol=1e-10
+        stable.log_density(*arguments), expected, rtol=1e-10, atol=1e-10
     )
     root = 1 / np.sqrt(2 * y)
-    np.testing.assert_allclose(inside(*law), special.erfc(root), rtol=1e-10)
-    np.testing.assert_allclose(outside(*law), special.erf(root), rtol=1e-10)
+    for function, expected in ((inside, special.erfc), (outside, special.erf)):
+        np.testing.assert_allclose(
+            function(*arguments), expected(root), rtol=1e-10
+        )
 
 
 @pytest.mark.parametrize(
-    ("at", "beside"),
+    ("known", "close"),
     [
         ((2.0, 0.0), (2.0 - 1e-13, 0.0)),
         ((1.0, 0.0), (1.0, 1e-14)),
@@ -183,23 +184,23 @@ def test_levy_law(y, side):
         ((0.5, 1.0), (0.5 + 1e-14, 1.0)),
     ],
 )
-def test_closed_forms_are_the_limits_of_the_integral(at, beside):
+def test_closed_forms_are_limits_of_the_integral(known, close):
     z = np.array([-0.9, -0.3, 0.0, 0.1, 1.0, 4.0, 6.0])
     for function in (stable.log_density, stable.log_survival):
         np.testing.assert_allclose(
-            function(z, *at), function(z, *beside), rtol=1e-9, atol=1e-9
+            function(z, *known), function(z, *close), rtol=1e-9, atol=1e-9
         )
 
 
-def test_smooth_through_stability_one():
-    """A jump of the size of scipy's, which rounds near 1, would be 1e-3."""
+def test_log_density_is_smooth_through_stability_one():
+    """SciPy, which rounds a stability near 1, has a jump of 1e-3 here."""
     stability = 1 + np.linspace(-1e-3, 1e-3, 401)
     values = stable.log_density(-2.0, stability, np.float64(0.6)).numpy()
     assert np.abs(np.diff(values, 4)).max() < 1e-11
 
 
-def test_fractional_parts_of_the_tail():
-    """f(z) ~ a C z^(-a-1), P(Z > z) ~ C z^-a, at z = 1e300 and infinity."""
+def test_pareto_tail_of_very_large_values():
+    """P(Z > z) ~ C z^-a and f(z) ~ a C z^(-a-1), up to z = inf."""
     z = np.array([1e40, 1e49, 1e51, 1e300])
     a, b = 0.8, 0.5
     constant = math.gamma(a) * math.sin(math.pi * a / 2) / math.pi * (1 + b)
@@ -216,8 +217,8 @@ def test_fractional_parts_of_the_tail():
 # Relations between the functions
 
 
-def test_mirrored_law(rng):
-    z, stability, skewness = random_laws(rng, 500)
+def test_negative_values_have_the_opposite_skewness(rng):
+    z, stability, skewness = random_arguments(rng, 500)
     np.testing.assert_array_equal(
         stable.log_density(z, stability, skewness),
         stable.log_density(-z, stability, -skewness),
@@ -229,19 +230,18 @@ def test_mirrored_law(rng):
 
 
 def test_cdf_and_survival_add_to_one(rng):
-    law = random_laws(rng, 500)
-    np.testing.assert_allclose(
-        stable.cdf(*law) + stable.survival(*law), 1, rtol=1e-14
-    )
+    arguments = random_arguments(rng, 500)
+    total = stable.cdf(*arguments) + stable.survival(*arguments)
+    np.testing.assert_allclose(total, 1, rtol=1e-14)
 
 
 @pytest.mark.parametrize("stability", [0.4, 0.97, 1.0, 1.03, 1.6, 1.98])
 @pytest.mark.parametrize("skewness", [0.0, -0.8, 1.0])
 def test_cdf_is_the_integral_of_the_density(stability, skewness):
-    """By 40 nodes of Gauss-Legendre in panels that narrow to the centre.
+    """Gauss-Legendre quadrature, in panels that narrow toward the center.
 
-    Below stability 1 the density is hardly smooth there, and the support of a
-    one-sided law ends.
+    For a stability below 1 the density is hardly smooth there, or its support
+    ends there.
     """
     points, weights = np.polynomial.legendre.leggauss(40)
     center = -skewness * math.tan(math.pi / 2 * stability)
@@ -257,23 +257,29 @@ def test_cdf_is_the_integral_of_the_density(stability, skewness):
 
 def test_cdf_is_monotone():
     z = np.sinh(np.linspace(-12, 12, 4001))
-    for law in [(0.3, 0.9), (0.5, 1.0), (1.0, -1.0), (1.0, 0.3), (1.9, -0.5)]:
-        log_cdf = stable.log_cdf(z, *law).numpy()
+    for stability, skewness in [
+        (0.3, 0.9),
+        (0.5, 1.0),
+        (1.0, -1.0),
+        (1.0, 0.3),
+        (1.9, -0.5),
+    ]:
+        log_cdf = stable.log_cdf(z, stability, skewness).numpy()
         inside = np.isfinite(log_cdf)
         assert (np.diff(log_cdf[inside]) >= -1e-9).all()
         assert not inside[: np.argmax(inside)].any()
 
 
 def test_quantile_inverts_the_cdf(rng):
-    _, stability, skewness = random_laws(rng, 300)
+    _, stability, skewness = random_arguments(rng, 300)
     p = special.expit(rng.uniform(-12, 12, 300))
     z = quantile(p, stability, skewness)
     np.testing.assert_allclose(stable.cdf(z, stability, skewness), p, rtol=1e-9)
 
 
-# Nolan's S0 quantiles, and those of the symmetric laws, from other programs.
+# Quantiles in S0, of Nolan's program and, without skewness, of others.
 @pytest.mark.parametrize(
-    ("law", "p", "expected"),
+    ("parameters", "p", "expected"),
     [
         ((0.5, 0.0), (0.75, 0.99), (1.283833, 1559.726)),
         ((0.8, 0.0), (0.9, 0.95), (4.343949, 10.956246)),
@@ -287,18 +293,18 @@ def test_quantile_inverts_the_cdf(rng):
         ((1.8, 1.0), (0.05, 0.5, 0.95), (-2.04775, 0.12339, 3.04830)),
     ],
 )
-def test_known_quantiles(law, p, expected):
+def test_published_quantiles(parameters, p, expected):
     np.testing.assert_allclose(
-        quantile(np.array(p), *law), expected, rtol=1e-5, atol=5e-6
+        quantile(np.array(p), *parameters), expected, rtol=1e-5, atol=5e-6
     )
 
 
-def test_quantile_at_the_ends():
+def test_quantile_of_zero_one_and_invalid_probabilities():
     z = quantile(np.array([0.0, 1.0, -0.1, 1.1, np.nan]), 1.5, 0.3).numpy()
     assert z[0] == -np.inf and z[1] == np.inf and np.isnan(z[2:]).all()
 
 
-def test_mode_is_the_highest_point():
+def test_density_is_highest_at_the_mode():
     stability = np.array([0.3, 0.5, 0.9, 1.0, 1.1, 1.7, 2.0])[:, None, None]
     skewness = np.array([0.0, 0.4, -1.0])[:, None]
     top = mode(stability, skewness).numpy()
@@ -313,7 +319,7 @@ def test_mode_is_the_highest_point():
     assert (mode(stability, -skewness) == -top).numpy().all()
 
 
-def test_mode_of_the_levy_law():
+def test_mode_of_levy_distribution():
     np.testing.assert_allclose(mode(np.float64(0.5), 1.0), 1 / 3 - 1, rtol=1e-9)
 
 
@@ -326,9 +332,9 @@ def test_mode_of_the_levy_law():
     [stable.log_density, stable.log_survival, stable.log_cdf],
     ids=lambda f: f.__name__,
 )
-def test_gradients(function, which, rng):
+def test_gradients_equal_finite_differences(function, which, rng):
     size = 200
-    z, stability, skewness = random_laws(rng, size)
+    z, stability, skewness = random_arguments(rng, size)
     stability = np.clip(stability, 0.35, 1.9)
     skewness = np.clip(skewness, -0.9, 0.9)
     z = np.clip(z, -300, 300)
@@ -336,14 +342,14 @@ def test_gradients(function, which, rng):
     with tf.GradientTape() as tape:
         tape.watch(values)
         result = function(*values)
-    got = tape.gradient(result, values)[which].numpy()
+    actual = tape.gradient(result, values)[which].numpy()
     step = 1e-3 * (1 + np.abs(z)) if which == 0 else 1e-3
     expected = finite_difference(function, values, which, step)
-    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=2e-7)
+    np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-7)
 
 
 def test_gradients_are_finite_everywhere(reference):
-    """In the far tails, at the corners, and outside the support."""
+    """They are in far tails, at the ends of ranges, and outside the support."""
     hard = [
         (z, a, b)
         for z in (-1e300, -1e3, -30.0, -5.0, -1.0, 0.0, 1.0, 8.5, 1e3, 1e60)
@@ -353,7 +359,7 @@ def test_gradients_are_finite_everywhere(reference):
     values = [
         tf.constant(np.concatenate([column, extra]))
         for column, extra in zip(
-            law_of(reference), np.transpose(hard), strict=True
+            arguments_of(reference), np.transpose(hard), strict=True
         )
     ]
     for function in (stable.log_density, stable.log_survival):
@@ -367,13 +373,13 @@ def test_gradients_are_finite_everywhere(reference):
 
 @pytest.fixture
 def eager():
-    """No compilation, which would take longer than the test."""
+    """Runs functions without compilation, which takes longer than the test."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
 
 
-def test_second_derivatives(eager):
+def test_second_derivatives_equal_finite_differences(eager):
     values = [tf.constant([0.5, -2.0, 30.0], tf.float64), 1.3, 0.4]
     values = [tf.constant(v, tf.float64) for v in values]
 
@@ -386,23 +392,23 @@ def test_second_derivatives(eager):
     with tf.GradientTape() as tape:
         tape.watch(values)
         result = slope(*values)
-    got = tape.gradient(result, values)
+    actual = tape.gradient(result, values)
     np.testing.assert_allclose(
-        got[0], finite_difference(slope, values, 0, 1e-3), rtol=1e-7
+        actual[0], finite_difference(slope, values, 0, 1e-3), rtol=1e-7
     )
     for which in (1, 2):
         expected = finite_difference(slope, values, which, 1e-3).sum()
-        np.testing.assert_allclose(got[which], expected, rtol=1e-7)
+        np.testing.assert_allclose(actual[which], expected, rtol=1e-7)
 
 
-def test_quantile_gradients():
+def test_quantile_gradients_equal_finite_differences():
     values = [tf.constant(v, tf.float64) for v in (0.9, 1.4, -0.3)]
     with tf.GradientTape() as tape:
         tape.watch(values)
         z = quantile(*values)
-    for which, got in enumerate(tape.gradient(z, values)):
+    for which, actual in enumerate(tape.gradient(z, values)):
         expected = finite_difference(quantile, values, which, 1e-3)
-        np.testing.assert_allclose(got, expected, rtol=1e-7)
+        np.testing.assert_allclose(actual, expected, rtol=1e-7)
 
 
 # Tensors
@@ -415,8 +421,8 @@ def test_arguments_broadcast():
     assert table.shape == (2, 3)
     for i in range(2):
         for j in range(3):
-            one = stable.log_density(z[i, 0], stability[j], 0.3)
-            np.testing.assert_allclose(table[i, j], one, rtol=1e-14)
+            scalar = stable.log_density(z[i, 0], stability[j], 0.3)
+            np.testing.assert_allclose(table[i, j], scalar, rtol=1e-14)
     assert stable.cdf(tf.zeros([0], tf.float64), 1.5, 0.0).shape == (0,)
     assert stable.cdf(np.float64(1.0), 1.5, 0.0).shape == ()
 
@@ -425,17 +431,17 @@ def test_arguments_broadcast():
     ("dtype", "tolerance"),
     [("float32", 1e-7), ("float16", 1e-3), ("bfloat16", 8e-3)],
 )
-def test_computed_in_float64_whatever_the_dtype(dtype, tolerance):
+def test_all_dtypes_are_computed_in_float64(dtype, tolerance):
     z = tf.constant([-40.0, -1.0, 0.5, 3.0], dtype)
-    got = stable.log_density(z, 1.7, 0.4)
-    assert got.dtype == dtype
+    actual = stable.log_density(z, 1.7, 0.4)
+    assert actual.dtype == dtype
     expected = stable.log_density(tf.cast(z, tf.float64), 1.7, 0.4)
     np.testing.assert_allclose(
-        tf.cast(got, tf.float64), expected, rtol=tolerance
+        tf.cast(actual, tf.float64), expected, rtol=tolerance
     )
 
 
-def test_more_points_than_a_piece(rng):
+def test_more_points_than_in_a_chunk(rng):
     z = rng.standard_cauchy(1000)
     together = stable.log_density(z, 1.3, -0.6).numpy()
     alone = [stable.log_density(each, 1.3, -0.6).numpy() for each in z[::97]]
@@ -443,7 +449,7 @@ def test_more_points_than_a_piece(rng):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_compiled(jit_compile, rng):
+def test_results_in_a_compiled_function(jit_compile, rng):
     z = tf.constant(rng.standard_cauchy(300))
 
     def value_and_slope(z, stability):
@@ -454,13 +460,13 @@ def test_compiled(jit_compile, rng):
 
     stability = tf.constant(1.2, tf.float64)
     compiled = tf.function(value_and_slope, jit_compile=jit_compile)
-    for got, expected in zip(
+    for actual, expected in zip(
         compiled(z, stability), value_and_slope(z, stability), strict=True
     ):
-        np.testing.assert_allclose(got, expected, rtol=1e-12)
+        np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
-def test_unknown_shapes():
+def test_shapes_that_are_unknown_in_the_graph():
     signature = [tf.TensorSpec(None, tf.float64)]
     function = tf.function(
         lambda z: stable.cdf(z, 1.2, 0.1), input_signature=signature
@@ -482,17 +488,17 @@ def test_unknown_shapes():
         (1.5, np.nan),
     ],
 )
-def test_bad_parameters_give_nan(stability, skewness):
+def test_invalid_parameters_give_nan(stability, skewness):
     for function in (stable.log_density, stable.log_survival, stable.cdf):
         assert np.isnan(function(np.float64(1.0), stability, skewness))
     assert np.isnan(quantile(np.float64(0.3), stability, skewness))
 
 
-def test_nan_stays_nan():
+def test_nan_gives_nan():
     for function in (stable.log_density, stable.log_survival, stable.cdf):
         assert np.isnan(function(np.float64(np.nan), 1.5, 0.0))
 
 
-def test_shapes_that_do_not_broadcast():
+def test_shapes_that_do_not_broadcast_are_refused():
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
         stable.log_density(np.zeros(2), np.ones(3), 0.0)

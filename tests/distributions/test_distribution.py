@@ -1,4 +1,4 @@
-"""AlphaStable as a member of TensorFlow Probability."""
+"""Tests of AlphaStable as a distribution of TensorFlow Probability."""
 
 import math
 
@@ -24,70 +24,81 @@ def batch(**options):
     )
 
 
-def test_names_are_listed_before_they_are_imported():
+def test_public_names_are_listed_before_they_are_imported():
     assert kx.distributions.__all__ == ["AlphaStable"]
     assert "AlphaStable" in dir(kx.distributions)
     with pytest.raises(AttributeError, match="no attribute 'Stable'"):
         _ = kx.distributions.Stable
 
 
-def test_shapes():
-    law = batch()
-    assert law.event_shape == ()
-    assert law.batch_shape == (2, 3)
-    assert law.batch_shape_tensor().numpy().tolist() == [2, 3]
-    assert law.sample(seed=1).shape == (2, 3)
-    assert law.sample([4, 5], seed=1).shape == (4, 5, 2, 3)
-    assert law.mean().shape == law.variance().shape == (2, 3)
-    assert law.log_prob(0.3).shape == law.cdf([[1.0], [2.0]]).shape == (2, 3)
-    assert law.characteristic_function(0.3).shape == (2, 3)
-    assert law.fractional_moment(0.3).shape == (2, 3)
-    assert law.parameterization == "S0"
+def test_shapes_of_samples_and_statistics():
+    distribution = batch()
+    assert distribution.event_shape == ()
+    assert distribution.batch_shape == (2, 3)
+    assert distribution.batch_shape_tensor().numpy().tolist() == [2, 3]
+    assert distribution.sample(seed=1).shape == (2, 3)
+    assert distribution.sample([4, 5], seed=1).shape == (4, 5, 2, 3)
+    assert distribution.mean().shape == distribution.variance().shape == (2, 3)
+    assert (
+        distribution.log_prob(0.3).shape
+        == distribution.cdf([[1.0], [2.0]]).shape
+        == (2, 3)
+    )
+    assert distribution.characteristic_function(0.3).shape == (2, 3)
+    assert distribution.fractional_moment(0.3).shape == (2, 3)
+    assert distribution.parameterization == "S0"
 
 
-def test_slicing_and_copy():
-    law = batch()
+def test_slices_and_copies():
+    distribution = batch()
     for index in ((..., 0), 1, (slice(None), tf.newaxis, slice(1, None))):
-        sliced = law[index]
+        sliced = distribution[index]
         assert isinstance(sliced, AlphaStable)
-        expected = law.characteristic_function(0.3)[index]
+        expected = distribution.characteristic_function(0.3)[index]
         assert sliced.batch_shape == expected.shape
         np.testing.assert_array_equal(
             sliced.characteristic_function(0.3), expected
         )
-    other = law.copy(stability=1.1, parameterization="S1")
+    other = distribution.copy(stability=1.1, parameterization="S1")
     assert other.batch_shape == (2, 1)
     assert other.parameterization == "S1"
     assert float(other.scale) == 2.0
 
 
-def test_it_passes_through_tf_function_as_a_composite_tensor():
-    law = batch()
-    assert isinstance(law, tf.__internal__.CompositeTensor)
+def test_composite_tensor_passes_through_graph_functions():
+    distribution = batch()
+    assert isinstance(distribution, tf.__internal__.CompositeTensor)
 
     @tf.function
-    def through(law):
-        return law, law.sample(3, seed=[1, 2])
+    def identity_and_sample(distribution):
+        return distribution, distribution.sample(3, seed=[1, 2])
 
-    again, x = through(law)
+    again, x = identity_and_sample(distribution)
     assert isinstance(again, AlphaStable)
     assert again.parameterization == "S0"
-    np.testing.assert_allclose(x, law.sample(3, seed=[1, 2]), rtol=1e-5)
-    moved = tf.while_loop(
-        lambda i, law: i < 3,
-        lambda i, law: (i + 1, law.copy(loc=law.loc + 1.0)),
+    np.testing.assert_allclose(
+        x, distribution.sample(3, seed=[1, 2]), rtol=1e-5
+    )
+    last = tf.while_loop(
+        lambda i, distribution: i < 3,
+        lambda i, distribution: (
+            i + 1,
+            distribution.copy(loc=distribution.loc + 1.0),
+        ),
         [0, AlphaStable(1.5, loc=0.0)],
     )[1]
-    assert float(moved.loc) == 3.0
+    assert float(last.loc) == 3.0
 
 
-def test_inside_other_distributions(seed):
-    law = batch()
-    independent = tfd.Independent(law, reinterpreted_batch_ndims=1)
+def test_use_inside_other_distributions(seed):
+    distribution = batch()
+    independent = tfd.Independent(distribution, reinterpreted_batch_ndims=1)
     x = independent.sample(4, seed=seed)
     assert x.shape == (4, 2, 3)
     np.testing.assert_allclose(
-        independent.log_prob(x), tf.reduce_sum(law.log_prob(x), -1), rtol=1e-5
+        independent.log_prob(x),
+        tf.reduce_sum(distribution.log_prob(x), -1),
+        rtol=1e-5,
     )
     mixture = tfd.MixtureSameFamily(
         tfd.Categorical(probs=[0.3, 0.7]), AlphaStable([1.2, 1.8], scale=2.0)
@@ -111,29 +122,35 @@ def test_inside_other_distributions(seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_all_dtypes(dtype):
+def test_results_have_the_dtype_of_the_parameters(dtype):
     number = tf.as_dtype(dtype).as_numpy_dtype
-    law = AlphaStable(number(1.5), number(0.5), parameterization="S1")
-    assert law.dtype == dtype
-    x = law.sample(1000, seed=1)
-    for value in (x, law.mean(), law.variance(), law.log_prob(x), law.cdf(x)):
+    distribution = AlphaStable(number(1.5), number(0.5), parameterization="S1")
+    assert distribution.dtype == dtype
+    x = distribution.sample(1000, seed=1)
+    for value in (
+        x,
+        distribution.mean(),
+        distribution.variance(),
+        distribution.log_prob(x),
+        distribution.cdf(x),
+    ):
         assert value.dtype == dtype
-    assert np.isfinite(law.log_prob(x).numpy().astype(float)).all()
-    assert law.fractional_moment(0.5).dtype == dtype
+    assert np.isfinite(distribution.log_prob(x).numpy().astype(float)).all()
+    assert distribution.fractional_moment(0.5).dtype == dtype
     wide = tf.complex128 if dtype == "float64" else tf.complex64
-    assert law.characteristic_function(0.5).dtype == wide
+    assert distribution.characteristic_function(0.5).dtype == wide
     heavy = AlphaStable(number(0.1), scale=number(100))
     assert np.isfinite(heavy.sample(1000, seed=1).numpy().astype(float)).all()
 
 
-def test_seeds():
+def test_samples_depend_on_the_seed_alone():
     def draw(seed=None):
         return batch().sample(9, seed=seed).numpy()
 
     assert (draw([1, 2]) == draw(tf.constant([1, 2]))).all()
     assert not np.isin(draw([1, 2]), draw([1, 3])).any()
     assert not np.isin(draw(), draw()).any()
-    # An int goes with the global seed, as in every TFP distribution.
+    # An int is combined with the global seed, as by every TFP distribution.
     tf.random.set_seed(5)
     first = draw(7)
     assert not np.isin(first, draw(7)).any()
@@ -141,11 +158,15 @@ def test_seeds():
     assert (first == draw(7)).all()
 
 
-def test_xla(seed):
-    law = AlphaStable([0.7, 1.5], 0.5, parameterization="S1")
+def test_xla_and_eager_results_agree(seed):
+    distribution = AlphaStable([0.7, 1.5], 0.5, parameterization="S1")
 
     def use(x):
-        return law.sample(3, seed=[1, 2]), law.log_prob(x), law.cdf(x)
+        return (
+            distribution.sample(3, seed=[1, 2]),
+            distribution.log_prob(x),
+            distribution.cdf(x),
+        )
 
     x = tf.constant([0.3, -2.0])
     for compiled, plain in zip(
@@ -155,7 +176,7 @@ def test_xla(seed):
 
 
 def s1_cf(t, a, b, loc, scale):
-    """The textbook's."""
+    """Returns the characteristic function in S1, from its definition."""
     u = np.abs(scale * t)
     if a == 1:
         tangent = -2 / np.pi * np.log(np.where(u == 0, 1, np.abs(t)))
@@ -170,24 +191,24 @@ T = np.array([-2.0, -0.3, 0.0, 1e-9, 0.4, 1.0, 5.0])
 
 @pytest.mark.parametrize("a", [0.3, 0.97, 1.0, 1.2, 2.0])
 @pytest.mark.parametrize("b", [0.0, 0.7, -1.0])
-def test_characteristic_function(a, b):
+def test_characteristic_function_equals_definition(a, b):
     s1 = AlphaStable(
         np.float64(a), b, loc=0.5, scale=3.0, parameterization="S1"
     )
     expected = s1_cf(T, a, b, 0.5, 3.0)
-    found = s1.characteristic_function(T)
-    np.testing.assert_allclose(found, expected, atol=1e-13)
+    actual = s1.characteristic_function(T)
+    np.testing.assert_allclose(actual, expected, atol=1e-13)
     s0 = AlphaStable(np.float64(a), b)
-    found = s0.characteristic_function(T[4:])
-    np.testing.assert_allclose(found, stable_cf(T[4:], a, b), atol=1e-13)
+    actual = s0.characteristic_function(T[4:])
+    np.testing.assert_allclose(actual, stable_cf(T[4:], a, b), atol=1e-13)
 
 
 def test_characteristic_function_is_continuous_at_stability_one():
-    at, beside = (
+    at_one, close = (
         AlphaStable(np.float64(a), 1.0).characteristic_function(T)
         for a in (1.0, 1 + 1e-10)
     )
-    np.testing.assert_allclose(at, beside, atol=1e-9)
+    np.testing.assert_allclose(at_one, close, atol=1e-9)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.7, 1.0), (1.0, 0.5), (1.6, -0.8)])
@@ -195,8 +216,14 @@ def test_characteristic_function_is_continuous_at_stability_one():
 def test_samples_follow_the_characteristic_function(
     a, b, parameterization, seed
 ):
-    law = AlphaStable(a, b, 0.5, 3.0, parameterization=parameterization)
-    x = law.sample(COUNT, seed=[seed % 2**31, 1]).numpy().astype(np.float64)
+    distribution = AlphaStable(
+        a, b, 0.5, 3.0, parameterization=parameterization
+    )
+    x = (
+        distribution.sample(COUNT, seed=[seed % 2**31, 1])
+        .numpy()
+        .astype(np.float64)
+    )
     if parameterization == "S0":
         shift = 0.5
     elif a == 1:
@@ -211,25 +238,25 @@ def test_samples_follow_the_characteristic_function(
 @pytest.mark.parametrize("b", [0.0, 0.6, -1.0])
 def test_mean_and_variance(b):
     a = np.array([0.5, 1.0, 1.0001, 1.5, 1.99, 2.0])
-    law = AlphaStable(a, b, loc=0.5, scale=3.0)
-    # The mean is what the phase of the characteristic function tends to.
+    distribution = AlphaStable(a, b, loc=0.5, scale=3.0)
+    # The mean is the derivative at 0 of the characteristic function's phase.
     t = 1e-150
     tangent = np.tan(np.pi * a[2:] / 2)
     phase = 3 * b * tangent * ((3 * t) ** (a[2:] - 1) - 1)
     phase[0] = -3 * b * tangent[0]
     expected = 0.5 + phase
-    np.testing.assert_allclose(law.mean()[2:], expected, rtol=1e-9)
+    np.testing.assert_allclose(distribution.mean()[2:], expected, rtol=1e-9)
     undefined = {0.0: math.nan, 0.6: math.nan, -1.0: -math.inf}[b]
-    np.testing.assert_equal(law.mean()[:2].numpy(), [undefined] * 2)
+    np.testing.assert_equal(distribution.mean()[:2].numpy(), [undefined] * 2)
     variance = [math.nan, math.nan, math.inf, math.inf, math.inf, 18.0]
-    np.testing.assert_equal(law.variance().numpy(), variance)
-    np.testing.assert_equal(law.stddev().numpy(), np.sqrt(variance))
+    np.testing.assert_equal(distribution.variance().numpy(), variance)
+    np.testing.assert_equal(distribution.stddev().numpy(), np.sqrt(variance))
     s1 = AlphaStable(a[2:], b, loc=0.5, scale=3.0, parameterization="S1")
     np.testing.assert_allclose(s1.mean(), 0.5, atol=1e-9)
 
 
 def absolute_moment(p, a, b):
-    """E|X|^p = c int (1 - Re E exp(itX)) t^(-1-p) dt, for 0 < p < a."""
+    """Returns E|X|^p = c int (1 - Re E exp(itX)) t^(-1-p) dt, 0 < p < a."""
 
     def integrand(log_t):
         t = np.exp(log_t)
@@ -249,16 +276,18 @@ def absolute_moment(p, a, b):
     ("a", "p"), [(0.5, 0.2), (0.8, 0.3), (1.2, 0.4), (1.5, 1.0), (1.9, 1.3)]
 )
 @pytest.mark.parametrize("b", [0.0, 0.7, -1.0])
-def test_fractional_moments(a, p, b):
-    law = AlphaStable(
+def test_fractional_moments_equal_an_integral(a, p, b):
+    distribution = AlphaStable(
         np.float64(a), b, loc=7.0, scale=3.0, parameterization="S1"
     )
     expected = 3.0**p * absolute_moment(p, a, b)
-    np.testing.assert_allclose(law.fractional_moment(p), expected, rtol=1e-8)
+    np.testing.assert_allclose(
+        distribution.fractional_moment(p), expected, rtol=1e-8
+    )
 
 
-def test_fractional_moments_that_are_known_otherwise():
-    # A standard normal doubled, a Cauchy, and a Levy law: 1/Z^2.
+def test_fractional_moments_of_normal_cauchy_and_levy_distributions():
+    """The normal one has variance 2; the Levy one is that of 1 / Z^2."""
     normal = AlphaStable(np.float64(2.0), 0.3)
     p = np.array([-0.5, 0.0, 1.0, 2.0, 4.0, 7.0])
     expected = 2**p * [math.gamma((1 + q) / 2) for q in p] / math.sqrt(math.pi)
@@ -275,8 +304,8 @@ def test_fractional_moments_that_are_known_otherwise():
 
 
 @pytest.mark.parametrize("a", [0.9999, 1.0001, 1.001, 1.01, 1.5])
-def test_float32_keeps_its_digits_near_stability_one(a):
-    """Against float64; in S1 the skewness term is large, and must cancel."""
+def test_float32_is_accurate_near_stability_one(a):
+    """The reference is float64; large terms in skewness cancel in S1."""
     law32, law64 = (
         kx.distributions.AlphaStable(
             dtype(np.float32(a)), 1.0, 0.1, parameterization="S1"
@@ -286,27 +315,30 @@ def test_float32_keeps_its_digits_near_stability_one(a):
     if a > 1:
         assert float(law32.mean()) == np.float32(0.1)
         np.testing.assert_allclose(law64.mean(), 0.1, rtol=1e-15)
-    moments = [float(law.fractional_moment(0.5)) for law in (law32, law64)]
+    moments = [
+        float(distribution.fractional_moment(0.5))
+        for distribution in (law32, law64)
+    ]
     assert moments[0] == pytest.approx(moments[1], rel=3e-6)
 
 
 @pytest.mark.parametrize("method", ["prob", "log_prob", "cdf", "quantile"])
-def test_nothing_known_of_nan(method):
-    law = kx.distributions.AlphaStable(np.float64(1.5), 0.3)
-    assert np.isnan(getattr(law, method)(np.float64(np.nan)))
+def test_nan_gives_nan(method):
+    distribution = kx.distributions.AlphaStable(np.float64(1.5), 0.3)
+    assert np.isnan(getattr(distribution, method)(np.float64(np.nan)))
 
 
-def test_quantiles_at_the_ends_and_outside():
-    law = kx.distributions.AlphaStable(np.float64(1.5), 0.3)
-    ends = law.quantile(np.array([0.0, 1.0, -0.1, 1.1]))
+def test_quantiles_of_zero_one_and_invalid_probabilities():
+    distribution = kx.distributions.AlphaStable(np.float64(1.5), 0.3)
+    ends = distribution.quantile(np.array([0.0, 1.0, -0.1, 1.1]))
     np.testing.assert_array_equal(ends, [-np.inf, np.inf, np.nan, np.nan])
 
 
-def test_fractional_moments_that_do_not_exist_or_are_not_known():
-    law = AlphaStable([0.8, 1.0, 1.0, 1.5], [0.0, 0.0, 0.5, 0.5])
-    assert np.isnan(law.fractional_moment(0.5)[2:]).all()
-    assert np.isfinite(law.fractional_moment(0.5)[:2]).all()
-    s1 = law.copy(parameterization="S1")
+def test_fractional_moments_that_are_infinite_or_unknown():
+    distribution = AlphaStable([0.8, 1.0, 1.0, 1.5], [0.0, 0.0, 0.5, 0.5])
+    assert np.isnan(distribution.fractional_moment(0.5)[2:]).all()
+    assert np.isfinite(distribution.fractional_moment(0.5)[:2]).all()
+    s1 = distribution.copy(parameterization="S1")
     assert np.isnan(s1.fractional_moment(0.5)).tolist() == [0, 0, 1, 0]
     assert np.isinf(s1.fractional_moment(1.0)).tolist() == [1, 1, 0, 0]
     assert np.isnan(s1.fractional_moment(-1.0)).all()
@@ -342,30 +374,32 @@ def test_laws_that_are_known_by_name(parameterization):
 
 
 @pytest.mark.parametrize("a", [0.7, 1.0, 1.6])
-def test_location_and_scale_of_densities(a):
+def test_location_and_scale_move_and_stretch_the_distribution(a):
     x = np.array([-7.0, -0.3, 4.0])
     standard = AlphaStable(np.float64(a), 0.5)
     for parameterization in ("S0", "S1"):
-        law = AlphaStable(a, 0.5, np.float64(1.0), 3.0, parameterization)
+        distribution = AlphaStable(
+            a, 0.5, np.float64(1.0), 3.0, parameterization
+        )
         shift = 1.0
         if parameterization == "S1" and a == 1:
             shift += 2 / np.pi * 0.5 * 3.0 * np.log(3.0)
         elif parameterization == "S1":
             shift += 0.5 * 3.0 * np.tan(np.pi * a / 2)
         z = (x - shift) / 3.0
-        np.testing.assert_allclose(law.prob(x), standard.prob(z) / 3.0)
-        np.testing.assert_allclose(law.cdf(x), standard.cdf(z))
-        q = law.quantile(0.3)
+        np.testing.assert_allclose(distribution.prob(x), standard.prob(z) / 3.0)
+        np.testing.assert_allclose(distribution.cdf(x), standard.cdf(z))
+        q = distribution.quantile(0.3)
         np.testing.assert_allclose(q, shift + 3.0 * standard.quantile(0.3))
 
 
 def test_undefined_statistics_raise_if_nan_is_not_allowed():
-    law = AlphaStable([1.5, 0.8], 0.3, allow_nan_stats=False)
+    distribution = AlphaStable([1.5, 0.8], 0.3, allow_nan_stats=False)
     for statistic in (
-        law.mean,
-        law.variance,
-        law.stddev,
-        lambda: law.fractional_moment(0.1),
+        distribution.mean,
+        distribution.variance,
+        distribution.stddev,
+        lambda: distribution.fractional_moment(0.1),
     ):
         with pytest.raises(
             tf.errors.InvalidArgumentError,
@@ -379,33 +413,35 @@ def test_undefined_statistics_raise_if_nan_is_not_allowed():
 
 @pytest.mark.parametrize("a", [0.5, 1.0, 1.0 + 1e-9, 1.5, 2.0])
 @pytest.mark.parametrize("parameterization", ["S0", "S1"])
-def test_gradients_reach_every_parameter(a, parameterization):
+def test_samples_have_gradients_in_every_parameter(a, parameterization):
     assert AlphaStable(a).reparameterization_type == tfd.FULLY_REPARAMETERIZED
     parameters = [tf.constant(v, tf.float64) for v in (a, 0.4, 0.3, 2.0)]
     with tf.GradientTape() as tape:
         tape.watch(parameters)
-        law = AlphaStable(*parameters, parameterization=parameterization)
-        y = tf.reduce_mean(tf.tanh(law.sample(1000, seed=[1, 2])))
+        distribution = AlphaStable(
+            *parameters, parameterization=parameterization
+        )
+        y = tf.reduce_mean(tf.tanh(distribution.sample(1000, seed=[1, 2])))
     for gradient in tape.gradient(y, parameters):
         assert np.isfinite(gradient)
 
 
-def test_variables_are_read_when_used():
+def test_variables_are_read_at_each_use():
     a = tf.Variable(0.5)
-    law = AlphaStable(a, 0.0, validate_args=True)
-    assert np.isnan(law.variance())
+    distribution = AlphaStable(a, 0.0, validate_args=True)
+    assert np.isnan(distribution.variance())
     a.assign(2.0)
-    assert float(law.variance()) == 2.0
+    assert float(distribution.variance()) == 2.0
     with tf.GradientTape() as tape:
-        y = tf.reduce_sum(law.sample(10, seed=[1, 2]) ** 2)
+        y = tf.reduce_sum(distribution.sample(10, seed=[1, 2]) ** 2)
     assert np.isfinite(tape.gradient(y, a))
-    assert law.trainable_variables == (a,)
+    assert distribution.trainable_variables == (a,)
     a.assign(2.5)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"stability=2\.5"):
-        law.sample()
+        distribution.sample()
 
 
-def test_constraining_bijectors(rng):
+def test_bijectors_map_all_numbers_to_valid_parameters(rng):
     raw = rng.uniform(-50, 50, 100)
     for dtype in (tf.float32, tf.float64):
         properties = AlphaStable.parameter_properties(dtype=dtype)
@@ -416,14 +452,14 @@ def test_constraining_bijectors(rng):
             )
             for name, each in properties.items()
         }
-        law = AlphaStable(**values, validate_args=True)
-        assert law.dtype == dtype
+        distribution = AlphaStable(**values, validate_args=True)
+        assert distribution.dtype == dtype
     trained = tfp.experimental.util.make_trainable(AlphaStable)
     assert len(trained.trainable_variables) == 4
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("changed", "message"),
     [
         ({"stability": 0.0}, r"stability must be in \(0, 2\]. .*stability=0"),
         ({"stability": [1.5, 2.1]}, r"Received: stability=\[1.5 2.1\]"),
@@ -435,24 +471,25 @@ def test_constraining_bijectors(rng):
         ({"loc": math.nan}, "loc must be finite. Received: loc=nan"),
     ],
 )
-def test_bad_parameters(parameters, message):
-    given = {"stability": 1.5, **parameters}
+def test_invalid_parameters_raise_if_validated(changed, message):
+    parameters = {"stability": 1.5, **changed}
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        AlphaStable(**given, validate_args=True)
-    AlphaStable(**given)
+        AlphaStable(**parameters, validate_args=True)
+    AlphaStable(**parameters)
 
     @tf.function
-    def late(**given):
-        return AlphaStable(**given, validate_args=True).sample()
+    def sample(**parameters):
+        return AlphaStable(**parameters, validate_args=True).sample()
 
-    tensors = {name: tf.constant(value) for name, value in given.items()}
+    tensors = {name: tf.constant(value) for name, value in parameters.items()}
     with pytest.raises(tf.errors.InvalidArgumentError, match="Received"):
-        late(**tensors)
+        sample(**tensors)
 
 
 @pytest.mark.parametrize("parameterization", ["S0", "S1"])
-def test_bad_parameters_give_nan_and_spare_the_good_ones(parameterization):
-    bad = np.array(
+def test_invalid_parameters_give_nan_only_where_they_are(parameterization):
+    # The first row is valid.
+    rows = np.array(
         [
             (1.5, 0.5, 0.0, 1.0),
             (0.0, 0.5, 0.0, 1.0),
@@ -468,26 +505,33 @@ def test_bad_parameters_give_nan_and_spare_the_good_ones(parameterization):
             (2.0, 0.0, 0.0, -1.0),
         ]
     )
-    law = AlphaStable(*bad.T, parameterization=parameterization)
+    distribution = AlphaStable(*rows.T, parameterization=parameterization)
     results = {
-        "log_prob": law.log_prob(0.3),
-        "cdf": law.cdf(0.3),
-        "survival_function": law.survival_function(0.3),
-        "quantile": law.quantile(0.3),
-        "sample": law.sample(seed=[1, 2]),
-        "mean": law.mean(),
-        "variance": law.variance(),
-        "mode": law.mode(),
-        "characteristic_function": tf.abs(law.characteristic_function(0.3)),
+        "log_prob": distribution.log_prob(0.3),
+        "cdf": distribution.cdf(0.3),
+        "survival_function": distribution.survival_function(0.3),
+        "quantile": distribution.quantile(0.3),
+        "sample": distribution.sample(seed=[1, 2]),
+        "mean": distribution.mean(),
+        "variance": distribution.variance(),
+        "mode": distribution.mode(),
+        "characteristic_function": tf.abs(
+            distribution.characteristic_function(0.3)
+        ),
     }
     for name, result in results.items():
         assert not np.isnan(result[0]), name
         assert np.isnan(result[1:]).all(), name
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="Received: parameterization='S2'"):
-        AlphaStable(1.5, parameterization="S2")
+@pytest.mark.parametrize("parameterization", ["S2", "s0", 0, None])
+def test_unknown_parameterization_is_refused(parameterization):
+    message = "must be 'S0' or 'S1'. Received: parameterization="
+    with pytest.raises(ValueError, match=message):
+        AlphaStable(1.5, parameterization=parameterization)
+
+
+def test_dtypes_and_shapes_that_do_not_fit_are_refused():
     with pytest.raises(TypeError, match="'stability': 'int32'"):
         AlphaStable(tf.constant(1))
     with pytest.raises(TypeError, match="'loc': 'float64'"):

@@ -1,4 +1,4 @@
-"""Draws from stable laws: the transform to the digit, the law by its tests."""
+"""Tests of samples: the transform's values and the samples' distribution."""
 
 import math
 
@@ -28,7 +28,7 @@ def transform(dtype, *inputs):
     return chambers_mallows_stuck(*(tf.constant(v, dtype) for v in inputs))
 
 
-def test_transform_agrees_with_80_digits():
+def test_transform_equals_values_of_80_digits():
     x = transform(tf.float64, GAP, W, A, B).numpy()
     np.testing.assert_allclose(x, X, rtol=5e-14, atol=5e-15)
     symmetric = B == 0
@@ -36,25 +36,26 @@ def test_transform_agrees_with_80_digits():
     np.testing.assert_allclose(x, X[symmetric], rtol=5e-14)
 
 
-def test_float32_loses_nothing_but_rounding():
-    given = [np.float32(v) for v in (GAP, W, A, B)]
-    x, exact = transform(tf.float32, *given), transform(tf.float64, *given)
+def test_transform_in_float32_differs_by_rounding():
+    inputs = [np.float32(v) for v in (GAP, W, A, B)]
+    x, exact = transform(tf.float32, *inputs), transform(tf.float64, *inputs)
     np.testing.assert_allclose(x, exact, rtol=1e-5, atol=1e-6)
 
 
-def test_float32_is_accurate_far_into_the_tails(rng):
-    # Where the cosine of a rounded angle would be noise: gaps to 2^-32.
+def test_transform_in_float32_is_accurate_in_the_far_tails(rng):
+    # The cosine of a rounded angle would have no digits: gaps are down to
+    # 2^-31.
     gap = np.float32(2.0 ** -rng.uniform(1, 31, 10_000))
     w = np.float32(rng.exponential(size=10_000) + 1e-7)
     for a in (0.4, 1.0, 1.7, 2.0):
         for b in (-1.0, 0.0, 0.5, 1.0):
-            given = gap, w, np.float32(a), np.float32(b)
-            x = transform(tf.float32, *given)
-            exact = transform(tf.float64, *given)
+            inputs = gap, w, np.float32(a), np.float32(b)
+            x = transform(tf.float32, *inputs)
+            exact = transform(tf.float64, *inputs)
             np.testing.assert_allclose(x, exact, rtol=2e-5, atol=2e-6)
 
 
-def test_exact_limits(rng):
+def test_transform_of_normal_cauchy_and_levy_distributions(rng):
     gap = rng.uniform(0.01, 1.5, 1000) * rng.choice([-1, 1], 1000)
     w = rng.exponential(size=1000)
     v = np.sign(gap) * (np.pi / 2 - np.abs(gap))
@@ -66,12 +67,12 @@ def test_exact_limits(rng):
             normal, 2 * np.sqrt(w) * np.sin(v), rtol=1e-12
         )
     levy = transform(tf.float64, gap, w, 0.5, 1.0) + 1
-    obvious = 1 / (2 * w * np.sin((np.pi / 2 - v) / 2) ** 2)
-    np.testing.assert_allclose(levy, obvious, rtol=1e-9)
+    expected = 1 / (2 * w * np.sin((np.pi / 2 - v) / 2) ** 2)
+    np.testing.assert_allclose(levy, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_gradients_are_those_of_differences(symmetric, rng):
+def test_gradients_equal_finite_differences(symmetric, rng):
     a = np.repeat([0.3, 0.5, 1 - 1e-8, 1.0, 1 + 1e-8, 1.5, 1.99], 150)
     b = np.resize([0.0, -0.7, 1.0], a.shape)
     gap = rng.uniform(0.2, 1.5, a.shape) * rng.choice([-1, 1], a.shape)
@@ -80,17 +81,16 @@ def test_gradients_are_those_of_differences(symmetric, rng):
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         x = chambers_mallows_stuck(*inputs)
-    for i, found in enumerate(tape.gradient(x, inputs)):
+    for i, actual in enumerate(tape.gradient(x, inputs)):
         above, below = list(inputs), list(inputs)
         above[i], below[i] = inputs[i] + 1e-5, inputs[i] - 1e-5
         above, below = (chambers_mallows_stuck(*v) for v in (above, below))
         expected = (above - below) / 2e-5
         scale = np.maximum(1, np.abs(expected))
-        np.testing.assert_allclose(found / scale, expected / scale, atol=2e-6)
+        np.testing.assert_allclose(actual / scale, expected / scale, atol=2e-6)
 
 
-def test_gradients_are_finite_at_the_ends():
-    """At stability 2, and where a value is clipped."""
+def test_gradients_are_finite_at_stability_two_and_of_clipped_values():
     for dtype in (tf.float32, tf.float64):
         a = tf.constant([0.01, 0.05, 1.0, 2.0], dtype)
         b = tf.constant([[0.0], [1.0], [-0.3]], dtype)
@@ -111,7 +111,7 @@ COUNT = 1 << 18
 
 
 @pytest.mark.parametrize(("a", "b"), GRID)
-def test_law(a, b, seed):
+def test_samples_follow_the_distribution(a, b, seed):
     double = abs(a - 1) < 1e-6
     dtype = tf.float64 if double else tf.float32
     x = standard_stable([COUNT], a, b, seed=[seed, 1], dtype=dtype)
@@ -119,7 +119,7 @@ def test_law(a, b, seed):
 
 
 @pytest.mark.parametrize(("a", "b"), GRID)
-def test_a_wrong_stability_is_seen(a, b, seed):
+def test_statistical_test_rejects_another_stability(a, b, seed):
     for wrong in (a - 0.05, a + 0.05):
         if wrong <= 2:
             x = standard_stable([COUNT], wrong, b, seed=[seed, 2])
@@ -137,14 +137,15 @@ def test_a_wrong_stability_is_seen(a, b, seed):
     ],
     ids=["scale", "sign", "location", "tail"],
 )
-def test_a_wrong_law_is_seen(wrong, seed):
+def test_statistical_test_rejects_another_distribution(wrong, seed):
     x = standard_stable([COUNT], 0.8, 0.5, seed=[seed, 3]).numpy()
     assert_stable(x, 0.8, 0.5)
     with pytest.raises(AssertionError, match="off by"):
         assert_stable(wrong(x), 0.8, 0.5)
 
 
-# Quantiles of the standard S0 law: of SciPy, and by a Fourier integral.
+# Quantiles of the standard S0 distribution, from SciPy and from a Fourier
+# integral.
 P = [0.75, 0.9, 0.95, 0.99]
 SYMMETRIC = {
     0.5: [1.283833, 12.741343, 57.304028, 1559.726],
@@ -163,7 +164,7 @@ SKEWED = {
     (1.5, 0.5): [-2.25419, -0.78331, 0.13385, 1.20341, 3.93366],
     (1.5, 1.0): [-1.71174, -0.63281, 0.28329, 1.48151, 4.82424],
     (1.8, 1.0): [-2.04775, -0.80333, 0.12339, 1.14265, 3.04830],
-    # Continuity: as at stability 1.
+    # These equal those at stability 1, because S0 is continuous.
     (1 - 1e-8, 1.0): [-1.24130, -0.41776, 0.57563, 2.55082, 14.00480],
     (1 + 1e-8, 1.0): [-1.24130, -0.41776, 0.57563, 2.55082, 14.00480],
 }
@@ -174,8 +175,11 @@ SKEWED = {
     [(a, 0.0, P, q) for a, q in SYMMETRIC.items()]
     + [(a, b, SKEWED_P, q) for (a, b), q in SKEWED.items()],
 )
-def test_quantiles(a, b, p, quantiles, seed):
-    """False alarms: below 5e-7. Sees an error of 0.5% in a probability."""
+def test_samples_have_the_known_quantiles(a, b, p, quantiles, seed):
+    """Fails by chance with a probability below 5e-7.
+
+    It detects an error of 0.006 in a probability.
+    """
     dtype = tf.float64
     x = standard_stable([COUNT], a, b, seed=[seed, 4], dtype=dtype).numpy()
     below = np.mean(x[:, None] <= np.array(quantiles), axis=0)
@@ -184,31 +188,31 @@ def test_quantiles(a, b, p, quantiles, seed):
     assert (band < 0.006).all()
 
 
-def test_pieces_of_a_large_draw_are_independent(seed):
-    """The signs in each two of 17 pieces agree half of the time.
+def test_chunks_of_a_large_sample_are_independent(seed):
+    """The signs in any two of 17 chunks agree half of the time.
 
-    False alarms: below 2e-7.
+    The test fails by chance with a probability below 2e-7.
     """
     rest = 4096
-    size = stable_sampling.LARGE + rest
+    size = stable_sampling.CHUNKED_FROM + rest
     x = standard_stable([size], 1.3, seed=[seed, 9]).numpy()
     signs = np.sign(x)
-    starts = range(0, size, stable_sampling.PIECE)
-    pieces = np.array([signs[i : i + rest] for i in starts])
-    agreement = pieces @ pieces.T / rest
+    starts = range(0, size, stable_sampling.CHUNK)
+    chunks = np.array([signs[i : i + rest] for i in starts])
+    agreement = chunks @ chunks.T / rest
     band = bernstein(1, 1, rest, 1e-9)
-    assert (np.abs(agreement - np.eye(len(pieces))) <= band).all()
+    assert (np.abs(agreement - np.eye(len(chunks))) <= band).all()
 
 
-def test_large_draws_follow_the_law_too(seed):
-    shape = (stable_sampling.LARGE // 1024, 1027)
+def test_large_samples_follow_the_distribution(seed):
+    shape = (stable_sampling.CHUNKED_FROM // 1024, 1027)
     for skewness in (0.0, 0.7):
         x = standard_stable(shape, 1.3, skewness, seed=[seed, 5])
         assert x.shape == shape
         assert len(np.unique(x)) > 0.9 * x.numpy().size
         assert_stable(x, 1.3, skewness)
-        # In the last piece, which is not a whole one, and in each row.
-        rest = x.numpy().ravel()[-(x.numpy().size % stable_sampling.PIECE) :]
+        # The last chunk is smaller than the others.
+        rest = x.numpy().ravel()[-(x.numpy().size % stable_sampling.CHUNK) :]
         assert_stable(rest, 1.3, skewness)
 
 
@@ -222,7 +226,7 @@ def test_large_draws_follow_the_law_too(seed):
         ((1025, 1024), "float16", 0.7),
     ],
 )
-def test_eager_graph_and_xla_agree(shape, dtype, skewness):
+def test_eager_graph_and_xla_modes_differ_by_rounding(shape, dtype, skewness):
     def draw(seed):
         return standard_stable(shape, 1.4, skewness, seed=seed, dtype=dtype)
 
@@ -239,7 +243,7 @@ def test_eager_graph_and_xla_agree(shape, dtype, skewness):
         )
 
 
-def test_shapes_known_when_run_only():
+def test_shapes_that_are_unknown_in_the_graph():
     @tf.function
     def draw(n):
         return standard_stable([n, 3], 1.5, seed=[1, 2])
@@ -252,7 +256,7 @@ def test_shapes_known_when_run_only():
     assert standard_stable(shape, 1.5, seed=[1, 2]).shape == shape
 
 
-def test_a_draw_depends_on_seed_alone():
+def test_samples_depend_on_the_seed_alone():
     first, again, other = (
         standard_stable([1000], 1.5, seed=seed).numpy()
         for seed in ([1, 2], [1, 2], [1, 3])
@@ -271,7 +275,7 @@ def test_parameters_broadcast():
 
 @pytest.mark.parametrize("working", [tf.float32, tf.float64])
 def test_extreme_bits_give_finite_values(working):
-    """Those that a billion draws may not show: both ends, and the middle."""
+    """The smallest, middle and largest integers, which are too rare to draw."""
     integer = tf.int64 if working == tf.float64 else tf.int32
     ends = [integer.min, integer.min + 1, -1, 0, 1, integer.max]
     pairs = np.stack(np.meshgrid(ends, ends)).reshape(2, -1, 1, 1)
@@ -288,7 +292,7 @@ def test_extreme_bits_give_finite_values(working):
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (1024, 1025)])
-def test_draws_in_a_stateless_scope(shape):
+def test_samples_in_a_stateless_scope(shape):
     expected = standard_stable(shape, 1.5, seed=[1, 2])
     with keras.StatelessScope():
         x = standard_stable(shape, 1.5, seed=[1, 2])
@@ -296,7 +300,7 @@ def test_draws_in_a_stateless_scope(shape):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_values_are_finite(dtype, seed):
+def test_samples_are_finite_in_every_dtype(dtype, seed):
     a = tf.constant([0.01, 0.1, 0.3, 1.0, 2.0])
     b = tf.constant([[0.0], [-1.0], [0.3]])
     x = standard_stable(
@@ -305,8 +309,8 @@ def test_values_are_finite(dtype, seed):
     assert np.isfinite(x.numpy().astype(np.float64)).all()
 
 
-def test_clipping_is_as_frequent_as_stated(seed):
-    """False alarms: below 1e-7."""
+def test_samples_are_clipped_as_often_as_stated(seed):
+    """Fails by chance with a probability below 1e-7."""
     x = standard_stable([COUNT], 0.5, seed=[seed, 7], dtype="float16").numpy()
     tail = 2 / math.pi * math.gamma(0.5) * math.sin(math.pi / 4)
     expected = tail / 65504**0.5
@@ -320,14 +324,18 @@ def test_clipping_is_as_frequent_as_stated(seed):
 @pytest.mark.parametrize(
     ("a", "b"), [(0.0, 0.0), (-1.0, 0.5), (2.001, 0.0), (1.5, 1.1), (1.5, -2)]
 )
-def test_outside_the_domain_is_nan(a, b):
+def test_invalid_parameters_give_nan(a, b):
     assert np.isnan(standard_stable([100], a, b, seed=[1, 2])).all()
 
 
-def test_a_large_draw_has_gradients():
+def test_gradients_of_large_samples():
     def mean(a, loc, scale):
         x = standard_stable(
-            (stable_sampling.LARGE + 5,), a, loc=loc, scale=scale, seed=[1, 2]
+            (stable_sampling.CHUNKED_FROM + 5,),
+            a,
+            loc=loc,
+            scale=scale,
+            seed=[1, 2],
         )
         return tf.reduce_mean(tf.cast(tf.tanh(x), tf.float64))
 
@@ -335,7 +343,7 @@ def test_a_large_draw_has_gradients():
     with tf.GradientTape() as tape:
         tape.watch(parameters)
         y = mean(*parameters)
-    found = tape.gradient(y, parameters)
+    actual = tape.gradient(y, parameters)
     step, here = 1e-2 * np.eye(3), np.array([1.5, 0.1, 2.0])
     expected = [(mean(*(here + h)) - mean(*(here - h))) / 2e-2 for h in step]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)

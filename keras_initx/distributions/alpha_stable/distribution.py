@@ -1,4 +1,4 @@
-"""The stable law as a distribution of TensorFlow Probability."""
+"""The alpha-stable distribution as a TensorFlow Probability class."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from keras_initx.distributions.alpha_stable import (
     quantile,
 )
 from keras_initx.distributions.alpha_stable.sampling import standard_stable
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
+from keras_initx.validation import check_choice
 
 _PARAMETERS = ("stability", "skewness", "loc", "scale")
 
@@ -28,15 +26,18 @@ _PARAMETERS = ("stability", "skewness", "loc", "scale")
     non_identifying_kwargs=("name",),
     module_name=__name__,
 )
-class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
-    """The alpha-stable law, which at `stability=2` is N(loc, 2 scale^2).
+class AlphaStable(
+    tfp.distributions.Distribution, tfp.experimental.AutoCompositeTensor
+):
+    """The alpha-stable distribution; at `stability=2` it is N(loc, 2 scale^2).
 
-    Sums of independent stable variables of one stability are stable again. Its
-    tails fall as |x|^-stability, so no moment of an order above exists:
+    A sum of independent stable variables of one stability is stable again. For
+    a stability below 2 the tails fall as |x|^-stability, so no moment of an
+    order of `stability` or more is finite:
 
     | | stability 2 | in (1, 2) | at most 1 |
     |---|---|---|---|
-    | mean | loc | finite | NaN; +-inf if totally skewed |
+    | mean | loc | finite | NaN; +-inf if abs(skewness) is 1 |
     | variance, stddev | 2 scale^2, its root | inf | NaN |
 
     With X standard (loc 0, scale 1), stability a and skewness b,
@@ -45,49 +46,58 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
                                            (|t|^(1-a) - 1)])
         S1  E exp(i t X) = exp(-|t|^a [1 - i b sign(t) tan(pi a/2)])
 
-    and at a = 1 both exp(-|t| [1 + i b sign(t) (2/pi) log|t|]). In "S0" the law
-    of `loc + scale X` has its parameters' names and is continuous in all of
-    them. "S1" is the form of textbooks and of SciPy: for a > 1 its `loc` is the
-    mean, but towards a = 1 the law runs off to infinity if skewed. There
-    `loc + scale X` gains (2/pi) skewness scale log(scale) at a = 1.
+    and at a = 1 both are exp(-|t| [1 + i b sign(t) (2/pi) log|t|]). In "S0" the
+    distribution is that of `loc + scale X`, and is continuous in all its
+    parameters. "S1" is the parameterization of textbooks and of SciPy: for
+    a > 1 its `loc` is the mean, but as a approaches 1 a skewed distribution
+    moves to infinity. In "S1" and at a = 1, (2/pi) skewness scale log(scale)
+    is added to `loc + scale X`.
 
-    Samples are reparameterised: differentiable in every parameter, through
-    stability 1 and up to 2. A sample beyond the dtype's range is clipped to it,
-    with the probability that `standard_stable` states: below 3e-12 in float32
-    for a >= 0.3.
+    Samples are reparameterized: they are differentiable in every parameter,
+    through stability 1 and up to 2. A sample beyond the dtype's range is
+    clipped to it. The probability of that is below 3e-12 in float32 for
+    a >= 0.3; the docstring of `alpha_stable.sampling.standard_stable` states it
+    for other dtypes.
+
+    `keras_initx.initializers.AlphaStable` initializes a layer's kernel with
+    values of the symmetric distribution.
 
     Args:
-        stability: In (0, 2]. 2 is normal, 1 without skewness is Cauchy, 1/2
-            with skewness 1 is Levy.
-        skewness: In [-1, 1]; 0 is symmetric about `loc`. No effect at 2.
-        loc: Location.
-        scale: Scale, > 0. All four are floating tensors, or variables, of one
-            dtype, whose shapes broadcast to the batch shape.
-        parameterization: "S0" or "S1".
-        validate_args: Whether parameters out of their range are an error. All
-            results are NaN otherwise.
-        allow_nan_stats: Whether an undefined statistic is NaN, not an error.
-        name: Prefix of the ops' names.
+        stability: Floating tensor or variable, in (0, 2]. 2 is normal, 1
+            without skewness is Cauchy, 1/2 with skewness 1 is Levy.
+        skewness: Floating tensor or variable, in [-1, 1]. At 0 the
+            distribution is symmetric about `loc`. It has no effect at
+            stability 2. Defaults to 0.
+        loc: Floating tensor or variable. The location. Defaults to 0.
+        scale: Floating tensor or variable, > 0. The scale. Defaults to 1. The
+            four parameters have one dtype, and their shapes broadcast to the
+            batch shape.
+        parameterization: str. "S0" or "S1". Defaults to "S0".
+        validate_args: bool. Whether parameters out of their range raise an
+            error. If False, all results are NaN for them. Defaults to False.
+        allow_nan_stats: bool. Whether an undefined statistic is NaN. If False,
+            it raises an error. Defaults to True.
+        name: str. Prefix of the names of the ops. Defaults to "AlphaStable".
 
     Raises:
-        TypeError: The parameters have different dtypes, or not a floating one.
-        ValueError: `parameterization` is another one.
-        tf.errors.InvalidArgumentError: With `validate_args=True`, a parameter
-            is out of its range. With `allow_nan_stats=False`, a statistic is
-            undefined.
+        TypeError: If the parameters have different dtypes, or one that is not
+            floating.
+        ValueError: If `parameterization` is neither "S0" nor "S1".
+        tf.errors.InvalidArgumentError: If a parameter is out of its range and
+            `validate_args=True`, or if a statistic is undefined and
+            `allow_nan_stats=False`.
 
     Example:
-
-    >>> law = AlphaStable(stability=[1.2, 2.0], scale=3.0)
-    >>> law.sample(5, seed=1).shape
+    >>> distribution = AlphaStable(stability=[1.2, 2.0], scale=3.0)
+    >>> distribution.sample(5, seed=1).shape
     TensorShape([5, 2])
-    >>> law.variance().numpy().tolist()
+    >>> distribution.variance().numpy().tolist()
     [inf, 18.0]
-    >>> law.fractional_moment(1.0).numpy().round(4)
+    >>> distribution.fractional_moment(1.0).numpy().round(4)
     array([10.6309,  3.3851], dtype=float32)
 
-    Reference: Nolan, Univariate Stable Distributions (2020), whose S0 and S1
-    these are; Chambers, Mallows & Stuck, JASA 71, 340 (1976), for the samples.
+    Reference: Nolan, Univariate Stable Distributions (2020), for S0 and S1;
+    Chambers, Mallows & Stuck, JASA 71, 340 (1976), for the samples.
     """
 
     def __init__(
@@ -101,50 +111,67 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
         allow_nan_stats: bool = True,
         name: str = "AlphaStable",
     ) -> None:
-        given = dict(locals())
-        if parameterization not in ("S0", "S1"):
-            raise ValueError(
-                f'parameterization must be "S0" or "S1". '
-                f"Received: parameterization={parameterization!r}"
-            )
+        arguments = dict(locals())
+        check_choice("parameterization", parameterization, ("S0", "S1"))
         with tf.name_scope(name) as name:
-            dtype = parameters.common_dtype({p: given[p] for p in _PARAMETERS})
-            self._stability = parameters.tensor_or_reference(stability, dtype)
-            self._skewness = parameters.tensor_or_reference(skewness, dtype)
-            self._loc = parameters.tensor_or_reference(loc, dtype)
-            self._scale = parameters.tensor_or_reference(scale, dtype)
+            dtype = parameters.common_dtype(
+                {key: arguments[key] for key in _PARAMETERS}
+            )
+            self._stability = parameters.tensor_or_variable(stability, dtype)
+            self._skewness = parameters.tensor_or_variable(skewness, dtype)
+            self._loc = parameters.tensor_or_variable(loc, dtype)
+            self._scale = parameters.tensor_or_variable(scale, dtype)
             self._parameterization = parameterization
             super().__init__(
                 dtype=dtype,
-                reparameterization_type=tfd.FULLY_REPARAMETERIZED,
+                reparameterization_type=(
+                    tfp.distributions.FULLY_REPARAMETERIZED
+                ),
                 validate_args=validate_args,
                 allow_nan_stats=allow_nan_stats,
-                parameters=given,
+                parameters=arguments,
                 name=name,
             )
 
-    stability = property(lambda self: self._stability, doc="In (0, 2].")
-    skewness = property(lambda self: self._skewness, doc="In [-1, 1].")
-    loc = property(lambda self: self._loc, doc="Location.")
-    scale = property(lambda self: self._scale, doc="Scale, > 0.")
-    parameterization = property(
-        lambda self: self._parameterization, doc='"S0" or "S1".'
-    )
+    @property
+    def stability(self) -> Any:
+        """The stability, in (0, 2]."""
+        return self._stability
+
+    @property
+    def skewness(self) -> Any:
+        """The skewness, in [-1, 1]."""
+        return self._skewness
+
+    @property
+    def loc(self) -> Any:
+        """The location."""
+        return self._loc
+
+    @property
+    def scale(self) -> Any:
+        """The scale, > 0."""
+        return self._scale
+
+    @property
+    def parameterization(self) -> str:
+        """The parameterization, "S0" or "S1"."""
+        return self._parameterization
 
     def characteristic_function(
         self, t: Any, name: str = "characteristic_function"
     ) -> tf.Tensor:
-        """E exp(i t X).
+        """Returns E exp(i t X).
 
         Args:
-            t: A real tensor that broadcasts against the batch shape.
-            name: Name of the op.
+            t: Real tensor that broadcasts against the batch shape.
+            name: str. Name of the op. Defaults to "characteristic_function".
 
         Returns:
             A complex tensor: complex128 for float64, complex64 otherwise.
         """
         with self._name_and_control_scope(name):
-            a, b, loc, scale = self._s0()
+            a, b, loc, scale = self._s0_parameters()
             t = tf.cast(tf.convert_to_tensor(t, self.dtype), a.dtype)
             real, imaginary = moments.log_characteristic_function(
                 scale * t, a, b
@@ -152,49 +179,57 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
             return tf.exp(tf.complex(real, imaginary + loc * t))
 
     def fractional_moment(
-        self, p: Any, name: str = "fractional_moment"
+        self, order: Any, name: str = "fractional_moment"
     ) -> tf.Tensor:
-        """E|X - loc|^p.
+        """Returns E|X - loc|^order.
 
-        inf for p >= stability < 2. NaN where no closed form is known: for
-        p <= -1, and with skewness in S0, or in S1 at stability 1.
+        The moment is infinite for order >= stability if stability < 2. It is
+        NaN where no closed form is known: for order <= -1, and with skewness
+        in S0, or in S1 at stability 1.
 
         Args:
-            p: A real tensor that broadcasts against the batch shape.
-            name: Name of the op.
+            order: Real tensor that broadcasts against the batch shape.
+            name: str. Name of the op. Defaults to "fractional_moment".
 
         Returns:
             A tensor of the distribution's dtype.
 
         Raises:
-            tf.errors.InvalidArgumentError: It is NaN and
+            tf.errors.InvalidArgumentError: If the moment is NaN and
                 `allow_nan_stats=False`.
         """
         with self._name_and_control_scope(name):
-            a, b, _, scale = self._in_working_dtype()
+            a, b, _, scale = self._working_parameters()
             if self.parameterization == "S0":
                 b = tf.where((b == 0) | (a == 2), b, math.nan)
-            p = tf.cast(tf.convert_to_tensor(p, self.dtype), a.dtype)
-            moment = moments.fractional_moment(p, a, b) * scale**p
-            return self._existing("The fractional moment", moment)
+            order = tf.cast(tf.convert_to_tensor(order, self.dtype), a.dtype)
+            moment = moments.fractional_moment(order, a, b) * scale**order
+            return self._checked_statistic("The fractional moment", moment)
 
     @classmethod
-    def fit(cls, x: Any) -> AlphaStable:
-        """The law of independent values: the estimate of `fit.fit`.
+    def fit(cls, values: Any) -> AlphaStable:
+        """Returns the distribution that fits independent values best.
+
+        `alpha_stable.fit.fit` describes the estimate and has standard errors.
 
         Args:
-            x: At least 20 finite numbers, of any shape: all are of one law.
+            values: Array-like of at least 20 finite numbers, of any shape, all
+                of one distribution.
 
         Returns:
-            A scalar law in "S0", of x's dtype if floating, else of float32.
+            A scalar distribution in "S0", of the dtype of the values if that
+            is floating, else of float32.
 
         Raises:
-            ValueError: Too few values, or not finite, or half of them equal.
+            ValueError: If there are too few values, if some are not finite, or
+                if half of them are equal.
         """
-        dtype = tf.as_dtype(getattr(x, "dtype", tf.float32))
+        dtype = tf.as_dtype(getattr(values, "dtype", tf.float32))
         number = dtype.as_numpy_dtype if dtype.is_floating else np.float32
-        found = fit.fit(x)
-        return cls(*(number(value) for value in found.parameters))
+        stability, skewness, loc, scale = map(
+            number, fit.fit(values).parameters
+        )
+        return cls(stability, skewness, loc, scale)
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
@@ -207,13 +242,14 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
         return tf.TensorShape([])
 
     def _default_event_space_bijector(self):
-        return tfb.Identity(validate_args=self.validate_args)
+        return tfp.bijectors.Identity(validate_args=self.validate_args)
 
     def _sample_n(self, n, seed=None):
-        a, b, loc, scale = self._s0()
-        given = self.parameters["skewness"]
-        if not (tf.is_tensor(given) or parameters.is_reference(given)):
-            b = given
+        a, b, loc, scale = self._s0_parameters()
+        skewness = self.parameters["skewness"]
+        if not (tf.is_tensor(skewness) or parameters.is_variable(skewness)):
+            # The Python number 0 makes sampling cheaper.
+            b = skewness
         shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
         seed = tfp.random.sanitize_seed(seed, salt="AlphaStable")
         return standard_stable(
@@ -237,56 +273,63 @@ class AlphaStable(tfd.Distribution, tfp.experimental.AutoCompositeTensor):
         return tf.exp(self._log_survival_function(x))
 
     def _quantile(self, p):
-        a, b, loc, scale = self._s0()
+        a, b, loc, scale = self._s0_parameters()
         z = quantile.quantile(tf.cast(p, a.dtype), a, b)
         return tf.cast(loc + scale * z, self.dtype)
 
     def _mode(self):
-        a, b, loc, scale = self._s0()
-        return self._batch(loc + scale * quantile.mode(a, b))
+        a, b, loc, scale = self._s0_parameters()
+        return self._broadcast(loc + scale * quantile.mode(a, b))
 
     def _mean(self):
-        a, b, loc, scale = self._in_working_dtype()
+        a, b, loc, scale = self._working_parameters()
         standard = moments.mean(a, b)
         if self.parameterization == "S1":
-            # A finite mean is S1's location; its way through S0 loses digits.
+            # A finite mean is S1's location. Computed through S0, it would
+            # lose digits.
             standard = tf.where(a > 1, tf.zeros_like(standard), standard)
-        return self._existing("The mean", self._batch(loc + scale * standard))
+        return self._checked_statistic(
+            "The mean", self._broadcast(loc + scale * standard)
+        )
 
     def _variance(self):
-        a, _, _, scale = self._s0()
-        variance = self._batch(scale**2 * moments.variance(a))
-        return self._existing("The variance", variance)
+        a, _, _, scale = self._s0_parameters()
+        variance = self._broadcast(scale**2 * moments.variance(a))
+        return self._checked_statistic("The variance", variance)
 
     def _parameter_control_dependencies(self, is_init):
         if not self.validate_args:
             return []
-        return parameters.checks(self._parameter_values(), is_init)
+        return parameters.assertions(self._parameter_values(), is_init)
 
-    def _parameter_values(self):
+    def _parameter_values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _PARAMETERS}
 
-    def _in_working_dtype(self):
+    def _working_parameters(self) -> list[tf.Tensor]:
+        """Returns the four parameters in the dtype of computations."""
         working = self.dtype if self.dtype == tf.float64 else tf.float32
         return parameters.in_dtype(self._parameter_values(), working)
 
-    def _s0(self):
-        """Stability, skewness, and S0's location and scale."""
-        a, b, loc, scale = self._in_working_dtype()
+    def _s0_parameters(self) -> tuple[tf.Tensor, ...]:
+        """Returns stability, skewness, and the location and scale in S0."""
+        a, b, loc, scale = self._working_parameters()
         if self.parameterization == "S1":
             loc += moments.s1_shift(a, b, scale)
         return a, b, loc, scale
 
-    def _standardized(self, x):
-        a, b, loc, scale = self._s0()
+    def _standardized(self, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Returns (x - loc) / scale in S0, stability, skewness and scale."""
+        a, b, loc, scale = self._s0_parameters()
         return (tf.cast(x, a.dtype) - loc) / scale, a, b, scale
 
-    def _batch(self, statistic):
+    def _broadcast(self, statistic: tf.Tensor) -> tf.Tensor:
+        """Returns the statistic in the batch shape and the dtype."""
         return tf.broadcast_to(
             tf.cast(statistic, self.dtype), self.batch_shape_tensor()
         )
 
-    def _existing(self, name, statistic):
+    def _checked_statistic(self, name: str, statistic: tf.Tensor) -> tf.Tensor:
+        """Returns the statistic, which must not be NaN if that is an error."""
         if not self.allow_nan_stats:
             check = parameters.require(
                 ~tf.math.is_nan(statistic),

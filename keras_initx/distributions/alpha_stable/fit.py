@@ -1,4 +1,4 @@
-"""Stable laws fitted to data, by their characteristic function."""
+"""Fits stable distributions to data by the characteristic function."""
 
 from __future__ import annotations
 
@@ -7,91 +7,112 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.optimize
 
-# Where the characteristic function is compared, in units of 1/scale.
+# The t at which characteristic functions are compared, in units of 1/scale.
 _POINTS = np.geomspace(0.003, 6, 24)
 _LEAST_STABILITY = 0.05
 _ROUNDS = 4
 
 
 class StableFit(NamedTuple):
-    """Parameters of a stable law in S0, and their standard errors."""
+    """Estimated parameters of a stable distribution, in S0.
+
+    Args:
+        parameters: float64 array. Stability, skewness, loc and scale.
+        standard_errors: float64 array. The standard error of each.
+    """
 
     parameters: np.ndarray
     standard_errors: np.ndarray
 
 
 def fit(values: Any) -> StableFit:
-    """Stability, skewness, location and scale (S0) of independent values.
+    """Estimates stability, skewness, loc and scale of independent values.
 
-    Generalised least squares between the empirical characteristic function
-    and that of the law, at 24 points. The covariance of the former is known in
-    closed form, since products of sines and cosines are sums of them; with its
-    inverse as weights the estimate comes near that of maximum likelihood as
-    points are added. Here its variance is at most 1.02 times that of maximum
-    likelihood for stability above 1.2, 1.06 at 0.8, 1.4 at 0.5. Values are
-    standardised and the weights computed anew with each estimate, four times.
+    The estimate minimizes the generalized least squares between the empirical
+    characteristic function and that of the distribution, at 24 points. The
+    covariance of the former is known in closed form, because products of sines
+    and cosines are sums of them. With its inverse as weights the estimate
+    approaches that of maximum likelihood as points are added. With these points
+    its variance is at most 1.02 times that of maximum likelihood for a
+    stability above 1.2, 1.06 times at 0.8, and 1.4 times at 0.5. Values are
+    standardized, and the weights computed anew, with each of four estimates.
 
-    Standard errors are asymptotic. That of skewness is large towards
-    stability 2, where skewness has no effect, and there the estimate of
-    stability piles up at 2.
+    Standard errors are asymptotic. That of the skewness is large close to
+    stability 2, where skewness has no effect, and there many estimates of the
+    stability are exactly 2.
 
     Args:
         values: Array-like of at least 20 finite numbers, of any shape.
 
     Returns:
-        A `StableFit` of float64 arrays (stability, skewness, loc, scale).
+        A `StableFit`.
 
     Raises:
-        ValueError: There are too few values, some are not finite, or half of
-            them are equal.
+        ValueError: If there are too few values, if some are not finite, or if
+            half of them are equal.
 
     Example:
-
-    >>> found = fit(np.random.default_rng(0).standard_cauchy(10_000))
-    >>> bool((abs(found.parameters - [1, 0, 0, 1]) < 0.1).all())
+    >>> result = fit(np.random.default_rng(0).standard_cauchy(10_000))
+    >>> bool((abs(result.parameters - [1, 0, 0, 1]) < 0.1).all())
     True
 
     Reference: Feuerverger & McDunnough, JRSS B 43, 20 (1981), for the weights;
-    Koutrouvelis, JASA 75, 918 (1980), for the start and the standardising.
-    The points, and efficiency at them, derived here.
+    Koutrouvelis, JASA 75, 918 (1980), for the first guess and the
+    standardization. The points, and the efficiency at them, are derived here.
     """
     x = np.asarray(values, np.float64).ravel()
     if x.size < 20 or not np.isfinite(x).all():
         raise ValueError(
-            f"Expected at least 20 values, all of them finite. Received: "
-            f"{x.size} values, {np.count_nonzero(~np.isfinite(x))} not finite"
+            f"values must be at least 20 finite numbers. Received: "
+            f"{x.size} values, {np.count_nonzero(~np.isfinite(x))} non-finite"
         )
     low, loc, high = np.quantile(x, [0.25, 0.5, 0.75])
     scale = (high - low) / 2
     if scale == 0:
         raise ValueError(
-            f"Half of the values are equal, which no stable law allows. "
-            f"Received: {x.size} values with quartiles {low} and {high}"
+            f"Fewer than half of the values may be equal. Received: "
+            f"{x.size} values with quartiles {low} and {high}"
         )
-    shape = None
+    # Stability and skewness, which are empty before the first estimate.
+    shape = np.empty(0)
     for _ in range(_ROUNDS):
-        found = empirical_cf(_POINTS, (x - loc) / scale)
-        start = _start(found) if shape is None else np.array([*shape, 0, 0])
-        theta, jacobian = _solve(found, start)
+        empirical = empirical_characteristic_function(
+            _POINTS, (x - loc) / scale
+        )
+        start = (
+            np.array([*shape, 0, 0]) if shape.size else _first_guess(empirical)
+        )
+        theta, jacobian = _solve(empirical, start)
         shape = theta[:2]
         loc, scale = loc + scale * theta[2], scale * np.exp(theta[3])
-    # At stability 2 the data say nothing of the skewness: its error is huge.
+    # At stability 2 the skewness has no effect: its standard error is huge.
     _, singular, axes = np.linalg.svd(jacobian)
     axes = axes / np.maximum(singular, 1e-8)[:, None]
     errors = np.sqrt((axes**2).sum(axis=0) / x.size) * [1, 1, scale, scale]
     return StableFit(np.array([*shape, loc, scale]), errors)
 
 
-def empirical_cf(t: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The mean of exp(i t x) over x, for each t, in pieces."""
+def empirical_characteristic_function(
+    t: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """Returns the mean of exp(i t x) over the values x, for each t.
+
+    It is computed in pieces of at most 2^16 values.
+    """
     total = np.zeros(len(t), np.complex128)
-    for piece in np.array_split(x, -(-x.size // 2**16)):
+    for piece in np.array_split(values, -(-values.size // 2**16)):
         total += np.exp(1j * t[:, None] * piece).sum(axis=1)
-    return total / x.size
+    return total / values.size
 
 
 def characteristic_function(t: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """E exp(i t X) in S0, of (stability, skewness, loc, log scale)."""
+    """Returns E exp(i t X) of a stable distribution in S0.
+
+    Args:
+        t: float64 array, of any shape.
+        theta: float64 array of four numbers: stability, skewness, loc and the
+            logarithm of the scale.
+    """
     a, b, loc, log_scale = theta
     size = np.abs(t)
     log_t = np.log(np.where(size == 0, 1, size)) + log_scale
@@ -104,25 +125,34 @@ def characteristic_function(t: np.ndarray, theta: np.ndarray) -> np.ndarray:
     return np.where(size == 0, 1, np.exp(-exponent + 1j * loc * t))
 
 
-def _start(found: np.ndarray) -> np.ndarray:
-    """From log(-log|cf|) = a log t + a log scale, by least squares."""
-    near = (_POINTS > 0.1) & (_POINTS < 1.5) & (np.abs(found) > 0.05)
-    t, modulus = _POINTS[near], np.abs(found[near])
+def _first_guess(empirical: np.ndarray) -> np.ndarray:
+    """Returns theta by linear least squares, without skewness and at loc 0.
+
+    The line is log(-log|cf|) = a log t + a log scale.
+    """
+    near = (_POINTS > 0.1) & (_POINTS < 1.5) & (np.abs(empirical) > 0.05)
+    t, modulus = _POINTS[near], np.abs(empirical[near])
     a, c = np.polyfit(np.log(t), np.log(-np.log(modulus)), 1)
     a = np.clip(a, 2 * _LEAST_STABILITY, 1.95)
     return np.array([a, 0.0, 0.0, c / a])
 
 
 def _solve(
-    found: np.ndarray, start: np.ndarray
+    empirical: np.ndarray, start: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The estimate, and the Jacobian of its whitened residuals."""
+    """Returns the estimate of theta, and the Jacobian of whitened residuals.
+
+    Args:
+        empirical: complex128 array. The empirical characteristic function.
+        start: float64 array. The first guess of theta, which also sets the
+            weights.
+    """
     values, vectors = np.linalg.eigh(_covariance(_POINTS, start))
     kept = values > 1e-10 * values[-1]
     whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
 
-    def residuals(theta):
-        error = characteristic_function(_POINTS, theta) - found
+    def residuals(theta: np.ndarray) -> np.ndarray:
+        error = characteristic_function(_POINTS, theta) - empirical
         return whiten @ np.concatenate([error.real, error.imag])
 
     low = [_LEAST_STABILITY, -1, -np.inf, -np.inf]
@@ -138,7 +168,11 @@ def _solve(
 
 
 def _covariance(t: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Of (cos(t X), sin(t X)), through their products' sums."""
+    """Returns the covariance of (cos(t X), sin(t X)) over all t.
+
+    A product of two of these is a sum of cosines or sines of (t + t') X and
+    (t - t') X, whose means are values of the characteristic function.
+    """
     cf = characteristic_function(t, theta)
     plus = characteristic_function(t[:, None] + t, theta)
     minus = characteristic_function(t[:, None] - t, theta)

@@ -1,4 +1,7 @@
-"""What a distribution does with the parameters it is given."""
+"""Dtypes, ranges and assertions of the parameters of `AlphaStable`.
+
+Functions that take all four parameters take them by name, as a dict.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import tensorflow_probability as tfp
 
 tfb = tfp.bijectors
 
-_EXPECTED = {
+# The allowed values of each parameter, in words and as a function.
+_RANGES = {
     "stability": ("in (0, 2]", lambda a: (a > 0) & (a <= 2)),
     "skewness": ("in [-1, 1]", lambda b: tf.abs(b) <= 1),
     "loc": ("finite", tf.math.is_finite),
@@ -19,10 +23,10 @@ _EXPECTED = {
 
 
 def properties(dtype: Any) -> dict[str, tfp.util.ParameterProperties]:
-    """What TFP asks of a class about its parameters, at a dtype."""
+    """Returns each parameter's properties: the bijector onto its range."""
     number = tf.as_dtype(dtype).as_numpy_dtype
     tiny = number(np.finfo(np.float32).eps)
-    constrain = {
+    bijectors = {
         "stability": lambda: tfb.Sigmoid(tiny, number(2)),
         "skewness": lambda: tfb.Sigmoid(number(-1), number(1)),
         "loc": tfb.Identity,
@@ -32,44 +36,63 @@ def properties(dtype: Any) -> dict[str, tfp.util.ParameterProperties]:
         name: tfp.util.ParameterProperties(
             default_constraining_bijector_fn=bijector
         )
-        for name, bijector in constrain.items()
+        for name, bijector in bijectors.items()
     }
 
 
-def checks(values: dict[str, Any], is_init: bool) -> list[Any]:
-    """Assertions on the values, at construction or at each use.
+def assertions(values: dict[str, Any], is_init: bool) -> list[Any]:
+    """Returns assertions that the parameters are in their range.
 
-    What may change is checked at each use, the rest at construction.
+    Variables are checked each time the distribution is used, other parameters
+    when it is constructed.
+
+    Args:
+        values: dict. The parameters.
+        is_init: bool. Whether the distribution is being constructed.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If a known value is out of its range.
     """
     return [
         require(
-            _EXPECTED[name][1](tf.convert_to_tensor(value)),
-            f"{name} must be {_EXPECTED[name][0]}",
+            _RANGES[name][1](tf.convert_to_tensor(value)),
+            f"{name} must be {_RANGES[name][0]}",
             **{name: value},
         )
         for name, value in values.items()
-        if is_init != is_reference(value)
+        if is_init != is_variable(value)
     ]
 
 
 def in_dtype(values: dict[str, Any], dtype: tf.DType) -> list[tf.Tensor]:
-    """The values in a dtype; "scale" is NaN where one of them is no value."""
-    cast = {
+    """Returns the parameters as tensors of a dtype.
+
+    "scale" is NaN where one of the parameters is out of its range. All results
+    are multiplied or divided by the scale, so they are NaN there as well.
+
+    Raises:
+        ValueError: If the shapes do not broadcast.
+    """
+    tensors = {
         name: tf.cast(tf.convert_to_tensor(value), dtype)
         for name, value in values.items()
     }
-    # All that is made of the parameters has scale as a factor or divisor.
     valid = tf.constant(True)
-    for name, value in cast.items():
+    for name, value in tensors.items():
         # Raises the ValueError of other distributions, which "&" would not.
         tf.broadcast_static_shape(valid.shape, value.shape)
-        valid &= _EXPECTED[name][1](value)
-    cast["scale"] = tf.where(valid, cast["scale"], np.nan)
-    return list(cast.values())
+        valid &= _RANGES[name][1](value)
+    tensors["scale"] = tf.where(valid, tensors["scale"], np.nan)
+    return list(tensors.values())
 
 
 def common_dtype(values: dict[str, Any]) -> tf.DType:
-    """The one floating dtype that all values that have a dtype have."""
+    """Returns the dtype of the parameters, float32 if they are plain numbers.
+
+    Raises:
+        TypeError: If the parameters that have a dtype do not have the same
+            one, or if it is not floating.
+    """
     dtypes = {
         name: tf.as_dtype(value.dtype)
         for name, value in values.items()
@@ -79,29 +102,35 @@ def common_dtype(values: dict[str, Any]) -> tf.DType:
     if not common.is_floating or any(d != common for d in dtypes.values()):
         names = {name: dtype.name for name, dtype in dtypes.items()}
         raise TypeError(
-            f"The parameters must be of one floating dtype. "
+            f"The parameters must have one floating dtype. "
             f"Received: dtypes={names}"
         )
     return common
 
 
-def is_reference(value: Any) -> bool:
-    """Whether its value may change: a variable, or one transformed."""
+def is_variable(value: Any) -> bool:
+    """Whether a value may change: it is a variable or a function of one."""
     return isinstance(value, tf.Variable | tfp.util.DeferredTensor)
 
 
-def tensor_or_reference(value: Any, dtype: tf.DType) -> Any:
-    """The value as a tensor, unless reading it is to be put off."""
-    return value if is_reference(value) else tf.convert_to_tensor(value, dtype)
+def tensor_or_variable(value: Any, dtype: tf.DType) -> Any:
+    """Returns a variable as it is, and any other value as a tensor."""
+    return value if is_variable(value) else tf.convert_to_tensor(value, dtype)
 
 
 def require(condition: tf.Tensor, expectation: str, **received: Any) -> Any:
-    """Raise InvalidArgumentError now, or return an op that does when it runs.
+    """Asserts a condition now, or when the graph runs.
 
     Args:
-        condition: A boolean tensor, all of it to be true.
-        expectation: What was expected.
-        **received: One name and the value that the condition is about.
+        condition: Boolean tensor, all of which must be True.
+        expectation: str. What was expected, as the start of the message.
+        **received: The one argument that the condition is about.
+
+    Returns:
+        An assertion op if the condition is not known yet, else None.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If the condition is known to be False.
     """
     ((name, value),) = received.items()
     value = tf.convert_to_tensor(value)

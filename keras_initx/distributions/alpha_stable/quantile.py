@@ -1,4 +1,4 @@
-"""Quantiles and the mode of stable laws: roots of what `stable_density` has."""
+"""Quantiles and the mode of the alpha-stable distribution, by root finding."""
 
 from __future__ import annotations
 
@@ -8,51 +8,53 @@ from typing import Any
 import tensorflow as tf
 
 from keras_initx.distributions.alpha_stable.density import (
-    arguments,
+    float64_arguments,
     log_density,
     log_survival,
 )
-from keras_initx.distributions.alpha_stable.exponent import where
-from keras_initx.distributions.alpha_stable.integration import standard_law
+from keras_initx.distributions.alpha_stable.elementary import where
+from keras_initx.distributions.alpha_stable.integration import integrate
 
-# asinh of the largest number, nearly.
-_WIDEST = 709.0
-# Of asinh(z), before the last step of Newton's method squares it.
+# About asinh of the largest float64.
+_LARGEST_ASINH = 709.0
+# Relative tolerance of asinh(z), before one more Newton step squares the error.
 _TOLERANCE = 1e-9
-_STEPS = 80
+_MOST_STEPS = 80
 
 
 def quantile(p: Any, stability: Any, skewness: Any) -> tf.Tensor:
-    """The z for which P(Z <= z) = p, for a stable law.
+    """Returns the z for which P(Z <= z) = p, for a standard S0 distribution.
 
-    Newton's method on the logarithm of the nearer tail as a function of
-    asinh(z), in which both tails are nearly straight, with bisection where a
-    step would leave the bracket.
+    Newton's method is applied to the logarithm of the smaller of the two tail
+    probabilities as a function of asinh(z), in which both tails are nearly
+    straight lines. It bisects where a step would leave the bracket.
 
     Args:
         p: Tensor-like of real numbers in [0, 1].
-        stability: As in `log_density`.
-        skewness: As in `log_density`.
+        stability: Tensor-like, in (0, 2].
+        skewness: Tensor-like, in [-1, 1].
 
     Returns:
-        As `log_density`; -inf and inf for p = 0 and 1.
+        A tensor of the broadcast shape, of the widest floating dtype among the
+        arguments, float32 for Python numbers. It is -inf and inf for p = 0 and
+        1, and NaN for arguments outside their range. It is differentiable in
+        all arguments.
 
     Raises:
-        ValueError: The shapes do not broadcast.
+        ValueError: If the shapes do not broadcast.
 
     Example:
-
     >>> round(float(quantile(0.75, 1.0, 0.0)), 6)
     1.0
 
     Reference: derived here.
     """
-    p, stability, skewness, dtype = arguments(p, stability, skewness)
-    # The lower tail is the upper one of the mirrored law.
+    p, stability, skewness, dtype = float64_arguments(p, stability, skewness)
+    # The lower tail is the upper one of -Z, whose skewness is the opposite.
     side = where(p < 0.5, -1.0, tf.ones_like(p))
     log_p = where(p < 0.5, tf.math.log(p), tf.math.log1p(-p))
     root = _root(side, log_p, stability, skewness)
-    # One more step, differentiable in all that it depends on.
+    # This step makes the result differentiable in all that it depends on.
     excess, slope = _excess(root, side, log_p, stability, skewness)
     z = root - excess / tf.stop_gradient(slope)
     z = where((p > 0) & (p < 1), z, where(p == 1, math.inf, -math.inf + 0 * p))
@@ -60,34 +62,37 @@ def quantile(p: Any, stability: Any, skewness: Any) -> tf.Tensor:
 
 
 def mode(stability: Any, skewness: Any) -> tf.Tensor:
-    """Where the density of a stable law is highest, by bisection.
+    """Returns the z at which the density of a stable distribution is highest.
+
+    It is found by 54 bisections of the sign of the density's derivative.
 
     Args:
-        stability: As in `log_density`.
-        skewness: As in `log_density`.
+        stability: Tensor-like, in (0, 2].
+        skewness: Tensor-like, in [-1, 1].
 
     Returns:
-        As `log_density`, in [-1, 1], of the opposite sign of the skewness. No
-        gradient.
+        A tensor of the broadcast shape, of the widest floating dtype among the
+        arguments, float32 for Python numbers. It lies in [-1, 1], has the
+        opposite sign of the skewness, and has no gradient.
 
     Raises:
-        ValueError: The shapes do not broadcast.
+        ValueError: If the shapes do not broadcast.
 
     Example:
-
     >>> round(float(mode(0.5, 1.0)), 6)
     -0.666667
 
-    Reference: stable laws have one mode: Yamazato, Annals of Probability 6
-    (1978). That it lies in [-1, 1] was found numerically here.
+    Reference: Yamazato, Annals of Probability 6 (1978), for the fact that a
+    stable distribution has one mode. That it lies in [-1, 1] was found
+    numerically here.
     """
-    stability, skewness, dtype = arguments(stability, skewness)
-    mirrored = -tf.abs(skewness)
+    stability, skewness, dtype = float64_arguments(stability, skewness)
+    left_skewed = -tf.abs(skewness)
 
     def step(low: tf.Tensor, high: tf.Tensor) -> list[tf.Tensor]:
         middle = (low + high) / 2
-        slope = standard_law(
-            middle, stability, mirrored, tail=False, slopes=True
+        slope = integrate(
+            middle, stability, left_skewed, tail=False, derivatives=True
         )[0]
         rises = slope > 0
         return [where(rises, middle, low), where(rises, high, middle)]
@@ -109,11 +114,23 @@ def _excess(
     stability: tf.Tensor,
     skewness: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """How far log P beyond z is from `log_p`, rising in z; and its slope."""
-    half = side * z, stability, side * skewness
-    tail = log_survival(*half)
-    slope = tf.exp(log_density(*half) - tail)
-    return side * (log_p - tail), slope
+    """Returns a function of z that rises and has the quantile as its root.
+
+    Args:
+        z: Tensor. The point.
+        side: Tensor. 1 for the upper tail P(Z > z), -1 for the lower one.
+        log_p: Tensor. The logarithm of the probability of that tail.
+        stability: Tensor.
+        skewness: Tensor.
+
+    Returns:
+        Two tensors: `side` times `log_p` less the logarithm of the tail
+        probability at z; and its derivative in z.
+    """
+    mirrored = side * z, stability, side * skewness
+    log_tail = log_survival(*mirrored)
+    slope = tf.exp(log_density(*mirrored) - log_tail)
+    return side * (log_p - log_tail), slope
 
 
 def _root(
@@ -122,6 +139,8 @@ def _root(
     stability: tf.Tensor,
     skewness: tf.Tensor,
 ) -> tf.Tensor:
+    """Returns the root of `_excess`, without a gradient."""
+
     def step(
         _: tf.Tensor, s: tf.Tensor, low: tf.Tensor, high: tf.Tensor
     ) -> list[tf.Tensor]:
@@ -131,14 +150,14 @@ def _root(
         newton = s - excess / (slope * tf.cosh(s))
         inside = (newton > low) & (newton < high)
         new = where(inside, newton, (low + high) / 2)
-        far = tf.abs(new - s) > _TOLERANCE * (1 + tf.abs(s))
-        return [tf.reduce_any(far), new, low, high]
+        moved = tf.abs(new - s) > _TOLERANCE * (1 + tf.abs(s))
+        return [tf.reduce_any(moved), new, low, high]
 
-    wide = _WIDEST * tf.ones_like(log_p)
+    widest = _LARGEST_ASINH * tf.ones_like(log_p)
     s = tf.while_loop(
-        lambda far, *_: far,
+        lambda moved, *_: moved,
         step,
-        [tf.constant(True), tf.zeros_like(log_p), -wide, wide],
-        maximum_iterations=_STEPS,
+        [tf.constant(True), tf.zeros_like(log_p), -widest, widest],
+        maximum_iterations=_MOST_STEPS,
     )[1]
     return tf.stop_gradient(tf.sinh(s))

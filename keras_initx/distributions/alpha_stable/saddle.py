@@ -1,20 +1,23 @@
-"""The light tail of a stable law: the integral over the saddle point.
+"""The light tail of a stable distribution: an integral across a saddle point.
 
-On the light side of a law of skewness -1 (for z > 0), and on both sides of the
-normal law, the exponent psi has a saddle point t_s = -i s on the axis, where it
-is W = psi(t_s) > 0, and with t = t_s (1 + w)
+In the light tail of a distribution of skewness -1 (z > 0), and in both tails of
+the normal distribution, the exponent psi has a saddle point t_s = -i s on the
+negative imaginary axis, at which W = psi(t_s) > 0. With t = t_s (1 + w),
 
     psi(t) = W (1 + D(w)),   D(w) = w - (1 + w) (1 - (1 + w)^-e) / e.
 
-The axis itself adds nothing to the density, and the line w = i v the rest:
+The integral along the axis up to t_s is imaginary, so the density is that along
+the line w = i v across the axis:
 
     f(z) = (s / pi) exp(-W) Re int exp(-W D(i v)) dv,    v from 0 to infinity.
 
-In place of the line, the parabola w = i v - (2 - stability) / 6 v^2 touches the
-path of steepest descent, along which D is real.
+The code integrates along the parabola w = i v - (2 - stability) / 6 v^2
+instead, which touches the path of steepest descent, along which D is real. The
+trapezoidal rule on it has 24 nodes.
 
-Near such laws t_s is near the axis, W is complex, and the axis up to |t_s|
-adds the Pareto tail.
+For a skewness close to -1 the saddle point is close to the axis, W is complex,
+and the integral along the axis up to |t_s| adds the density's small Pareto
+tail. `integration` adds the two.
 """
 
 from __future__ import annotations
@@ -25,28 +28,41 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.distributions.alpha_stable.elementary import where
 from keras_initx.distributions.alpha_stable.exponent import (
-    Law,
     Pair,
+    StableParameters,
     add,
+    big_e_derivative,
     multiply,
-    parameter_slopes,
-    rate_of_e,
-    state,
-    where,
+    parameter_derivatives,
+    path_point,
 )
 
-_GRID = np.arange(0, 7.2, 0.3)
-_WEIGHTS = np.where(_GRID == 0, 0.5, 1.0) * 0.3
-# With the axis and the path across it in place of one around the corner, the
-# density is off by |t_s| exp(-W) times the angle between t_s and the axis.
-_DEEP, _SMALL, _ANGLE = 6.0, 1e-13, 0.1
-# Beyond, only the leading term is left to the last digit.
-_GAUSSIAN = 1e9
+# Nodes y and weights of the trapezoidal rule. They are v in units in which
+# exp(-W D) is exp(-y^2) near the saddle point.
+_NODES = np.arange(0, 7.2, 0.3)
+_WEIGHTS = np.where(_NODES == 0, 0.5, 1.0) * 0.3
+# The path along the axis and then across the saddle point leaves out the arc
+# between them, which would add |t_s| exp(-W) times the angle of t_s with the
+# axis to the density. It is used where Re W is above the first number, that
+# error below the second, and the angle below the third.
+_LEAST_DEPTH, _LARGEST_ERROR, _LARGEST_ANGLE = 6.0, 1e-13, 0.1
+# For a larger Re W the leading term, a Gaussian, is exact to the last digit.
+_GAUSSIAN_DEPTH = 1e9
 
 
-class Saddle(NamedTuple):
-    """Whether a point is in a light tail; log|t_s|, its angle, and psi."""
+class SaddlePoint(NamedTuple):
+    """The saddle point t_s of each z, and whether it is used.
+
+    Args:
+        light: Boolean tensor. Whether z lies in a light tail, where the
+            integral across the saddle point is used. Elsewhere the other
+            fields are harmless constants.
+        log_s: Tensor. log|t_s|.
+        angle: Tensor. The angle from the axis t = -i s to t_s, in radians.
+        depth: Pair. W = psi(t_s).
+    """
 
     light: tf.Tensor
     log_s: tf.Tensor
@@ -54,13 +70,19 @@ class Saddle(NamedTuple):
     depth: Pair
 
 
-def saddle(p: Law) -> Saddle:
-    a, e = p.stability, p.e
-    # t_s^-e = (tau + e z) (tau - i e) / (stability (e^2 + tau^2)), whose
-    # modulus squared is 1 + change.
-    norm = a * a * (e * e + p.tau * p.tau)
-    edge = p.tau + e * p.z
-    change = p.tau * (2 * p.z + p.tau * (2 - e)) + e * (p.z * p.z - a * a)
+def saddle_point(params: StableParameters) -> SaddlePoint:
+    """Returns the saddle point of psi, in closed form.
+
+    t_s^-e = (tau + e z) (tau - i e) / (stability (e^2 + tau^2)),
+    W = t_s^stability (e - i tau).
+    """
+    a, e = params.stability, params.e
+    # |t_s^-e|^2 = edge^2 / norm = 1 + change
+    norm = a * a * (e * e + params.tau * params.tau)
+    edge = params.tau + e * params.z
+    change = params.tau * (2 * params.z + params.tau * (2 - e)) + e * (
+        params.z * params.z - a * a
+    )
     change = e * change / norm
     log_square = where(
         tf.abs(change) < 0.5,
@@ -68,41 +90,61 @@ def saddle(p: Law) -> Saddle:
         tf.math.log(edge * edge / norm),
     )
     log_s = -0.5 * log_square / e
-    angle = tf.atan2(e * edge, p.tau * edge) / e + math.pi / 2
-    exact = (p.skewness == -1) | (a == 2)
+    angle = tf.atan2(e * edge, params.tau * edge) / e + math.pi / 2
+    exact = (params.skewness == -1) | (a == 2)
     angle = where(exact & (tf.abs(angle) < 1.0), 0.0, angle)
-    # exp(W) is no number beyond W = 709; W, |t_s| and the slopes are to stay
-    # numbers, so the logarithm of the density is never below -1e148.
+    # exp(W) overflows beyond W = 709, but W, |t_s| and the derivatives have to
+    # stay finite. Hence the logarithm of the density is never below -1e148.
     log_s = tf.clip_by_value(log_s, -340.0, 340 / tf.maximum(a, 1.0))
-    size = tf.exp(a * log_s)
-    # psi_s = t_s^stability (e - i tau)
-    turned = a * (angle - math.pi / 2)
+    modulus = tf.exp(a * log_s)
+    power_angle = a * (angle - math.pi / 2)
     depth = multiply(
-        (p.e, -p.tau), (size * tf.cos(turned), size * tf.sin(turned))
+        (params.e, -params.tau),
+        (modulus * tf.cos(power_angle), modulus * tf.sin(power_angle)),
     )
     depth = depth[0], where(exact, 0.0, depth[1])
     error = tf.abs(angle) * tf.exp(log_s - depth[0])
-    light = (tf.abs(angle) < _ANGLE) & (depth[0] > _DEEP) & (error < _SMALL)
-    # Elsewhere numbers that do no harm to those that are added to them.
-    return Saddle(
+    light = (
+        (tf.abs(angle) < _LARGEST_ANGLE)
+        & (depth[0] > _LEAST_DEPTH)
+        & (error < _LARGEST_ERROR)
+    )
+    return SaddlePoint(
         light,
         where(light, log_s, 0.0),
         where(light, angle, 0.0),
-        (where(light, depth[0], _DEEP), where(light, depth[1], 0.0)),
+        (where(light, depth[0], _LEAST_DEPTH), where(light, depth[1], 0.0)),
     )
 
 
-def light_integrals(
-    p: Law, at: Saddle, tail: bool, slopes: bool
+def saddle_integrals(
+    params: StableParameters,
+    saddle: SaddlePoint,
+    tail: bool,
+    derivatives: bool,
 ) -> list[tf.Tensor]:
-    """exp(Re W) times the density or tail, or its derivatives."""
-    depth, log_s = at.depth, at.log_s
-    shape = [-1] + [1] * len(p.z.shape)
-    y = tf.reshape(tf.constant(_GRID, p.z.dtype), shape)
-    weights = tf.reshape(tf.constant(_WEIGHTS, p.z.dtype), shape)
-    width = tf.math.rsqrt(p.stability * depth[0] / 2)
+    """Returns exp(Re W) times the integral across the saddle point.
+
+    Args:
+        params: StableParameters. Points z >= 0, as vectors.
+        saddle: SaddlePoint. Their saddle points. The result has no meaning
+            where `saddle.light` is False.
+        tail: bool. Whether to compute the upper tail probability instead of
+            the density.
+        derivatives: bool. Whether to compute the derivatives in z, stability
+            and skewness instead of the value. The factor exp(Re W) is not
+            differentiated.
+
+    Returns:
+        A list of one tensor, or of the three derivatives.
+    """
+    depth, log_s = saddle.depth, saddle.log_s
+    shape = [-1] + [1] * len(params.z.shape)
+    y = tf.reshape(tf.constant(_NODES, params.z.dtype), shape)
+    weights = tf.reshape(tf.constant(_WEIGHTS, params.z.dtype), shape)
+    width = tf.math.rsqrt(params.stability * depth[0] / 2)
     v = width * y
-    bend = (2 - p.stability) / 6
+    bend = (2 - params.stability) / 6
     # t = -i s r, with r on the axis where v = 0.
     r_less_1 = -bend * v * v, v
     r = 1 + r_less_1[0], v
@@ -110,30 +152,33 @@ def light_integrals(
         0.5 * tf.math.log1p(v * v * (1 - 2 * bend + (bend * v) ** 2)),
         tf.atan2(v, r[0]),
     )
-    # 1 + w = r exp(-i angle), with all digits of w.
-    cos, sin = tf.cos(at.angle), tf.sin(at.angle)
-    off_axis = -2 * tf.sin(at.angle / 2) ** 2, -sin
-    w = add(off_axis, multiply(r_less_1, (cos, -sin)))
-    big_e = state((log_r[0], log_r[1] - at.angle), p.e).big_e
-    less = multiply((1 + w[0], w[1]), big_e)
-    drop = multiply(depth, (w[0] - less[0], w[1] - less[1]))
-    gaussian = depth[0] > _GAUSSIAN
+    # w = r exp(-i angle) - 1 is a sum of two small terms: nothing cancels.
+    cosine, sine = tf.cos(saddle.angle), tf.sin(saddle.angle)
+    off_axis = -2 * tf.sin(saddle.angle / 2) ** 2, -sine
+    w = add(off_axis, multiply(r_less_1, (cosine, -sine)))
+    big_e = path_point((log_r[0], log_r[1] - saddle.angle), params.e).big_e
+    product = multiply((1 + w[0], w[1]), big_e)
+    # W D(w)
+    drop = multiply(depth, (w[0] - product[0], w[1] - product[1]))
+    gaussian = depth[0] > _GAUSSIAN_DEPTH
     drop = where(gaussian, y * y, drop[0]), where(gaussian, 0.0, drop[1])
     drop = drop[0], drop[1] + depth[1]
-    size = tf.exp(-drop[0]) * weights * width / math.pi
-    wave = size * tf.cos(drop[1]), -size * tf.sin(drop[1])
-    wave = multiply(wave, (tf.ones_like(v), 2 * bend * v))
+    modulus = tf.exp(-drop[0]) * weights * width / math.pi
+    integrand = modulus * tf.cos(drop[1]), -modulus * tf.sin(drop[1])
+    integrand = multiply(integrand, (tf.ones_like(v), 2 * bend * v))
     if tail:
+        # dt / t = dr / r
         norm = r[0] * r[0] + v * v
-        wave = multiply(wave, (r[0] / norm, -v / norm))
+        integrand = multiply(integrand, (r[0] / norm, -v / norm))
     else:
         s = tf.exp(log_s)
-        wave = wave[0] * s, wave[1] * s
-    if not slopes:
-        return [tf.reduce_sum(wave[0], axis=0)]
+        integrand = integrand[0] * s, integrand[1] * s
+    if not derivatives:
+        return [tf.reduce_sum(integrand[0], axis=0)]
     log_t = log_s + log_r[0], log_r[1] - math.pi / 2
-    at_node = state(log_t, p.e)
+    point = path_point(log_t, params.e)
+    rate = big_e_derivative(point, params.e)
     return [
-        -tf.reduce_sum(multiply(wave, each)[0], axis=0)
-        for each in parameter_slopes(at_node, rate_of_e(at_node, p.e), p)
+        -tf.reduce_sum(multiply(integrand, each)[0], axis=0)
+        for each in parameter_derivatives(point, rate, params)
     ]
