@@ -343,7 +343,8 @@ def test_gradients_equal_finite_differences(function, which, rng):
         tape.watch(values)
         result = function(*values)
     actual = tape.gradient(result, values)[which].numpy()
-    step = 1e-3 * (1 + np.abs(z)) if which == 0 else 1e-3
+    # A step of 1e-3 is too coarse for the narrow peaks at low stability.
+    step = 1e-4 * (1 + np.abs(z)) if which == 0 else 1e-4
     expected = finite_difference(function, values, which, step)
     np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-7)
 

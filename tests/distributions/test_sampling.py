@@ -132,7 +132,7 @@ def test_statistical_test_rejects_another_stability(a, b, seed):
     [
         lambda x: 1.1 * x,
         lambda x: -x,
-        lambda x: x + 0.02,
+        lambda x: x + 0.05,
         lambda x: np.clip(x, -100, 100),
     ],
     ids=["scale", "sign", "location", "tail"],
