@@ -128,20 +128,61 @@ def check_real(
     """
     if optional and value is None:
         return None
-    low, high = map(float, interval[1:-1].split(","))
+    low, high, inside_low, inside_high = _ends(interval)
     if (
         is_real(value)
-        and (value > low or (value == low and interval[0] == "["))
-        and (value < high or (value == high and interval[-1] == "]"))
+        and (value > low or (inside_low and value == low))
+        and (value < high or (inside_high and value == high))
     ):
         return float(value)
-    wanted = f"a number in {interval}"
-    if math.isinf(high):
-        sign = ">=" if interval[0] == "[" else ">"
-        lower = interval[1:-1].split(",")[0]
-        wanted = "a finite number"
-        wanted += "" if math.isinf(low) else f" {sign} {lower}"
-    _refuse_value(name, value, wanted, optional)
+    _refuse_value(name, value, _in_words(interval), optional)
+
+
+def check_array(
+    name: str, value: Any, interval: str = "(-inf, inf)"
+) -> np.ndarray:
+    """Checks that an argument is an array of finite numbers in an interval.
+
+    Args:
+        name: str. The argument's name.
+        value: The argument: a number, nested sequences of numbers or an array.
+        interval: str. The allowed entries, as in `check_real`. Defaults to all
+            finite numbers.
+
+    Returns:
+        A new float64 array of the shape of the value.
+
+    Raises:
+        ValueError: If the value is something else: ragged, of a boolean,
+            complex or text type, or with an entry that is not finite or
+            outside the interval.
+
+    Example:
+
+    >>> check_array("rho", [0, 1.5], "[-1, 1]")
+    Traceback (most recent call last):
+    ...
+    ValueError: rho must be numbers in [-1, 1]. Received: rho=[0, 1.5]
+    """
+    try:
+        array = np.asarray(value)
+        # bfloat16 is of kind V.
+        real = array.dtype.kind in "iufV"
+        array = array.astype(np.float64) if real else array
+    except (TypeError, ValueError):
+        real = False
+    if real:
+        low, high, inside_low, inside_high = _ends(interval)
+        inside = np.isfinite(array)
+        inside &= (array > low) | (inside_low & (array == low))
+        inside &= (array < high) | (inside_high & (array == high))
+        if inside.all():
+            return array
+    # A large array is shown by its beginning.
+    raise ValueError(
+        f"{name} must be {_in_words(interval, plural=True)}. "
+        f"Received: {name}={value!r:.200}"
+    )
 
 
 def check_bool(name: str, value: Any) -> bool:
@@ -248,6 +289,23 @@ def check_backend(caller: str) -> None:
             'KERAS_BACKEND="tensorflow" before Keras is imported. '
             f"Received: backend={backend!r}"
         )
+
+
+def _ends(interval: str) -> tuple[float, float, bool, bool]:
+    """Both ends of an interval, and whether they belong to it."""
+    low, high = map(float, interval[1:-1].split(","))
+    return low, high, interval[0] == "[", interval[-1] == "]"
+
+
+def _in_words(interval: str, plural: bool = False) -> str:
+    """A name for the numbers of an interval."""
+    low, high, inside_low, _ = _ends(interval)
+    article, ending = ("", "s") if plural else ("a ", "")
+    if not math.isinf(high):
+        return f"{article}number{ending} in {interval}"
+    bound = "" if math.isinf(low) else f" {'>=' if inside_low else '>'} "
+    bound += interval[1:-1].split(",")[0] if bound else ""
+    return f"{article}finite number{ending}{bound}"
 
 
 def _refuse_value(

@@ -1,1 +1,33 @@
-"""Correlation between samples in wide random networks."""
+"""Correlation between samples in infinitely wide random networks.
+
+How the weights must be scaled: `critical_scale` (He et al., 2015). How the
+correlation of two samples changes in one layer: `correlation_map`, whose
+kernels are those of Cho & Saul (2009) and Williams (1997). How fast the
+differences between samples die away with depth: `sample_variance_decay` and,
+in deep layers, `asymptotic_sample_variance` (Luther & Seung, 2020). What batch
+normalization does to this, forward and backward: `batch_norm_raw_variance` and
+`batch_norm_gradient_growth` (Luther & Seung, 2020). `Activation` is the record
+of an activation and its parameters that all of `keras_initx.theory` accepts.
+"""
+
+from keras_initx.theory.mean_field.activations import Activation
+from keras_initx.theory.mean_field.batch_norm import (
+    batch_norm_gradient_growth,
+    batch_norm_raw_variance,
+)
+from keras_initx.theory.mean_field.correlation import (
+    asymptotic_sample_variance,
+    correlation_map,
+    critical_scale,
+    sample_variance_decay,
+)
+
+__all__ = [
+    "Activation",
+    "asymptotic_sample_variance",
+    "batch_norm_gradient_growth",
+    "batch_norm_raw_variance",
+    "correlation_map",
+    "critical_scale",
+    "sample_variance_decay",
+]

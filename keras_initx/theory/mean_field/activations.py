@@ -1,34 +1,233 @@
-"""What the mean-field theory knows of an activation."""
+"""Activation functions and their closed forms in the mean-field theory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
 
 import numpy as np
 from scipy import special
 
-from keras_initx.validation import is_real
+from keras_initx.validation import check_bool, check_real, is_real, refuse
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Activation:
-    """An activation phi, as the mean-field theory needs it.
+    """An activation function with its parameters.
+
+    It is accepted in place of a name and parameters by every function of
+    `keras_initx.theory` that has an argument `activation`:
+    `critical_scale(Activation("leaky_relu", negative_slope=0.1))` is
+    `critical_scale("leaky_relu", negative_slope=0.1)`. Two records of the same
+    function and parameters are equal.
+
+    Args:
+        function: str or callable. One of "linear", "relu", "leaky_relu",
+            "rrelu", "erf", "tanh", "gelu", "silu" (or "swish"), "elu", "selu",
+            "softplus"; or a callable from a float64 array to a float64 array
+            of the same shape that acts on each entry alone. "rrelu" is a leaky
+            relu whose negative slope is uniform on a range and drawn anew for
+            every unit; only the functions of `theory.norm_moments` accept it.
+        negative_slope: float. Slope of "leaky_relu" below 0, finite. Defaults
+            to None, which is 0.2 as in `keras.activations.leaky_relu`.
+        negative_slope_range: sequence of two floats. The range of the slope of
+            "rrelu" below 0, the lower end first. Defaults to None, which is
+            (1/8, 1/3) as in PyTorch; Keras has no rrelu.
+        alpha: float. Size of "elu" at minus infinity, finite. Defaults to
+            None, which is 1 as in `keras.activations.elu`.
+        approximate: bool. Whether "gelu" is computed with tanh. Defaults to
+            None, which is False as in `keras.activations.gelu`.
+        breakpoints: sequence of floats. The points where a callable is not
+            smooth, finite. Defaults to None, which is `(0.0,)`.
+
+    Raises:
+        ValueError: If the function is not known, or a parameter is not one of
+            the function's or is outside its range.
+
+    Example:
+
+    >>> Activation("leaky_relu")
+    Activation('leaky_relu', negative_slope=0.2)
+    >>> def hard_tanh(z):
+    ...     return np.clip(z, -1, 1)
+    >>> Activation(hard_tanh, breakpoints=[1, -1]).breakpoints
+    (-1.0, 1.0)
+
+    Reference: the functions and their defaults are those of Keras 3,
+    `keras.activations`; "rrelu" is `torch.nn.RReLU`; "erf" is
+    `scipy.special.erf`.
+    """
+
+    function: str | ArrayFunction
+    negative_slope: float | None = None
+    negative_slope_range: tuple[float, float] | None = None
+    alpha: float | None = None
+    approximate: bool | None = None
+    breakpoints: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        defaults: Mapping[str, Any] = {"breakpoints": (0.0,)}
+        if isinstance(self.function, str):
+            name = _ALIASES.get(self.function, self.function)
+            object.__setattr__(self, "function", name)
+            if name not in _DEFAULTS:
+                _refuse_function(self.function)
+            defaults = _DEFAULTS[name]
+        elif not callable(self.function):
+            refuse(
+                "activation must be a name or a callable.",
+                activation=self.function,
+            )
+        for key, value in self.parameters().items():
+            if key not in defaults:
+                _refuse_parameter(self.name, key, value, defaults)
+        for key, default in defaults.items():
+            value = getattr(self, key)
+            checked = default if value is None else _CHECKS[key](key, value)
+            object.__setattr__(self, key, checked)
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        if isinstance(self.function, str):
+            return self.function
+        default = type(self.function).__name__
+        return str(getattr(self.function, "__name__", default))
+
+    def parameters(self) -> dict[str, Any]:
+        """Returns the parameters that apply to the function, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+        return {
+            key: value for key, value in values.items() if value is not None
+        }
+
+    def __repr__(self) -> str:
+        shown = [repr(self.function)]
+        shown += [f"{key}={v!r}" for key, v in self.parameters().items()]
+        return f"Activation({', '.join(shown)})"
+
+
+# What the functions of theory accept as `activation`.
+ActivationLike = str | ArrayFunction | Activation
+
+_ALIASES = {"swish": "silu"}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "relu": {},
+    "leaky_relu": {"negative_slope": 0.2},
+    "rrelu": {"negative_slope_range": (1 / 8, 1 / 3)},
+    "erf": {},
+    "tanh": {},
+    "gelu": {"approximate": False},
+    "silu": {},
+    "elu": {"alpha": 1.0},
+    "selu": {},
+    "softplus": {},
+}
+
+
+def as_activation(
+    activation: ActivationLike, parameters: Mapping[str, Any]
+) -> Activation:
+    """Returns the record of an activation in any of the accepted forms.
+
+    Args:
+        activation: str, callable or Activation.
+        parameters: Mapping. The parameters by name; empty for a record, which
+            has its own.
+
+    Raises:
+        ValueError: If a record comes with further parameters, or `Activation`
+            refuses the function or a parameter.
+    """
+    if not isinstance(activation, Activation):
+        known = {field.name for field in fields(Activation)[1:]}
+        own = {key: v for key, v in parameters.items() if key in known}
+        record = Activation(activation, **own)
+        for key in parameters.keys() - known:
+            _refuse_parameter(
+                record.name, key, parameters[key], record.parameters()
+            )
+        return record
+    for key, value in parameters.items():
+        refuse(
+            "A parameter of the activation must be given to the Activation "
+            "itself.",
+            activation=activation,
+            **{key: value},
+        )
+    return activation
+
+
+def _refuse_function(name: str) -> NoReturn:
+    deterministic = sorted({*_DEFAULTS, *_ALIASES} - {"rrelu"})
+    refuse(
+        f"activation must be a callable or one of {deterministic}.",
+        activation=name,
+    )
+
+
+def _refuse_parameter(
+    activation: str, key: str, value: Any, known: Mapping[str, Any]
+) -> NoReturn:
+    accepted = f"only {', '.join(sorted(known))}" if known else "none"
+    refuse(
+        f"As parameters the activation {activation!r} accepts {accepted}.",
+        **{key: value},
+    )
+
+
+def _check_range(name: str, value: Any) -> tuple[float, float]:
+    if (
+        not isinstance(value, tuple | list | np.ndarray)
+        or len(value) != 2
+        or not all(is_real(end) for end in value)
+        or value[0] > value[1]
+    ):
+        refuse(
+            f"{name} must be two finite numbers, the lower first.",
+            **{name: value},
+        )
+    return float(value[0]), float(value[1])
+
+
+def _check_breakpoints(name: str, value: Any) -> tuple[float, ...]:
+    if not isinstance(value, tuple | list | np.ndarray) or not all(
+        is_real(point) for point in value
+    ):
+        refuse(f"{name} must be a sequence of finite numbers.", **{name: value})
+    return tuple(sorted({float(point) for point in value}))
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "negative_slope": check_real,
+    "negative_slope_range": _check_range,
+    "alpha": check_real,
+    "approximate": check_bool,
+    "breakpoints": _check_breakpoints,
+}
+
+
+@dataclass(frozen=True)
+class Nonlinearity:
+    """The numerical function phi of an activation, and its closed forms.
 
     Attributes:
-        name: As in `keras.activations`.
-        function: phi, from a float64 array to one of the same shape.
-        breakpoints: Where phi is not smooth.
-        negative_slope: If phi(z) = z for z > 0 and phi(z) = negative_slope * z
-            for z < 0, that slope. Up to a factor these are all the activations
-            with phi(r z) = r phi(z) for every r > 0. None for any other phi.
-        second_moment: E[phi(z)^2] for z ~ N(0, 1), where a closed form exists.
-        decorrelation: The map from 1 - rho to 1 - c(rho), where a closed form
-            exists.
+        name: str. The activation's name.
+        function: callable. phi, from a float64 array to one of its shape.
+        breakpoints: tuple of floats. The points where phi is not smooth.
+        negative_slope: float or None. The number a, if phi(z) = z for z > 0
+            and phi(z) = a z for z < 0. Up to a factor these are all the
+            functions with phi(r z) = r phi(z) for every r > 0. None for any
+            other phi.
+        second_moment: float or None. E phi(z)^2 for z ~ N(0, 1), where a
+            closed form exists.
+        decorrelation: callable or None. The map from 1 - rho to 1 - c(rho),
+            where a closed form exists.
     """
 
     name: str
@@ -39,8 +238,33 @@ class Activation:
     decorrelation: ArrayFunction | None = None
 
 
+def resolve(
+    activation: ActivationLike, parameters: Mapping[str, Any]
+) -> Nonlinearity:
+    """Returns phi and its closed forms.
+
+    Args:
+        activation: str, callable or Activation.
+        parameters: Mapping. As in `as_activation`.
+
+    Raises:
+        ValueError: If the activation is random, as "rrelu" is, or
+            `as_activation` refuses the arguments.
+    """
+    record = as_activation(activation, parameters)
+    if isinstance(record.function, str):
+        if record.function not in _NONLINEARITIES:
+            _refuse_function(record.function)
+        return _NONLINEARITIES[record.function](**record.parameters())
+    return Nonlinearity(
+        record.name,
+        _checked(record.name, record.function),
+        breakpoints=record.breakpoints or (),
+    )
+
+
 def angle(decorrelation: np.ndarray) -> np.ndarray:
-    """theta in [0, pi] with 1 - cos(theta) = decorrelation.
+    """Returns theta in [0, pi] with 1 - cos(theta) = decorrelation.
 
     The half-angle form keeps every digit of a small theta; arccos would not.
     """
@@ -48,22 +272,26 @@ def angle(decorrelation: np.ndarray) -> np.ndarray:
 
 
 def bend(slope: float) -> float:
-    """(1-a)^2 / (1+a^2), the part of a leaky relu that is not linear."""
+    """Returns (1 - a)^2 / (1 + a^2), the share of leaky relu beyond its line.
+
+    It is 1 for relu, a = 0, and 0 for linear, a = 1.
+    """
     # hypot, so that a huge slope gives 1 rather than inf / inf.
     return ((1 - slope) / math.hypot(1, slope)) ** 2
 
 
-def _piecewise_linear(name: str, slope: float) -> Activation:
+def _piecewise_linear(name: str, slope: float) -> Nonlinearity:
     def decorrelation(eps: np.ndarray) -> np.ndarray:
-        # Cho & Saul's kernel of degree one, less its linear part:
-        #   1 - c = eps - bend(a) (sin t - t cos t) / pi
+        # The kernel of degree 1 of Cho & Saul, NeurIPS 22 (2009), less its
+        # linear part. With t = arccos(rho), the angle of the two samples,
+        #   1 - c = eps - bend(a) (sin t - t cos t) / pi,
         # where the bracket, which cancels for small t, is a Bessel function:
-        #   sin t - t cos t = sqrt(pi/2) t^(3/2) J_(3/2)(t).
+        #   sin t - t cos t = sqrt(pi / 2) t^(3/2) J_(3/2)(t).
         t = angle(eps)
         bracket = math.sqrt(math.pi / 2) * t**1.5 * special.jv(1.5, t)
         return eps - bend(slope) / math.pi * bracket
 
-    return Activation(
+    return Nonlinearity(
         name,
         lambda z: np.where(z > 0, z, slope * z),
         breakpoints=(0.0,),
@@ -73,17 +301,18 @@ def _piecewise_linear(name: str, slope: float) -> Activation:
     )
 
 
-def _erf() -> Activation:
+def _erf() -> Nonlinearity:
     second_moment = 2 / math.pi * math.asin(2 / 3)
 
     def decorrelation(eps: np.ndarray) -> np.ndarray:
-        # Williams' kernel, c = asin(2 rho / 3) / asin(2/3). The difference of
-        # the arcsines is one arctangent, by
-        #   tan((A - B)/2) = (sin A - sin B) / (cos A + cos B).
+        # The kernel of Williams, NeurIPS 9 (1997),
+        #   c = arcsin(2 rho / 3) / arcsin(2 / 3).
+        # The difference of two arcsines A, B is one arctangent, by
+        #   tan((A - B) / 2) = (sin A - sin B) / (cos A + cos B).
         cosines = math.sqrt(5) + np.sqrt(5 + 4 * eps * (2 - eps))
         return 2 * np.arctan(2 * eps / cosines) / math.asin(2 / 3)
 
-    return Activation(
+    return Nonlinearity(
         "erf",
         special.erf,
         second_moment=second_moment,
@@ -91,132 +320,47 @@ def _erf() -> Activation:
     )
 
 
-def _gelu(approximate: bool) -> Activation:
+def _gelu(approximate: bool) -> Nonlinearity:
     def with_tanh(z: np.ndarray) -> np.ndarray:
         inner = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
         return 0.5 * z * (1 + np.tanh(inner))
 
-    return Activation(
+    return Nonlinearity(
         "gelu", with_tanh if approximate else lambda z: z * special.ndtr(z)
     )
 
 
-def _elu(alpha: float, gain: float = 1.0, name: str = "elu") -> Activation:
+def _elu(alpha: float, factor: float = 1.0, name: str = "elu") -> Nonlinearity:
     def function(z: np.ndarray) -> np.ndarray:
         negative = alpha * np.expm1(np.minimum(z, 0))
-        return gain * np.where(z > 0, z, negative)
+        return factor * np.where(z > 0, z, negative)
 
-    return Activation(name, function, breakpoints=(0.0,))
+    return Nonlinearity(name, function, breakpoints=(0.0,))
 
 
 # The constants of Klambauer et al. (2017), to the digits that Keras uses.
-_SELU_ALPHA, _SELU_GAIN = 1.6732632423543772, 1.0507009873554805
+_SELU_ALPHA, _SELU_FACTOR = 1.6732632423543772, 1.0507009873554805
 
-# name -> (how to build it, its parameters with the defaults of Keras)
-_TABLE: dict[str, tuple[Callable[..., Activation], dict[str, Any]]] = {
-    "linear": (lambda: _piecewise_linear("linear", 1.0), {}),
-    "relu": (lambda: _piecewise_linear("relu", 0.0), {}),
-    "leaky_relu": (
-        lambda negative_slope: _piecewise_linear("leaky_relu", negative_slope),
-        {"negative_slope": 0.2},
+# The parameters of each are those of the activation of that name.
+_NONLINEARITIES: dict[str, Callable[..., Nonlinearity]] = {
+    "linear": lambda: _piecewise_linear("linear", 1.0),
+    "relu": lambda: _piecewise_linear("relu", 0.0),
+    "leaky_relu": lambda negative_slope: _piecewise_linear(
+        "leaky_relu", negative_slope
     ),
-    "erf": (_erf, {}),
-    "tanh": (lambda: Activation("tanh", np.tanh), {}),
-    "gelu": (_gelu, {"approximate": False}),
-    "silu": (lambda: Activation("silu", lambda z: z * special.expit(z)), {}),
-    "elu": (_elu, {"alpha": 1.0}),
-    "selu": (lambda: _elu(_SELU_ALPHA, _SELU_GAIN, "selu"), {}),
-    "softplus": (
-        lambda: Activation("softplus", lambda z: np.logaddexp(0, z)),
-        {},
-    ),
+    "erf": _erf,
+    "tanh": lambda: Nonlinearity("tanh", np.tanh),
+    "gelu": _gelu,
+    "silu": lambda: Nonlinearity("silu", lambda z: z * special.expit(z)),
+    "elu": _elu,
+    "selu": lambda: _elu(_SELU_ALPHA, _SELU_FACTOR, "selu"),
+    "softplus": lambda: Nonlinearity("softplus", lambda z: np.logaddexp(0, z)),
 }
-_ALIASES = {"swish": "silu"}
-
-
-def resolve(
-    activation: str | ArrayFunction, parameters: Mapping[str, Any]
-) -> Activation:
-    """The record of a named activation or of a callable.
-
-    Args:
-        activation: A name known here, or a callable.
-        parameters: Of a named activation, those of the Keras function of that
-            name. Of a callable, `breakpoints`: where it is not smooth, a
-            sequence of finite numbers; default `(0.0,)`.
-
-    Raises:
-        ValueError: The name, a parameter's name or its value is not known.
-    """
-    if isinstance(activation, str):
-        name = _ALIASES.get(activation, activation)
-        if name not in _TABLE:
-            raise ValueError(
-                f"activation must be a callable or one of "
-                f"{sorted([*_TABLE, *_ALIASES])}. "
-                f"Received: activation={activation!r}"
-            )
-        build, defaults = _TABLE[name]
-        check_names(name, parameters, defaults)
-        return build(
-            **{
-                key: _check_value(key, parameters.get(key, default), default)
-                for key, default in defaults.items()
-            }
-        )
-    if not callable(activation):
-        raise ValueError(
-            f"activation must be a name or a callable. "
-            f"Received: activation={activation!r}"
-        )
-    name = getattr(activation, "__name__", type(activation).__name__)
-    check_names(name, parameters, {"breakpoints": (0.0,)})
-    return Activation(
-        name,
-        _checked(name, activation),
-        breakpoints=_check_breakpoints(parameters.get("breakpoints", (0.0,))),
-    )
-
-
-def check_names(
-    activation: str, parameters: Mapping[str, Any], known: Mapping[str, Any]
-) -> None:
-    """Refuse parameters whose names are not among the known."""
-    for key, value in parameters.items():
-        if key not in known:
-            accepted = f"only {', '.join(sorted(known))}" if known else "none"
-            raise ValueError(
-                f"As parameters the activation {activation!r} accepts "
-                f"{accepted}. Received: {key}={value!r}"
-            )
-
-
-def _check_value(key: str, value: Any, default: bool | float) -> Any:
-    if isinstance(default, bool):
-        if not isinstance(value, bool | np.bool_):
-            raise ValueError(
-                f"{key} must be True or False. Received: {key}={value!r}"
-            )
-        return bool(value)
-    if not is_real(value):
-        raise ValueError(
-            f"{key} must be a finite number. Received: {key}={value!r}"
-        )
-    return float(value)
-
-
-def _check_breakpoints(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, tuple | list | np.ndarray) or not all(
-        is_real(point) for point in value
-    ):
-        raise ValueError(
-            f"breakpoints must be a sequence of finite numbers. "
-            f"Received: breakpoints={value!r}"
-        )
-    return tuple(sorted({float(point) for point in value}))
 
 
 def _checked(name: str, activation: ArrayFunction) -> ArrayFunction:
+    """Returns a callable whose shape, dtype and values are checked."""
+
     def function(z: np.ndarray) -> np.ndarray:
         value = np.asarray(activation(z))
         if value.shape != z.shape or value.dtype != np.float64:

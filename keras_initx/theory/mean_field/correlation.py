@@ -1,17 +1,18 @@
-"""The correlation of two samples through an infinitely wide random network.
+"""Correlation of two samples in an infinitely wide random network.
 
-Let u, v be one unit's pre-activations for two samples. Over random weights
-they are a Gaussian pair; at the critical gain both keep variance 1, and their
-correlation rho is all that changes from layer to layer:
+Let u and v be the pre-activations of one unit for two samples. Over random
+weights they are jointly Gaussian. At the critical scale of the weights both
+keep variance 1, so their correlation rho is all that changes from layer to
+layer:
 
-    rho' = c(rho) = E[phi(u) phi(v)] / E[phi(z)^2]
+    rho' = c(rho) = E phi(u) phi(v) / E phi(z)^2,    z ~ N(0, 1)
 
 Everything here is computed from eps = 1 - rho instead, because
 
-    1 - c = E[(phi(u) - phi(v))^2] / (2 E[phi(z)^2])
+    1 - c = E (phi(u) - phi(v))^2 / (2 E phi(z)^2)
 
-keeps its relative accuracy as samples become indistinguishable, where rho is
-one to the last digit.
+keeps its relative accuracy as samples become indistinguishable, where rho
+rounds to one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from keras_initx.profile import VarianceProfile
 from keras_initx.theory.mean_field.activations import (
-    ArrayFunction,
+    ActivationLike,
     bend,
     resolve,
 )
@@ -31,46 +32,59 @@ from keras_initx.theory.mean_field.quadrature import (
     decorrelation,
     second_moment,
 )
-from keras_initx.validation import check_int, is_real
+from keras_initx.validation import (
+    check_array,
+    check_bool,
+    check_int,
+    check_real,
+    refuse,
+)
 
 
 def correlation_map(
     correlation: Any,
-    activation: str | ArrayFunction = "relu",
+    activation: ActivationLike = "relu",
     **parameters: Any,
 ) -> float | np.ndarray:
-    """Correlation of two pre-activations after one more critical layer.
+    """Returns the correlation of two pre-activations after one more layer.
 
-        c(rho) = E[phi(u) phi(v)] / E[phi(z)^2]
+        c(rho) = E phi(u) phi(v) / E phi(z)^2
 
-    for standard normal u, v of correlation rho and z ~ N(0, 1). With
-    theta = arccos(rho) and leaky slope a,
+    for standard normal u, v of correlation rho and z ~ N(0, 1), at the
+    critical scale of the weights. With theta = arccos(rho) and the negative
+    slope a,
 
         relu        rho + (sin theta - theta cos theta) / pi
         leaky_relu  rho + (1-a)^2/(1+a^2) (sin theta - theta cos theta) / pi
         erf         arcsin(2 rho / 3) / arcsin(2/3)
 
-    and all others by quadrature, to about 1e-12 for the named ones.
+    All other activations are averaged by quadrature, to about 1e-12 for those
+    with a name.
 
     Args:
-        correlation: rho, array-like of any shape, in [-1, 1]. In terms of a
-            profile, m^2 / (m^2 + v^2), not its square root.
-        activation: "linear", "relu", "leaky_relu", "erf", "tanh", "gelu",
-            "silu" or "swish", "elu", "selu", "softplus"; or a callable from a
-            float64 array to a float64 array of the same shape that acts on
-            each entry alone and is continuous.
-        **parameters: `negative_slope` of "leaky_relu" (0.2), `alpha` of "elu"
-            (1.0), `approximate` of "gelu" (False), as in Keras. Of a callable,
-            `breakpoints`: where it has kinks, `(0.0,)` by default.
+        correlation: array-like of any shape. rho, in [-1, 1]. In terms of a
+            profile it is m^2 / (m^2 + v^2), not its square root.
+        activation: str, callable or Activation. The activation phi: "linear",
+            "relu", "leaky_relu", "erf", "tanh", "gelu", "silu" or "swish",
+            "elu", "selu", "softplus"; or a callable from a float64 array to a
+            float64 array of the same shape that acts on each entry alone and
+            is continuous; or an `Activation` of one of these. Defaults to
+            "relu".
+        **parameters: Parameters of the activation, as in `Activation`:
+            `negative_slope` for "leaky_relu" (0.2 by default), `alpha` for
+            "elu" (1 by default), `approximate` for "gelu" (False by default);
+            `breakpoints` for a callable, the points where it has kinks
+            (`(0.0,)` by default).
 
     Returns:
-        c(rho), float64, of the shape of `correlation`; a float for a scalar.
+        c(rho), a float64 array of the shape of `correlation`, or a float for a
+        scalar.
 
     Raises:
-        ValueError: `correlation` is outside [-1, 1] or NaN; `activation` or
-            its parameters are not known; a callable returns another shape or
-            dtype, grows too fast, is zero everywhere, or is too steep, kinked
-            or broken for the quadrature to settle to 1e-6.
+        ValueError: If `correlation` is outside [-1, 1] or NaN; `activation` or
+            its parameters are not known; or a callable returns another shape
+            or dtype, grows too fast, is zero everywhere, or is too steep or
+            has too many kinks or jumps for the quadrature to settle to 1e-6.
 
     Example:
 
@@ -85,12 +99,13 @@ def correlation_map(
 
     Reference: Luther & Seung, Physical Review Research 2, 033135 (2020),
     arXiv:1902.04942, which uses the relu map; its kernel is that of Cho & Saul,
-    NeurIPS 22 (2009), degree 1, and the erf kernel that of Williams, NeurIPS 9
-    (1997). The leaky_relu map and the quadrature are derived here.
+    NeurIPS 22 (2009), degree 1, and the erf kernel is that of Williams,
+    NeurIPS 9 (1997). The leaky_relu map and the quadrature are derived here.
     """
-    rho = _correlations(correlation)
+    rho = check_array("correlation", correlation, "[-1, 1]")
     eps = 1 - rho
-    # Adding the change to rho, not taking 1 - eps', leaves linear exact.
+    # Adding the change to rho, rather than taking 1 - eps', leaves the map of
+    # linear exact.
     mapped = rho + (eps - decorrelation(resolve(activation, parameters))(eps))
     mapped = np.clip(mapped, -1, 1)
     return float(mapped) if mapped.ndim == 0 else mapped
@@ -98,37 +113,45 @@ def correlation_map(
 
 def sample_variance_decay(
     depth: int,
-    activation: str | ArrayFunction = "relu",
+    activation: ActivationLike = "relu",
     initial_correlation: float = 0.0,
     batch_norm: bool = False,
     **parameters: Any,
 ) -> VarianceProfile:
-    """Sample variance at every layer of an infinitely wide critical network.
+    """Returns the sample variance at every layer of a wide critical network.
 
-    Zero biases, weights of variance `critical_scale() / fan_in`, every two
-    samples equally correlated. At total variance m^2 + v^2 = 1,
+    The network is infinitely wide, its biases are zero, its weights have the
+    variance `critical_scale() / fan_in`, and every two samples are equally
+    correlated. At total variance m^2 + v^2 = 1,
 
-        m_l^2 = rho_l,    v_l^2 = 1 - rho_l,    rho_(l+1) = c(rho_l).
+        m_l^2 = rho_l,    v_l^2 = 1 - rho_l,    rho_(l+1) = c(rho_l)
 
-    With batch normalisation before each activation, m_l = 0 and v_l = 1 at
-    every layer, after normalisation and for a large batch.
+    with c of `correlation_map`. With batch normalization before each
+    activation, m_l = 0 and v_l = 1 at every layer, after normalization and for
+    a large batch.
 
     Args:
-        depth: Last layer, an int >= 0.
-        activation: As in `correlation_map`.
-        initial_correlation: rho_0 in [-1, 1], between the pre-activations of
-            two samples at layer 0; 0 for white-noise inputs. Below 0 it can
-            only be one pair's. Batch normalisation makes it irrelevant.
-        batch_norm: Whether every layer is batch-normalised.
-        **parameters: As in `correlation_map`.
+        depth: int. Index of the last layer, >= 0.
+        activation: str, callable or Activation. The activation phi, as in
+            `correlation_map`. Defaults to "relu".
+        initial_correlation: float. rho_0 in [-1, 1], between the
+            pre-activations of two samples at layer 0; 0 for white-noise
+            inputs. A negative correlation is possible for a single pair of
+            samples only. It has no effect with batch normalization. Defaults
+            to 0.
+        batch_norm: bool. Whether every layer is batch-normalized. Defaults to
+            False.
+        **parameters: Parameters of the activation, as in `correlation_map`.
 
     Returns:
         A `VarianceProfile` of `depth + 1` layers "layer 0", "layer 1", ... of
         infinitely many units. The relative accuracy of `sample_variance` is
-        1e-12 where `correlation_map` prints c, about 1e-12 a layer elsewhere.
+        1e-12 for the activations whose c has a closed form in
+        `correlation_map`, and about 1e-12 per layer for the others.
 
     Raises:
-        ValueError: An argument is outside its range, or as `correlation_map`.
+        ValueError: If an argument is outside its range, or `correlation_map`
+            refuses the activation.
 
     Example:
 
@@ -137,24 +160,19 @@ def sample_variance_decay(
     0.01214
 
     Reference: Luther & Seung, Physical Review Research 2, 033135 (2020),
-    arXiv:1902.04942: the recursion for relu, and batch normalisation. The
-    argument of c is rho = m^2 / (m^2 + v^2). Other activations derived here.
+    arXiv:1902.04942, for the recursion of relu and for batch normalization.
+    The argument of c is rho = m^2 / (m^2 + v^2). The other activations are
+    derived here.
     """
-    check_int("depth", depth, 0)
-    if not isinstance(batch_norm, bool | np.bool_):
-        raise ValueError(
-            f"batch_norm must be True or False. "
-            f"Received: batch_norm={batch_norm!r}"
-        )
-    if not is_real(initial_correlation) or abs(initial_correlation) > 1:
-        raise ValueError(
-            f"initial_correlation must be a number in [-1, 1]. "
-            f"Received: initial_correlation={initial_correlation!r}"
-        )
+    depth = check_int("depth", depth)
+    batch_norm = check_bool("batch_norm", batch_norm)
+    initial_correlation = check_real(
+        "initial_correlation", initial_correlation, "[-1, 1]"
+    )
     step = decorrelation(resolve(activation, parameters))
     eps = np.ones(depth + 1)
     if not batch_norm:
-        eps[0] = 1 - float(initial_correlation)
+        eps[0] = 1 - initial_correlation
         for layer in range(depth):
             eps[layer + 1] = step(eps[layer])
     return VarianceProfile(
@@ -167,27 +185,33 @@ def sample_variance_decay(
 
 def asymptotic_sample_variance(
     layer: Any,
-    activation: str | ArrayFunction = "relu",
+    activation: ActivationLike = "relu",
     **parameters: Any,
 ) -> float | np.ndarray:
-    """What the sample variance tends to in deep layers, at total variance 1.
+    """Returns the limit form of the sample variance in deep layers.
 
         relu        v_l^2 ~ (9 pi^2 / 2) / l^2
         leaky_relu  v_l^2 ~ (9 pi^2 / 2) ((1+a^2) / (1-a)^2)^2 / l^2
 
-    whatever rho_0. The approach is slow, of relative order log(l) / l: for
-    relu the recursion is at 29% of this at l = 10, 81% at 100, 97% at 1000.
+    at total variance 1, for every rho_0, with l the layer and a the negative
+    slope. The relative error is of order log(l) / l: for relu the recursion of
+    `sample_variance_decay` is at 29% of this at l = 10, at 81% at 100, and at
+    97% at 1000.
 
     Args:
-        layer: l, array-like of any shape, finite and > 0.
-        activation: "relu" or "leaky_relu".
-        **parameters: `negative_slope` of "leaky_relu" (0.2), any but 1.
+        layer: array-like of any shape. l, finite and > 0.
+        activation: str or Activation. "relu" or "leaky_relu". Defaults to
+            "relu".
+        **parameters: Parameters of the activation: `negative_slope` of
+            "leaky_relu" (0.2 by default), any number except 1.
 
     Returns:
-        v_l^2, float64, of the shape of `layer`; a float for a scalar.
+        v_l^2, a float64 array of the shape of `layer`, or a float for a
+        scalar.
 
     Raises:
-        ValueError: `layer` is not positive, or the activation another one.
+        ValueError: If `layer` is not positive, or the activation is another
+            one.
 
     Example:
 
@@ -199,41 +223,42 @@ def asymptotic_sample_variance(
     """
     phi = resolve(activation, parameters)
     if phi.negative_slope is None:
-        raise ValueError(
-            f"The asymptotic sample variance is known for relu and "
-            f"leaky_relu. Received: activation={phi.name!r}"
+        refuse(
+            "The asymptotic sample variance is known for relu and leaky_relu.",
+            activation=phi.name,
         )
     if phi.negative_slope == 1:
-        raise ValueError(
-            f"The sample variance does not decay in a linear network. "
-            f"Received: activation={phi.name!r} with slope 1 on both sides"
+        refuse(
+            "The sample variance does not decay in a linear network, whose "
+            "slope is 1 on both sides of 0.",
+            activation=phi.name,
         )
-    layers = _numbers("layer", layer)
-    if not (np.isfinite(layers) & (layers > 0)).all():
-        raise ValueError(f"layer must be > 0. Received: layer={layer!r}")
+    layers = check_array("layer", layer, "(0, inf)")
     variance = 4.5 * (math.pi / (bend(phi.negative_slope) * layers)) ** 2
     return float(variance) if variance.ndim == 0 else variance
 
 
 def critical_scale(
-    activation: str | ArrayFunction = "relu", **parameters: Any
+    activation: ActivationLike = "relu", **parameters: Any
 ) -> float:
-    """Gain that keeps the variance of pre-activations at 1.
+    """Returns the scale of weights that keeps pre-activations at variance 1.
 
-        gain = 1 / E[phi(z)^2],    weights of variance gain / fan_in
+        scale = 1 / E phi(z)^2,    z ~ N(0, 1)
 
-    It is the `scale` of `keras.initializers.VarianceScaling` in mode "fan_in":
-    1 for linear, 2 for relu, 2 / (1 + a^2) for leaky_relu.
+    for weights of variance scale / fan_in. It is the `scale` of
+    `keras.initializers.VarianceScaling` in mode "fan_in": 1 for linear, 2 for
+    relu, 2 / (1 + a^2) for leaky_relu of negative slope a.
 
     Args:
-        activation: As in `correlation_map`.
-        **parameters: As in `correlation_map`.
+        activation: str, callable or Activation. The activation phi, as in
+            `correlation_map`. Defaults to "relu".
+        **parameters: Parameters of the activation, as in `correlation_map`.
 
     Returns:
-        The gain, > 0.
+        The scale, a float > 0. It multiplies a variance.
 
     Raises:
-        ValueError: As `correlation_map`.
+        ValueError: If `correlation_map` refuses the activation.
 
     Example:
 
@@ -241,28 +266,7 @@ def critical_scale(
     (2.0, 2.536175)
 
     Reference: He et al., ICCV (2015), arXiv:1502.01852, for relu and
-    leaky_relu. There, and for linear, the gain keeps any variance; for the
+    leaky_relu. For these and for linear the scale keeps any variance; for the
     other activations it keeps variance 1 only.
     """
     return 1 / second_moment(resolve(activation, parameters))
-
-
-def _numbers(name: str, value: Any) -> np.ndarray:
-    numbers = np.asarray(value)
-    if numbers.dtype.kind not in "iuf":
-        raise ValueError(
-            f"{name} must be a real number or an array of them. "
-            f"Received: {name}={value!r}"
-        )
-    return numbers.astype(np.float64)
-
-
-def _correlations(value: Any) -> np.ndarray:
-    rho = _numbers("correlation", value)
-    inside = np.abs(rho) <= 1
-    if not inside.all():
-        raise ValueError(
-            f"correlation must lie in [-1, 1]. "
-            f"Received: correlation={rho[~inside].flat[0]}"
-        )
-    return rho

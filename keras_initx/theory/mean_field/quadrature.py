@@ -1,4 +1,7 @@
-"""Gaussian averages of an activation, where no closed form is known."""
+"""Gaussian averages of an activation by quadrature.
+
+They stand in wherever no closed form is known. All of it is derived here.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +13,37 @@ from numpy.polynomial.legendre import leggauss
 from scipy import fft
 
 from keras_initx.theory.mean_field.activations import (
-    Activation,
     ArrayFunction,
+    Nonlinearity,
     angle,
 )
 
-# Panels of the Gauss-Legendre rule: exp(-12^2 / 2) = 5e-32 is left out.
+# Ends of the panels of the Gauss-Legendre rule. The density beyond is below
+# exp(-12^2 / 2) = 5e-32.
 _PANELS = np.array([-12.0, -6.0, -3.0, 0.0, 3.0, 6.0, 12.0])
-# (nodes a panel, angles): each row must agree with the one before.
+# Nodes per panel and number of angles. Each row is compared with the one
+# before.
 _REFINEMENTS = ((16, 48), (24, 64), (48, 128))
-# Where phi is analytic between breakpoints the error falls exponentially in
-# the nodes, and agreement of two rows to 1e-9 leaves far less in the second.
-# Elsewhere the agreement itself is the accuracy.
+# If phi is analytic between its breakpoints the error falls exponentially with
+# the number of nodes, so where two rows agree to 1e-9 the error of the second
+# is far smaller. For any other phi the agreement itself is the accuracy.
 _AGREED, _TOLERATED = 1e-9, 1e-6
 
 
-def decorrelation(phi: Activation) -> Callable[[np.ndarray], np.ndarray]:
-    """The map from eps = 1 - rho in [0, 2] to 1 - c(rho)."""
+def decorrelation(phi: Nonlinearity) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the map from eps = 1 - rho in [0, 2] to 1 - c(rho) in [0, 2]."""
     exact = phi.decorrelation or _interpolated(phi)
-    # Not np.clip, which is slow on the scalars of a recursion.
+    # np.clip is slow on the scalars of a recursion.
     return lambda eps: np.minimum(np.maximum(exact(eps), 0), 2)
 
 
-def _interpolated(phi: Activation) -> ArrayFunction:
-    """1 - c as eps g(theta), with g a Chebyshev series.
+def _interpolated(phi: Nonlinearity) -> ArrayFunction:
+    """Returns the map 1 - c = eps g(theta), with g a Chebyshev series.
 
-    At theta = 0, where phi(u) - phi(v) would have no digits left, g has the
-    finite limit E[phi'^2] / E[phi^2]. A kink leaves odd powers of theta in c,
-    so g is smooth on [0, pi] for kinked activations too.
+    Here eps = 1 - cos(theta). At theta = 0, where the difference
+    phi(u) - phi(v) would lose all its digits, g has the finite limit
+    E phi'(z)^2 / E phi(z)^2. A kink of phi leaves odd powers of theta in c, so
+    g is smooth on [0, pi] for activations with kinks too.
     """
     moment = second_moment(phi)
     coarse = _ratio_series(phi, *_REFINEMENTS[0]) / moment
@@ -53,17 +59,17 @@ def _interpolated(phi: Activation) -> ArrayFunction:
     return lambda eps: eps * _cosine_series(fine, angle(eps))
 
 
-def _does_not_settle(phi: Activation) -> ValueError:
+def _does_not_settle(phi: Nonlinearity) -> ValueError:
     return ValueError(
-        f"activation must be continuous, smooth but for its breakpoints, and "
+        f"activation must be continuous, smooth except at its breakpoints, and "
         f"not much steeper than tanh(5 z): the quadrature does not settle to "
         f"{_TOLERATED}. Name the kinks, for example breakpoints=(-1, 1). "
         f"Received: activation={phi.name!r}, breakpoints={phi.breakpoints}"
     )
 
 
-def _ratio_series(phi: Activation, nodes: int, angles: int) -> np.ndarray:
-    """E[phi^2] (1 - c) / eps as a Chebyshev series in theta."""
+def _ratio_series(phi: Nonlinearity, nodes: int, angles: int) -> np.ndarray:
+    """Returns the Chebyshev series in theta of E phi(z)^2 (1 - c) / eps."""
     t = (np.arange(angles) + 0.5) * np.pi / angles
     theta = np.pi * np.sin(t / 2) ** 2
     squares = [_mean_square_difference(phi, a, nodes) for a in theta]
@@ -74,27 +80,31 @@ def _ratio_series(phi: Activation, nodes: int, angles: int) -> np.ndarray:
 
 
 def _cosine_series(series: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """sum_k series[k] cos(k t), where theta = pi sin^2(t/2)."""
+    """Returns sum_k series[k] cos(k t), where theta = pi sin(t / 2)^2."""
     t = 2 * np.arcsin(np.sqrt(theta / np.pi))
     return np.cos(np.multiply.outer(t, np.arange(len(series)))) @ series
 
 
-def _mean_square_difference(phi: Activation, theta: float, nodes: int) -> float:
-    """E[(phi(u) - phi(v))^2] for standard normal u, v at angle theta.
+def _mean_square_difference(
+    phi: Nonlinearity, theta: float, nodes: int
+) -> float:
+    """Returns E (phi(u) - phi(v))^2 for standard normal u, v at angle theta.
 
-    With independent standard normal x, y and c, s = cos, sin of theta / 2,
+    With independent standard normal x, y, c = cos(theta / 2) and
+    s = sin(theta / 2),
 
         u = c x - s y,  v = c x + s y     or     u = s y - c x,  v = s y + c x.
 
-    phi has a kink b on the lines u = b and v = b, so each line of constant y
-    is cut there. A Gauss-Hermite product rule cannot be cut, and converges
-    only algebraically for relu and its kin. What is left is a smooth function
-    of y, but where two cuts pass through each other.
+    A kink b of phi lies on the lines u = b and v = b, so the integral over x
+    at constant y is cut there. (A Gauss-Hermite product rule cannot be cut,
+    and converges only algebraically for activations with kinks.) The result is
+    a smooth function of y except where two cuts cross, so the integral over y
+    is cut at the crossings.
     """
     kinks = np.array(phi.breakpoints)
     c, s, sign = math.cos(theta / 2), math.sin(theta / 2), 1.0
     if c < s:
-        # The cuts must not move faster than y does.
+        # This choice keeps the cuts from moving faster than y.
         c, s, sign = s, c, -1.0
     crossings = np.subtract.outer(kinks, sign * kinks).ravel() / (2 * s)
     y, weight_y = _gaussian_rule(crossings, nodes)
@@ -110,7 +120,7 @@ def _mean_square_difference(phi: Activation, theta: float, nodes: int) -> float:
 def _gaussian_rule(
     cuts: np.ndarray, nodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights of E[f(z)], z ~ N(0, 1), cut along the last axis."""
+    """Returns points and weights of E f(z), z ~ N(0, 1), cut on axis -1."""
     panels = np.broadcast_to(_PANELS, (*cuts.shape[:-1], len(_PANELS)))
     edges = np.concatenate([panels, cuts], axis=-1)
     edges = np.sort(np.clip(edges, _PANELS[0], _PANELS[-1]), axis=-1)
@@ -121,7 +131,16 @@ def _gaussian_rule(
 def gauss_legendre(
     edges: np.ndarray, nodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights of an integral, panel by panel, on the last axis."""
+    """Returns points and weights of an integral, panel by panel.
+
+    Args:
+        edges: float64 array of shape (..., panels + 1). Ends of the panels, in
+            ascending order.
+        nodes: int. Nodes of the Gauss-Legendre rule per panel.
+
+    Returns:
+        Two float64 arrays of shape (..., panels * nodes).
+    """
     points, weights = leggauss(nodes)
     middle = (edges[..., 1:, None] + edges[..., :-1, None]) / 2
     half = (edges[..., 1:, None] - edges[..., :-1, None]) / 2
@@ -131,8 +150,12 @@ def gauss_legendre(
     )
 
 
-def second_moment(phi: Activation) -> float:
-    """E[phi(z)^2], z ~ N(0, 1)."""
+def second_moment(phi: Nonlinearity) -> float:
+    """Returns E phi(z)^2 for z ~ N(0, 1).
+
+    Raises:
+        ValueError: If it is 0 or infinite, or the quadrature does not settle.
+    """
     moment = phi.second_moment
     if moment is None:
         coarse, moment = (_mean_square(phi, nodes) for nodes in (64, 128))
@@ -147,7 +170,7 @@ def second_moment(phi: Activation) -> float:
     return moment
 
 
-def _mean_square(phi: Activation, nodes: int) -> float:
+def _mean_square(phi: Nonlinearity, nodes: int) -> float:
     z, weights = _gaussian_rule(np.array(phi.breakpoints), nodes)
     with np.errstate(over="ignore"):
         squares = phi.function(z) ** 2

@@ -1,15 +1,18 @@
-"""The law of |Z|, Z symmetric stable, from its moments of complex order.
+"""Distribution of |Z|, Z symmetric stable, from its moments of complex order.
 
-At unit scale, E exp(i t Z) = exp(-|t|^a), E |Z|^r is a product of Gamma
-functions at any complex r with -1 < Re r < a. Densities and transforms of
-|Z|, as functions f of a logarithm x, have a Mellin transform g made of it:
+At unit scale, E exp(i t Z) = exp(-|t|^a) with a the stability, and E |Z|^r is a
+product of Gamma functions at every complex r with -1 < Re r < a. Densities and
+transforms of |Z|, as functions f of a logarithm x, have a Mellin transform g
+that is made of it:
 
-    f(x) = e^(-c x) / (2 pi) int g(c + i y) e^(-i y x) dy.
+    f(x) = e^(-c x) / (2 pi) int g(c + i y) e^(-i y x) dy
 
-Since g is analytic and falls exponentially along the line, the trapezoidal
-rule is exact but for rounding, and one FFT does it for a whole grid of x. The
-rounding is relative to e^(-c x), so each side of x = 0 has its own c, where
-need be beyond a pole of g, whose residue is then added.
+for every real c in the strip where g is analytic. There g falls exponentially
+along the line of integration, so the trapezoidal rule is exact except for
+rounding, and one FFT evaluates it on a whole grid of x. The rounding is
+relative to e^(-c x), so each side of x = 0 has its own c; where that lies
+beyond a pole of g, the residue of the pole is added. The method is derived
+here.
 """
 
 from __future__ import annotations
@@ -21,13 +24,19 @@ from scipy import fft, special
 
 from keras_initx.theory.norm_moments.sums import STEP, Transform
 
-# Length of x for which neighbours in y are close enough: the nearest poles
-# are 1/4 away, and what is folded back is e^(-160 / 4).
+# Period in x of the discrete transform. The nearest poles are 1/4 away from the
+# line of integration, so the part that is folded back is of size e^(-160 / 4).
 _PERIOD = 160.0
 
 
 def moment(r: np.ndarray, stability: float) -> np.ndarray:
-    """E |Z|^r, continued to every complex r that is not a pole."""
+    """Returns E |Z|^r, continued to every complex r that is not a pole.
+
+        E |Z|^r = 2^r Gamma((1+r)/2) Gamma(1-r/a) / (sqrt(pi) Gamma(1-r/2))
+
+    Reference: Shao & Nikias, "Signal processing with fractional lower order
+    moments", Proceedings of the IEEE 81 (1993), for real r.
+    """
     return (
         2.0**r
         * special.gamma((1 + r) / 2)
@@ -38,8 +47,8 @@ def moment(r: np.ndarray, stability: float) -> np.ndarray:
 
 
 def tail_constant(stability: float) -> float:
-    """C = lim z^a P(|Z| > z); the residue of E |Z|^r at r = a is -a C."""
-    # In terms of 1 / Gamma, which is 0 at a = 2.
+    """Returns C = lim z^a P(|Z| > z); E |Z|^r has the residue -a C at r = a."""
+    # 1 / Gamma is 0 at a = 2, where Gamma has a pole.
     return float(
         2**stability
         * special.gamma((1 + stability) / 2)
@@ -49,17 +58,22 @@ def tail_constant(stability: float) -> float:
 
 
 def laplace_transform(
-    stability: float, slope: np.ndarray, probability: np.ndarray, some: float
+    stability: float,
+    slope: np.ndarray,
+    probability: np.ndarray,
+    positive: float,
 ) -> Transform:
-    """That of q = |a Z|^stability, as `sums` wants it.
+    """Returns the Laplace transform of q = |b Z|^a, as `sums` needs it.
 
-        int t^(u-1) E exp(-t |Z|^stability) dt = Gamma(u) E |Z|^(-stability u)
+        int t^(u-1) E exp(-t |Z|^a) dt = Gamma(u) E |Z|^(-a u)
+
+    with a the stability and b a random slope that is independent of Z.
 
     Args:
-        stability: That of Z.
-        slope: Positive values of the random a.
-        probability: Their probabilities.
-        some: P(a > 0).
+        stability: float. a.
+        slope: float64 array. The positive values of b.
+        probability: float64 array. The probability of each of them.
+        positive: float. P(b > 0).
     """
     shift = stability * np.log(slope)
 
@@ -73,27 +87,27 @@ def laplace_transform(
         def inverse(g: np.ndarray) -> np.ndarray:
             return _inverse(wave * g, STEP, size)[:, : len(x)]
 
-        # Between the poles at 0 and 1 / stability: l, -t l' and t^2 l''.
+        # A line between the poles at 0 and 1 / a gives l, -t l' and t^2 l''.
         u = min(0.5, 0.5 / stability) + 1j * y
         g = special.gamma(u) * moment(-stability * u, stability)
         far = np.exp(-u[0].real * right)
         one, falling, curvature = (
             far * inverse(factor * g) for factor in (1, u, u * (u + 1))
         )
-        # Beyond the pole at 0: l - 1 and -t l'.
+        # A line beyond the pole at 0 gives l - 1 and -t l'.
         u = -0.5 + 1j * y
         g = special.gamma(u) * moment(-stability * u, stability)
         near = np.exp(below / 2)
         absence = np.where(left, -near * inverse(g), 1 - one)
         falling = np.where(left, near * inverse(u * g), falling)
-        # Beyond that at -1: t^2 l'' less its leading term.
+        # A line beyond the pole at -1 gives t^2 l'' less its leading term.
         u = u - 1
         g = special.gamma(u + 2) * moment(-stability * u, stability)
         rest = np.exp(1.5 * below) * inverse(g)
         tail = tail_constant(stability) * np.exp(below)
         curvature = np.where(left, tail + rest, curvature)
         return (
-            1 - some + probability @ np.where(left, 1 - absence, one),
+            1 - positive + probability @ np.where(left, 1 - absence, one),
             probability @ absence,
             probability @ falling,
             probability @ curvature,
@@ -105,7 +119,7 @@ def laplace_transform(
 def density_of_log(
     stability: float, first: int, last: int, step: float
 ) -> np.ndarray:
-    """Density of log |Z| at first * step, ..., last * step."""
+    """Returns the density of log |Z| at first * step, ..., last * step."""
     x = step * np.arange(first, last + 1)
     size = _size(len(x), step, _PERIOD / min(stability, 1))
     y = _frequencies(size, step)
@@ -116,19 +130,22 @@ def density_of_log(
 
     left = np.exp(np.minimum(x, 0) / 2) * inverse(-0.5)
     decay = stability * np.maximum(x, 0)
-    # Beyond the pole at r = stability, which is the tail.
+    # A line beyond the pole at r = a, whose residue is the tail.
     right = np.exp(-1.5 * decay) * inverse(1.5 * stability)
     right += stability * tail_constant(stability) * np.exp(-decay)
     return np.where(x < 0, left, right)
 
 
 def _size(points: int, step: float, period: float) -> int:
+    """Returns a fast length of the FFT that covers all points and a period."""
     return fft.next_fast_len(max(points, math.ceil(period / step)), real=True)
 
 
 def _frequencies(size: int, step: float) -> np.ndarray:
+    """Returns the values of y on the line of integration."""
     return 2 * np.pi * fft.rfftfreq(size, step)
 
 
 def _inverse(g: np.ndarray, step: float, size: int) -> np.ndarray:
+    """Returns the integral of g e^(-i y x) dy / (2 pi) on the grid of x."""
     return fft.irfft(np.conj(g), size) / step

@@ -1,8 +1,9 @@
-"""Activations that are a line on either side of 0, as random slopes.
+"""Activations that are linear on either side of 0, as random slopes.
 
-For a symmetric z, |phi(z)| has the law of a |z|, the slope a being random and
-independent of z: for relu, 1 or 0 with probability 1/2 each. The random
-slopes of rrelu and the scaled survivors of dropout are of the same kind.
+For a symmetric z, |phi(z)| has the distribution of a |z|, where the slope a is
+random and independent of z: for relu it is 1 or 0 with probability 1/2 each.
+The random slopes of rrelu and the scaled surviving units of dropout are of the
+same form.
 """
 
 from __future__ import annotations
@@ -13,50 +14,59 @@ from typing import Any
 
 import numpy as np
 
-from keras_initx.theory.mean_field.activations import check_names, resolve
+from keras_initx.theory.mean_field.activations import (
+    Activation,
+    as_activation,
+    resolve,
+)
 from keras_initx.theory.mean_field.quadrature import gauss_legendre
-from keras_initx.validation import check_real, is_real
-
-# The default range of rrelu in PyTorch; Keras has no rrelu.
-_RANGE = (1 / 8, 1 / 3)
+from keras_initx.validation import check_real, refuse
 
 
 @dataclass(frozen=True)
 class Slopes:
-    """The law of a slope a >= 0.
+    """The distribution of a random slope a >= 0.
 
     Attributes:
-        slope: Its positive values.
-        probability: Their probabilities.
-        some: P(a > 0), which these add up to but for rounding.
+        slope: tuple of floats. The positive values of a.
+        probability: tuple of floats. The probability of each of them.
+        positive: float. P(a > 0). The probabilities add up to it except for
+            rounding.
     """
 
     slope: tuple[float, ...]
     probability: tuple[float, ...]
-    some: float
+    positive: float
 
 
 def slopes(
-    activation: str, dropout_rate: float, parameters: Mapping[str, Any]
+    activation: str | Activation,
+    dropout_rate: float,
+    parameters: Mapping[str, Any],
 ) -> Slopes:
-    """The slopes of a named activation, followed by inverted dropout.
+    """Returns the slopes of an activation, followed by inverted dropout.
+
+    Args:
+        activation: str or Activation. As in `fractional_moment_std`.
+        dropout_rate: float. As in `fractional_moment_std`.
+        parameters: Mapping. Parameters of the activation, by name.
 
     Raises:
-        ValueError: As `fractional_moment_std` of its three arguments.
+        ValueError: If an argument is none that `fractional_moment_std`
+            accepts.
     """
     keep_rate = 1 - check_real("dropout_rate", dropout_rate, "[0, 1)")
-    if isinstance(activation, str) and activation == "rrelu":
-        check_names(activation, parameters, {"negative_slope_range": _RANGE})
-        ends = _check_range(parameters.get("negative_slope_range", _RANGE))
-        negative, weight = _uniform(*ends)
+    record = as_activation(activation, parameters)
+    if record.negative_slope_range is not None:
+        negative, weight = _uniform(*record.negative_slope_range)
     else:
-        phi = resolve(activation, parameters)
+        phi = resolve(record, {})
         if phi.negative_slope is None:
-            raise ValueError(
-                f"activation must be 'linear', 'relu', 'leaky_relu' or "
-                f"'rrelu': only of a positive-homogeneous one is the moment "
-                f"kept at every size of the input. "
-                f"Received: activation={activation!r}"
+            refuse(
+                "activation must be 'linear', 'relu', 'leaky_relu' or 'rrelu': "
+                "a moment is kept at every size of the input only by a "
+                "positive-homogeneous activation.",
+                activation=activation,
             )
         negative, weight = np.array([abs(phi.negative_slope)]), np.ones(1)
     slope = np.append(negative, 1.0) / keep_rate
@@ -75,24 +85,10 @@ def slopes(
     )
 
 
-def _check_range(ends: Any) -> tuple[float, float]:
-    if (
-        not isinstance(ends, tuple | list | np.ndarray)
-        or len(ends) != 2
-        or not all(is_real(end) for end in ends)
-        or ends[0] > ends[1]
-    ):
-        raise ValueError(
-            f"negative_slope_range must be two finite numbers, the lower "
-            f"first. Received: negative_slope_range={ends!r}"
-        )
-    return float(ends[0]), float(ends[1])
-
-
 def _uniform(lower: float, upper: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights for |a|, where a is uniform between the two ends.
+    """Returns points and weights for |a|, with a uniform on [lower, upper].
 
-    The panels shrink towards 0, where a^s is not smooth.
+    The panels shrink toward 0, where a^s is not smooth.
     """
     size = max(abs(lower), abs(upper))
     if lower == upper:

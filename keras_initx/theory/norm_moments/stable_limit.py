@@ -10,71 +10,77 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 
 from keras_initx.theory.mean_field.activations import (
-    Activation,
+    ActivationLike,
     ArrayFunction,
+    Nonlinearity,
     resolve,
 )
 from keras_initx.theory.mean_field.quadrature import gauss_legendre
 from keras_initx.theory.norm_moments.mellin import density_of_log, tail_constant
-from keras_initx.validation import check_int, is_real
+from keras_initx.validation import check_int, check_real
 
-# Step of the table of the density of log |Z|, which a spline of degree 7
-# fills in to 1e-13.
+# Step of the table of the density of log |Z|. A spline of degree 7 interpolates
+# it to 1e-13.
 _STEP = 1 / 32
-# The square of e^350 is still a number.
+# Largest logarithm of |Z|: the square of e^350 is still a float64.
 _LAST = 350
-# Below, powers of the scale would fall out of float64.
+# Scales below this are counted as 0, since their powers would leave float64.
 _NOTHING = 1e-100
-# Two rules must agree. Their panels are of length 1 in log |z|.
+# Nodes per panel of the two rules that must agree. The panels are of length 1
+# in log |z|.
 _NODES = (16, 24)
 _TOLERATED = 1e-7
-# Growth of phi as a power of z that is told from that of a line.
+# Largest exponent b, for phi(z) ~ |z|^b, that is told apart from 1.
 _SUBLINEAR = 0.95
 
 
 def stable_scale_recursion(
     depth: int,
     stability: float,
-    activation: str | ArrayFunction = "tanh",
+    activation: ActivationLike = "tanh",
     *,
     weight_scale: float = 1.0,
     bias_scale: float = 0.0,
     initial_scale: float = 1.0,
     **parameters: Any,
 ) -> np.ndarray:
-    """Scale of the pre-activations at every layer of an infinite network.
+    """Returns the scale of pre-activations at every layer of a wide network.
 
         y_(l+1)^a = bias_scale^a + weight_scale^a E |phi(y_l Z)|^a
 
-    for weights of scale weight_scale / fan_in^(1/a), biases of bias_scale and
-    Z of scale 1, all symmetric stable with the same stability a. For an input
-    x of n entries, y_0^a = bias_scale^a + weight_scale^a sum_i |x_i|^a / n.
+    for an infinitely wide network of weights of scale
+    weight_scale / fan_in^(1/a), biases of scale bias_scale and Z of scale 1,
+    all symmetric stable with the same stability a. For an input x of n
+    entries, y_0^a = bias_scale^a + weight_scale^a sum_i |x_i|^a / n.
 
     The mean must be finite. It is if phi grows more slowly than some power
-    of |z| below 1. Below stability 2 it is not for linear, relu and their
-    kin: E |Z|^a is infinite, fan_in^(-1/a) is too large a scale by a power of
-    log(fan_in), and `stable_weight_scale` is for them.
+    of |z| below 1. Below stability 2 it is infinite for linear, relu and other
+    activations that grow as |z|: E |Z|^a is infinite, fan_in^(-1/a) is too
+    large a scale by a power of log(fan_in), and `stable_weight_scale` is the
+    function to use.
 
     Args:
-        depth: Last layer, an int >= 0.
-        stability: a, in [0.05, 2]. At 2 Z is N(0, 2).
-        activation: "tanh" or "erf", at stability 2 any as in
-            `correlation_map`; or a callable as there that grows more slowly.
-        weight_scale: Finite and > 0.
-        bias_scale: Finite and >= 0.
-        initial_scale: y_0, finite and > 0.
-        **parameters: As in `correlation_map`.
+        depth: int. Index of the last layer, >= 0.
+        stability: float. a, in [0.05, 2]. At 2 Z is N(0, 2).
+        activation: str, callable or Activation. The activation phi: "tanh" or
+            "erf", or a callable that grows more slowly than |z|; at stability
+            2 any that `correlation_map` accepts. Defaults to "tanh".
+        weight_scale: float. Scale of the weights times fan_in^(1/a), finite
+            and > 0. Defaults to 1.
+        bias_scale: float. Scale of the biases, finite and >= 0. Defaults to 0.
+        initial_scale: float. y_0, finite and > 0. Defaults to 1.
+        **parameters: Parameters of the activation, as in `correlation_map`.
 
     Returns:
-        y_0, ..., y_depth, float64 of shape (depth + 1,). The relative accuracy
-        of y^stability is, per layer, 1e-10 for tanh and erf and 1e-9 for a
-        callable that is analytic but for 0 and its breakpoints. Below 1e-100 a
-        scale counts as 0.
+        y_0, ..., y_depth, a float64 array of shape (depth + 1,). The relative
+        accuracy of y^stability is, per layer, 1e-10 for tanh and erf and 1e-9
+        for a callable that is analytic except at 0 and its breakpoints. A
+        scale below 1e-100 counts as 0.
 
     Raises:
-        ValueError: An argument is outside its range; the activation grows too
-            fast, or is too steep, kinked or wavy for the quadrature to settle
-            to 1e-7; or as `correlation_map`.
+        ValueError: If an argument is outside its range; the activation grows
+            too fast, or is too steep, kinked or wavy for the quadrature to
+            settle to 1e-7; or `correlation_map` refuses the activation.
 
     Example:
 
@@ -85,40 +91,28 @@ def stable_scale_recursion(
     wide deep neural networks", AISTATS (2020), arXiv:2003.00394. The
     quadrature is derived here.
     """
-    check_int("depth", depth, 0)
-    if not is_real(stability) or not 0.05 <= stability <= 2:
-        raise ValueError(
-            f"stability must be a number in [0.05, 2]. "
-            f"Received: stability={stability!r}"
-        )
-    for name, value in (
-        ("weight_scale", weight_scale),
-        ("initial_scale", initial_scale),
-    ):
-        if not is_real(value) or value <= 0:
-            raise ValueError(
-                f"{name} must be finite and > 0. Received: {name}={value!r}"
-            )
-    if not is_real(bias_scale) or bias_scale < 0:
-        raise ValueError(
-            f"bias_scale must be finite and >= 0. "
-            f"Received: bias_scale={bias_scale!r}"
-        )
-    stability = float(stability)
+    depth = check_int("depth", depth)
+    stability = check_real("stability", stability, "[0.05, 2]")
+    weight_scale = check_real("weight_scale", weight_scale, "(0, inf)")
+    initial_scale = check_real("initial_scale", initial_scale, "(0, inf)")
+    bias_scale = check_real("bias_scale", bias_scale, "[0, inf)")
     mean_power = _mean_power(resolve(activation, parameters), stability)
-    scale = np.full(depth + 1, float(initial_scale))
+    scale = np.full(depth + 1, initial_scale)
     for layer in range(depth):
-        power = float(weight_scale) ** stability * mean_power(scale[layer])
-        power += float(bias_scale) ** stability
+        power = weight_scale**stability * mean_power(scale[layer])
+        power += bias_scale**stability
         scale[layer + 1] = power ** (1 / stability)
     return scale
 
 
-def _mean_power(phi: Activation, stability: float) -> Callable[[float], float]:
-    """The map from y to E |phi(y Z)|^stability."""
-    # Below, log |Z| has probability e^-45 or less, for Z has the density
-    # Gamma(1 + 1/a) / pi at 0. Above, it has that of the tail, or at stability
-    # 2 nothing is left beyond e^3.5, which is 23 standard deviations.
+def _mean_power(
+    phi: Nonlinearity, stability: float
+) -> Callable[[float], float]:
+    """Returns the map from y to E |phi(y Z)|^stability."""
+    # Left of `first` log |Z| has a probability of e^-45 or less, since Z has
+    # the density Gamma(1 + 1/a) / pi at 0. Right of `last` its density is that
+    # of the tail. At stability 2 there is nothing beyond e^3.5, which is 23
+    # standard deviations.
     first = -45 - math.ceil(math.lgamma(1 + 1 / stability))
     last = 4 if stability == 2 else min(math.ceil(80 / stability), _LAST)
     ends = round(first / _STEP), round(last / _STEP)
@@ -142,7 +136,7 @@ def _mean_power(phi: Activation, stability: float) -> Callable[[float], float]:
         if scale < _NOTHING:
             return float(power(np.zeros(1))[0])
         log_scale = math.log(scale)
-        # As far as phi has become a power of z.
+        # The last panel ends where phi has become a power of z.
         end = last + max(0, math.ceil(-log_scale))
         cuts = np.clip(kinks - log_scale, first, end)
         panels = np.unique([*range(first, end + 1), *cuts])
@@ -154,7 +148,7 @@ def _mean_power(phi: Activation, stability: float) -> Callable[[float], float]:
             )
         if not abs(coarse - fine) <= _TOLERATED * fine:
             raise ValueError(
-                f"activation must be smooth but for its breakpoints, and not "
+                f"activation must be smooth except at its breakpoints, and not "
                 f"wavy: the quadrature does not settle to {_TOLERATED}. "
                 f"Received: activation={phi.name!r}, "
                 f"breakpoints={phi.breakpoints}"
@@ -166,9 +160,13 @@ def _mean_power(phi: Activation, stability: float) -> Callable[[float], float]:
 
 
 def _growth(
-    power: ArrayFunction, phi: Activation, end: float, stability: float
+    power: ArrayFunction, phi: Nonlinearity, end: float, stability: float
 ) -> tuple[float, float]:
-    """b, for |phi(z)| ~ |z|^b at large z, and |phi(z)|^stability at e^end."""
+    """Returns b, where |phi(z)| ~ |z|^b, and |phi(z)|^stability at e^end.
+
+    Raises:
+        ValueError: If phi grows too fast for E |phi(Z)|^stability to be finite.
+    """
     middle, final = power(np.exp([end / 2, end]))
     if stability == 2 or final == 0:
         return 0.0, final
@@ -178,8 +176,8 @@ def _growth(
     if growth > _SUBLINEAR:
         raise ValueError(
             f"activation must grow more slowly than |z|, by a power, or "
-            f"E |phi(Z)|^stability is infinite: with relu, linear and their "
-            f"kin weights of scale fan_in^(-1/stability) have no limit, see "
+            f"E |phi(Z)|^stability is infinite. With activations like relu "
+            f"weights of scale fan_in^(-1/stability) have no limit, see "
             f"stable_weight_scale. "
             f"Received: activation={phi.name!r}, stability={stability!r}"
         )

@@ -1,4 +1,4 @@
-"""The signal of shaped networks that are as deep as wide: a diffusion.
+"""Signal of shaped networks that are as deep as wide, as a diffusion.
 
 Depth and width go to infinity together, with time = depth / width.
 """
@@ -11,24 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_initx.theory.mean_field.activations import (
-    ArrayFunction,
-    resolve,
-)
-from keras_initx.validation import check_int, is_real
+from keras_initx.theory.mean_field.activations import ActivationLike, resolve
+from keras_initx.validation import check_array, check_int, check_real
 
+# Step of Euler's method in time.
 _STEP = 1e-3
-# Around 0, where the derivatives of an activation are taken from a polynomial.
+# Radius around 0 and degree of the polynomial from which the derivatives of an
+# activation are taken.
 _RADIUS, _DEGREE = 0.5, 32
 
 
-class CorrelationLaw(NamedTuple):
-    """Law of the correlation of two inputs at the end of a shaped network.
+class CorrelationDistribution(NamedTuple):
+    """Correlation of two inputs at the end of shaped random networks.
 
     Attributes:
-        mean: Over networks.
-        stddev: Over networks.
-        quantiles: At the levels that were asked for, float64.
+        mean: float. The mean over networks.
+        stddev: float. The standard deviation over networks.
+        quantiles: float64 array. The quantiles at the requested levels.
     """
 
     mean: float
@@ -37,22 +36,26 @@ class CorrelationLaw(NamedTuple):
 
 
 def shaped_relu_drift(
-    correlation: np.ndarray, c_plus: float = 0.0, c_minus: float = -1.0
+    correlation: Any, c_plus: float = 0.0, c_minus: float = -1.0
 ) -> np.ndarray:
-    """What a shaped relu adds to the correlation of two inputs, a unit of time.
+    """Returns the drift of the correlation of two inputs under a shaped relu.
 
         nu(rho) = (c_+ - c_-)^2 / (2 pi) (sqrt(1 - rho^2) - rho arccos rho)
 
+    It is the rate at which the activation, of slope 1 + c_+ / sqrt(width) for
+    z > 0 and 1 + c_- / sqrt(width) for z < 0, changes rho per unit of time.
+
     Args:
-        correlation: rho, array-like, in [-1, 1].
-        c_plus: As in `layers.ShapedReLU`.
-        c_minus: As in `layers.ShapedReLU`.
+        correlation: array-like of any shape. rho, in [-1, 1].
+        c_plus: float. c_+, as in `layers.ShapedReLU`. Defaults to 0.
+        c_minus: float. c_-, as in `layers.ShapedReLU`. Defaults to -1.
 
     Returns:
-        nu, float64 of the shape of `correlation`.
+        nu, a float64 array of the shape of `correlation`.
 
     Raises:
-        ValueError: A correlation is outside [-1, 1], or c is not finite.
+        ValueError: If a correlation is outside [-1, 1], or c_+ or c_- is not
+            finite.
 
     Example:
 
@@ -61,17 +64,9 @@ def shaped_relu_drift(
 
     Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
     """
-    rho = np.asarray(correlation, float)
-    if not (np.abs(rho) <= 1).all():
-        raise ValueError(
-            "correlation must be in [-1, 1]. "
-            f"Received: correlation={correlation!r}"
-        )
-    for name, value in {"c_plus": c_plus, "c_minus": c_minus}.items():
-        if not is_real(value):
-            raise ValueError(
-                f"{name} must be a finite number. Received: {name}={value!r}"
-            )
+    rho = check_array("correlation", correlation, "[-1, 1]")
+    c_plus = check_real("c_plus", c_plus)
+    c_minus = check_real("c_minus", c_minus)
     bend = (c_plus - c_minus) ** 2 / (2 * math.pi)
     return bend * (np.sqrt(1 - rho**2) - rho * np.arccos(rho))
 
@@ -84,56 +79,47 @@ def neural_covariance_sde(
     quantiles: Sequence[float] = (0.05, 0.5, 0.95),
     paths: int = 20_000,
     seed: int = 0,
-) -> CorrelationLaw:
-    """Correlation of two inputs after a shaped relu network.
+) -> CorrelationDistribution:
+    """Returns the correlation of two inputs after a shaped relu network.
 
         d rho = (nu(rho) - rho (1 - rho^2) / 2) dt + (1 - rho^2) dB
 
-    with nu of `shaped_relu_drift`, solved by Euler's method for artanh rho,
-    whose noise is of constant size. The logarithm of a signal's variance is
-    meanwhile normal of mean -time and variance 2 time.
+    with nu of `shaped_relu_drift` and B Brownian motion. It is solved by
+    Euler's method for artanh rho, whose noise is of constant size. The
+    logarithm of a signal's variance is meanwhile normal of mean -time and
+    variance 2 time.
 
     Args:
-        time: depth / width, finite and >= 0.
-        correlation: Of the inputs, in (-1, 1).
-        c_plus: As in `layers.ShapedReLU`.
-        c_minus: As in `layers.ShapedReLU`.
-        quantiles: Levels in [0, 1].
-        paths: That are drawn, an int >= 1.
-        seed: An int >= 0.
+        time: float. depth / width, finite and >= 0.
+        correlation: float. rho of the inputs, in (-1, 1).
+        c_plus: float. As in `layers.ShapedReLU`. Defaults to 0.
+        c_minus: float. As in `layers.ShapedReLU`. Defaults to -1.
+        quantiles: sequence of floats. The levels of the quantiles, in [0, 1].
+            Defaults to (0.05, 0.5, 0.95).
+        paths: int. Number of simulated networks, >= 1. Defaults to 20,000.
+        seed: int. Seed of the simulation, >= 0. Defaults to 0.
 
     Returns:
-        Mean, standard deviation and quantiles over the paths: of 20,000, the
-        mean is known to 0.005.
+        A `CorrelationDistribution` over the paths. With 20,000 paths the mean
+        is accurate to 0.005.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
 
-    >>> law = neural_covariance_sde(1.0, 0.3, c_minus=-3.0)
-    >>> round(law.mean, 1), round(law.stddev, 1)
+    >>> result = neural_covariance_sde(1.0, 0.3, c_minus=-3.0)
+    >>> round(result.mean, 1), round(result.stddev, 1)
     (0.7, 0.3)
 
     Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768. The equation
     for artanh rho, with the drift nu / (1 - rho^2) + rho / 2, is derived here.
     """
-    if not (is_real(time) and time >= 0):
-        raise ValueError(
-            f"time must be finite and >= 0. Received: time={time!r}"
-        )
-    if not (is_real(correlation) and -1 < correlation < 1):
-        raise ValueError(
-            "correlation must be in (-1, 1). "
-            f"Received: correlation={correlation!r}"
-        )
-    check_int("paths", paths, 1)
-    check_int("seed", seed, 0)
-    levels = np.asarray(quantiles, float)
-    if not ((levels >= 0) & (levels <= 1)).all():
-        raise ValueError(
-            f"quantiles must be in [0, 1]. Received: quantiles={quantiles!r}"
-        )
+    time = check_real("time", time, "[0, inf)")
+    correlation = check_real("correlation", correlation, "(-1, 1)")
+    levels = check_array("quantiles", quantiles, "[0, 1]")
+    paths = check_int("paths", paths, 1)
+    seed = check_int("seed", seed)
     rng = np.random.default_rng(seed)
     x = np.full(paths, math.atanh(correlation))
     steps = math.ceil(time / _STEP)
@@ -141,41 +127,43 @@ def neural_covariance_sde(
         rho = np.tanh(x)
         pull = shaped_relu_drift(rho, c_plus, c_minus) * np.cosh(x) ** 2
         move = (pull + rho / 2) * (time / steps)
-        # Tamed: near rho = -1 the drift has no bound.
+        # A bounded step, since the drift is unbounded near rho = -1.
         x += move / (1 + np.abs(move))
         x += math.sqrt(time / steps) * rng.standard_normal(paths)
-        # Beyond, tanh is 1 to the last digit.
+        # Beyond 18, tanh is 1 to the last digit.
         np.clip(x, -18, 18, out=x)
     rho = np.tanh(x)
-    return CorrelationLaw(
+    return CorrelationDistribution(
         float(rho.mean()), float(rho.std()), np.quantile(rho, levels)
     )
 
 
 def shaped_variance_drift(
-    activation: str | ArrayFunction, a: float = 1.0, **parameters: Any
+    activation: ActivationLike, a: float = 1.0, **parameters: Any
 ) -> float:
-    """Whether the variance in a shaped network explodes: b of its equation.
+    """Returns the drift coefficient b of the variance in a shaped network.
 
         dV = b V (V - 1) dt + sqrt(2) V dB
         b = (3/4 phi''(0)^2 + phi'''(0)) / a^2
 
-    With probability one V stays finite if, and only if, b <= 0. At b < -1 it
-    has the stationary law Gamma of shape |b| - 1 and rate |b|; at -1 <= b <= 0
-    it dies away.
+    with B Brownian motion. V stays finite with probability one if, and only
+    if, b <= 0. At b < -1 it has a stationary distribution, Gamma of shape
+    |b| - 1 and rate |b|; at -1 <= b <= 0 it tends to 0.
 
     Args:
-        activation: phi, smooth around 0, with phi(0) = 0 and phi'(0) = 1: of
-            gelu or softplus give one that is shifted and scaled so. As in
-            `correlation_map`.
-        a: As in `layers.ShapedActivation`, finite and > 0.
-        **parameters: As in `correlation_map`.
+        activation: str, callable or Activation. The activation phi, as in
+            `correlation_map`, smooth around 0, with phi(0) = 0 and
+            phi'(0) = 1. gelu and softplus must be shifted and scaled to this.
+        a: float. As in `layers.ShapedActivation`, finite and > 0. Defaults to
+            1.
+        **parameters: Parameters of the activation, as in `correlation_map`.
 
     Returns:
-        b.
+        b, a float.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is outside its range, or `correlation_map`
+            refuses the activation.
 
     Example:
 
@@ -183,10 +171,9 @@ def shaped_variance_drift(
     -2.0
 
     Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768. That b = 0 is
-    safe, and the stationary law, are derived here.
+    safe, and the stationary distribution, are derived here.
     """
-    if not (is_real(a) and a > 0):
-        raise ValueError(f"a must be finite and > 0. Received: a={a!r}")
+    a = check_real("a", a, "(0, inf)")
     phi = resolve(activation, parameters)
     series = np.polynomial.Chebyshev.interpolate(
         phi.function, _DEGREE, (-_RADIUS, _RADIUS)

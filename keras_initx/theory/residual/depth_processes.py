@@ -1,7 +1,7 @@
-"""Gaussian processes over depth: noise that knows the layers beside it.
+"""Gaussian processes over depth, for weights that are correlated across layers.
 
 A process gives every weight one path over the layers, stationary and of unit
-variance, with the covariance g_m between layers that lie m apart. Of L layers,
+variance, with the covariance g_m between layers that lie m apart. For L layers,
 g_0, ..., g_N with N >= L - 1 are the first row of a circulant matrix of order
 M = 2 N,
 
@@ -18,43 +18,47 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import fft, special
 
-from keras_initx.validation import check_int, is_real
+from keras_initx.validation import check_array, check_int, check_real
 
-# From this lag on a series of nine terms is exact, for its powers of 1 / lag^2
-# fall below the last digit; before it, differences of powers are.
+# From this lag on a series of nine terms is exact, since its powers of
+# 1 / lag^2 fall below the last digit. Below it, differences of powers are.
 _FAR = 8
 _TERMS = 9
-# Eigenvalues below this share of the largest are rounding.
+# Eigenvalues below this share of the largest one are rounding errors.
 _ROUNDING = 1e-14
-# A smooth path is embedded so far that its covariance has died away by then.
-_DIED = 8.6
-# Numbers drawn at once: 16 MiB.
+# A smooth path is embedded in a period at whose middle, this many length scales
+# away, its covariance is 0 to float64.
+_DECAYED = 8.6
+# Largest number of floats drawn at once: 16 MiB.
 _AT_ONCE = 2**21
 
 
-def fractional_noise_covariance(lag: np.ndarray, hurst: float) -> np.ndarray:
-    """Covariance of fractional Gaussian noise, the increments of unit steps.
+def fractional_noise_covariance(lag: Any, hurst: float) -> np.ndarray:
+    """Returns the covariance of fractional Gaussian noise at unit steps.
 
         g_m = (|m + 1|^(2 H) - 2 |m|^(2 H) + |m - 1|^(2 H)) / 2
 
-    so that g_0 = 1, and the sum of L increments has variance L^(2 H).
+    so that g_0 = 1, and the sum of L consecutive values has the variance
+    L^(2 H).
 
     Args:
-        lag: m, array-like of integers.
-        hurst: H, in (0, 1]: below 1/2 neighbours are anti-correlated, at 1/2
-            the noise is white, at 1 all values are equal.
+        lag: array-like of integers, of any shape. m.
+        hurst: float. H, in (0, 1]: below 1/2 neighbors are anti-correlated, at
+            1/2 the noise is white, at 1 all values are equal.
 
     Returns:
-        g_m, float64 of the shape of `lag`, exact to its last digits: far out,
-        where the powers cancel, by their series
+        g_m, a float64 array of the shape of `lag`, exact to its last digits.
+        At large lags, where the powers cancel, it is summed from their series
         m^(2 H) sum_j binom(2 H, 2 j) m^(-2 j).
 
     Raises:
-        ValueError: hurst is outside (0, 1].
+        ValueError: If `lag` holds anything but finite numbers, or `hurst` is
+            outside (0, 1].
 
     Example:
 
@@ -63,8 +67,8 @@ def fractional_noise_covariance(lag: np.ndarray, hurst: float) -> np.ndarray:
 
     Reference: Mandelbrot & Van Ness, SIAM Review 10, 422 (1968).
     """
-    power = 2 * _check_hurst(hurst)
-    m = np.abs(np.asarray(lag, float))
+    power = 2 * check_real("hurst", hurst, "(0, 1]")
+    m = np.abs(check_array("lag", lag))
     near = np.minimum(m, _FAR)
     nearby = (near + 1) ** power - 2 * near**power + np.abs(near - 1) ** power
     far = np.maximum(m, _FAR)
@@ -74,22 +78,23 @@ def fractional_noise_covariance(lag: np.ndarray, hurst: float) -> np.ndarray:
 
 
 def smooth_covariance(
-    lag: np.ndarray, depth: int, length_scale: float = 0.1
+    lag: Any, depth: int, length_scale: float = 0.1
 ) -> np.ndarray:
-    """Covariance of a smooth process between layers, the squared exponential.
+    """Returns the squared exponential covariance of a smooth process.
 
         g_m = exp(-(m / L)^2 / (2 length_scale^2))
 
     Args:
-        lag: m, array-like of integers.
-        depth: L, number of layers, an int >= 1.
-        length_scale: As a share of the depth, in (0, 100].
+        lag: array-like of integers, of any shape. m.
+        depth: int. L, the number of layers, >= 1.
+        length_scale: float. The length scale as a share of the depth, in
+            (0, 100]. Defaults to 0.1.
 
     Returns:
-        g_m, float64 of the shape of `lag`.
+        g_m, a float64 array of the shape of `lag`.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -99,25 +104,31 @@ def smooth_covariance(
     Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
     arXiv:2206.06929: the kernel of their smooth weights.
     """
-    check_int("depth", depth, 1)
-    length = depth * _check_length_scale(length_scale)
-    return np.exp(-0.5 * (np.asarray(lag, float) / length) ** 2)
+    lag = check_array("lag", lag)
+    depth = check_int("depth", depth, 1)
+    length = depth * check_real("length_scale", length_scale, "(0, 100]")
+    return np.exp(-0.5 * (lag / length) ** 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DepthSpectrum:
-    """A stationary process over depth, as the variances of a Fourier series.
+    """A stationary Gaussian process over depth, as a Fourier series.
 
         x_k = sum_j sqrt(variance_j) (a_j cos(2 pi j k / M)
                                       - b_j sin(2 pi j k / M))
 
-    with independent standard normal a_j and b_j.
+    for the layers k = 0, ..., L - 1, with independent standard normal a_j and
+    b_j. `fractional_process` and `smooth_process` make such processes.
 
-    Attributes:
-        depth: L; k = 0, ..., L - 1.
-        period: M.
-        variance: Of each frequency j = 0, 1, ..., float64; without those at
-            the end that are nothing but rounding.
+    Args:
+        depth: int. L, the number of layers.
+        period: int. M.
+        variance: float64 array. The variance of each frequency
+            j = 0, 1, ...; the frequencies at the end whose variance is nothing
+            but rounding are left out.
+
+    Raises:
+        ValueError: If `sample` is asked for anything but an int >= 0 of paths.
 
     Example:
 
@@ -125,6 +136,8 @@ class DepthSpectrum:
     >>> paths = process.sample(10_000, np.random.default_rng(0))
     >>> paths.shape, round(float((paths[0] * paths[1]).mean()), 1)
     ((100, 10000), 0.3)
+
+    Reference: Davies & Harte, Biometrika 74, 95 (1987).
     """
 
     depth: int
@@ -134,16 +147,22 @@ class DepthSpectrum:
     def sample(
         self, paths: int, rng: np.random.Generator, layers: slice = slice(None)
     ) -> np.ndarray:
-        """Independent paths over all layers, or over some of them.
+        """Returns independent paths over all layers, or over some of them.
 
         Args:
-            paths: How many, an int >= 0.
-            rng: Whose normal numbers are taken, as many whatever `layers`.
-            layers: Of range(depth), a slice.
+            paths: int. Number of paths, >= 0.
+            rng: np.random.Generator. The source of normal numbers. As many are
+                drawn for some layers as for all.
+            layers: slice. The layers, a slice of range(depth). Defaults to all
+                layers.
 
         Returns:
-            float32 of shape (layers, paths).
+            float32 array of shape (layers, paths).
+
+        Raises:
+            ValueError: If `paths` is not an int >= 0.
         """
+        paths = check_int("paths", paths)
         values = np.empty(
             (len(range(self.depth)[layers]), paths), dtype=np.float32
         )
@@ -154,7 +173,7 @@ class DepthSpectrum:
     def _normals(
         self, paths: int, rng: np.random.Generator
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """a_j + i b_j of a few paths at a time: complex, (paths, j)."""
+        """Yields a_j + i b_j of a few paths at a time: complex, (paths, j)."""
         numbers = 2 * len(self.variance)
         at_once = max(1, _AT_ONCE // max(numbers, self.period))
         for start in range(0, paths, at_once):
@@ -163,9 +182,10 @@ class DepthSpectrum:
             yield some, normals.view(complex)
 
     def _paths(self, normals: np.ndarray, layers: slice) -> np.ndarray:
+        """Returns the sums of the series: (layers, paths)."""
         normals *= np.sqrt(self.variance)
         if 2 * len(self.variance) >= self.depth:
-            # irfft sees each frequency twice but the first and the last.
+            # irfft counts each frequency twice except the first and the last.
             normals /= 2
             ends = [0, -1] if len(self.variance) > self.period // 2 else [0]
             normals[:, ends] *= 2
@@ -178,37 +198,38 @@ class DepthSpectrum:
 
 
 def _spectrum(depth: int, row: np.ndarray) -> DepthSpectrum:
-    """Of the circulant whose first row begins g_0, ..., g_N."""
+    """Returns the process of the circulant whose row begins g_0, ..., g_N."""
     period = 2 * (len(row) - 1)
     eigenvalues = fft.rfft(np.concatenate([row, row[-2:0:-1]])).real
     kept = np.flatnonzero(eigenvalues > _ROUNDING * eigenvalues.max())
     variance = np.maximum(eigenvalues[: kept[-1] + 1], 0) / period
-    # All frequencies but 0 and the last stand for two eigenvalues.
+    # All frequencies except 0 and the last stand for two eigenvalues.
     variance[1 : period // 2] *= 2
     return DepthSpectrum(depth, period, variance)
 
 
 def fractional_process(depth: int, hurst: float) -> DepthSpectrum:
-    """Increments of fractional Brownian motion over L layers, of unit variance.
+    """Returns the process of the increments of fractional Brownian motion.
 
-        x_k = L^H (B_((k+1)/L) - B_(k/L)),    B of Hurst index H
+        x_k = L^H (B_((k+1)/L) - B_(k/L)),    k = 0, ..., L - 1
 
-    The covariance is that of `fractional_noise_covariance`, exactly: the
-    circulant is of order 2 L with g_L in its middle, for which no eigenvalue
-    is negative (Dietrich & Newsam 1997 for H >= 1/2; Craigmile, J. Time Ser.
-    Anal. 24, 505, 2003, below). Samplers with 0 there, among them the one that
-    was published with the reference, are off: at H = 0.9 and L = 1000 their
-    variance is 1.23.
+    with B fractional Brownian motion of Hurst index H, so that x_k has unit
+    variance. The covariance is that of `fractional_noise_covariance`, exactly:
+    the circulant is of order 2 L with g_L in its middle, for which no
+    eigenvalue is negative (Dietrich & Newsam 1997 for H >= 1/2; Craigmile, J.
+    Time Ser. Anal. 24, 505, 2003, below). Samplers with 0 in the middle, among
+    them the one that was published with the reference, are not exact: at
+    H = 0.9 and L = 1000 their variance is 1.23.
 
     Args:
-        depth: L, number of layers, an int >= 1.
-        hurst: H, in (0, 1]; 1/2 is white noise.
+        depth: int. L, the number of layers, >= 1.
+        hurst: float. H, in (0, 1]; 1/2 is white noise.
 
     Returns:
-        The process, whose `sample` draws paths.
+        A `DepthSpectrum`, whose `sample` draws paths.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -220,29 +241,31 @@ def fractional_process(depth: int, hurst: float) -> DepthSpectrum:
     Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
     arXiv:2206.06929.
     """
-    check_int("depth", depth, 1)
+    depth = check_int("depth", depth, 1)
     row = fractional_noise_covariance(np.arange(depth + 1), hurst)
     return _spectrum(depth, row)
 
 
 def smooth_process(depth: int, length_scale: float = 0.1) -> DepthSpectrum:
-    """A smooth process over L layers, of unit variance: its values, not steps.
+    """Returns a smooth process over the layers, of unit variance.
 
-        x_k = X(k / L),    X of the covariance of `smooth_covariance`
+        x_k = X(k / L),    k = 0, ..., L - 1
 
-    Some twenty frequencies are all there is of it at any depth, unless the
-    length scale is no longer than a few layers. The covariance is exact to
-    1e-11.
+    with X a process of the covariance of `smooth_covariance`; x_k are its
+    values, not its increments. Some twenty frequencies describe it at any
+    depth, unless the length scale is no longer than a few layers. The
+    covariance is exact to 1e-11.
 
     Args:
-        depth: L, number of layers, an int >= 1.
-        length_scale: As a share of the depth, in (0, 100].
+        depth: int. L, the number of layers, >= 1.
+        length_scale: float. The length scale as a share of the depth, in
+            (0, 100]. Defaults to 0.1.
 
     Returns:
-        The process, whose `sample` draws paths.
+        A `DepthSpectrum`, whose `sample` draws paths.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -254,22 +277,8 @@ def smooth_process(depth: int, length_scale: float = 0.1) -> DepthSpectrum:
     arXiv:2206.06929, whose later code takes the values too. The series is
     derived here.
     """
-    check_int("depth", depth, 1)
-    stretch = max(1, math.ceil(_DIED * _check_length_scale(length_scale)))
+    depth = check_int("depth", depth, 1)
+    length_scale = check_real("length_scale", length_scale, "(0, 100]")
+    stretch = max(1, math.ceil(_DECAYED * length_scale))
     lags = np.arange(stretch * depth + 1)
     return _spectrum(depth, smooth_covariance(lags, depth, length_scale))
-
-
-def _check_hurst(hurst: float) -> float:
-    if not (is_real(hurst) and 0 < hurst <= 1):
-        raise ValueError(f"hurst must be in (0, 1]. Received: hurst={hurst!r}")
-    return float(hurst)
-
-
-def _check_length_scale(length_scale: float) -> float:
-    if not (is_real(length_scale) and 0 < length_scale <= 100):
-        raise ValueError(
-            "length_scale must be in (0, 100], a share of the depth. "
-            f"Received: length_scale={length_scale!r}"
-        )
-    return float(length_scale)

@@ -1,7 +1,7 @@
-"""Scale rules of residual nets and transformers, with their papers' numbers.
+"""Published scales of residual networks and transformers.
 
-What is called a factor multiplies a weight's usual initial value, a std or a
-weight stands for itself.
+A factor multiplies the usual initial weights of a layer; a standard deviation
+is that of the weights themselves.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from keras_initx.validation import check_int, is_real, refuse
+from keras_initx.validation import check_bool, check_int, check_real, refuse
 
 
 class DeepNormScale(NamedTuple):
-    """What DeepNorm asks of a part of a transformer.
+    """The two scales of DeepNorm for one part of a transformer.
 
     Attributes:
-        skip: alpha, in LayerNorm(alpha x + branch(x)).
-        factor: beta, of the initial weights of the feed-forward layers and of
-            the value and output projections.
+        skip: float. alpha of the paper, in LayerNorm(alpha x + branch(x)).
+        factor: float. beta of the paper, which multiplies the initial weights
+            of the feed-forward layers and of the value and output projections.
     """
 
     skip: float
@@ -26,20 +26,21 @@ class DeepNormScale(NamedTuple):
 
 
 def stable_resnet_scale(index: int) -> float:
-    """Decreasing scale of the residual branches of a Stable ResNet.
+    """Returns the scale of one residual branch of a Stable ResNet.
 
         1 / (sqrt(l) log(l + 1)),    l = 1, 2, ...
 
-    The sum of the squares is finite, 3.24 at a thousand branches.
+    The scales decrease with l, and the sum of their squares is finite: it is
+    3.24 at a thousand branches.
 
     Args:
-        index: l, counted over the whole network, an int >= 1.
+        index: int. l, the number of the branch in the whole network, >= 1.
 
     Returns:
-        The scale.
+        The scale, a float.
 
     Raises:
-        ValueError: The index is not an int >= 1.
+        ValueError: If the index is not an int >= 1.
 
     Example:
 
@@ -48,27 +49,28 @@ def stable_resnet_scale(index: int) -> float:
 
     Reference: Hayou et al., AISTATS (2021), arXiv:2010.12859.
     """
-    check_int("index", index, 1)
+    index = check_int("index", index, 1)
     return 1 / (math.sqrt(index) * math.log1p(index))
 
 
 def fixup_factor(branches: int, layers: int = 2) -> float:
-    """Factor of the weights in a residual branch without normalisation: Fixup.
+    """Returns Fixup's factor for the weights of a residual branch.
 
         branches^(-1 / (2 layers - 2))
 
-    of all layers of a branch but its last, whose weights start at 0, as do
-    those of the classifier.
+    It is for networks without normalization, and for all layers of a branch
+    except the last, whose weights start at 0, as do those of the classifier.
 
     Args:
-        branches: In the network, an int >= 1.
-        layers: With weights, in a branch, an int >= 2.
+        branches: int. Number of residual branches in the network, >= 1.
+        layers: int. Number of layers with weights in a branch, >= 2. Defaults
+            to 2.
 
     Returns:
-        The factor of He's initialisation.
+        The factor of the initialization of He et al., a float.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -77,27 +79,29 @@ def fixup_factor(branches: int, layers: int = 2) -> float:
 
     Reference: Zhang, Dauphin & Ma, ICLR (2019), arXiv:1901.09321.
     """
-    check_int("branches", branches, 1)
-    check_int("layers", layers, 2)
+    branches = check_int("branches", branches, 1)
+    layers = check_int("layers", layers, 2)
     return float(branches) ** (-1 / (2 * layers - 2))
 
 
 def gpt2_residual_std(blocks: int, std: float = 0.02) -> float:
-    """Standard deviation of GPT-2's projections back into the residual stream.
+    """Returns the standard deviation of GPT-2's residual projections.
 
         std / sqrt(2 blocks)
 
-    There are two branches a block; all other weights have `std`.
+    It is that of the projections back into the residual stream, two per
+    block; all other weights have the standard deviation `std`.
 
     Args:
-        blocks: Of the transformer, an int >= 1.
-        std: Of all other weights, finite and > 0.
+        blocks: int. Number of blocks of the transformer, >= 1.
+        std: float. Standard deviation of all other weights, finite and > 0.
+            Defaults to 0.02.
 
     Returns:
-        The standard deviation.
+        The standard deviation, a float.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -107,31 +111,31 @@ def gpt2_residual_std(blocks: int, std: float = 0.02) -> float:
     Reference: Radford et al., Language models are unsupervised multitask
     learners (2019).
     """
-    check_int("blocks", blocks, 1)
-    if not (is_real(std) and std > 0):
-        raise ValueError(f"std must be finite and > 0. Received: std={std!r}")
+    blocks = check_int("blocks", blocks, 1)
+    std = check_real("std", std, "(0, inf)")
     return std / math.sqrt(2 * blocks)
 
 
 def tfixup_factor(blocks: int, decoder: bool = False) -> float:
-    """Factor of the weights of a transformer without normalisation: T-Fixup.
+    """Returns T-Fixup's factor for the weights of a transformer.
 
         encoder    0.67 blocks^(-1/4)
         decoder    (9 blocks)^(-1/4)
 
-    of Glorot's initialisation, in the feed-forward layers and the value and
-    output projections. The decoder's is also that of the embeddings, which
-    start at N(0, 1 / dim).
+    It is for transformers without normalization, and multiplies Glorot's
+    initial weights of the feed-forward layers and of the value and output
+    projections. The decoder's also multiplies the embeddings, which start at
+    N(0, 1 / dim).
 
     Args:
-        blocks: Of that part, an int >= 1.
-        decoder: Whether of the decoder.
+        blocks: int. Number of blocks of the part in question, >= 1.
+        decoder: bool. Whether the part is the decoder. Defaults to False.
 
     Returns:
-        The factor.
+        The factor, a float.
 
     Raises:
-        ValueError: blocks is not an int >= 1.
+        ValueError: If `blocks` is not an int >= 1.
 
     Example:
 
@@ -140,7 +144,8 @@ def tfixup_factor(blocks: int, decoder: bool = False) -> float:
 
     Reference: Huang, Perez, Ba & Volkovs, ICML (2020).
     """
-    check_int("blocks", blocks, 1)
+    blocks = check_int("blocks", blocks, 1)
+    decoder = check_bool("decoder", decoder)
     return (9 * blocks) ** -0.25 if decoder else 0.67 * blocks**-0.25
 
 
@@ -150,21 +155,24 @@ def deepnorm_scale(
     encoder_blocks: int | None = None,
     decoder_blocks: int | None = None,
 ) -> DeepNormScale:
-    """Scales of one part of a transformer, encoder or decoder: DeepNorm.
+    """Returns DeepNorm's scales for one part of a transformer.
 
                              skip                 factor
         one part alone       (2 blocks)^(1/4)     (8 blocks)^(-1/4)
         encoder of the two   0.81 (N^4 M)^(1/16)  0.87 (N^4 M)^(-1/16)
         decoder of the two   (3 M)^(1/4)          (12 M)^(-1/4)
 
+    with N the number of blocks of the encoder and M that of the decoder.
+
     Args:
-        blocks: int. Number of blocks of the part in question, >= 1: N of an
-            encoder, M of a decoder.
-        encoder_blocks: int. Number of blocks, >= 1, of the encoder that the
-            decoder in question follows. The published scales of the decoder
-            do not depend on this number. Defaults to None: there is none.
-        decoder_blocks: int. M, the number of blocks, >= 1, of the decoder that
-            follows the encoder in question. Defaults to None: there is none.
+        blocks: int. Number of blocks of the part in question, >= 1.
+        encoder_blocks: int. N, >= 1, if the part in question is a decoder that
+            follows an encoder. The published scales of the decoder do not
+            depend on this number. Defaults to None, which means that there is
+            no encoder before it.
+        decoder_blocks: int. M, >= 1, if the part in question is an encoder
+            that a decoder follows. Defaults to None, which means that there is
+            no decoder after it.
 
     Returns:
         (skip, factor) of the part in question.
@@ -185,7 +193,7 @@ def deepnorm_scale(
 
     Reference: Wang et al. (2022), arXiv:2203.00555, table of scales.
     """
-    check_int("blocks", blocks, 1)
+    blocks = check_int("blocks", blocks, 1)
     check_int("encoder_blocks", encoder_blocks, 1, optional=True)
     check_int("decoder_blocks", decoder_blocks, 1, optional=True)
     if encoder_blocks is not None and decoder_blocks is not None:
