@@ -1,4 +1,15 @@
-"""Weights that keep the signal alive, the theory, and the measurement."""
+"""Weight initialization for deep Keras networks, with theory and measurement.
+
+- `initializers`, `layers`, `constraints` and `models` are Keras objects whose
+  weights keep the signal from vanishing or exploding with depth.
+- `initialize` draws new weights for a whole model, and `calibrate` scales them
+  on data.
+- `theory` predicts how variance and correlation change from layer to layer.
+- `measure` and `callbacks` measure the same in a model, on data.
+- `distribute` trains on several devices, several machines, or a TPU.
+- `distributions` has the heavy-tailed distributions that some initializers
+  use, and `inspection` the description of Keras's layers.
+"""
 
 import contextlib
 

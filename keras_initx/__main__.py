@@ -1,4 +1,4 @@
-"""Runs the command line under `python -m keras_initx`."""
+"""Runs the command line as `python -m keras_initx`."""
 
 import sys
 

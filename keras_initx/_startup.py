@@ -1,40 +1,46 @@
-"""Start TensorFlow for the command line, and without its notices.
+"""Hides TensorFlow's import notices when the `keras-initx` command starts.
 
-TensorFlow writes them to the process's standard error while it is imported,
-whatever its log level. A library must not hide them; a command of ours, whose
-standard error holds one line or nothing, may.
+TensorFlow writes them to the standard error of the process while it is being
+imported, at any log level. A library must not hide them. The command does, so
+that its standard error holds only its own messages. This module stands beside
+the package's `__init__.py`, because Python imports the package, and with it
+TensorFlow, before the command.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# The module's name, alone or at the end of Python's option, as in "-Bmname".
+_OUR_MODULE = re.compile(r"(-\w*m)?keras_initx(\.__main__|\.cli\.main)?")
+
 
 def is_our_command() -> bool:
-    """Whether this process was started as `keras-initx` or by `-m`."""
+    """Whether this process was started as `keras-initx` or with `python -m`."""
     if sys.argv[0] != "-m":
         return Path(sys.argv[0]).stem == "keras-initx"
-    # So it is while Python looks for the module, whose name stands before its
-    # arguments and behind any number of Python's own.
+    # While Python searches for the module of `-m`, sys.argv is "-m" and the
+    # module's arguments. In sys.orig_argv the name stands before those.
     module = sys.orig_argv[-len(sys.argv)]
-    return module.endswith(("keras_initx", "keras_initx.cli.main"))
+    return _OUR_MODULE.fullmatch(module) is not None
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within, what native code writes to standard error is dropped."""
+    """Drops what native code writes to standard error inside the context."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # A .keras file does not mind which backend it was saved under.
+    # A .keras file can be loaded with any backend, and measuring needs this.
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as devnull:
+            os.dup2(devnull.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -1,1 +1,1 @@
-"""The command line: `keras-initx`, or `python -m keras_initx`."""
+"""The command line, `keras-initx` or `python -m keras_initx`."""

@@ -1,13 +1,13 @@
-"""An error of Keras, TensorFlow or ours as a line that a person can read."""
+"""Shortens errors of Keras, TensorFlow and this package to one line."""
 
 from __future__ import annotations
 
 import re
 
-MOST_CHARACTERS = 275
-# They tell where in their own code, and recite all that they were given; what
-# went wrong stands between. These are cut out, one after the other.
-_RECITED = [
+MAX_CHARACTERS = 275
+# Keras and TensorFlow write around the cause of an error where in their code
+# it occurred and all arguments. These patterns are deleted one after the other.
+_NOISE = [
     re.compile(pattern, re.DOTALL | re.MULTILINE)
     for pattern in (
         r"\x1b\[[0-9;]*m",
@@ -22,13 +22,13 @@ _RECITED = [
 ]
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line of at most `MOST_CHARACTERS`."""
+def one_line(error: BaseException | str) -> str:
+    """Returns the cause of an error in at most `MAX_CHARACTERS` characters."""
     text = str(error)
-    for recited in _RECITED:
-        text = recited.sub("", text)
+    for pattern in _NOISE:
+        text = pattern.sub("", text)
     text = re.sub(r"\[\[\{\{node (.*?)\}\}\]\]", r"at \1", text)
     text = re.sub(r"\s+", " ", text).strip() or type(error).__name__
-    if len(text) > MOST_CHARACTERS:
-        text = text[: MOST_CHARACTERS - 4].rsplit(" ", 1)[0] + " ..."
+    if len(text) > MAX_CHARACTERS:
+        text = text[: MAX_CHARACTERS - 4].rsplit(" ", 1)[0] + " ..."
     return text

@@ -1,17 +1,16 @@
-"""The command line: `keras-initx`, or `python -m keras_initx`."""
+"""The commands `keras-initx report` and `keras-initx list`."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -23,7 +22,7 @@ from keras_initx.cli.errors import one_line
 _GLOROT = "Glorot & Bengio, AISTATS 2010"
 _HE = "He, Zhang, Ren & Sun, ICCV 2015"
 _LECUN = "LeCun, Bottou, Orr & Mueller, Efficient BackProp, 1998"
-# What --initializer takes of Keras's own, and who proposed it.
+# Keras's initializers for --initializer, and the papers that proposed them.
 _KERAS_INITIALIZERS = {
     "glorot_normal": _GLOROT,
     "glorot_uniform": _GLOROT,
@@ -38,7 +37,7 @@ _KERAS_INITIALIZERS = {
     "truncated_normal": "",
     "variance_scaling": "",
 }
-_ROOMS = ("initializers", "layers", "callbacks")
+_LISTED_MODULES = ("initializers", "layers", "callbacks")
 _PLAIN_NETWORK = {
     "initializer": None,
     "depth": 50,
@@ -46,8 +45,9 @@ _PLAIN_NETWORK = {
     "activation": "relu",
 }
 
-# Of a total. Much below, the squares of a layer's units are no float32 numbers.
-_SMALLEST = 1e-32
+# A mean square. Far below it, the squares of a layer's units underflow in
+# float32.
+_SMALLEST_TOTAL = 1e-32
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,18 +56,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and their options."""
-    root = _Parser(prog="keras-initx", description=kx.__doc__)
+    """Returns the parser of the commands and their options."""
+    description = (kx.__doc__ or "").partition("\n")[0]
+    root = _Parser(prog="keras-initx", description=description)
     root.add_argument("--version", action="version", version=kx.__version__)
     commands = root.add_subparsers(dest="command", metavar="COMMAND")
 
     command = commands.add_parser(
         "report",
-        help="measure a network on data, layer by layer, beside the theory",
+        help="measure a network on data, layer by layer, and compare to theory",
         description=(
             "Measure how much of the difference between samples reaches each "
-            "layer: of a saved model, or of a plain deep network, with the "
-            "theory beside it. Prints a table; writes profile.json, "
+            "layer of a saved model or of a plain deep network, which is "
+            "compared to theory. Prints a table, and writes profile.json, "
             "profile.csv and profile.png."
         ),
     )
@@ -78,23 +79,47 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         default="digits",
         help=(
-            "samples in a .npy or .npz file (of several arrays: the model's "
+            "samples in a .npy or .npz file (several arrays are the model's "
             "inputs by name); default: the handwritten digits of scikit-learn"
         ),
     )
-    add("--out", metavar="DIR", default="keras-initx-report", type=Path)
-    add("--seed", type=_whole(0, 2**31 - 1), default=0, help="default: 0")
+    add(
+        "--out",
+        metavar="DIR",
+        default="keras-initx-report",
+        type=Path,
+        help="folder to write to; default: keras-initx-report",
+    )
+    add(
+        "--seed",
+        type=_int_between(0, 2**31 - 1),
+        default=0,
+        help="random seed; default: 0",
+    )
     group = command.add_argument_group("without --model, the plain network")
     add = group.add_argument
     add(
         "--initializer",
         metavar="NAME",
-        help="of every kernel, as `keras-initx list` shows them; default: "
-        "normal, of the variance that keeps that of the pre-activations",
+        help="initializer of every kernel, a name that `keras-initx list` "
+        "shows; default: normal weights with the variance that keeps the "
+        "variance of the pre-activations",
     )
-    add("--depth", type=_whole(1, 10_000), help="its last layer; default: 50")
-    add("--width", type=_whole(1, 65_536), help="default: 1024")
-    add("--activation", choices=plain_network.ACTIVATIONS, help="default: relu")
+    add(
+        "--depth",
+        type=_int_between(1, 10_000),
+        help="index of the last layer, the first being 0; default: 50",
+    )
+    add(
+        "--width",
+        type=_int_between(1, 65_536),
+        help="units of each layer; default: 1024",
+    )
+    add(
+        "--activation",
+        choices=plain_network.ACTIVATIONS,
+        help="activation of each layer; default: relu",
+    )
 
     commands.add_parser(
         "list", help="show every initializer, layer and callback, and its paper"
@@ -103,15 +128,24 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if it did, 2 and one line of error if it could not."""
+    """Runs a command.
+
+    Args:
+        argv: Sequence of str or None. The words after the command's name.
+            Defaults to those of this process.
+
+    Returns:
+        int. The exit code: 0, or 2 after an error, which is written as one
+        line to standard error.
+    """
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    # What a terminal cannot show is no reason to lose a report.
+    # A character that the terminal cannot show must not end the report.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = _print_warning
             options = parser().parse_args(argv)
             if options.command is None:
                 parser().print_help()
@@ -121,26 +155,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read has seen enough.
-        _give_up_output()
+        # The reader of a pipe, such as `head`, has closed it.
+        _discard_output()
         return 0
     except Exception as error:
-        # Whatever it is, a user of a command wants a sentence.
         sys.stderr.write(f"keras-initx: error: {one_line(error)}\n")
         try:
             sys.stdout.flush()
         except OSError:
-            _give_up_output()
+            _discard_output()
         return 2
     return 0
 
 
-def _give_up_output() -> None:
-    # Python flushes once more at its end, and would complain.
+def _discard_output() -> None:
+    # Python flushes standard output again when it exits, which would fail.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _warn(message: Warning, *where: object) -> None:
+def _print_warning(message: Warning | str, *args: object) -> None:
     sys.stderr.write(f"keras-initx: warning: {one_line(message)}\n")
 
 
@@ -150,15 +183,15 @@ def _report(options: argparse.Namespace) -> None:
             'profile.png needs matplotlib: pip install "keras-initx[plot]"'
         )
     report.check_folder(options.out)
-    given = {
+    network_options = {
         name: getattr(options, name)
         for name in _PLAIN_NETWORK
         if getattr(options, name) is not None
     }
-    if options.model is not None and given:
+    if options.model is not None and network_options:
         raise ValueError(
-            f"--{next(iter(given))} is of the plain network; leave it out "
-            "with --model"
+            f"--{next(iter(network_options))} is an option of the plain "
+            "network, and cannot be used with --model"
         )
     keras.utils.set_random_seed(options.seed)
     data = report.load_data(options.data)
@@ -166,17 +199,19 @@ def _report(options: argparse.Namespace) -> None:
     if options.model is not None:
         title = f"{options.model}, on {options.data}"
         model = report.load_model(options.model)
-        profile = kx.measure(model, report.fitted(data, model, options.data))
+        data = report.reshape_to_input(data, model, options.data)
+        profile = kx.measure(model, data)
     else:
-        network = _PLAIN_NETWORK | given
+        network: dict[str, Any] = _PLAIN_NETWORK | network_options
         title = _title(**network) + f", on {options.data}"
-        profile, expected, note = _plain(report.as_vectors(data), **network)
+        vectors = report.as_vectors(data)
+        profile, expected, note = _measure_plain_network(vectors, **network)
     try:
-        paths = report.write(options.out, profile, expected, title)
+        paths = report.write_files(options.out, profile, expected, title)
     finally:
-        # A full disk must not take the numbers along.
+        # The results are printed even if the disk is full.
         print(title, "", profile.table(expected), "", sep="\n")
-        print(_sentence(profile, expected))
+        print(_summary(profile, expected))
     if note is not None:
         print(note)
     for path in paths:
@@ -187,88 +222,86 @@ def _title(
     depth: int, width: int, activation: str, initializer: str | None
 ) -> str:
     return (
-        f"{depth + 1} dense layers, {width} wide, {activation}, "
+        f"{depth + 1} dense layers, width {width}, {activation}, "
         f"{initializer or 'critical'} weights"
     )
 
 
-def _plain(
+def _measure_plain_network(
     vectors: np.ndarray,
     depth: int,
     width: int,
     activation: str,
     initializer: str | None,
 ) -> tuple[kx.VarianceProfile, kx.VarianceProfile | None, str | None]:
-    """What is measured, what is expected, and what a reader should know."""
+    """Returns the measured profile, the expected one, and a note about both."""
     model = plain_network.plain_network(
         vectors.shape[1], depth, width, activation, initializer
     )
     profile = kx.measure(model, vectors)
     reason = plain_network.why_no_theory(profile, activation, initializer)
     if reason is not None:
-        return profile, None, f"No theory beside it: {reason}."
+        return profile, None, f"No theory is shown: {reason}."
     note = None
     if width < 50 * depth:
         note = (
-            f"{width} units are few for {depth} layers: chance adds up from "
-            "layer to layer, and a wider net comes closer to theory."
+            f"A width of {width} is small for {depth} layers: random "
+            "deviations from the theory add up from layer to layer, and are "
+            "smaller in a wider network."
         )
     return profile, plain_network.expected_profile(profile, activation), note
 
 
-def _sentence(
+def _summary(
     profile: kx.VarianceProfile, expected: kx.VarianceProfile | None
 ) -> str:
-    lost = "zero, or too small to be squared in float32"
-    kept = np.flatnonzero(profile.total > _SMALLEST)
-    if not len(kept):
-        return f"The signal is {lost}, in every layer."
-    first, last = int(kept[0]), int(kept[-1])
+    """Returns one sentence on the first and the last layer with a signal."""
+    no_signal = "the signal is zero, or too small to be squared in float32"
+    alive = np.flatnonzero(profile.total > _SMALLEST_TOTAL)
+    if not len(alive):
+        return f"In every layer {no_signal}."
+    first, last = int(alive[0]), int(alive[-1])
     fractions = profile.sample_fraction
     text = (
-        "The fraction of the signal that differs between samples is "
-        f"{_percent(fractions[first])} at {profile.layers[first]}"
+        "The sample fraction, the part of the mean square that differs between "
+        f"samples, is {_percent(fractions[first])} at {profile.layers[first]}"
     )
     if last > first:
         text += f" and {_percent(fractions[last])} at {profile.layers[last]}"
     if last + 1 < len(profile):
-        return (
-            f"{text}; from {profile.layers[last + 1]} on the signal is {lost}."
-        )
+        return f"{text}; from {profile.layers[last + 1]} on, {no_signal}."
     if expected is not None:
-        fraction = expected.sample_fraction[last]
-        text += f"; theory, at infinite width: {_percent(fraction)}"
+        fraction = _percent(expected.sample_fraction[last])
+        text += f"; theory for infinite width predicts {fraction}"
     return f"{text}."
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g}%"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g}%"
 
 
 def _list(options: argparse.Namespace) -> None:
-    rooms = {kind: list(_ours(kind)) for kind in _ROOMS}
-    names = [row[0] for rows in rooms.values() for row in rows]
+    rows_by_module = {name: list(_rows(name)) for name in _LISTED_MODULES}
+    names = [row[0] for rows in rows_by_module.values() for row in rows]
     column = max(map(len, [*names, *_KERAS_INITIALIZERS])) + 2
     print("Keras's initializers, for report --initializer\n")
     for name, paper in _KERAS_INITIALIZERS.items():
         print(f"{name:{column}}{paper}".rstrip())
-    for kind, rows in rooms.items():
-        if rows:
-            print(f"\nkeras_initx.{kind}\n")
+    for module, rows in rows_by_module.items():
+        print(f"\nkeras_initx.{module}\n")
         for name, summary, paper in rows:
             print(f"{name:{column}}{summary}")
             print(f"{'':{column}}{paper}".rstrip())
 
 
-def _ours(kind: str) -> Iterator[tuple[str, str, str]]:
-    if importlib.util.find_spec(f"keras_initx.{kind}") is None:
-        return
-    module = importlib.import_module(f"keras_initx.{kind}")
+def _rows(module_name: str) -> Iterator[tuple[str, str, str]]:
+    """Yields name, summary and reference of each public class or function."""
+    module = getattr(kx, module_name)
     for name in module.__all__:
-        thing = getattr(module, name)
-        if not callable(thing):
+        member = getattr(module, name)
+        if not callable(member):
             continue
-        text = thing.__doc__ or ""
+        text = member.__doc__ or ""
         paper = re.search(r"References?:\s(.*?)(?:\n\s*\n|\Z)", text, re.DOTALL)
         yield (
             name,
@@ -277,13 +310,18 @@ def _ours(kind: str) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _whole(least: int, most: int):
-    def whole(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
+def _int_between(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Returns a function that reads an integer for `argparse`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not minimum <= int(text) <= maximum:
             raise argparse.ArgumentTypeError(
-                f"a whole number from {least} to {most} is expected. "
-                f"Received: {text}"
+                f"expected an int from {minimum} to {maximum}. Received: {text}"
             )
         return int(text)
 
-    return whole
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

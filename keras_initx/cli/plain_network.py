@@ -1,6 +1,8 @@
-"""The plain deep network of the command line, and what theory says of it."""
+"""The plain deep network of `keras-initx report`, and its theory."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,15 +11,16 @@ from keras_initx import initializers, theory
 from keras_initx.cli.errors import one_line
 from keras_initx.profile import VarianceProfile
 
-# Scaling the weights scales every layer alike: the sample fraction is the same.
+# With these activations, scaling the weights leaves the sample fraction as it
+# is.
 SCALE_FREE = ("linear", "relu", "leaky_relu")
 ACTIVATIONS = (
     *SCALE_FREE,
     *("tanh", "gelu", "silu", "elu", "selu", "softplus"),
 )
-# What theory is for: independent weights of mean zero and one finite variance
-# in a layer. An initializer that draws such belongs in here.
-RANDOM = (
+# Initializers for which the theory holds: they draw the weights of a layer
+# independently, with mean zero and one finite variance.
+INDEPENDENT = (
     keras.initializers.Orthogonal,
     keras.initializers.RandomNormal,
     keras.initializers.RandomUniform,
@@ -25,15 +28,19 @@ RANDOM = (
     keras.initializers.VarianceScaling,
     initializers.FractionalMoment,
 )
-# Of the total variance, which theory takes to be 1 in every layer.
-KEPT = (0.5, 2.0)
-MOST_WEIGHTS = 2**29
+# The total variance that counts as 1, which the theory assumes in every layer.
+TOTAL_RANGE = (0.5, 2.0)
+MAX_WEIGHTS = 2**29
 
 
 class Chain(keras.Model):
-    """Layers one after the other, as many as you like.
+    """A model of layers in sequence, without a limit on their number.
 
-    `keras.Sequential` recurses once a layer, so Python ends it at about 980.
+    `keras.Sequential` calls itself once for each layer, so that Python's
+    recursion limit ends it at about 980 layers.
+
+    Args:
+        layers: List of Keras layers.
     """
 
     def __init__(self, layers: list[keras.layers.Layer]):
@@ -41,14 +48,16 @@ class Chain(keras.Model):
         self.chain = layers
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Builds each layer on the output shape of the one before."""
         for layer in self.chain:
             layer.build(input_shape)
             input_shape = layer.compute_output_shape(input_shape)
 
-    def call(self, x):
+    def call(self, inputs: Any) -> Any:
+        """Returns the output of the last layer."""
         for layer in self.chain:
-            x = layer(x)
-        return x
+            inputs = layer(inputs)
+        return inputs
 
 
 def plain_network(
@@ -58,37 +67,46 @@ def plain_network(
     activation: str,
     initializer: str | None,
 ) -> keras.Model:
-    """Dense layers 0 to `depth`, zero biases, and nothing else.
+    """Returns a network of dense layers 0 to `depth` with zero biases.
 
-    Without `initializer` the first layer keeps the mean square of its input
-    and the others the variance of the pre-activations: weights are normal of
-    variance 1/fan_in, then critical_scale/fan_in. Set `keras`'s random seed to
-    get the same network again; no two layers are equal.
+    The weights are drawn from Keras's global random seed, and differ between
+    layers.
+
+    Args:
+        inputs: int. Number of input features.
+        depth: int. Index of the last layer.
+        width: int. Number of units in each layer.
+        activation: str. Name of the activation in each layer.
+        initializer: str or None. Name of the initializer of each kernel. If
+            None, weights are normal, with variance 1/fan_in in layer 0, which
+            keeps the mean square of its input, and critical_scale/fan_in in
+            the others, which keeps the variance of the pre-activations.
 
     Raises:
-        ValueError: No such initializer, or more weights than fit.
+        ValueError: If there is no such initializer, or more than `MAX_WEIGHTS`
+            weights.
     """
     weights = inputs * width + depth * width**2
-    if weights > MOST_WEIGHTS:
+    if weights > MAX_WEIGHTS:
         raise ValueError(
-            f"A plain network may have {MOST_WEIGHTS:,} weights (2 GiB); make "
-            f"it less wide or less deep. Received: {weights:,} weights, of "
+            f"A plain network may have {MAX_WEIGHTS:,} weights (2 GiB), so "
+            f"reduce its width or depth. Received: {weights:,} weights, from "
             f"depth={depth}, width={width} and {inputs} inputs"
         )
 
-    def kernel(layer: int) -> keras.Initializer:
+    def kernel_initializer(layer: int) -> keras.Initializer:
         if initializer is not None:
             return named_initializer(initializer)
-        gain = theory.critical_scale(activation) if layer else 1.0
+        scale = theory.critical_gain(activation) if layer else 1.0
         return keras.initializers.VarianceScaling(
-            gain, mode="fan_in", distribution="untruncated_normal"
+            scale, mode="fan_in", distribution="untruncated_normal"
         )
 
     layers = [
         keras.layers.Dense(
             width,
             activation,
-            kernel_initializer=kernel(layer),
+            kernel_initializer=kernel_initializer(layer),
             name=f"layer_{layer}",
         )
         for layer in range(depth + 1)
@@ -99,19 +117,21 @@ def plain_network(
 
 
 def named_initializer(name: str) -> keras.Initializer:
-    """The initializer that Keras, or keras_initx, has under this name.
+    """Returns the initializer of Keras or keras_initx with a given name.
 
     Raises:
-        ValueError: There is none, or it needs more than a name and a shape.
+        ValueError: If there is none, or it cannot be created from its name
+            alone.
     """
     try:
-        initializer = _found(name) or _found(f"keras_initx>{name}")
+        initializer = _initializer_or_none(name)
+        initializer = initializer or _initializer_or_none(f"keras_initx>{name}")
         if initializer is not None:
             initializer((2, 2))
     except Exception as error:
         raise ValueError(
-            "initializer must draw a kernel from its name alone; others are "
-            f"for Python. Received: initializer={name} ({one_line(error)})"
+            "initializer must be one that draws a kernel without further "
+            f"arguments. Received: initializer={name} ({one_line(error)})"
         ) from error
     if initializer is None:
         raise ValueError(
@@ -121,7 +141,7 @@ def named_initializer(name: str) -> keras.Initializer:
     return initializer
 
 
-def _found(name: str) -> keras.Initializer | None:
+def _initializer_or_none(name: str) -> keras.Initializer | None:
     try:
         return keras.initializers.get(name)
     except ValueError:
@@ -131,17 +151,28 @@ def _found(name: str) -> keras.Initializer | None:
 def why_no_theory(
     measured: VarianceProfile, activation: str, initializer: str | None
 ) -> str | None:
-    """Why theory does not speak of a plain network; None if it does."""
+    """Returns why the theory does not hold for a plain network.
+
+    Args:
+        measured: VarianceProfile. The measured profile of the network.
+        activation: str. Name of the activation.
+        initializer: str or None. Name of the initializer; None for critical
+            weights.
+
+    Returns:
+        str or None. A part of a sentence, or None if the theory holds.
+    """
     if initializer is not None:
-        if not isinstance(named_initializer(initializer), RANDOM):
+        if not isinstance(named_initializer(initializer), INDEPENDENT):
             return (
-                "it is for independent random weights of mean zero and one "
-                f"variance in a layer, not known of {initializer}"
+                "it needs independent random weights with mean zero and one "
+                f"variance in a layer, and {initializer} is not known to draw "
+                "such weights"
             )
         if activation not in SCALE_FREE:
             return (
-                f"with {activation} it is for the variance of the weights that "
-                "keeps a total variance of 1, which the default initializer "
+                f"with {activation} it needs the variance of the weights that "
+                "keeps the total variance at 1, which the default initializer "
                 f"has and {initializer} has not"
             )
     if not np.isfinite(measured.sample_fraction[0]):
@@ -149,25 +180,26 @@ def why_no_theory(
     if activation in SCALE_FREE:
         return None
     total = measured.total
-    if not KEPT[0] <= total[0] <= KEPT[1]:
+    low, high = TOTAL_RANGE
+    if not low <= total[0] <= high:
         return (
-            f"with {activation} it is for a total variance of 1, and here it "
-            f"begins with {total[0]:.3g}; scale the data to a mean square of 1"
+            f"with {activation} it needs a total variance of 1, which here "
+            f"starts at {total[0]:.3g}; scale the data to a mean square of 1"
         )
-    if KEPT[0] <= total.min() and total.max() <= KEPT[1]:
+    if low <= total.min() and total.max() <= high:
         return None
     with np.errstate(divide="ignore"):
-        far = int(np.argmax(np.abs(np.log(total))))
+        farthest = int(np.argmax(np.abs(np.log(total))))
     return (
-        f"with {activation} it is for a total variance of 1, and here that "
-        f"went to {total[far]:.3g} at {measured.layers[far]}"
+        f"with {activation} it needs a total variance of 1, which here is "
+        f"{total[farthest]:.3g} at {measured.layers[farthest]}"
     )
 
 
 def expected_profile(
     measured: VarianceProfile, activation: str
 ) -> VarianceProfile:
-    """What theory says of a plain network, from its measured first layer on."""
+    """Returns the theory that starts from the measured first layer."""
     return theory.sample_variance_decay(
         len(measured) - 1,
         activation,

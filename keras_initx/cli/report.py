@@ -1,4 +1,4 @@
-"""The files of the command line: data and a model in, a report out."""
+"""Reads the data and the model of `keras-initx report`; writes its files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ FILES = ("profile.json", "profile.csv", "profile.png")
 
 
 def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
-    """`digits`, or the array or arrays in a NumPy file.
+    """Returns the handwritten digits, or the arrays of a NumPy file.
+
+    Args:
+        source: str. "digits", or the path of a .npy or .npz file.
+
+    Returns:
+        An array, or a dict of arrays if the file holds several.
 
     Raises:
-        ValueError: The file is none, or holds anything but real numbers and
-            text.
-        ImportError: scikit-learn is not installed, for the digits.
+        ValueError: If the file cannot be read, or holds anything but real
+            numbers and text.
+        ImportError: If "digits" is requested and scikit-learn is not installed.
     """
     if source == "digits":
         return digits()
@@ -42,7 +48,7 @@ def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
         )
     if not path.is_file():
         raise ValueError(
-            f"data must be a file. Received: data={source}, which is none"
+            f"data must be a file. Received: data={source}, which is not a file"
         )
     try:
         with path.open("rb") as file:
@@ -56,10 +62,10 @@ def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
             f"({one_line(error)})"
         ) from error
     for name, array in arrays.items():
-        # What a .npz holds that is no array comes as bytes.
+        # NumPy returns other members of a .npz file as bytes.
         kind = array.dtype.kind if isinstance(array, np.ndarray) else "O"
         if kind not in "biufSU" or array.ndim == 0:
-            received = f"{array.dtype}" if kind != "O" else "no array"
+            received = f"{array.dtype}" if kind != "O" else "not such an array"
             raise ValueError(
                 "data must be arrays of real numbers, with the samples along "
                 f"the first axis. Received: data={source}, where {name} is "
@@ -73,11 +79,15 @@ def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
 
 
 def as_vectors(data: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
-    """Each sample of `data` as a vector, for dense layers."""
+    """Returns each sample as a vector, which dense layers need.
+
+    Raises:
+        ValueError: If `data` is not one array of numbers with two or more axes.
+    """
     if not isinstance(data, np.ndarray):
         raise ValueError(
-            "data of the plain network must be one array, so leave the others "
-            f"out of the file. Received: arrays {', '.join(data)}"
+            "data of the plain network must be one array, in a file without "
+            f"others. Received: arrays {', '.join(data)}"
         )
     if data.ndim < 2 or data.dtype.kind in "SU":
         raise ValueError(
@@ -92,7 +102,14 @@ def as_vectors(data: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
 
 
 def digits() -> np.ndarray:
-    """1797 real handwritten digits of 8 by 8 pixels, mean 0 and variance 1."""
+    """Returns 1797 images of handwritten digits from scikit-learn.
+
+    Each is a vector of 8 by 8 pixels. All pixels together have mean 0 and
+    variance 1.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -105,37 +122,46 @@ def digits() -> np.ndarray:
 
 
 def load_model(source: str) -> keras.Model:
-    """The model in a `.keras` file, without running code that is in it.
+    """Loads a model from a `.keras` file without running code stored in it.
+
+    Args:
+        source: str. The path of the file.
+
+    Returns:
+        A `keras.Model`.
 
     Raises:
-        ValueError: The file is none, or needs such code.
+        ValueError: If the file is not such a model, or needs stored code.
     """
     path = Path(source)
-    wrong = None
+    problem = None
     if path.suffix != ".keras":
-        wrong = "which has another ending"
+        problem = "which has another suffix"
     elif not path.is_file():
-        wrong = "which is no file"
+        problem = "which is not a file"
     elif not zipfile.is_zipfile(path):
-        wrong = "which is no zip archive, or not all of one"
-    if wrong:
+        problem = "which is not a complete zip archive"
+    if problem:
         raise ValueError(
             "model must be a .keras file, as model.save writes it. "
-            f"Received: model={source}, {wrong}"
+            f"Received: model={source}, {problem}"
         )
     try:
         with _deep_recursion():
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise ValueError(
-            "model must load, and without code of its own. Received: "
+            "model must be one that Keras loads without custom code. Received: "
             f"model={source} ({one_line(error)})"
         ) from error
 
 
 @contextlib.contextmanager
 def _deep_recursion() -> Iterator[None]:
-    # Keras walks a functional model one call deeper for every layer.
+    """Raises Python's recursion limit inside the context.
+
+    Keras loads a functional model with one more call for every layer.
+    """
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 100_000))
     try:
@@ -144,31 +170,39 @@ def _deep_recursion() -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
-def fitted(
+def reshape_to_input(
     data: np.ndarray | dict[str, np.ndarray], model: keras.Model, source: str
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """`data` in the shape that the model's one input has.
+    """Returns data in the shape of the model's input.
 
-    Vectors are laid out as the input is, and the reverse; axes of length one,
-    such as the channel of a grey image, are added or left out.
+    Vectors are reshaped to the input's axes and the reverse. Axes of length
+    one, such as the channel of a gray image, are added or removed. Data for a
+    model with several inputs is returned as it is.
+
+    Args:
+        data: Array or dict of arrays.
+        model: A `keras.Model`.
+        source: str. The name of the data in error messages.
 
     Raises:
-        ValueError: The numbers of a sample are not as many as the input's, or
-            their order would be a guess.
+        ValueError: If a sample has another number of elements than the input,
+            or the order of its axes is unknown.
     """
     shape = getattr(model, "input_shape", None)
     if not isinstance(data, np.ndarray) or not isinstance(shape, tuple):
         return data
-    given, wanted = data.shape[1:], shape[1:]
-    if None in wanted:
-        grey = wanted[-1] == 1 and len(given) == len(wanted) - 1
-        return data[..., None] if grey else data
-    same_but_for_ones = [n for n in given if n != 1] == [
-        n for n in wanted if n != 1
+    sample, target = data.shape[1:], shape[1:]
+    if None in target:
+        lacks_channel = target[-1] == 1 and len(sample) == len(target) - 1
+        return data[..., None] if lacks_channel else data
+    same_but_for_ones = [n for n in sample if n != 1] == [
+        n for n in target if n != 1
     ]
-    flat = 1 in (len(given), len(wanted))
-    if math.prod(given) == math.prod(wanted) and (flat or same_but_for_ones):
-        return data.reshape(len(data), *wanted)
+    has_vectors = 1 in (len(sample), len(target))
+    if math.prod(sample) == math.prod(target) and (
+        has_vectors or same_but_for_ones
+    ):
+        return data.reshape(len(data), *target)
     raise ValueError(
         f"data must have the shape of the model's input, {shape}. "
         f"Received: data={source} of shape {data.shape}"
@@ -176,36 +210,55 @@ def fitted(
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse, before any work is done, a folder that cannot be written to."""
-    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    """Checks that the report can be written, before any work is done.
+
+    Args:
+        folder: Path. The folder for the files, which need not exist.
+
+    Raises:
+        ValueError: If the folder cannot be created or written to.
+    """
+    existing = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
     try:
-        with tempfile.TemporaryDirectory(dir=there):
+        with tempfile.TemporaryDirectory(dir=existing):
             pass
     except OSError as error:
         raise ValueError(
             "out must be a folder that can be written to. "
-            f"Received: out={folder}, where {there} is none ({error.strerror})"
+            f"Received: out={folder}, where {existing} cannot "
+            f"({error.strerror})"
         ) from error
     for name in FILES:
         if (folder / name).is_dir():
             raise ValueError(
-                f"out must have room for the file {name}. "
+                f"out must be a folder in which {name} can be a file. "
                 f"Received: out={folder}, where {name} is a folder"
             )
 
 
-def write(
+def write_files(
     folder: Path,
     profile: VarianceProfile,
     expected: VarianceProfile | None,
     title: str,
 ) -> list[Path]:
-    """Writes profile.json, profile.csv and profile.png; returns their paths."""
+    """Writes profile.json, profile.csv and profile.png.
+
+    Args:
+        folder: Path. The folder, which is created if it does not exist.
+        profile: VarianceProfile. The measured profile.
+        expected: VarianceProfile or None. The profile from theory.
+        title: str. The title of the figure.
+
+    Returns:
+        List of Path. The files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in FILES]
     profile.save(paths[0])
     write_whole(paths[1], _csv(profile, expected).encode())
-    # The font need not have every sign, and a "$" here is no mathematics.
+    # Matplotlib's font may lack other characters, and parse_math=False keeps
+    # "$" in a file name from starting a formula.
     title = title.encode("ascii", "replace").decode()
     write_whole(
         paths[2],

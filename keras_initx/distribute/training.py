@@ -1,17 +1,19 @@
-"""Keras's `fit` for several workers as for one.
+"""`fit`, which trains a model with several workers as with one.
 
-Under `MultiWorkerMirroredStrategy` Keras 3's own `fit` ends with an error
-before the first step (keras#20585). Two small things are in its way:
+Under `MultiWorkerMirroredStrategy` the `fit` of Keras 3 ends with an error
+before the first step (keras#20585), for two reasons:
 
-- To build the model it takes the mean over replicas of a batch, leaf by leaf,
-  which no strategy of several workers does of a tuple, and no strategy at all
-  of pieces of different sizes. It asks first whether all leaves are distributed
-  values. So the model is built beforehand, and a batch comes in a container
-  that Keras's tree takes for a leaf: `_Batch`.
-- It takes the mean over replicas of what a step returns along axis 0, and a
-  metric has no axis. So a step returns vectors of one element: `_vectors`.
+- To build the model, Keras takes the mean over replicas of every tensor of a
+  batch. A strategy with several workers cannot do that for a tuple, and no
+  strategy can for pieces of different sizes. Keras skips this step for a
+  structure whose leaves are not all distributed values. So `_build` builds the
+  model beforehand, and a batch comes in a container that Keras's tree functions
+  treat as a leaf, `_Batch`.
+- Keras takes the mean over replicas of the results of a step along axis 0, and
+  the results are scalars. So `_as_vectors` makes a step return vectors of one
+  element.
 
-The loop remains Keras's own.
+The training loop itself is Keras's.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ import keras
 import tensorflow as tf
 
 from keras_initx.distribute.cluster import count_workers, is_chief
-from keras_initx.distribute.workers import SameStart, of_a_worker
+from keras_initx.distribute.worker_callbacks import (
+    CheckSameStart,
+    without_writing,
+)
 from keras_initx.validation import check_backend
 
-_A_WORKER_IS_GONE = (
+_LOST_WORKER_ERRORS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
@@ -51,51 +56,58 @@ def fit(
     | None = None,
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
-    """`model.fit`, which so works under several workers as well.
+    """Trains a model like `model.fit`, and also with several workers.
 
-    The loop is Keras's: its callbacks, metrics, validation and history are as
-    in `model.fit`. A batch of `dataset` is the batch of all replicas together,
-    each of which takes its share. Where the shares are equal, the weights after
-    a step are those of one device that takes all of it (with
-    `BatchNormalization(synchronized=True)`, and without clipping gradients,
-    which Keras does on each replica). Where they are not, as in a last
-    batch that the replicas do not divide, Keras weighs each replica's mean the
-    same, and so a sample of a smaller share more: `batch(...,
-    drop_remainder=True)`, or `repeat()` before it and `steps_per_epoch`, leave
-    no such batch.
+    The loop is Keras's: callbacks, metrics, validation and history are those of
+    `model.fit`. A batch of `dataset` is the global batch, of which each replica
+    takes a share. If the shares are equal, the weights after a step are those
+    of one device that takes the whole batch. This holds for batch normalization
+    with `BatchNormalization(synchronized=True)`, and without gradient clipping,
+    which Keras applies on each replica. If the shares differ, as in a last
+    batch that the replicas do not divide, Keras gives the mean of each replica
+    the same weight, and so a sample of a smaller share a larger one. To avoid
+    such a batch, use `batch(..., drop_remainder=True)`, or `repeat()` before it
+    and `steps_per_epoch`.
 
-    Under several workers each calls `fit`, with the same callbacks and the same
-    data in the same order: `shuffle` needs a `seed` that all share. Only the
-    chief prints. Of Keras's callbacks those that write files run on the chief
-    alone; `BackupAndRestore` restores on all, from a `backup_dir` that all can
-    read. Callbacks of your own that write should ask `is_chief`, and none can
-    call `model.evaluate`: Keras's own does not run there, and
-    `validation_data` does. If a worker ends, the others end with a
-    RuntimeError, and when all are started again `BackupAndRestore` goes on
-    where the last epoch ended.
+    With several workers, each one calls `fit` with the same callbacks and the
+    same data in the same order: `shuffle` needs a `seed` that all share. Only
+    the chief prints. Keras's callbacks that write files run on the chief alone.
+    `BackupAndRestore` restores on all workers, from a `backup_dir` that all can
+    read. Your own callbacks should ask `is_chief` before they write, and cannot
+    call `model.evaluate`, which Keras does not support there; use
+    `validation_data`. If a worker ends, the others end with a RuntimeError.
+    When all are started again, `BackupAndRestore` continues after the last
+    complete epoch.
 
     Args:
-        model: A compiled `keras.Model`, made in the scope of its strategy.
-        dataset: Batches of `(inputs, labels)` or `(inputs, labels, weights)`.
-        epochs: The epoch to end before.
-        initial_epoch: The epoch to start from.
-        steps_per_epoch: Batches an epoch. Default: all.
-        validation_data: Like `dataset`.
-        validation_steps: Batches of a validation. Default: all.
-        validation_freq: Epochs between validations, or a list of epochs.
-        callbacks: Keras callbacks, or one.
-        verbose: As for `model.fit`.
+        model: A compiled `keras.Model`, created in the scope of its strategy.
+        dataset: `tf.data.Dataset`. Batches of `(inputs, labels)` or
+            `(inputs, labels, weights)`.
+        epochs: int. The epoch before which training ends. Defaults to 1.
+        initial_epoch: int. The epoch from which training starts. Defaults to 0.
+        steps_per_epoch: int or None. The number of batches in an epoch.
+            Defaults to all.
+        validation_data: `tf.data.Dataset` or None. Batches like those of
+            `dataset`. Defaults to None.
+        validation_steps: int or None. The number of batches in a validation.
+            Defaults to all.
+        validation_freq: int or list of int. The number of epochs between
+            validations, or the epochs after which to validate. Defaults to 1.
+        callbacks: Keras callback, list of callbacks, or None. Defaults to None.
+        verbose: "auto", 0, 1 or 2. The `verbose` of `model.fit`. Defaults to
+            "auto".
 
     Returns:
         The `History` that `model.fit` returns.
 
     Raises:
-        ValueError: `dataset` is no `tf.data.Dataset`; `steps_per_execution`
+        ValueError: If `dataset` is not a `tf.data.Dataset`, if workers start
+            from different epochs or weights, or if `steps_per_execution` is
             above 1 on several mirrored replicas, where Keras's compiled loop
-            does not run; workers that start from different epochs or weights;
-            what `model.fit` raises.
-        RuntimeError: Another worker has ended, or did not answer in time, or
-            so it seems; what TensorFlow said comes first.
+            does not run. Errors of `model.fit` are raised unchanged.
+        RuntimeError: If another worker has ended or did not answer in time.
+            The message starts with TensorFlow's own, since the cause is a
+            likely one and not certain.
 
     Example:
 
@@ -108,35 +120,33 @@ def fit(
     >>> len(history.history["loss"])
     3
 
-    Reference: keras#20585 on what `model.fit` lacks; the way around is ours.
+    Reference: keras#20585 describes the error of `model.fit`. The workaround is
+    introduced here.
     """
     check_backend("distribute")
-    for name, data in (
-        ("dataset", dataset),
-        ("validation_data", validation_data),
-    ):
-        absent = data is None and name == "validation_data"
-        if not absent and not isinstance(data, tf.data.Dataset):
-            raise ValueError(
-                f"{name} must be a tf.data.Dataset of batches. "
-                f"Received: {name} of type {type(data).__name__}"
-            )
+    _check_dataset("dataset", dataset)
+    if validation_data is not None:
+        _check_dataset("validation_data", validation_data)
     _check_steps_per_execution(model)
     strategy = model.distribute_strategy
     several = count_workers(strategy) > 1
     with contextlib.ExitStack() as stack:
         if several:
-            stack.enter_context(_loss_of_a_worker())
-            callbacks = [*keras.tree.flatten(callbacks or []), SameStart()]
+            stack.enter_context(_explain_lost_worker())
+            callbacks = [*keras.tree.flatten(callbacks or []), CheckSameStart()]
             if not is_chief(strategy):
-                callbacks, verbose = of_a_worker(callbacks), 0
-        # Where Keras's own way is open, what it compiles outlives this call.
-        if several or (_mirrored(strategy) and not _divided(dataset, strategy)):
+                callbacks, verbose = without_writing(callbacks), 0
+        # Otherwise `model.fit` works, and keeps its compiled steps for the
+        # next call.
+        if several or (
+            _has_mirrored_replicas(strategy)
+            and not _has_equal_shares(dataset, strategy)
+        ):
             _build(model, dataset)
-            dataset = dataset.map(_batch)
+            dataset = dataset.map(_as_batch)
             if validation_data is not None:
-                validation_data = validation_data.map(_batch)
-            stack.enter_context(_steps_of_batches(model))
+                validation_data = validation_data.map(_as_batch)
+            stack.enter_context(_replicated_steps(model))
         return model.fit(
             dataset,
             epochs=epochs,
@@ -147,13 +157,21 @@ def fit(
             validation_freq=validation_freq,
             callbacks=callbacks,
             verbose=verbose,
-            # A data set shuffles itself; Keras warns of the default.
+            # Keras warns of its default, since a data set shuffles itself.
             shuffle=False,
         )
 
 
-def _mirrored(strategy: tf.distribute.Strategy) -> bool:
-    """Whether it has several replicas, and is none of a TPU."""
+def _check_dataset(name: str, dataset: Any) -> None:
+    if not isinstance(dataset, tf.data.Dataset):
+        raise ValueError(
+            f"{name} must be a tf.data.Dataset of batches. "
+            f"Received: {name} of type {type(dataset).__name__}"
+        )
+
+
+def _has_mirrored_replicas(strategy: tf.distribute.Strategy) -> bool:
+    """Whether a strategy has several replicas and is not for a TPU."""
     kinds = (
         tf.distribute.MirroredStrategy,
         tf.distribute.MultiWorkerMirroredStrategy,
@@ -161,91 +179,93 @@ def _mirrored(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, kinds) and strategy.num_replicas_in_sync > 1
 
 
-def _divided(
+def _has_equal_shares(
     dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
 ) -> bool:
-    """Whether all batches are known to be of equal shares."""
+    """Whether all batches are known to divide evenly among the replicas."""
     shape = tf.nest.flatten(dataset.element_spec)[0].shape
     size = shape[0] if shape.rank else None
     return size is not None and size % strategy.num_replicas_in_sync == 0
 
 
 def _check_steps_per_execution(model: keras.Model) -> None:
-    several = _mirrored(model.distribute_strategy)
-    if several and model.steps_per_execution != 1:
+    mirrored = _has_mirrored_replicas(model.distribute_strategy)
+    if mirrored and model.steps_per_execution != 1:
         raise ValueError(
-            "Several mirrored replicas take one step an execution: Keras's "
-            "loop over steps does not run on them. Compile the model with "
+            "steps_per_execution must be 1 on several mirrored replicas, where "
+            "Keras's loop over steps does not run. Compile the model with "
             "steps_per_execution=1. Received: "
             f"steps_per_execution={model.steps_per_execution}"
         )
 
 
 class _Batch(dict):
-    """A batch as `data`; for Keras a leaf, for TensorFlow a dictionary."""
+    """A dict `{"data": batch}` that Keras's tree functions treat as a leaf."""
 
 
-def _batch(*element: Any) -> _Batch:
+def _as_batch(*element: Any) -> _Batch:
     return _Batch(data=element)
 
 
-def _on_batches(step: Callable) -> Callable:
-    """A step on the data of a `_Batch`, and on other data as they are."""
+def _unpacking(step: Callable) -> Callable:
+    """Returns `step` with a `_Batch` unpacked, and other data passed on."""
     return lambda data: step(data["data"] if isinstance(data, _Batch) else data)
 
 
-def _vectors(step: Callable) -> Callable:
-    """A step that returns vectors of one element, not scalars."""
+def _as_vectors(step: Callable) -> Callable:
+    """Returns `step` with its scalar results as vectors of one element."""
     return lambda data: keras.tree.map_structure(
         lambda number: tf.expand_dims(number, 0), step(data)
     )
 
 
 @contextlib.contextmanager
-def _steps_of_batches(model: keras.Model) -> Iterator[None]:
-    """Within, `fit` works on data of `_Batch`."""
+def _replicated_steps(model: keras.Model) -> Iterator[None]:
+    """Makes the steps of `model` accept a `_Batch` inside the context."""
     several = count_workers(model.distribute_strategy) > 1
     with contextlib.ExitStack() as stack:
         for name in ("train_step", "test_step"):
-            step = _on_batches(getattr(model, name))
-            step = _vectors(step) if several else step
-            stack.enter_context(_set(model, name, step))
+            step = _unpacking(getattr(model, name))
+            step = _as_vectors(step) if several else step
+            stack.enter_context(_set_temporarily(model, name, step))
         for name in ("train_function", "test_function"):
-            # Keras's are compiled from the steps as they were.
-            stack.enter_context(_set(model, name, None))
+            # Keras compiles these from the steps, so the old ones are stale.
+            stack.enter_context(_set_temporarily(model, name, None))
         yield
 
 
 @contextlib.contextmanager
-def _set(model: keras.Model, name: str, value: Any) -> Iterator[None]:
-    """Within, and in the threads of all replicas, the model's own attribute."""
-    own = vars(model)
-    before = {name: own[name]} if name in own else {}
+def _set_temporarily(
+    model: keras.Model, name: str, value: Any
+) -> Iterator[None]:
+    """Sets an attribute of `model` inside the context, in all threads."""
+    attributes = vars(model)
+    before = {name: attributes[name]} if name in attributes else {}
     setattr(model, name, value)
     try:
         yield
     finally:
         delattr(model, name)
-        own |= before
+        attributes |= before
 
 
 @contextlib.contextmanager
-def _loss_of_a_worker() -> Iterator[None]:
-    """Within, an error that may come of it says what to do."""
+def _explain_lost_worker() -> Iterator[None]:
+    """Adds advice to errors that a lost worker may have caused."""
     try:
         yield
-    except _A_WORKER_IS_GONE as error:
+    except _LOST_WORKER_ERRORS as error:
         raise RuntimeError(
-            f"{type(error).__name__}: {error.message}\nAll workers must go on "
+            f"{type(error).__name__}: {error.message}\nAll workers must train "
             "together, and it is likely that another one ended or did not "
             "answer in time. If so, start all of them again: with "
-            "keras.callbacks.BackupAndRestore they go on where the last epoch "
-            "ended."
+            "keras.callbacks.BackupAndRestore they continue after the last "
+            "complete epoch."
         ) from error
 
 
 def _build(model: keras.Model, dataset: tf.data.Dataset) -> None:
-    """Make all variables of model, loss and metrics; runs none of them."""
+    """Creates the variables of model, loss and metrics; runs none of them."""
 
     def once(*element: Any) -> None:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(element)

@@ -1,8 +1,7 @@
-"""The command line: what it writes, and one line for whatever is wrong."""
+"""Tests of the command line: its files, its output and its errors."""
 
 import contextlib
 import csv
-import importlib.machinery
 import inspect
 import io
 import os
@@ -24,7 +23,7 @@ SMALL = ["--depth", "3", "--width", "16"]
 
 
 def run(capsys, *words):
-    """Exit code, standard output and standard error of a command."""
+    """Returns exit code, standard output and standard error of a command."""
     code = main([str(word) for word in words])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
@@ -43,7 +42,7 @@ def conv_model(path):
     return model
 
 
-def test_report_of_a_plain_network_on_the_digits(tmp_path, capsys):
+def test_report_of_the_plain_network_on_the_digits(tmp_path, capsys):
     code, out, err = run(capsys, "report", *SMALL, "--out", tmp_path / "a/b")
     assert (code, err) == (0, "")
     assert {p.name for p in (tmp_path / "a/b").iterdir()} == {
@@ -79,14 +78,14 @@ def test_report_of_a_plain_network_on_the_digits(tmp_path, capsys):
     assert png.startswith(b"\x89PNG") and len(png) > 5000
 
 
-def test_the_plain_network_keeps_the_variance_as_theory_says():
+def test_plain_network_keeps_the_variance_as_in_theory():
     keras.utils.set_random_seed(0)
     for activation in plain_network.ACTIVATIONS:
         model = plain_network.plain_network(64, 2, 1000, activation, None)
         x = np.random.default_rng(1).normal(size=(500, 64))
         total = kx.measure(model, x).total
-        # Over seeds the mean square of 1000 units strays by 5%; a gain of 1
-        # in the place of the critical one is off by a factor of 1.4 at least.
+        # The mean square of 1000 units varies by 5% between seeds. A scale of
+        # 1 instead of the critical one changes it by a factor of 1.4 or more.
         np.testing.assert_allclose(total, 1, rtol=0.3, err_msg=activation)
         kernels = [layer.kernel.numpy() for layer in model.layers[1:]]
         assert not np.array_equal(*kernels)
@@ -150,70 +149,70 @@ def test_arrays_by_name_for_a_model_of_several_inputs(tmp_path, capsys):
         (["--activation", "gelu", "--depth", "30"], False),
     ],
 )
-def test_theory_stands_beside_where_it_holds(words, theory, tmp_path, capsys):
+def test_report_shows_theory_where_it_holds(words, theory, tmp_path, capsys):
     words = [*SMALL, *words, "--out", tmp_path]
     code, out, err = run(capsys, "report", *words)
     assert (code, err) == (0, "")
     assert ("expected" in out) == theory
-    assert ("No theory beside it: " in out) != theory
+    assert ("No theory is shown: " in out) != theory
 
 
 @pytest.mark.parametrize(
-    ("activation", "initializer", "total", "said"),
+    ("activation", "initializer", "total", "reason"),
     [
         ("gelu", None, [1, 1.9, 0.6], None),
-        ("gelu", None, [1, 1.9, 331], "that went to 331 at c"),
-        ("gelu", None, [1, 0.49, 1.9], "that went to 0.49 at b"),
-        ("silu", None, [1, 1, 0], "that went to 0 at c"),
-        ("tanh", None, [9, 1, 1], "it begins with 9; scale the data"),
+        ("gelu", None, [1, 1.9, 331], "which here is 331 at c"),
+        ("gelu", None, [1, 0.49, 1.9], "which here is 0.49 at b"),
+        ("silu", None, [1, 1, 0], "which here is 0 at c"),
+        ("tanh", None, [9, 1, 1], "here starts at 9; scale the data"),
         ("tanh", "he_normal", [1, 1, 1], "he_normal has not"),
         ("relu", None, [9, 331, 0.001], None),
         ("relu", "random_normal", [1, 0.1, 0.01], None),
         ("relu", None, [0, 0, 0], "the signal is zero from a on"),
-        ("relu", "zeros", [0, 0, 0], "not known of zeros"),
+        ("relu", "zeros", [0, 0, 0], "zeros is not known to"),
         ("relu", "FractionalMoment", [1, 2, 3], None),
     ],
 )
-def test_why_there_is_no_theory(activation, initializer, total, said):
+def test_reason_why_there_is_no_theory(activation, initializer, total, reason):
     half = np.divide(total, 2)
     profile = kx.VarianceProfile(["a", "b", "c"], half, half, [4, 4, 4])
-    reason = plain_network.why_no_theory(profile, activation, initializer)
-    assert reason is None if said is None else said in reason
+    found = plain_network.why_no_theory(profile, activation, initializer)
+    assert found is None if reason is None else reason in found
 
 
-def test_a_narrow_network_is_said_to_be_narrow(tmp_path, capsys):
+def test_report_notes_that_a_network_is_narrow(tmp_path, capsys):
     out = run(capsys, "report", *SMALL, "--out", tmp_path)[1]
-    assert "16 units are few for 3 layers" in out
+    assert "A width of 16 is small for 3 layers" in out
     wide = ["--depth", "1", "--width", "51"]
     out = run(capsys, "report", *wide, "--out", tmp_path)[1]
-    assert "are few for" not in out
+    assert "A width of" not in out
 
 
-def test_where_the_signal_is_lost_is_said_without_a_nan(tmp_path, capsys):
+def test_report_of_a_network_without_a_signal_prints_no_nan(tmp_path, capsys):
     zeros = ["--initializer", "zeros"]
     out = run(capsys, "report", *SMALL, *zeros, "--out", tmp_path)[1]
-    assert "The signal is zero, or too small to be squared in float32" in out
-    # Weights of variance 0.0025: each layer is 50 times below the one before.
+    assert "In every layer the signal is zero, or too small to be" in out
+    # Weights with variance 0.0025 divide the mean square by 50 in each layer.
     small = ["--initializer", "random_normal", "--depth", "40"]
     out = run(capsys, "report", *SMALL, *small, "--out", tmp_path)[1]
-    assert "on the signal is zero, or too small" in out
+    assert "on, the signal is zero, or too small" in out
     assert "nan%" not in out
 
 
-def test_an_initializer_by_its_registered_name(tmp_path, capsys):
+def test_report_takes_an_initializer_by_its_registered_name(tmp_path, capsys):
     @keras.saving.register_keras_serializable("keras_initx")
-    class OfATest(keras.initializers.Initializer):
+    class Half(keras.initializers.Initializer):
         def __call__(self, shape, dtype=None):
             return keras.ops.full(shape, 0.5, dtype)
 
         def get_config(self):
             return {}
 
-    for name in ("keras_initx>OfATest", "OfATest"):
+    for name in ("keras_initx>Half", "Half"):
         words = ["--initializer", name, "--out", tmp_path]
         code, out, err = run(capsys, "report", *SMALL, *words)
         assert (code, err) == (0, "")
-        assert f"not known of {name}" in out
+        assert f"{name} is not known to draw" in out
         profile = kx.VarianceProfile.load(tmp_path / "profile.json")
         mean = report.digits().sum(axis=1).mean() * 0.5
         assert profile.squared_mean[0] == pytest.approx(mean**2, rel=1e-4)
@@ -224,33 +223,35 @@ def test_list_shows_every_initializer_and_callback_with_its_paper(capsys):
     assert code == 0
     lines = out.splitlines()
     listed = [line.split()[0] for line in lines if line.split()]
-    for room, paper in (
+    for module, paper in (
         (kx.callbacks, "arXiv:"),
         (kx.initializers, "20"),
     ):
-        for name in room.__all__:
-            place = listed.index(name)
-            assert paper in [line for line in lines if line][place + 1]
+        for name in module.__all__:
+            row = listed.index(name)
+            assert paper in [line for line in lines if line][row + 1]
     for name in ("he_normal", "glorot_uniform", "orthogonal"):
         assert name in listed
         keras.initializers.get(name)
 
 
-def test_list_shows_a_new_room_by_itself(monkeypatch, capsys):
-    room = types.ModuleType("keras_initx.layers")
-    room.__spec__ = importlib.machinery.ModuleSpec(room.__name__, None)
-    room.__all__ = ["Branch", "unsaid", "CONSTANT"]
-    room.Branch = type("Branch", (), {"__doc__": BRANCH_DOCSTRING})
-    room.unsaid = lambda: None
-    room.CONSTANT = 3
-    monkeypatch.setitem(sys.modules, room.__name__, room)
+def test_list_shows_summary_and_paper_of_each_public_member(
+    monkeypatch, capsys
+):
+    module = types.SimpleNamespace(
+        __all__=["Branch", "undocumented", "CONSTANT"],
+        Branch=type("Branch", (), {"__doc__": BRANCH_DOCSTRING}),
+        undocumented=lambda: None,
+        CONSTANT=3,
+    )
+    monkeypatch.setattr(kx, "layers", module)
     code, out, _ = run(capsys, "list")
     assert code == 0
     lines = [line.split(maxsplit=1) for line in out.splitlines()]
     start = lines.index(["keras_initx.layers"])
     assert lines[start + 2] == ["Branch", "A branch."]
     assert lines[start + 3] == ["Some", "One, A Journal (2001), on two lines."]
-    assert lines[start + 4] == ["unsaid"]
+    assert lines[start + 4] == ["undocumented"]
     assert not any("CONSTANT" in line for line in lines)
 
 
@@ -271,7 +272,7 @@ class Unknown(keras.layers.Layer):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """One folder of everything that can be wrong with a file."""
+    """Returns a folder with models, data files and paths that are refused."""
     folder = tmp_path_factory.mktemp("files")
     conv_model(folder / "conv.keras")
     layers = [keras.Input((64,)), keras.layers.Lambda(lambda x: x + 1)]
@@ -285,11 +286,11 @@ def files(tmp_path_factory):
     joined = [keras.Input((2,), name=name) for name in ("a", "b")]
     head = keras.layers.Dense(1)(keras.layers.Concatenate()(joined))
     keras.Model(joined, head).save(folder / "joined.keras")
-    (folder / "text.keras").write_text("no model")
+    (folder / "text.keras").write_text("text")
     whole = (folder / "conv.keras").read_bytes()
     (folder / "half.keras").write_bytes(whole[: len(whole) // 2])
-    (folder / "text.npy").write_text("no array")
-    (folder / "text.npz").write_text("no arrays")
+    (folder / "text.npy").write_text("text")
+    (folder / "text.npz").write_text("text")
     (folder / "empty.npy").write_bytes(b"")
     np.save(folder / "objects.npy", np.array([{}, None]), allow_pickle=True)
     np.save(folder / "names.npy", np.array(["a", "b"]))
@@ -316,32 +317,32 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("measure", "invalid choice: 'measure'"),
         ("report --depht 3", "unrecognized arguments: --depht 3"),
-        ("report --depth 0", "--depth: a whole number from 1"),
+        ("report --depth 0", "--depth: expected an int from 1 to 10000"),
         ("report --depth 1.5", "Received: 1.5"),
-        ("report --width -3", "--width: a whole number from 1"),
+        ("report --width -3", "--width: expected an int from 1"),
         ("report --width 99999999", "to 65536"),
         ("report --depth 100 --width 65536", "may have 536,870,912 weights"),
         ("report --seed x", "--seed"),
-        ("report --seed 99999999999999999999", "--seed: a whole number"),
+        ("report --seed 99999999999999999999", "--seed: expected an int from 0"),
         ("report --activation relo", "--activation: invalid choice: 'relo'"),
         ("report --activation", "expected one argument"),
         ("report --initializer he_norml", "initializer=he_norml"),
-        ("report --initializer constant", "from its name alone"),
-        ("report --initializer STFT", "from its name alone"),
+        ("report --initializer constant", "without further arguments"),
+        ("report --initializer STFT", "without further arguments"),
         ("report --initializer AlphaStable", "argument: 'stability')"),
         ("report --initializer keras_initx>Nobody", "=keras_initx>Nobody"),
-        ("report --model @nowhere.keras", "which is no file"),
-        ("report --model @", "which has another ending"),
-        ("report --model @taken", "which has another ending"),
-        ("report --model @text.keras", "which is no zip archive"),
-        ("report --model @half.keras", "or not all of one"),
-        ("report --model @lambda.keras", "without code of its own"),
+        ("report --model @nowhere.keras", "which is not a file"),
+        ("report --model @", "which has another suffix"),
+        ("report --model @taken", "which has another suffix"),
+        ("report --model @text.keras", "is not a complete zip archive"),
+        ("report --model @half.keras", "is not a complete zip archive"),
+        ("report --model @lambda.keras", "loads without custom code"),
         ("report --model @unknown.keras", "(Could not locate class 'Unknown'"),
-        ("report --model @conv.keras --depth 3", "--depth is of the plain"),
+        ("report --model @conv.keras --depth 3", "--depth is an option of the plain"),
         ("report --model @conv.keras --data @wide.npy", r"(4, 65)"),
         ("report --model @conv.keras --data @channels_first.npy", "(4, 8, 1"),
         ("report --model @conv.keras --data @text64.npy", "string"),
@@ -374,12 +375,14 @@ def files(tmp_path_factory):
         ("report --data @nan.npy", "NaN or inf in data"),
         ("report --data @huge.npy", "the input of layer 'layer_0'"),
         ("report --out @taken", "out must be a folder"),
-        ("report --out @taken/inside/it", "where {}taken is none"),
-        ("report --out /proc/nowhere", "where /proc is none"),
+        ("report --out @taken/inside/it", "where {}taken cannot"),
+        ("report --out /proc/nowhere", "where /proc cannot"),
         ("report --out @room", "where profile.png is a folder"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(words, said, files, capsys):
+def test_bad_input_gives_one_line_and_exit_code_2(
+    words, message, files, capsys
+):
     line = [word.replace("@", f"{files}/") for word in words.split()]
     if line[:1] == ["report"]:
         line += ["--out", str(files / "never")] if "--out" not in line else []
@@ -391,17 +394,17 @@ def test_bad_input_is_one_line_and_code_2(words, said, files, capsys):
     assert err.startswith("keras-initx: error: ")
     assert err.count("\n") == 1 and err.endswith("\n")
     assert len(err) <= 300
-    assert said.replace("{}", f"{files}/") in err
+    assert message.replace("{}", f"{files}/") in err
     assert not (files / "never").exists()
 
 
-def test_a_wrong_folder_is_said_before_the_work(files, monkeypatch, capsys):
+def test_output_folder_is_checked_before_the_measurement(files, monkeypatch, capsys):
     monkeypatch.setattr(kx, "measure", lambda *args: pytest.fail("too late"))
     code, _, err = run(capsys, "report", "--out", files / "taken" / "inside")
     assert code == 2 and "out must be a folder" in err
 
 
-def test_a_failing_disk_does_not_take_the_numbers_along(
+def test_results_are_printed_if_the_disk_is_full(
     tmp_path, monkeypatch, capsys
 ):
     def full(*args):
@@ -410,10 +413,10 @@ def test_a_failing_disk_does_not_take_the_numbers_along(
     monkeypatch.setattr(report, "write_whole", full)
     code, out, err = run(capsys, "report", *SMALL, "--out", tmp_path)
     assert code == 2 and err.count("\n") == 1 and "No space left" in err
-    assert "layer_3 " in out and "The fraction of the signal" in out
+    assert "layer_3 " in out and "The sample fraction, " in out
 
 
-def test_a_narrow_encoding_loses_no_result(tmp_path, monkeypatch):
+def test_report_prints_in_ascii_where_the_terminal_has_no_more(tmp_path, monkeypatch):
     title = tmp_path / "d\u00e9j\u00e0_\u5c64_$x^.npy"
     np.save(title, np.random.default_rng(0).normal(size=(20, 4)))
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -431,7 +434,7 @@ def test_a_narrow_encoding_loses_no_result(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"),
+    ("sample", "target"),
     [
         ((8, 8), (8, 8, 1)),
         ((64,), (8, 8, 1)),
@@ -443,24 +446,28 @@ def test_a_narrow_encoding_loses_no_result(tmp_path, monkeypatch):
         ((), (1,)),
     ],
 )
-def test_data_is_laid_out_as_the_input_is(given, taken, rng):
-    model = keras.Sequential([keras.Input(taken), keras.layers.Flatten()])
-    data = rng.normal(size=(5, *given))
-    fitted = report.fitted(data, model, "data.npy")
-    assert fitted.ndim == 1 + len(taken)
-    np.testing.assert_array_equal(fitted.ravel(), data.ravel())
+def test_data_is_reshaped_to_the_input(sample, target, rng):
+    model = keras.Sequential([keras.Input(target), keras.layers.Flatten()])
+    data = rng.normal(size=(5, *sample))
+    reshaped = report.reshape_to_input(data, model, "data.npy")
+    assert reshaped.ndim == 1 + len(target)
+    np.testing.assert_array_equal(reshaped.ravel(), data.ravel())
 
 
-def test_data_is_not_laid_out_by_guessing():
+def test_data_of_ambiguous_shape_is_refused():
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     for shape in ((5, 3, 8, 8), (5, 8, 8), (5, 24, 8), (5, 0)):
         with pytest.raises(ValueError, match="have the shape of the model's"):
-            report.fitted(np.ones(shape), model, "data.npy")
+            report.reshape_to_input(np.ones(shape), model, "data.npy")
 
 
 @contextlib.contextmanager
 def recursion_limit(more):
-    """A thousand layers, at less cost: fewer layers, and a lower limit."""
+    """Lowers the recursion limit, so that 150 layers are enough to reach it.
+
+    Args:
+        more: int. Number of calls that remain.
+    """
     limit, before = len(inspect.stack(0)) + more, sys.getrecursionlimit()
     sys.setrecursionlimit(limit)
     try:
@@ -470,7 +477,7 @@ def recursion_limit(more):
         sys.setrecursionlimit(before)
 
 
-def test_depth_is_not_bounded_by_pythons_recursion(rng):
+def test_plain_network_is_not_bounded_by_the_recursion_limit(rng):
     data = rng.normal(size=(9, 4))
     with recursion_limit(130):
         with pytest.raises(RecursionError):
@@ -485,7 +492,7 @@ def test_depth_is_not_bounded_by_pythons_recursion(rng):
     assert profile.layers == ("layer_150",)
 
 
-def test_a_deep_model_loads_and_is_measured(tmp_path, rng):
+def test_deep_saved_model_is_loaded_and_measured(tmp_path, rng):
     path, data = tmp_path / "model.keras", rng.normal(size=(9, 4))
     layers = [keras.layers.Dense(4, name=f"d{i}") for i in range(150)]
     keras.Sequential([keras.Input((4,)), *layers]).save(path)
@@ -495,7 +502,7 @@ def test_a_deep_model_loads_and_is_measured(tmp_path, rng):
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_warning_is_one_line(tmp_path, capsys):
+def test_warning_is_printed_in_one_line(tmp_path, capsys):
     inputs = keras.Input((2,), name="a")
     model = keras.Model({"a": inputs}, keras.layers.Dense(3)(inputs))
     model.save(tmp_path / "model.keras")
@@ -507,7 +514,7 @@ def test_a_warning_is_one_line(tmp_path, capsys):
     assert err.count("\n") == 1
 
 
-def test_one_line_keeps_what_went_wrong():
+def test_one_line_keeps_the_cause_of_an_error():
     assert one_line(ValueError()) == "ValueError"
     assert one_line(ValueError("a\n  b")) == "a b"
     assert one_line(ValueError("a" * 5000)).startswith("aaa")
@@ -520,17 +527,17 @@ def test_one_line_keeps_what_went_wrong():
         "line 4, in g\n\nindices[0] = 9 is not in [0, 9)\n\t "
         "[[{{node a/B}}]] [Op:__inference_forward_1]"
     )
-    said = "indices[0] = 9 is not in [0, 9) at a/B"
-    assert one_line(RuntimeError(graph)) == said
+    cause = "indices[0] = 9 is not in [0, 9) at a/B"
+    assert one_line(RuntimeError(graph)) == cause
 
 
-def test_without_a_command_it_helps(capsys):
+def test_without_a_command_it_prints_help(capsys):
     code, out, err = run(capsys)
     assert (code, err) == (0, "")
     assert out.startswith("usage: keras-initx") and "report" in out
 
 
-def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+def test_keyboard_interrupt_gives_exit_code_130(monkeypatch, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
@@ -541,24 +548,29 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("started", "argv", "ours"),
     [
-        # As Python has them while it looks for the module of -m.
+        # The values while Python searches for the module of -m.
         ("python -m keras_initx report", "-m report", True),
         ("python -B -X dev -m keras_initx x -m", "-m x -m", True),
         ("python -Bm keras_initx", "-m", True),
         ("python -mkeras_initx list", "-m list", True),
         ("python -m keras_initx.cli.main list", "-m list", True),
+        ("python -m keras_initx.__main__ list", "-m list", True),
+        ("python -m my_keras_initx list", "-m list", False),
+        ("python -m keras_initx.theory", "-m", False),
         ("python -m pytest keras_initx", "-m keras_initx", False),
         ("python script.py -m keras_initx", "script.py -m keras_initx", False),
         ("python bin/keras-initx list", "bin/keras-initx list", True),
     ],
 )
-def test_it_knows_its_own_process(started, argv, ours, monkeypatch):
+def test_process_of_the_command_is_recognized(
+    started, argv, ours, monkeypatch
+):
     monkeypatch.setattr(sys, "orig_argv", started.split())
     monkeypatch.setattr(sys, "argv", argv.split())
     assert _startup.is_our_command() == ours
 
 
-def test_as_a_process_it_keeps_its_streams_clean(files, tmp_path):
+def test_standard_error_of_the_process_is_empty_or_one_line(files, tmp_path):
     command = [sys.executable, "-B", "-m", "keras_initx", "report"]
     options = {"capture_output": True, "text": True, "cwd": tmp_path}
     good = subprocess.run(
@@ -569,7 +581,7 @@ def test_as_a_process_it_keeps_its_streams_clean(files, tmp_path):
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.isascii()
     assert (tmp_path / "keras-initx-report" / "profile.png").exists()
-    # What is wrong here comes to light in native code.
+    # This error is raised by TensorFlow's native code.
     bad = subprocess.run(
         [
             *(*command, "--model", files / "embedding.keras"),
@@ -581,7 +593,33 @@ def test_as_a_process_it_keeps_its_streams_clean(files, tmp_path):
     assert bad.stderr.count("\n") == 1
 
 
-def test_a_reader_who_has_seen_enough_is_no_error(monkeypatch, capsys):
+@pytest.mark.parametrize("start", ["package", "module", "script"])
+def test_each_way_to_start_the_command(start, tmp_path):
+    # The script that pip writes for the entry point in the package's metadata.
+    script = tmp_path / "keras-initx"
+    script.write_text(
+        "import sys\n"
+        "from keras_initx.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    words = {
+        "package": ["-m", "keras_initx"],
+        "module": ["-m", "keras_initx.cli.main"],
+        "script": [str(script)],
+    }[start]
+    # Without the variables that silence TensorFlow in the tests.
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, *words, "--version"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{kx.__version__}\n", "")
+
+
+def test_closed_pipe_is_no_error(monkeypatch, capsys):
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w") as stream:
@@ -590,7 +628,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_closed_output_is_no_error(monkeypatch, capsys):
+def test_closed_standard_output_is_no_error(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["list"]) == 0
     sys.stdout.close()

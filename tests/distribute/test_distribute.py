@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import keras_initx as kx
 from keras_initx.distribute import training
-from keras_initx.distribute.workers import of_a_worker
+from keras_initx.distribute.worker_callbacks import without_writing
 from tests.helpers import tables
 from tests.scripts import one_worker
 
@@ -220,7 +220,7 @@ def assert_gone(said, outlived):
     """The chief has found that the other is gone, and says so."""
     code, _, errors = said[0]
     assert code != 0 and said[1][0] < 0, errors
-    last = "All workers must go on together, and it is likely that another one"
+    last = "All workers must train together, and it is likely that another one"
     assert last in errors
     assert "RuntimeError: UnavailableError: " in errors
     assert "BackupAndRestore" in errors
@@ -277,7 +277,7 @@ def test_an_error_that_a_lost_worker_may_cause_comes_first(error):
     said = rf"^{error.__name__}: a bug\nAll workers .* likely .*BackupAndRest"
     with (
         pytest.raises(RuntimeError, match=said),
-        training._loss_of_a_worker(),
+        training._explain_lost_worker(),
     ):
         raise error(None, None, "a bug")
 
@@ -293,7 +293,7 @@ def test_batches_that_are_known_to_be_of_equal_shares(size, known):
         shape = () if size == () else (size, 4)
         element_spec = ({"a": tf.TensorSpec(shape)}, tf.TensorSpec(()))
 
-    assert training._divided(Data, Two) == known
+    assert training._has_equal_shares(Data, Two) == known
 
 
 def test_a_worker_restores_and_writes_nothing(tmp_path):
@@ -306,7 +306,7 @@ def test_a_worker_restores_and_writes_nothing(tmp_path):
         keras.callbacks.RemoteMonitor(),
         keras.callbacks.TensorBoard(tmp_path / "tensorboard"),
     ]
-    *kept, restore = of_a_worker([*keep, *writes, backup])
+    *kept, restore = without_writing([*keep, *writes, backup])
     assert kept == keep
     x = np.ones((8, 4), np.float32)
 
