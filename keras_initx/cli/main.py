@@ -173,7 +173,9 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_warning(message: Warning | str, *args: object) -> None:
+def _print_warning(
+    message: Warning | str, *args: object, **kwargs: object
+) -> None:
     sys.stderr.write(f"keras-initx: warning: {one_line(message)}\n")
 
 

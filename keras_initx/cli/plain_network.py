@@ -97,7 +97,7 @@ def plain_network(
     def kernel_initializer(layer: int) -> keras.Initializer:
         if initializer is not None:
             return named_initializer(initializer)
-        scale = theory.critical_gain(activation) if layer else 1.0
+        scale = theory.critical_scale(activation) if layer else 1.0
         return keras.initializers.VarianceScaling(
             scale, mode="fan_in", distribution="untruncated_normal"
         )

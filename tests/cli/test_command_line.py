@@ -327,7 +327,10 @@ def files(tmp_path_factory):
         ("report --width 99999999", "to 65536"),
         ("report --depth 100 --width 65536", "may have 536,870,912 weights"),
         ("report --seed x", "--seed"),
-        ("report --seed 99999999999999999999", "--seed: expected an int from 0"),
+        (
+            "report --seed 99999999999999999999",
+            "--seed: expected an int from 0",
+        ),
         ("report --activation relo", "--activation: invalid choice: 'relo'"),
         ("report --activation", "expected one argument"),
         ("report --initializer he_norml", "initializer=he_norml"),
@@ -342,7 +345,10 @@ def files(tmp_path_factory):
         ("report --model @half.keras", "is not a complete zip archive"),
         ("report --model @lambda.keras", "loads without custom code"),
         ("report --model @unknown.keras", "(Could not locate class 'Unknown'"),
-        ("report --model @conv.keras --depth 3", "--depth is an option of the plain"),
+        (
+            "report --model @conv.keras --depth 3",
+            "--depth is an option of the plain",
+        ),
         ("report --model @conv.keras --data @wide.npy", r"(4, 65)"),
         ("report --model @conv.keras --data @channels_first.npy", "(4, 8, 1"),
         ("report --model @conv.keras --data @text64.npy", "string"),
@@ -398,15 +404,15 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     assert not (files / "never").exists()
 
 
-def test_output_folder_is_checked_before_the_measurement(files, monkeypatch, capsys):
+def test_output_folder_is_checked_before_the_measurement(
+    files, monkeypatch, capsys
+):
     monkeypatch.setattr(kx, "measure", lambda *args: pytest.fail("too late"))
     code, _, err = run(capsys, "report", "--out", files / "taken" / "inside")
     assert code == 2 and "out must be a folder" in err
 
 
-def test_results_are_printed_if_the_disk_is_full(
-    tmp_path, monkeypatch, capsys
-):
+def test_results_are_printed_if_the_disk_is_full(tmp_path, monkeypatch, capsys):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -416,7 +422,9 @@ def test_results_are_printed_if_the_disk_is_full(
     assert "layer_3 " in out and "The sample fraction, " in out
 
 
-def test_report_prints_in_ascii_where_the_terminal_has_no_more(tmp_path, monkeypatch):
+def test_report_prints_in_ascii_where_the_terminal_has_no_more(
+    tmp_path, monkeypatch
+):
     title = tmp_path / "d\u00e9j\u00e0_\u5c64_$x^.npy"
     np.save(title, np.random.default_rng(0).normal(size=(20, 4)))
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -562,9 +570,7 @@ def test_keyboard_interrupt_gives_exit_code_130(monkeypatch, capsys):
         ("python bin/keras-initx list", "bin/keras-initx list", True),
     ],
 )
-def test_process_of_the_command_is_recognized(
-    started, argv, ours, monkeypatch
-):
+def test_process_of_the_command_is_recognized(started, argv, ours, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", started.split())
     monkeypatch.setattr(sys, "argv", argv.split())
     assert _startup.is_our_command() == ours
@@ -598,9 +604,7 @@ def test_each_way_to_start_the_command(start, tmp_path):
     # The script that pip writes for the entry point in the package's metadata.
     script = tmp_path / "keras-initx"
     script.write_text(
-        "import sys\n"
-        "from keras_initx.cli.main import main\n"
-        "sys.exit(main())\n"
+        "import sys\nfrom keras_initx.cli.main import main\nsys.exit(main())\n"
     )
     words = {
         "package": ["-m", "keras_initx"],
