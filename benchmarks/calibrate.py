@@ -1,15 +1,15 @@
-"""What does calibration do to the signal, to training, and what does it cost?
+"""How does calibrate change the signal and training, and what does it cost?
 
-    signal     held-out moments at layers 1, 10, 20 and 49 of a 50-layer relu
-               net, drawn by He, calibrated per layer ("total"), per unit
-               ("sample")
-    cost       the time of a calibration over that of a forward pass, and of
-               the package lsuv on PyTorch over its own (needs
-               `pip install lsuv torch`)
-    training   training loss of nets drawn by He, calibrated in three ways, and
-               with Batch Normalization, on handwritten digits
+    signal     moments on held-out samples at layers 1, 10, 20 and 49 of a relu
+               net of 50 layers: with He weights, calibrated per layer, and
+               calibrated per unit
+    cost       time of a calibration over that of a forward pass; the same of
+               the package lsuv on PyTorch (needs `pip install lsuv torch`)
+    training   training loss on handwritten digits of nets with He weights,
+               calibrated in three ways, and with batch normalization
 
-Run `python benchmarks/calibrate.py [signal|cost|training]`; all by default.
+Run `python benchmarks/calibrate.py [signal|cost|training]`. Without an argument
+all three parts run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import paired
-import shown
+import report
 import tensorflow as tf
 
 import keras_initx as kx
@@ -44,18 +44,19 @@ def dense_net(depth: int, width: int) -> keras.Model:
     )
 
 
+# The arguments of `calibrate` for each row of the table; None for none.
 WAYS: dict[str, dict[str, Any] | None] = {
     "He": None,
-    "total": {"per": "layer"},
-    "sample": {"per": "unit"},
+    "per layer": {"per": "layer"},
+    "per unit": {"per": "unit"},
 }
 
 
-def signal(nets: int = 5) -> None:
+def signal(nets: int) -> None:
     width, depth, samples = 500, 50, 2000
     at = [1, 10, 20, 49]
     rows = []
-    found: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
+    results: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
     for seed in range(nets):
         keras.utils.set_random_seed(seed)
         x, held_out = np.random.normal(size=(2, samples, width))
@@ -66,23 +67,24 @@ def signal(nets: int = 5) -> None:
             if arguments is not None:
                 kx.calibrate(model, x.astype("float32"), **arguments)
             profile = kx.measure(model, held_out.astype("float32"))
-            found[way].append(
+            results[way].append(
                 np.stack([profile.sample_variance, profile.squared_mean])[:, at]
             )
-    for way, values in found.items():
-        mean, spread = np.mean(values, 0), np.std(values, 0)
-        for name, m, s in zip(("v²", "m²"), mean, spread, strict=True):
+    for way, values in results.items():
+        mean, deviation = np.mean(values, 0), np.std(values, 0)
+        for name, m, s in zip(("v²", "m²"), mean, deviation, strict=True):
             cells = [f"{a:.3f} ± {b:.3f}" for a, b in zip(m, s, strict=True)]
             rows.append([way, name, *cells])
-    shown.show(
-        f"Held-out moments, {depth} layers of {width}, {samples} samples to "
-        f"calibrate, as many held out; mean and spread of {nets} nets.",
+    report.print_table(
+        f"Moments on held-out samples, {depth} layers of {width}: {samples} "
+        f"samples to calibrate on, as many held out; mean and standard "
+        f"deviation over {nets} nets.",
         ["weights", "", *(f"layer {i}" for i in at)],
         rows,
     )
 
 
-def of_keras(depth: int, width: int, samples: int) -> paired.Runs:
+def keras_runs(depth: int, width: int, samples: int) -> paired.Runs:
     model = dense_net(depth, width)
     x = tf.random.normal((samples, width))
     compiled = tf.function(lambda x: model(x, training=False))
@@ -94,7 +96,7 @@ def of_keras(depth: int, width: int, samples: int) -> paired.Runs:
     }
 
 
-def of_torch(depth: int, width: int, samples: int) -> paired.Runs:
+def torch_runs(depth: int, width: int, samples: int) -> paired.Runs:
     import lsuv
     import torch
 
@@ -111,7 +113,7 @@ def of_torch(depth: int, width: int, samples: int) -> paired.Runs:
             return model(x)
 
     def calibrate() -> Any:
-        # Of weights it has scaled before it would run fewer passes.
+        # It would run fewer passes on weights that it has scaled before.
         model.load_state_dict(start)
         return lsuv.lsuv_with_singlebatch(
             model, x, do_orthonorm=False, verbose=False
@@ -120,12 +122,12 @@ def of_torch(depth: int, width: int, samples: int) -> paired.Runs:
     return {"forward": forward, "lsuv": calibrate}
 
 
-def their_cost(depth: int, width: int, samples: int) -> list[str]:
+def torch_cost(depth: int, width: int, samples: int) -> list[str]:
     try:
-        runs = of_torch(depth, width, samples)
+        runs = torch_runs(depth, width, samples)
     except ImportError:
         return ["not installed"] * 2
-    # Hundreds of forward passes each: one or two are enough.
+    # Each takes hundreds of forward passes, so one or two runs are enough.
     forward = np.median(
         paired.times({"forward": runs["forward"]}, 9)["forward"]
     )
@@ -134,25 +136,27 @@ def their_cost(depth: int, width: int, samples: int) -> list[str]:
         start = time.perf_counter()
         runs["lsuv"]()
         ratios.append((time.perf_counter() - start) / forward)
-    told = ", ".join(f"{ratio:.0f}" for ratio in ratios)
-    return [f"{forward * 1e3:.0f} ms", told]
+    shown = ", ".join(f"{ratio:.0f}" for ratio in ratios)
+    return [f"{forward * 1e3:.0f} ms", shown]
 
 
 def cost(rounds: int) -> None:
     rows = []
     for width, samples in ((256, 1024), (1024, 1024)):
         for depth in (10, 50, 200) if width == 256 else (50,):
-            seconds = paired.times(of_keras(depth, width, samples), rounds)
+            seconds = paired.times(keras_runs(depth, width, samples), rounds)
             forward = seconds["forward"]
             cells = [f"{np.median(forward) * 1e3:.0f} ms"]
             for way in ("compiled", "per unit", "LSUV"):
-                cells.append(paired.spread(seconds[way] / forward))
-            cells += their_cost(depth, width, samples) if width == 256 else []
+                cells.append(
+                    paired.median_and_quartiles(seconds[way] / forward)
+                )
+            cells += torch_cost(depth, width, samples) if width == 256 else []
             cells += [""] * (6 - len(cells))
             print(f"{depth} of {width}:", *cells, sep="  ", flush=True)
             rows.append([f"{depth} of {width}", *cells])
-    shown.show(
-        "Time over model(x), paired rounds, median and quartiles.",
+    report.print_table(
+        "Time over that of model(x), median and quartiles of paired rounds.",
         [
             "relu layers",
             "model(x)",
@@ -216,16 +220,17 @@ NETS: dict[str, Callable[[bool], keras.Model]] = {
     "all-convolutional, 9 layers": all_convolutional,
     "plain, 50 layers of 64": plain_net,
 }
-STARTS = ("He", "total", "sample", "LSUV", "Batch Normalization")
+STARTS = ("He", "per layer", "per unit", "LSUV", "Batch Normalization")
 
 
-def started(build: Callable[[bool], keras.Model], start: str, seed: int) -> Any:
+def initialized_model(
+    build: Callable[[bool], keras.Model], start: str, seed: int
+) -> Any:
     keras.utils.set_random_seed(seed)
     model = build(start == "Batch Normalization")
     x = digits()[0][:500]
-    if start in ("total", "sample"):
-        per = "layer" if start == "total" else "unit"
-        kx.calibrate(model, x, per=per, layers=_is_hidden)
+    if arguments := WAYS.get(start):
+        kx.calibrate(model, x, **arguments, layers=_is_hidden)
     elif start == "LSUV":
         kx.initialize(model, "orthogonal", seed=seed, layers=_is_hidden)
         kx.calibrate(model, x, per="layer", center=False, layers=_is_hidden)
@@ -241,24 +246,26 @@ def training(seeds: int, epochs: int, out: Path) -> None:
     x, y = digits()
     rows = []
     for net, build in NETS.items():
-        ax = shown.axes()
+        ax = report.new_axes()
         for start in STARTS:
             curves = []
             for seed in range(seeds):
-                model = started(build, start, seed)
+                model = initialized_model(build, start, seed)
                 model.compile(
                     keras.optimizers.Adam(1e-3),
                     keras.losses.SparseCategoricalCrossentropy(
                         from_logits=True
                     ),
                 )
-                told = model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)
-                curves.append(told.history["loss"])
+                history = model.fit(
+                    x, y, batch_size=64, epochs=epochs, verbose=0
+                )
+                curves.append(history.history["loss"])
             low, middle, high = np.percentile(curves, [25, 50, 75], axis=0)
             steps = np.arange(1, epochs + 1)
             ax.plot(steps, middle, label=start)
             ax.fill_between(steps, low, high, alpha=0.2)
-            at = sorted({1, epochs // 4, epochs // 2, epochs})
+            at = sorted({1, *(max(1, epochs // k) for k in (4, 2, 1))})
             rows.append(
                 [net, start]
                 + [
@@ -271,8 +278,8 @@ def training(seeds: int, epochs: int, out: Path) -> None:
         ax.set_xlabel("epoch")
         ax.set_ylabel("training loss")
         ax.set_title(net)
-        shown.save(ax, out / f"{net.split(',')[0]}.png")
-    shown.show(
+        report.save_figure(ax, out / f"{net.split(',')[0]}.png")
+    report.print_table(
         f"Training loss on digits, Adam(1e-3), median of {seeds} seeds "
         "(quartiles).",
         ["net", "start", *(f"epoch {i}" for i in at)],
@@ -285,19 +292,33 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "what", nargs="?", choices=["signal", "cost", "training"]
     )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("calibrate"))
+    parser.add_argument(
+        "--nets", type=int, default=5, help="nets of the part `signal`"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds of the part `cost`"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="seeds of the part `training`"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="epochs of the part `training`"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("calibrate"),
+        help="folder for the figures of the part `training`",
+    )
     options = parser.parse_args(argv)
-    started_at = time.perf_counter()
+    start = time.perf_counter()
     if options.what in (None, "signal"):
-        signal()
+        signal(options.nets)
     if options.what in (None, "cost"):
         cost(options.rounds)
     if options.what in (None, "training"):
         training(options.seeds, options.epochs, options.out)
-    print(f"{time.perf_counter() - started_at:.0f} s")
+    print(f"{time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

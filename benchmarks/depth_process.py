@@ -1,9 +1,11 @@
-"""What do weights cost that are correlated over depth, beside iid ones?
+"""What does a DepthProcess cost, compared with independent weights?
 
-Builds L dense layers, 64 wide, with HeNormal and with the layers of a
-DepthProcess, paired (see paired.py): milliseconds a layer, over HeNormal at the
-same L and over itself at the smallest L. Memory is the highest resident size of
-a process of its own, above that before, less the weights themselves.
+Builds L dense layers, 64 wide, with HeNormal and with the initializers of a
+DepthProcess, whose weights are correlated over depth. The table shows the
+milliseconds a layer, and their ratio to HeNormal at the same L and to the same
+initializer at the smallest L, in paired rounds (see paired.py). Memory is the
+peak of a process that builds the layers once, above its memory before, less the
+weights themselves.
 
 Run `python benchmarks/depth_process.py`.
 """
@@ -41,6 +43,7 @@ WAYS: dict[str, Callable[[int], Callable[[int], keras.Initializer]]] = {
 
 
 def build(way: str, depth: int) -> list[keras.layers.Layer]:
+    """Returns built layers."""
     at = WAYS[way](depth)
     layers = []
     for index in range(depth):
@@ -53,19 +56,27 @@ def build(way: str, depth: int) -> list[keras.layers.Layer]:
 def print_memory(depth: str, way: str) -> None:
     build(way, 3)
     weights = int(depth) * (WIDTH + 1) * WIDTH * 4 / 2**20
-    print(paired.peak_above_now(lambda: build(way, int(depth))) - weights)
+    print(paired.memory_peak(lambda: build(way, int(depth))) - weights)
 
 
-def compare(rounds: int) -> None:
+def compare(depths: list[int], rounds: int) -> None:
     table = Table(box=box.MARKDOWN)
     table.add_column("weights", no_wrap=True)
-    for head in ("L", "ms a layer", f"/ {BASE}", "/ L = 100", "MiB beyond"):
+    for head in (
+        "L",
+        "ms a layer",
+        f"/ {BASE}",
+        f"/ L = {depths[0]}",
+        "MiB beyond",
+    ):
         table.add_column(head, justify="right", no_wrap=True)
     smallest = {}
-    for depth in DEPTHS:
+    for depth in depths:
         runs = {way: (lambda way=way: build(way, depth)) for way in WAYS}  # noqa: B023
         seconds = paired.times(runs, rounds)
-        memory = paired.numbers_of(__file__, "--memory-of", WAYS, str(depth))
+        memory = paired.printed_numbers(
+            __file__, "--memory-of", WAYS, str(depth)
+        )
         for way in WAYS:
             each = seconds[way] * 1e3 / depth
             smallest.setdefault(way, np.median(each))
@@ -73,7 +84,7 @@ def compare(rounds: int) -> None:
                 way,
                 str(depth),
                 f"{np.median(each):.2f}",
-                paired.spread(seconds[way] / seconds[BASE]),
+                paired.median_and_quartiles(seconds[way] / seconds[BASE]),
                 f"{np.median(each) / smallest[way]:.2f}",
                 f"{memory[way]:.0f}",
             )
@@ -83,13 +94,20 @@ def compare(rounds: int) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--depths",
+        type=int,
+        nargs="+",
+        default=list(DEPTHS),
+        help="numbers of layers, the smallest first",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.memory_of:
         print_memory(*options.memory_of)
     else:
-        compare(options.rounds)
+        compare(options.depths, options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""Do fractional moments do what is said of them?
+"""Do fractional moments of the signal behave as the theory says?
 
-The set-ups of Gurbuzbalaban & Hu (AISTATS 2021, arXiv:2005.11878) as their
-public code has them, and alpha-stable weights beside them:
+The set-ups are those of Gurbuzbalaban & Hu (AISTATS 2021, arXiv:2005.11878), as
+their public code has them. Alpha-stable weights are added:
 
     moments    (E |x_i|^q)^(1/q) against q after 500 layers, 64 wide
     norms      log |x_100| / |x_0| against its Gaussian limit, and
                P(|x_100| < 0.1 |x_0|)
-    stable     drift of the log norm a layer with stable weights, by scale
+    stable     drift of the log norm per layer with stable weights, for two
+               scales
     training   20 layers, 64 wide, on handwritten digits, 20 seeds
 
-Run `python benchmarks/fractional_moments.py [PART ...] [--out DIR]`; with
-`--out` figures are drawn as well. All parts take a few minutes on two cores.
+Run `python benchmarks/fractional_moments.py [PART ...] [--out DIR]`. With
+`--out` figures are drawn as well. All parts take a few minutes on two cores. A
+further part, `training_mnist`, needs `keras.datasets` to download MNIST.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from report import new_axes, print_table, save_figure
 from scipy import special
-from shown import axes, save, show
 
 import keras_initx as kx
 
@@ -39,14 +41,16 @@ ORDERS = (2.0, 1.5, 1.0, 0.8, 0.5)
 
 
 def layer_norms(depth: int, nets: int, seed: int) -> np.ndarray:
-    """log |x_l| / |x_0| for weights of standard deviation 1, and x_depth.
+    """Returns log |x_l| / |x_0| of every layer l, and the direction of x_depth.
 
-    Real weight matrices, a new one for each network and layer. Another
-    standard deviation adds its logarithm in every layer and changes nothing
-    else, so that one run serves every order s.
+    The weights have standard deviation 1 and are drawn anew for each network
+    and layer. Another standard deviation adds its logarithm in every layer and
+    changes nothing else, so one run serves every order s.
     """
     pieces = [
-        _piece(tf.constant([seed, i], tf.int32), depth, min(500, nets - i))
+        _some_networks(
+            tf.constant([seed, i], tf.int32), depth, min(500, nets - i)
+        )
         for i in range(0, nets, 500)
     ]
     logs, last = zip(*pieces, strict=True)
@@ -54,7 +58,7 @@ def layer_norms(depth: int, nets: int, seed: int) -> np.ndarray:
 
 
 @tf.function(autograph=False)
-def _piece(seed: tf.Tensor, depth: int, nets: int):
+def _some_networks(seed: tf.Tensor, depth: int, nets: int):
     seeds = tf.random.split(seed, depth + 1)
     x = tf.random.stateless_normal((nets, WIDTH), seeds[depth])
     x /= tf.norm(x, axis=1, keepdims=True)
@@ -84,7 +88,7 @@ def moments(out: Path | None) -> None:
     for s in (2.0, 1.5, 1.0):
         std = kx.theory.fractional_moment_std(s, WIDTH)
         norm = logs[-1] + depth * np.log(std)
-        # log of the mean over nets and units of |x_i|^q
+        # log |x_i|, of which the moments are taken over nets and units
         with np.errstate(divide="ignore"):
             entries = np.log(unit.astype(np.float64)) + norm[:, None]
         curves[s] = np.array(
@@ -95,7 +99,7 @@ def moments(out: Path | None) -> None:
                 for q in orders
             ]
         )
-    show(
+    print_table(
         f"(E |x_i|^q)^(1/q) after {depth} layers, {nets} networks of width "
         f"{WIDTH}, |x_0| = 1",
         ["q", *(f"s = {s:g}" for s in curves)],
@@ -106,78 +110,84 @@ def moments(out: Path | None) -> None:
         ],
     )
     print(
-        "A mean of 500 heavy-tailed numbers is set by its few largest: at such "
-        "depth the curves move by factors from one seed to the next.\n"
+        "The few largest of 500 heavy-tailed numbers determine their mean: at "
+        "this depth the curves of two seeds differ by factors.\n"
     )
     if out:
-        ax = axes()
+        ax = new_axes()
         for s, curve in curves.items():
             ax.plot(orders, curve, label=f"s = {s:g}")
         ax.set(xlabel="order q", ylabel="(E |x_i|^q)^(1/q)", yscale="log")
-        save(ax, out / "moments.png")
+        save_figure(ax, out / "moments.png")
 
 
 def norms(out: Path | None) -> None:
     depth, nets = 100, 4000
     log_ratio = layer_norms(depth, nets, seed=2)[0][-1]
-    rows, drawn = [], []
+    rows, curves = [], []
     for s in ORDERS:
         std = kx.theory.fractional_moment_std(s, WIDTH)
         drift, variance = kx.theory.log_norm_drift_and_variance(std, WIDTH)
-        found = log_ratio + depth * np.log(std)
-        mean, spread = depth * drift, np.sqrt(depth * variance)
+        ratios = log_ratio + depth * np.log(std)
+        mean, deviation = depth * drift, np.sqrt(depth * variance)
         rows.append(
             [
                 f"{s:g}",
-                *(float(found.mean()), float(found.std() / np.sqrt(nets))),
-                *(float(mean), float(found.var()), float(spread**2)),
-                float((found < np.log(0.1)).mean()),
-                float(special.ndtr((np.log(0.1) - mean) / spread)),
+                *(float(ratios.mean()), float(ratios.std() / np.sqrt(nets))),
+                *(float(mean), float(ratios.var()), float(deviation**2)),
+                float((ratios < np.log(0.1)).mean()),
+                float(special.ndtr((np.log(0.1) - mean) / deviation)),
             ]
         )
-        drawn.append((s, found, mean, spread))
-    show(
+        curves.append((s, ratios, mean, deviation))
+    print_table(
         f"log |x_{depth}| / |x_0|, {nets} networks of width {WIDTH}, relu",
         [
             *("s", "mean", "s.e.", "theory", "variance", "theory"),
-            *("P(below a tenth)", "theory"),
+            *("P(ratio < 0.1)", "theory"),
         ],
         rows,
     )
     if out:
-        ax = axes()
-        for s, found, mean, spread in drawn[:3]:
+        ax = new_axes()
+        for s, ratios, mean, deviation in curves[:3]:
             line = ax.hist(
-                found, 60, density=True, histtype="step", label=f"s = {s:g}"
+                ratios, 60, density=True, histtype="step", label=f"s = {s:g}"
             )
-            x = np.linspace(*np.percentile(found, [0.1, 99.9]))
+            x = np.linspace(*np.percentile(ratios, [0.1, 99.9]))
             ax.plot(
                 x,
-                np.exp(-(((x - mean) / spread) ** 2) / 2)
-                / (spread * np.sqrt(2 * np.pi)),
+                np.exp(-(((x - mean) / deviation) ** 2) / 2)
+                / (deviation * np.sqrt(2 * np.pi)),
                 "--",
                 color=line[2][0].get_edgecolor(),
             )
         ax.set(xlabel=f"log |x_{depth}| / |x_0|", ylabel="density")
-        save(ax, out / "norms.png")
+        save_figure(ax, out / "norms.png")
 
 
 def stable(out: Path | None) -> None:
+    """Prints the drift; there is no figure of it."""
     depth, nets, width = 50, 20, 256
     rows = []
     for stability in (1.0, 1.5, 1.8):
         scales = {
             "width^(-1/a)": width ** (-1 / stability),
-            "log kept": kx.theory.stable_weight_scale(stability, width),
+            "keeps the log": kx.theory.stable_weight_scale(stability, width),
         }
-        drawn = kx.initializers.AlphaStable(stability, fan_in=width, seed=None)
+        initializer = kx.initializers.AlphaStable(
+            stability, fan_in=width, seed=None
+        )
         drifts = []
         for _ in range(nets):
             x = tf.nn.relu(tf.random.normal((1, width)))
             x /= tf.reduce_sum(x**stability) ** (1 / stability)
             total = 0.0
             for _ in range(depth):
-                weights = drawn.clone()((width, width)) / scales["log kept"]
+                weights = (
+                    initializer.clone()((width, width))
+                    / scales["keeps the log"]
+                )
                 x = tf.nn.relu(x @ weights)
                 norm = tf.reduce_sum(x**stability) ** (1 / stability)
                 x, total = x / norm, total + float(tf.math.log(norm))
@@ -191,10 +201,10 @@ def stable(out: Path | None) -> None:
                     f"{scale:.5f}",
                     float(mean + np.log(scale)),
                     float(error),
-                    float(np.log(scale / scales["log kept"])),
+                    float(np.log(scale / scales["keeps the log"])),
                 ]
             )
-    show(
+    print_table(
         f"Growth of log |x|_a a layer, {nets} networks of {depth} layers, "
         f"{width} wide, relu, stable weights",
         [
@@ -223,7 +233,7 @@ def schemes() -> dict[str, Callable[[], keras.Initializer]]:
 
 
 def digits() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """The handwritten digits of scikit-learn: 1437 to train on, 360 to test."""
+    """Returns scikit-learn's digits: 1437 to train on and 360 to test."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -234,7 +244,7 @@ def digits() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 
 def mnist() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """MNIST, where `keras.datasets` can download it."""
+    """Returns MNIST, which `keras.datasets` downloads."""
     train, test = keras.datasets.mnist.load_data()
     return tuple(
         (((x.reshape(len(x), -1) / 255 - 0.5) / 0.5).astype(np.float32), y)
@@ -250,7 +260,7 @@ def quartiles(values: np.ndarray) -> str:
 
 
 class Stack(tf.Module):
-    """Many networks of one shape, one for each seed, trained side by side."""
+    """Several networks of one shape, trained together: one for each seed."""
 
     def __init__(
         self,
@@ -258,15 +268,14 @@ class Stack(tf.Module):
         sizes: Sequence[int],
         seeds: Sequence[int],
     ):
-        self.kernels = []
-        drawn = []
+        kernels = []
         for seed in seeds:
             keras.utils.set_random_seed(seed)
-            drawn.append(
+            kernels.append(
                 [initializer()(shape) for shape in itertools.pairwise(sizes)]
             )
         self.kernels = [
-            tf.Variable(tf.stack(w)) for w in zip(*drawn, strict=True)
+            tf.Variable(tf.stack(w)) for w in zip(*kernels, strict=True)
         ]
         self.biases = [
             tf.Variable(tf.zeros(w[:, :1].shape)) for w in self.kernels
@@ -283,13 +292,13 @@ class Stack(tf.Module):
 def trained(
     stack: Stack, train, test, epochs: int, rate: float = 0.01, batch: int = 128
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """After every epoch the training loss and test accuracy of every seed."""
+    """Yields each seed's training loss and test accuracy, every epoch."""
     seeds = stack.kernels[0].shape[0]
     x, y = tf.constant(train[0]), tf.constant(train[1], tf.int32)
 
     @tf.function(autograph=False)
     def step(rows: tf.Tensor) -> tf.Tensor:
-        # rows: (seeds, batch), since each seed shuffles for itself
+        # rows has the shape (seeds, batch): each seed has an order of its own.
         labels = tf.gather(y, rows)
         with tf.GradientTape() as tape:
             losses = tf.reduce_mean(
@@ -323,9 +332,10 @@ def trained(
 
 
 def training(out: Path | None, data=digits, epochs: int = 100) -> None:
+    """Trains networks with each initializer, and prints loss and accuracy."""
     train, test = data()
     seeds = range(20)
-    # 784-64x18-10 in the paper: twenty kernels.
+    # There are twenty kernels, as in the paper, where the input has size 784.
     sizes = [train[0].shape[1], *[WIDTH] * 19, 10]
     curves, rows = {}, []
     bar = keras.utils.Progbar(len(schemes()) * epochs, unit_name="epoch")
@@ -345,7 +355,7 @@ def training(out: Path | None, data=digits, epochs: int = 100) -> None:
                 *(quartiles(right[-1]), int(diverged.sum())),
             ]
         )
-    show(
+    print_table(
         f"20 layers, {WIDTH} wide, relu, on {data.__name__}: SGD 0.01, "
         f"batch 128, {len(seeds)} seeds; median (quartiles)",
         [
@@ -355,7 +365,7 @@ def training(out: Path | None, data=digits, epochs: int = 100) -> None:
         rows,
     )
     if out:
-        ax = axes()
+        ax = new_axes()
         for name, losses in curves.items():
             low, middle, high = np.quantile(
                 losses, [0.25, 0.5, 0.75], axis=1, method="closest_observation"
@@ -365,7 +375,7 @@ def training(out: Path | None, data=digits, epochs: int = 100) -> None:
                 range(epochs), low, high, alpha=0.2, color=line.get_color()
             )
         ax.set(xlabel="epoch", ylabel="training loss")
-        save(ax, out / "training.png")
+        save_figure(ax, out / "training.png")
 
 
 def training_mnist(out: Path | None) -> None:
@@ -382,17 +392,21 @@ PARTS = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART")
-    parser.add_argument("--out", type=Path)
+    all_parts = PARTS | {"training_mnist": training_mnist}
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=", ".join(all_parts)
+    )
+    parser.add_argument("--out", type=Path, help="folder for figures")
     options = parser.parse_args(argv)
-    known = PARTS | {"training_mnist": training_mnist}
     for part in options.parts or PARTS:
-        if part not in known:
-            parser.error(f"PART must be among {list(known)}. Received: {part}")
+        if part not in all_parts:
+            parser.error(
+                f"PART must be one of {', '.join(all_parts)}. Received: {part}"
+            )
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
     for part in options.parts or PARTS:
-        known[part](options.out)
+        all_parts[part](options.out)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Which layers keep the variance of their input? Keras alone, and initialize.
+"""Which layers preserve the variance of their input?
 
-Of unit normal input, a kernel with variance 1 / fan_in gives outputs of
-variance 1. Each row is a layer of Keras: the mean square of its output, away
-from borders, when Keras draws its kernel by LecunNormal, and when
-`keras_initx.initialize` does. Of weights and of numbers in the input there are
-so many, drawn anew as often as that takes, that chance moves a value by 0.6%.
+Weights with variance 1 / fan_in turn unit normal input into output of variance
+1. Each row of the table is a layer of Keras, and has the mean square of its
+output, away from borders, when Keras draws the kernel by LecunNormal and when
+`keras_initx.initialize` draws it. Weights and inputs are drawn so often that
+chance changes a value by 0.6%.
 
 Run `python benchmarks/layer_variance.py`.
 """
@@ -21,25 +21,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import shown
+import report
 
 import keras_initx as kx
 
 L = keras.layers
-# Relative standard deviation: sqrt(2 / WEIGHTS + 4 / NUMBERS) at the most.
+# Numbers of weights and of input values that are drawn for each layer. The
+# relative standard deviation is at most sqrt(2 / WEIGHTS + 4 / NUMBERS).
 WEIGHTS, NUMBERS = 100_000, 300_000
 
 
 class Case(NamedTuple):
-    """A layer, the shape of a sample, and what of it has unit variance.
+    """A layer, its input, and the output that should have unit variance.
 
     Args:
-        make: Of initializers for its kernels, by keyword, a layer.
-        shape: Of one sample of its input.
-        count: How many numbers its smallest kernel has.
-        names: Keywords that take the initializer.
-        output: Of the layer and its input, the output to square.
-        outputs: Numbers in one sample of it, if fewer than in the input.
+        make: Callable. Returns the layer; takes initializers of its kernels as
+            keywords.
+        shape: tuple of int. The shape of one sample of the input.
+        count: int. The number of weights in the smallest kernel.
+        names: tuple of str. The keywords that take the initializer.
+        output: Callable. Takes the layer and its input and returns the output
+            whose square is averaged.
+        outputs: int. The number of values in one sample of this output, if
+            they are fewer than in the input. Defaults to None.
     """
 
     make: Callable[..., keras.layers.Layer]
@@ -51,7 +55,7 @@ class Case(NamedTuple):
 
 
 def inside(border: int) -> Callable[[Any, Any], Any]:
-    """The output without so many positions at each end of every axis."""
+    """Returns the output without `border` positions at each end of an axis."""
 
     def output(layer: Any, x: Any) -> Any:
         y = np.asarray(layer(x))
@@ -64,7 +68,7 @@ def inside(border: int) -> Callable[[Any, Any], Any]:
 
 
 def product(weight: str) -> Callable[[Any, Any], Any]:
-    """What the cell of a recurrent layer makes of its input, or its state."""
+    """Returns the input, or state, times a kernel of a recurrent layer."""
 
     def output(layer: Any, x: Any) -> Any:
         layer = getattr(layer, "forward_layer", layer)
@@ -74,6 +78,8 @@ def product(weight: str) -> Callable[[Any, Any], Any]:
 
 
 def convolved(weight: str) -> Callable[[Any, Any], Any]:
+    """Returns the input convolved with a kernel of a recurrent layer."""
+
     def output(layer: Any, x: Any) -> Any:
         return keras.ops.conv(x[:, 0], getattr(layer.cell, weight))
 
@@ -81,6 +87,7 @@ def convolved(weight: str) -> Callable[[Any, Any], Any]:
 
 
 def projections(layer: Any, x: Any) -> Any:
+    """Returns the root mean squares of query, key and value of attention."""
     model = keras.Sequential([keras.Input(x.shape[1:]), _SelfAttention(layer)])
     profile = kx.measure(model, x)
     rows = [
@@ -101,7 +108,7 @@ class _SelfAttention(keras.layers.Layer):
         return self.layer(x, x)
 
 
-def of_one_hot(layer: Any, x: Any) -> Any:
+def on_one_hot(layer: Any, x: Any) -> Any:
     return layer(np.arange(layer.input_dim))
 
 
@@ -153,7 +160,8 @@ CASES = {
         lambda **k: L.Conv2DTranspose(64, 3, strides=2, **k),
         (8, 8, 64),
         36864,
-        # Positions with 1, 2 and 4 terms are as frequent inside.
+        # Without the last row and column, positions to which 1, 2 and 4
+        # weights contribute are as frequent as inside a large output.
         output=lambda layer, x: inside(2)(layer, x)[:, :-1, :-1],
     ),
     "Conv3DTranspose": Case(
@@ -213,7 +221,7 @@ CASES = {
         (1000,),
         100000,
         ("embeddings_initializer",),
-        of_one_hot,
+        on_one_hot,
     ),
     "ReversibleEmbedding, reverse": Case(
         lambda **k: L.ReversibleEmbedding(1000, 100, tie_weights=False, **k),
@@ -274,7 +282,7 @@ CASES = {
 
 
 def build(case: Case, initializer: Callable[[], Any] | None) -> Any:
-    """The layer, built, with a new initializer for each of its kernels."""
+    """Returns the layer, built, with a new initializer for each kernel."""
     layer = case.make(
         **{name: initializer() for name in case.names if initializer}
     )
@@ -288,16 +296,16 @@ def build(case: Case, initializer: Callable[[], Any] | None) -> Any:
 
 
 def mean_square(case: Case, layers: Callable[[int], Any], seed: int) -> float:
-    """Of the outputs, over many weights and inputs.
+    """Returns the mean square of the output over many weights and inputs.
 
     Args:
-        case: What to run.
-        layers: For i = 0, 1, ... a layer with weights that are new.
-        seed: Of the inputs.
+        case: Case. The layer and its input.
+        layers: Callable. Returns a layer with new weights for i = 0, 1, ...
+        seed: int. Seed of the inputs.
     """
     repeats = math.ceil(WEIGHTS / case.count)
-    a_sample = case.outputs or math.prod(case.shape)
-    samples = math.ceil(NUMBERS / (a_sample * repeats))
+    sample_size = case.outputs or math.prod(case.shape)
+    samples = math.ceil(NUMBERS / (sample_size * repeats))
     rng = np.random.default_rng(seed)
     squares = []
     for i in range(repeats):
@@ -308,21 +316,21 @@ def mean_square(case: Case, layers: Callable[[int], Any], seed: int) -> float:
 
 
 def with_initialize(case: Case, initializer: Any, seed: int) -> float:
-    """The same, of weights that `initialize` draws."""
+    """Returns the mean square with weights that `initialize` draws."""
     layer = build(case, None)
 
-    def drawn(i: int) -> Any:
+    def new_weights(i: int) -> Any:
         kx.initialize(layer, initializer, seed=seed + i)
         return layer
 
-    return mean_square(case, drawn, seed)
+    return mean_square(case, new_weights, seed)
 
 
 def with_keras(case: Case, seed: int) -> float:
-    """The same, of weights that Keras draws."""
+    """Returns the mean square with weights that Keras draws."""
     keras.utils.set_random_seed(seed % 2**31)
 
-    def drawn(i: int) -> Any:
+    def new_weights(i: int) -> Any:
         if not case.names:
             layer = build(case, None)
             scale = keras.initializers.LecunNormal()(layer.scale.shape)
@@ -330,14 +338,17 @@ def with_keras(case: Case, seed: int) -> float:
             return layer
         return build(case, keras.initializers.LecunNormal)
 
-    return mean_square(case, drawn, seed)
+    return mean_square(case, new_weights, seed)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--layer", choices=CASES, nargs="+", help="only these layers"
+    )
     options = parser.parse_args(argv)
-    ours = {
+    initializers = {
         "VarianceScaling": keras.initializers.VarianceScaling(),
         "FractionalMoment": kx.initializers.FractionalMoment(
             order=2, activation="linear"
@@ -348,15 +359,16 @@ def main(argv: list[str] | None = None) -> None:
             name,
             f"{with_keras(case, options.seed):.3f}",
             *(
-                f"{with_initialize(case, one, options.seed):.3f}"
-                for one in ours.values()
+                f"{with_initialize(case, initializer, options.seed):.3f}"
+                for initializer in initializers.values()
             ),
         ]
         for name, case in CASES.items()
+        if not options.layer or name in options.layer
     ]
-    shown.show(
-        "Mean square of the output of unit normal input.",
-        ["layer", "Keras", *(f"initialize, {name}" for name in ours)],
+    report.print_table(
+        "Mean square of the output for unit normal input.",
+        ["layer", "Keras", *(f"initialize, {name}" for name in initializers)],
         rows,
     )
 

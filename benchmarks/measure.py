@@ -1,15 +1,15 @@
-"""What does it cost to measure a model, against only running it?
+"""What does it cost to measure a model, compared with running it?
 
-Four ways to run the same batches through the same model:
+Four ways run the same batches through the same model:
 
-    forward   the bare compiled forward pass, nothing kept
+    forward   the compiled forward pass alone; its outputs are not kept
     measure   keras_initx.measure
-    predict   a sub-model with every layer as an output, `predict`, np.var
-    copy      the same sub-model compiled, its outputs copied to NumPy, np.var
+    predict   `predict` of a model with every layer as an output, then np.var
+    copy      the same model compiled, its outputs copied to NumPy, then np.var
 
-A ratio is taken within a round of all four (see paired.py). Memory is the
-highest resident size of a process of its own that runs one of them, above that
-of a process which only builds the model and the data.
+Ratios of times are taken within paired rounds (see paired.py). Memory is the
+peak of a process of its own that runs one way, above that of a process that
+builds only the model and the data.
 
 Run `python benchmarks/measure.py`; `--help` lists the nets.
 """
@@ -57,7 +57,7 @@ def conv_net(channels: int, size: int, depth: int = 20) -> keras.Model:
     return keras.Sequential([keras.Input((size, size, channels)), *layers])
 
 
-# name: (model, samples in a batch, batches)
+# name: (model, samples in a batch, number of batches)
 NETS: dict[str, tuple[Callable[[], keras.Model], int, int]] = {
     "20 conv, 64 channels of 64x64": (lambda: conv_net(64, 64), 16, 2),
     "the same, 64 samples at once": (lambda: conv_net(64, 64), 64, 1),
@@ -71,7 +71,7 @@ NETS: dict[str, tuple[Callable[[], keras.Model], int, int]] = {
 def ways(
     model: keras.Model, batches: list[tf.Tensor]
 ) -> dict[str, Callable[[], object]]:
-    """The four ways, each a function that returns when all is done."""
+    """Returns a function for each way, which returns when it has finished."""
     data, samples = tf.concat(batches, axis=0), len(batches[0])
     forward = tf.function(lambda x: model(x, training=False))
     every_layer = keras.Model(
@@ -104,6 +104,7 @@ def ways(
 
 
 def prepare(net: str) -> dict[str, Callable[[], object]]:
+    """Returns the four ways for a net of the table."""
     build, samples, count = NETS[net]
     keras.utils.set_random_seed(0)
     model = build()
@@ -112,9 +113,9 @@ def prepare(net: str) -> dict[str, Callable[[], object]]:
 
 
 def peak_memory(net: str) -> dict[str, float]:
-    """MiB of a process that runs one way twice, above one that runs none."""
-    ways = ("nothing", *WAYS)
-    peaks = paired.numbers_of(__file__, "--memory-of", ways, net)
+    """Returns the MiB of a process that runs one way, above one without."""
+    processes = ("nothing", *WAYS)
+    peaks = paired.printed_numbers(__file__, "--memory-of", processes, net)
     return {way: peaks[way] - peaks["nothing"] for way in WAYS}
 
 
@@ -123,7 +124,7 @@ def print_memory(net: str, way: str) -> None:
     if way in runs:
         runs[way]()
         runs[way]()
-    print(paired.resident())
+    print(paired.resident_memory())
 
 
 def report(nets: list[str], rounds: int) -> None:
@@ -135,13 +136,15 @@ def report(nets: list[str], rounds: int) -> None:
         seconds = paired.times(prepare(net), rounds)
         cells = [f"{np.median(seconds['forward']) * 1e3:.0f} ms"]
         for way in WAYS[1:]:
-            cells.append(paired.spread(seconds[way] / seconds["forward"]))
+            cells.append(
+                paired.median_and_quartiles(seconds[way] / seconds["forward"])
+            )
         cells += [f"{peak:.0f}" for peak in peak_memory(net).values()]
         table.add_row(net, *cells)
     print(
-        f"Time of a run over the bare forward pass: median of {rounds} paired "
-        "rounds (quartiles).\n"
-        "Memory: highest resident size above that of the model and data alone."
+        f"Time over that of the forward pass: median of {rounds} paired rounds "
+        "(quartiles).\n"
+        "Memory: peak above that of a process with the model and data alone."
     )
     Console(width=200, color_system=None).print(table)
 

@@ -1,7 +1,7 @@
-"""What the benchmarks share: paired times, and the highest memory of a process.
+"""Compares the times and the memory of several ways to do the same.
 
-In a round every way runs once, one after the other, and a ratio is taken
-within its round, so that a slow minute of the machine slows both sides.
+Every way runs once in each round, one after the other. A ratio of times is
+taken within a round, so that another load on the machine slows both sides.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
+# The name of each way, and the function that runs it once.
 Runs = dict[str, Callable[[], object]]
 
 
 def times(runs: Runs, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each way in each round, after two rounds of warming up."""
-    table = {way: [] for way in runs}
+    """Returns the seconds of each way in each round.
+
+    Two more rounds run first and are not counted.
+    """
+    table: dict[str, list[float]] = {way: [] for way in runs}
     for _ in range(rounds + 2):
         for way, run in runs.items():
             start = time.perf_counter()
@@ -28,42 +32,55 @@ def times(runs: Runs, rounds: int) -> dict[str, np.ndarray]:
     return {way: np.array(seconds[2:]) for way, seconds in table.items()}
 
 
-def spread(ratios: np.ndarray, digits: int = 2) -> str:
-    """The median of the ratios, and the quartiles."""
+def median_and_quartiles(ratios: np.ndarray, digits: int = 2) -> str:
+    """Returns a text: the median of the ratios, and the quartiles."""
     low, middle, high = (
         f"{x:.{digits}f}" for x in np.percentile(ratios, [25, 50, 75])
     )
     return f"{middle} ({low} to {high})"
 
 
-def numbers_of(
+def printed_numbers(
     script: str, option: str, ways: Iterable[str], *arguments: str
 ) -> dict[str, float]:
-    """The last number that `script` prints for each way, run by itself."""
+    """Runs a script once for each way, and returns the last number it prints.
+
+    Args:
+        script: str. Path of the script.
+        option: str. The option that makes it print a number.
+        ways: Iterable of str. The last argument of each run.
+        *arguments: str. Arguments between the option and the way.
+    """
     numbers = {}
     for way in ways:
-        printed = subprocess.run(
+        finished = subprocess.run(
             [sys.executable, script, option, *arguments, way],
             capture_output=True,
             text=True,
             check=True,
         )
-        numbers[way] = float(printed.stdout.split()[-1])
+        numbers[way] = float(finished.stdout.split()[-1])
     return numbers
 
 
-def resident(field: str = "VmHWM") -> float:
-    """MiB that this process holds ("VmRSS"), or has held at the most."""
-    # Not getrusage, whose peak a process inherits from the one that forked it.
+def resident_memory(field: str = "VmHWM") -> float:
+    """Returns this process's resident memory in MiB.
+
+    Args:
+        field: str. "VmHWM" is the highest value so far, "VmRSS" the present
+            one. Defaults to "VmHWM".
+    """
+    # Not getrusage, whose peak a process inherits from its parent.
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
-def peak_above_now(run: Callable[[], object]) -> float:
-    """MiB that `run` takes at its highest, its result included."""
-    Path("/proc/self/clear_refs").write_text("5")  # forgets earlier peaks
-    before = resident("VmRSS")
-    kept = run()
-    peak = resident() - before
-    del kept
+def memory_peak(run: Callable[[], object]) -> float:
+    """Returns the MiB that `run` adds at its peak, its result included."""
+    # This resets VmHWM to the present size.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_memory("VmRSS")
+    result = run()
+    peak = resident_memory() - before
+    del result
     return peak

@@ -1,21 +1,24 @@
-"""How residual networks must be scaled in depth: the figures, run again.
+"""How must residual networks be scaled with their depth?
 
-The set-ups of Marion, Fermanian, Biau & Vert (JMLR 26(56), 2025,
-arXiv:2206.06929), with exact samplers of the weights:
+Repeats figures of Marion, Fermanian, Biau & Vert (JMLR 26(56), 2025,
+arXiv:2206.06929) with exact samplers of the weights. L is the depth, h_l the
+signal and p_l the gradient at layer l, and branches are multiplied by L^-beta:
 
-    figure1    |h_L - h_0| / |h_0| against L, white weights, and
-    figure3    the same of the gradient
-    figure2    |h_L| / |h_0| of 10,000 nets, beside its normal limit
-    figure4    as figure1, smooth weights, and
-    figure5    the same of the gradient
-    figure7    where signal and gradient balance, over (hurst, beta)
-    figure9    accuracy on handwritten digits after training, over the same
-    orders     rate at which deep nets approach their continuous limit
+    figure1    |h_L - h_0| / |h_0| against L, weights independent over depth
+    figure2    |h_L| / |h_0| of 10,000 nets, with its normal limit
+    figure3    |p_0 - p_L| / |p_L| against L, weights independent over depth
+    figure4    as figure1, with weights that are smooth over depth
+    figure5    as figure3, with weights that are smooth over depth
+    figure7    the beta at which the ratio of figure1, and that of figure3, is
+               1, for each Hurst index
+    figure9    accuracy on handwritten digits after training, for each Hurst
+               index and beta
+    orders     the rate at which deep nets approach their continuous limit
 
-Nets have two matrices a branch, V relu(W h), and are 40 wide, unless said
-otherwise; all beta of a net run side by side on the same weights.
+Unless noted otherwise, nets have two matrices in a branch, V relu(W h), and are
+40 wide. All beta of a net run together on the same weights.
 
-Run `python benchmarks/resnet_scaling.py [PART ...] [--out DIR]`; with `--out`
+Run `python benchmarks/resnet_scaling.py [PART ...] [--out DIR]`. With `--out`
 figures are drawn as well.
 """
 
@@ -33,8 +36,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from report import new_axes, print_table, save_figure
 from rich.progress import track
-from shown import axes, save, show
 
 from keras_initx import theory
 from keras_initx.initializers import DepthProcess
@@ -52,17 +55,19 @@ SEED = 20
 def run(
     v: np.ndarray, w: np.ndarray | None, x: np.ndarray, scales: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far the signal and the gradient move through one net.
+    """Returns the relative change of signal and gradient through one net.
 
     Args:
-        v: (L, d, d), of variance 1, as is
-        w: of the inner matrix, or None for a branch of one.
-        x: (inputs, d).
-        scales: Of the branch, (betas,): all of them at once.
+        v: Array (L, d, d). The outer matrices, with entries of variance 1.
+        w: Array (L, d, d). The inner matrices, with entries of variance 1.
+            None for branches of one matrix, V relu(h).
+        x: Array (inputs, d). The inputs h_0.
+        scales: Array (betas,). The factors of the branches. All run at once.
 
     Returns:
-        |h_L - h_0| / |h_0| and |p_0 - p_L| / |p_L|, both (betas, inputs), p
-        the gradient of a random linear function of h_L.
+        Two arrays (betas, inputs): |h_L - h_0| / |h_0| and
+        |p_0 - p_L| / |p_L|, with p the gradient of a random linear function of
+        h_L.
     """
     d = x.shape[1]
     h = np.broadcast_to(x, (len(scales), *x.shape)).reshape(-1, d)
@@ -74,7 +79,7 @@ def run(
             z = h if w is None else h @ (w[k].T / math.sqrt(d))
             active.append(z > 0)
             h = h + scale * (np.maximum(z, 0) @ v[k].T)
-        moved = _norm(h - start) / _norm(start)
+        signal = _norm(h - start) / _norm(start)
         rng = np.random.default_rng(SEED)
         p = end = np.broadcast_to(rng.standard_normal(d), h.shape)
         for k in reversed(range(len(v))):
@@ -82,20 +87,20 @@ def run(
             p = p + scale * (
                 back if w is None else back @ (w[k] / math.sqrt(d))
             )
-        turned = _norm(p - end) / _norm(end)
+        gradient = _norm(p - end) / _norm(end)
     shape = len(scales), len(x)
-    return moved.reshape(shape), turned.reshape(shape)
+    return signal.reshape(shape), gradient.reshape(shape)
 
 
 def _norm(h: np.ndarray) -> np.ndarray:
-    """Without overflow: nets with beta near 0 reach 1e300."""
-    top = np.abs(h).max(axis=1, keepdims=True)
-    safe = np.where(top > 0, top, 1)
-    return top[:, 0] * np.linalg.norm(h / safe, axis=1)
+    """Returns the norms without overflow: they reach 1e300 for beta near 0."""
+    largest = np.abs(h).max(axis=1, keepdims=True)
+    nonzero = np.where(largest > 0, largest, 1)
+    return largest[:, 0] * np.linalg.norm(h / nonzero, axis=1)
 
 
-def drawn(process: DepthSpectrum, rng, width: int = WIDTH):
-    """Independent v and w of one net."""
+def sample_matrices(process: DepthSpectrum, rng, width: int = WIDTH):
+    """Returns independent v and w of one net."""
     paths = process.sample(2 * width**2, rng)
     paths = paths.reshape(process.depth, 2, width, width)
     return paths[:, 0], paths[:, 1]
@@ -106,21 +111,25 @@ def drawn(process: DepthSpectrum, rng, width: int = WIDTH):
 
 @functools.cache
 def against_depth(
-    law: Callable[[int], DepthSpectrum],
+    process: Callable[[int], DepthSpectrum],
     betas: tuple[float, ...],
     nets: int = 50,
 ) -> np.ndarray:
-    """Signal and gradient: (2, depths, betas, nets); both figures need it."""
+    """Returns signal and gradient: (2, depths, betas, nets).
+
+    The result is cached, because the figure of the signal and that of the
+    gradient use the same networks.
+    """
     rng = np.random.default_rng(SEED)
-    found = np.empty((2, len(DEPTHS), len(betas), nets))
+    results = np.empty((2, len(DEPTHS), len(betas), nets))
     for i in track(range(len(DEPTHS)), "nets of all depths"):
         scales = float(DEPTHS[i]) ** -np.array(betas)
         for n in range(nets):
-            v, w = drawn(law(DEPTHS[i]), rng)
+            v, w = sample_matrices(process(DEPTHS[i]), rng)
             x = rng.standard_normal((1, WIDTH))
             signal, gradient = run(v, w, x, scales)
-            found[:, i, :, n] = signal[:, 0], gradient[:, 0]
-    return found
+            results[:, i, :, n] = signal[:, 0], gradient[:, 0]
+    return results
 
 
 def _white(depth: int) -> DepthSpectrum:
@@ -128,29 +137,31 @@ def _white(depth: int) -> DepthSpectrum:
 
 
 def _figure_of_depth(
-    which: int, law, betas, expected, name: str, out: Path | None
+    which: int, process, betas, expected, name: str, out: Path | None
 ) -> None:
-    found = against_depth(law, betas)[which]
+    results = against_depth(process, betas)[which]
     rows = [
         [f"beta {beta:g}, {label}", *map(float, values)]
         for j, beta in enumerate(betas)
         for label, values in (
-            ("mean", found[:, j].mean(-1)),
-            ("root mean square", np.sqrt((found[:, j] ** 2).mean(-1))),
+            ("mean", results[:, j].mean(-1)),
+            ("root mean square", np.sqrt((results[:, j] ** 2).mean(-1))),
             *([("theory", expected(beta))] if expected else []),
         )
     ]
-    moved = ("|h_L - h_0| / |h_0|", "|p_0 - p_L| / |p_L|")[which]
-    title = f"{name}: {moved}, 50 nets {WIDTH} wide"
-    show(title, ["L", *map(str, DEPTHS)], rows)
+    quantity = ("|h_L - h_0| / |h_0|", "|p_0 - p_L| / |p_L|")[which]
+    title = f"{name}: {quantity}, 50 nets {WIDTH} wide"
+    print_table(title, ["L", *map(str, DEPTHS)], rows)
     if out:
-        ax = axes()
+        ax = new_axes()
         for j, beta in enumerate(betas):
-            low, middle, high = np.percentile(found[:, j], [5, 50, 95], axis=-1)
+            low, middle, high = np.percentile(
+                results[:, j], [5, 50, 95], axis=-1
+            )
             ax.loglog(DEPTHS, middle, label=f"beta = {beta:g}")
             ax.fill_between(DEPTHS, low, high, alpha=0.3)
-        ax.set(xlabel="depth L", ylabel=moved)
-        save(ax, out / f"{name}.png")
+        ax.set(xlabel="depth L", ylabel=quantity)
+        save_figure(ax, out / f"{name}.png")
 
 
 def _expected_white(beta: float) -> list[float]:
@@ -180,10 +191,11 @@ def figure5(out: Path | None) -> None:
 
 
 def figure2(out: Path | None, nets: int = 10_000) -> None:
-    """Of white weights only |W h| and |V r| count, which are drawn instead.
+    """Draws the products W h and V r instead of the matrices.
 
-    Given h, W h is normal of variance |h|^2 / d, and given r, V r of |r|^2 / d,
-    both new in each layer: the law of h_L is the same, without the matrices.
+    Given h, W h is normal with variance |h|^2 / d. Given r = relu(W h), V r is
+    normal with variance |r|^2 / d. Both are independent in each layer, so that
+    h_L has the same distribution as with matrices.
     """
     width, depth = 100, 1000
     rng = np.random.default_rng(SEED)
@@ -198,7 +210,7 @@ def figure2(out: Path | None, nets: int = 10_000) -> None:
     ratio = np.linalg.norm(h, axis=1) / start
     mean, variance = theory.residual_log_norm(depth, width)
     log = np.log(ratio)
-    show(
+    print_table(
         f"figure2: {nets} nets, {width} wide, L = {depth}, beta = 1/2",
         ["", "measured", "theory"],
         [
@@ -210,20 +222,21 @@ def figure2(out: Path | None, nets: int = 10_000) -> None:
         ],
     )
     if out:
-        ax = axes()
+        ax = new_axes()
         ax.hist(ratio, bins=60, density=True)
         t = np.linspace(ratio.min(), ratio.max(), 300)
         density = np.exp(-((np.log(t) - mean) ** 2) / (2 * variance))
         ax.plot(t, density / (t * math.sqrt(2 * math.pi * variance)))
         ax.set(xlabel="|h_L| / |h_0|")
-        save(ax, out / "figure2.png")
+        save_figure(ax, out / "figure2.png")
 
 
 # Figures 7 and 9 -----------------------------------------------------------
 
-# Where the mean logarithm of the ratio is 0: hurst -> signal and gradient as
-# read off a figure in the history of the authors' code, whose sampler is off
-# near 1.
+# The beta at which the mean logarithm of the ratio is 0. The keys are Hurst
+# indices; the values are for the signal and the gradient. They were read off a
+# figure in the history of the authors' code, whose sampler is inaccurate for a
+# Hurst index near 1.
 AUTHORS_RIDGE = {
     0.05: (0.462, 0.484),
     0.42: (0.460, 0.473),
@@ -240,26 +253,26 @@ def figure7(out: Path | None, nets: int = 5, inputs: int = 10) -> None:
     betas = np.linspace(0, 1.3, 70)
     hursts = sorted({*np.linspace(0.05, 0.97, 24).round(3), *AUTHORS_RIDGE})
     rng = np.random.default_rng(SEED)
-    found = np.empty((2, len(hursts), nets, len(betas)))
+    logarithms = np.empty((2, len(hursts), nets, len(betas)))
     for i in track(range(len(hursts)), "hurst"):
         process = fractional_process(depth, hursts[i])
         for n in range(nets):
-            v, w = drawn(process, rng)
+            v, w = sample_matrices(process, rng)
             x = rng.standard_normal((inputs, WIDTH))
             ratios = run(v, w, x, float(depth) ** -betas)
-            found[:, i, n] = np.log10(ratios).mean(-1)
-    mean = np.nan_to_num(found.mean(2), nan=16, posinf=16)
+            logarithms[:, i, n] = np.log10(ratios).mean(-1)
+    mean = np.nan_to_num(logarithms.mean(2), nan=16, posinf=16)
     rows = []
     for hurst, published in AUTHORS_RIDGE.items():
         i = hursts.index(hurst)
         row = [hurst]
         for which in (0, 1):
-            each = [ridge(betas, net) for net in found[which, i]]
+            each = [ridge(betas, net) for net in logarithms[which, i]]
             error = np.std(each, ddof=1) / math.sqrt(nets)
             crossing = ridge(betas, mean[which, i])
             row += [f"{crossing:.3f} +- {error:.3f}", published[which]]
         rows.append(row)
-    show(
+    print_table(
         f"figure7: beta at which a ratio of 1 is reached, L = {depth}, "
         f"{nets} nets x {inputs} inputs",
         ["hurst", "signal", "authors", "gradient", "authors"],
@@ -267,17 +280,17 @@ def figure7(out: Path | None, nets: int = 5, inputs: int = 10) -> None:
     )
     if out:
         for which, name in enumerate(("signal", "gradient")):
-            ax = axes()
+            ax = new_axes()
             grid = np.clip(mean[which].T, -1, 1)
-            shown = ax.pcolormesh(hursts, betas, grid, cmap="RdBu_r")
-            ax.figure.colorbar(shown, label="log10 of the ratio")
+            image = ax.pcolormesh(hursts, betas, grid, cmap="RdBu_r")
+            ax.figure.colorbar(image, label="log10 of the ratio")
             ax.plot(hursts, [ridge(betas, row) for row in mean[which]], "k")
             ax.set(xlabel="hurst", ylabel="beta")
-            save(ax, out / f"figure7_{name}.png", legend=False)
+            save_figure(ax, out / f"figure7_{name}.png", legend=False)
 
 
 def ridge(betas: np.ndarray, logarithm: np.ndarray) -> float:
-    """Where the logarithm, which falls with beta, goes through 0 at last."""
+    """Returns the last beta at which the falling logarithm passes 0."""
     last = np.flatnonzero(np.nan_to_num(logarithm, nan=16, posinf=16) > 0)[-1]
     above, below = logarithm[last : last + 2]
     share = above / (above - below)
@@ -287,7 +300,7 @@ def ridge(betas: np.ndarray, logarithm: np.ndarray) -> float:
 def figure9(
     out: Path | None, depth: int = 100, width: int = 30, epochs: int = 30
 ) -> None:
-    """All nets train side by side, each on its own loss."""
+    """Trains all nets together, each on its own loss."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -339,12 +352,12 @@ def figure9(
         )
     )
     for _ in track(range(epochs), "epochs"):
-        mixed = np.random.default_rng(SEED).permutation(1437)
-        for some in np.array_split(mixed, 11):
-            step(tf.constant(x[train][some]), tf.constant(y[train][some]))
+        order = np.random.default_rng(SEED).permutation(1437)
+        for rows in np.array_split(order, 11):
+            step(tf.constant(x[train][rows]), tf.constant(y[train][rows]))
         best = np.fmax(best, accuracy().numpy())
     grid = best.reshape(len(hursts), len(betas))
-    show(
+    print_table(
         f"figure9: best accuracy on {len(y[test])} digits, {depth} layers "
         f"{width} wide of one matrix, {epochs} epochs of Adam(1e-3)",
         ["beta \\ hurst", *(f"{hurst:g}" for hurst in hursts)],
@@ -354,34 +367,35 @@ def figure9(
         ],
     )
     if out:
-        ax = axes()
-        shown = ax.pcolormesh(hursts, betas, grid.T)
-        ax.figure.colorbar(shown, label="best accuracy")
+        ax = new_axes()
+        image = ax.pcolormesh(hursts, betas, grid.T)
+        ax.figure.colorbar(image, label="best accuracy")
         ax.set(xlabel="hurst", ylabel="beta")
-        save(ax, out / "figure9.png", legend=False)
+        save_figure(ax, out / "figure9.png", legend=False)
 
 
 # Orders --------------------------------------------------------------------
 
 
 def orders(out: Path | None, nets: int = 20) -> None:
-    """|h_L - limit| / |limit| against L, one matrix, 20 wide, tanh branches.
+    """Compares nets with a net of 4096 layers: |h_L - limit| / |limit|.
 
-    The limit is the net of 4096 layers: of the same Brownian path, whose
-    steps are summed, at beta 1/2; of the same smooth weights at beta 1.
+    The nets have one matrix and tanh in a branch and are 20 wide. At beta 1/2
+    all have weights from the same Brownian path, whose steps are summed for
+    fewer layers; at beta 1 all have the same smooth weights.
     """
     width, finest = 20, 4096
     depths = 2 ** np.arange(4, 10)
     rng = np.random.default_rng(SEED)
     kinds = {"white, beta 1/2": _white, "smooth, beta 1": smooth_process}
     errors = {kind: np.empty((nets, len(depths))) for kind in kinds}
-    for kind, law in kinds.items():
+    for kind, process in kinds.items():
         for n in track(range(nets), kind):
-            fine = law(finest).sample(width**2, rng)
+            fine = process(finest).sample(width**2, rng)
             fine = fine.reshape(finest, width, width).astype(float)
             x = rng.standard_normal(width)
 
-            def end(depth, fine=fine, x=x, rough=law is _white):
+            def end(depth, fine=fine, x=x, rough=process is _white):
                 block = finest // depth
                 if rough:
                     w = fine.reshape(depth, block, width, width).sum(1)
@@ -400,21 +414,21 @@ def orders(out: Path | None, nets: int = 20) -> None:
                 for depth in depths
             ]
     rows = []
-    for kind, wanted in zip(kinds, (-0.5, -1.0), strict=True):
+    for kind, theory_order in zip(kinds, (-0.5, -1.0), strict=True):
         size = np.sqrt((errors[kind] ** 2).mean(0))
         order = np.polyfit(np.log(depths), np.log(size), 1)[0]
-        rows.append([kind, *map(float, size), f"{order:.2f}", wanted])
-    show(
+        rows.append([kind, *map(float, size), f"{order:.2f}", theory_order])
+    print_table(
         f"orders: distance from the net of {finest} layers, {nets} nets",
         ["L", *map(str, depths), "order", "theory"],
         rows,
     )
     if out:
-        ax = axes()
+        ax = new_axes()
         for kind in kinds:
             ax.loglog(depths, np.sqrt((errors[kind] ** 2).mean(0)), label=kind)
         ax.set(xlabel="depth L", ylabel="distance from the limit")
-        save(ax, out / "orders.png")
+        save_figure(ax, out / "orders.png")
 
 
 PARTS = {
@@ -434,12 +448,17 @@ PARTS = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=", ".join(PARTS)
+    )
+    parser.add_argument("--out", type=Path, help="folder for figures")
     options = parser.parse_args(argv)
     unknown = set(options.parts) - set(PARTS)
     if unknown:
-        parser.error(f"unknown parts {sorted(unknown)}; there are {[*PARTS]}")
+        parser.error(
+            f"PART must be one of {', '.join(PARTS)}. "
+            f"Received: {', '.join(sorted(unknown))}"
+        )
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
     for part in options.parts or PARTS:

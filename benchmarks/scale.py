@@ -1,9 +1,10 @@
-"""How do measuring and calibrating grow with depth, and what do they send?
+"""How do the costs of measure and calibrate grow with depth?
 
-Dense nets of 10, 100 and 1000 layers, one pass over the same samples. The first
-call traces and compiles; later ones are the median of rounds. What crosses the
-wire is counted from the tensors themselves, of a convolutional net too: what
-leaves each replica for each batch, and the one message from each worker.
+Dense nets of 10, 100 and 1000 layers run once over the same samples. The first
+call traces and compiles; the time of later calls is the median of rounds. A
+second table has the bytes that a distributed measurement sends, also for a
+convolutional net: each replica sends its bytes for every batch, each worker
+once. They are counted from the tensors.
 
 Run `python benchmarks/scale.py`.
 """
@@ -19,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import shown
+import report
 import tensorflow as tf
 from measure import dense_net
 
@@ -38,6 +39,7 @@ OPERATIONS = {
 
 
 def growth(depths: list[int], rounds: int) -> list[list[object]]:
+    """Returns the rows of the first table."""
     rows = []
     x = np.random.default_rng(0).normal(size=(SAMPLES, WIDTH))
     x = x.astype(np.float32)
@@ -58,28 +60,28 @@ def growth(depths: list[int], rounds: int) -> list[list[object]]:
 
 
 def sent(model: keras.Model) -> tuple[int, int, int, int]:
-    """Layers heard, their units, bytes from each replica and each worker."""
+    """Returns numbers of layers and units, and bytes per replica and worker."""
 
     def messages(batch):
-        found = forward_pass(model, batch, selectors(None))
+        result = forward_pass(model, batch, selectors(None))
         return (
-            (found.moments, found.finite),
-            packed(of_all_layers(found.moments), found.finite),
+            (result.moments, result.finite),
+            packed(of_all_layers(result.moments), result.finite),
         )
 
     batch = tf.TensorSpec((SAMPLES, *model.input_shape[1:]))
-    of_replica, of_worker = (
+    from_replica, from_worker = (
         tf.function(messages, autograph=False)
         .get_concrete_function(batch)
         .structured_outputs
     )
-    layers, _ = of_replica
+    layers, _ = from_replica
     units = sum(layer.mean.shape[0] for layer in layers)
-    return len(layers), units, size(of_replica), size(of_worker)
+    return len(layers), units, bytes_of(from_replica), bytes_of(from_worker)
 
 
-def size(tensors: object) -> int:
-    """Bytes."""
+def bytes_of(tensors: object) -> int:
+    """Returns the bytes of all tensors in a nested structure."""
     return sum(
         x.dtype.size * x.shape.num_elements() for x in tf.nest.flatten(tensors)
     )
@@ -90,9 +92,9 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    # Keras walks a model recursively when it builds it.
+    # Keras traverses a model recursively when it builds it.
     sys.setrecursionlimit(20 * max(args.depths) + 1000)
-    shown.show(
+    report.print_table(
         f"Dense nets {WIDTH} wide, {SAMPLES} samples",
         ["", "layers", "first call, s", "later, ms", "later, us a layer"],
         growth(args.depths, args.rounds),
@@ -102,8 +104,8 @@ def main() -> None:
         for depth in args.depths
     }
     nets["ResNet50 at 224 x 224"] = keras.applications.ResNet50(weights=None)
-    shown.show(
-        "Bytes a batch",
+    report.print_table(
+        "Bytes per batch",
         ["", "layers", "units", "from each replica", "from each worker"],
         [[name, *sent(model)] for name, model in nets.items()],
     )

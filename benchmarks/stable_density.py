@@ -1,20 +1,21 @@
-"""What does a stable density cost a point, and how far is it off?
+"""How fast and how accurate are densities of stable distributions?
 
-    ours      keras_initx AlphaStable, compiled by tf.function and by XLA
-    SciPy     scipy.stats.levy_stable, in its parameterization S0
-    Pyro      pyro.distributions.Stable, which has no distribution function
+    keras_initx   AlphaStable, compiled by tf.function and by XLA
+    SciPy         scipy.stats.levy_stable, in its parameterization S0
+    Pyro          pyro.distributions.Stable, which has no distribution function
 
-The points are drawn from laws of their own, each with a stability between 0.3
-and 2 and a skewness between -1 and 1. A time is that of a batch over its size,
-and a ratio is taken within a round of all ways (see paired.py). Memory is the
-highest resident size of a process of its own, above that after a batch of a
-sixteenth of the points.
-The first call, which compiles, is in a column of its own. Errors are against
-the tests' reference values of 16 and more digits, tails and edges included, as
-the largest of |difference| of the density and of the distribution function.
+Points are samples, each of a distribution of its own, with a stability between
+0.3 and 2 and a skewness between -1 and 1. A time is that of a batch over its
+number of points, and ratios are taken within paired rounds (see paired.py).
+Memory is the peak of a process of its own, above its memory after a batch of a
+sixteenth of the points. The time of the first call, which compiles, is in a
+column of its own. The error is the largest |difference| of the density, or of
+the distribution function, from the tests' reference values, which are accurate
+to 16 digits and include tails and the ends of supports.
 
-Run `python benchmarks/stable_density.py`. Pyro and PyTorch are not
-requirements of ours: `pip install pyro-ppl torch` to have them in the table.
+Run `python benchmarks/stable_density.py`. Pyro and PyTorch are not requirements
+of keras_initx: install them by `pip install pyro-ppl torch` to have them in the
+table.
 """
 
 from __future__ import annotations
@@ -47,60 +48,68 @@ REFERENCE = (
     / "stable_reference.csv"
 )
 QUANTITIES = {"log_prob": "log_density", "cdf": "log_cdf"}
-OURS = "keras_initx, tf.function"
+KERAS_INITX = "keras_initx, tf.function"
 
-# x, stability, skewness -> log_prob or cdf
-Law = Callable[[np.ndarray, np.ndarray, np.ndarray], object]
+# Takes x, stability and skewness, and returns log_prob or cdf.
+Function = Callable[[np.ndarray, np.ndarray, np.ndarray], object]
 
 
-def of_ours(quantity: str, xla: bool) -> Law:
+def keras_initx_function(quantity: str, xla: bool) -> Function:
     @tf.function(jit_compile=xla)
     def compute(x, stability, skewness):
-        law = kx.distributions.AlphaStable(stability, skewness)
-        return getattr(law, quantity)(x)
+        distribution = kx.distributions.AlphaStable(stability, skewness)
+        return getattr(distribution, quantity)(x)
 
-    return lambda *law: compute(*map(tf.constant, law)).numpy()
+    return lambda *arguments: compute(*map(tf.constant, arguments)).numpy()
 
 
-def of_scipy(quantity: str) -> Law:
+def scipy_function(quantity: str) -> Function:
     scipy.stats.levy_stable.parameterization = "S0"
     name = {"log_prob": "logpdf", "cdf": "cdf"}[quantity]
     return getattr(scipy.stats.levy_stable, name)
 
 
-def of_pyro(quantity: str) -> Law | None:
+def pyro_function(quantity: str) -> Function | None:
     if importlib.util.find_spec("pyro") is None or quantity == "cdf":
         return None
     import pyro.distributions
     import torch
 
     def compute(x, stability, skewness):
-        law = pyro.distributions.Stable(
+        distribution = pyro.distributions.Stable(
             torch.tensor(stability), torch.tensor(skewness)
         )
-        return law.log_prob(torch.tensor(x)).numpy()
+        return distribution.log_prob(torch.tensor(x)).numpy()
 
     return compute
 
 
-# name: (how to make it, points in a batch)
-WAYS: dict[str, tuple[Callable[[str], Law | None], int]] = {
-    OURS: (lambda quantity: of_ours(quantity, xla=False), 2**16),
-    "keras_initx, XLA": (lambda quantity: of_ours(quantity, xla=True), 2**16),
-    "SciPy levy_stable": (of_scipy, 2**9),
-    "Pyro Stable": (of_pyro, 2**12),
+# name: (quantity -> its function, points in a batch)
+WAYS: dict[str, tuple[Callable[[str], Function | None], int]] = {
+    KERAS_INITX: (
+        lambda quantity: keras_initx_function(quantity, xla=False),
+        2**16,
+    ),
+    "keras_initx, XLA": (
+        lambda quantity: keras_initx_function(quantity, xla=True),
+        2**16,
+    ),
+    "SciPy levy_stable": (scipy_function, 2**9),
+    "Pyro Stable": (pyro_function, 2**12),
 }
 
 
 def points(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns random x, stability and skewness."""
     rng = np.random.default_rng(0)
     stability = rng.uniform(0.3, 2, count)
     skewness = rng.uniform(-1, 1, count)
-    law = kx.distributions.AlphaStable(stability, skewness)
-    return law.sample(seed=[1, 2]).numpy(), stability, skewness
+    distribution = kx.distributions.AlphaStable(stability, skewness)
+    return distribution.sample(seed=[1, 2]).numpy(), stability, skewness
 
 
-def largest_error(law: Law, quantity: str) -> str:
+def largest_error(function: Function, quantity: str) -> str:
+    """Returns the largest error, and how many values are non-finite."""
     with open(REFERENCE, newline="") as file:
         rows = list(csv.DictReader(file))
     columns = ("z", "stability", "skewness", QUANTITIES[quantity])
@@ -108,61 +117,73 @@ def largest_error(law: Law, quantity: str) -> str:
         np.array([float(row[name]) for row in rows]) for name in columns
     )
     with np.errstate(all="ignore"):
-        found = np.asarray(law(x, stability, skewness))
-        found = np.exp(found) if quantity == "log_prob" else found
-        error = np.abs(found - np.exp(logarithm))
-    lost = np.count_nonzero(~np.isfinite(error))
-    worst = f"{np.nanmax(error[np.isfinite(error)]):.1e}"
-    return worst + (f", {lost} of {len(error)} not finite" if lost else "")
+        values = np.asarray(function(x, stability, skewness))
+        values = np.exp(values) if quantity == "log_prob" else values
+        error = np.abs(values - np.exp(logarithm))
+    non_finite = np.count_nonzero(~np.isfinite(error))
+    largest = f"{np.nanmax(error[np.isfinite(error)]):.1e}"
+    if non_finite:
+        largest += f", {non_finite} of {len(error)} non-finite"
+    return largest
 
 
 def print_memory(quantity: str, way: str) -> None:
     build, count = WAYS[way]
-    law = build(quantity)
-    law(*points(count // 16))
-    some = points(count)
-    print(paired.peak_above_now(lambda: law(*some)))
+    function = build(quantity)
+    function(*points(count // 16))
+    batch = points(count)
+    print(paired.memory_peak(lambda: function(*batch)))
 
 
 def print_first(quantity: str, way: str) -> None:
     build, count = WAYS[way]
-    some = points(count)
-    law = build(quantity)
+    batch = points(count)
+    function = build(quantity)
     start = time.perf_counter()
-    law(*some)
+    function(*batch)
     print(time.perf_counter() - start)
 
 
 def compare(quantity: str, rounds: int) -> None:
-    laws = {way: build(quantity) for way, (build, _) in WAYS.items()}
-    laws = {way: law for way, law in laws.items() if law is not None}
-    samples = {way: points(WAYS[way][1]) for way in laws}
+    functions = {
+        way: function
+        for way, (build, _) in WAYS.items()
+        if (function := build(quantity)) is not None
+    }
+    batches = {way: points(WAYS[way][1]) for way in functions}
     runs = {
-        way: (lambda law=law, some=samples[way]: law(*some))
-        for way, law in laws.items()
+        way: (lambda function=function, batch=batches[way]: function(*batch))
+        for way, function in functions.items()
     }
     seconds = paired.times(runs, rounds)
     each = {way: s * 1e6 / WAYS[way][1] for way, s in seconds.items()}
-    first = paired.numbers_of(__file__, "--first-of", runs, quantity)
-    memory = paired.numbers_of(__file__, "--memory-of", runs, quantity)
+    first = paired.printed_numbers(__file__, "--first-of", runs, quantity)
+    memory = paired.printed_numbers(__file__, "--memory-of", runs, quantity)
     table = Table(box=box.MARKDOWN)
     table.add_column(quantity, no_wrap=True)
-    heads = ("points", "us a point", "/ ours", "largest error", "MiB", "first")
+    heads = (
+        "points",
+        "us a point",
+        "/ keras_initx",
+        "largest error",
+        "MiB",
+        "first",
+    )
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for way in WAYS:
-        if way in laws:
+        if way in functions:
             table.add_row(
                 way,
                 str(WAYS[way][1]),
                 f"{np.median(each[way]):.3g}",
-                paired.spread(each[way] / each[OURS]),
-                largest_error(laws[way], quantity),
+                paired.median_and_quartiles(each[way] / each[KERAS_INITX]),
+                largest_error(functions[way], quantity),
                 f"{memory[way]:.0f}",
                 f"{first[way]:.1f} s",
             )
         else:
-            table.add_row(way, "not installed, or has none")
+            table.add_row(way, "not installed, or not available")
     Console(width=160, color_system=None).print(table)
 
 

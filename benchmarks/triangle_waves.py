@@ -1,23 +1,27 @@
-"""Triangle waves against random starts: the tables of the paper, run again.
+"""Do triangle waves learn curves better than random starts?
 
-The set-up of Milkert, Hyde & Laine (ICML 2025, arXiv:2311.18022, section 4): a
-relu net of width 4 with 5 hidden layers learns a curve on [0, 1] by Adam(1e-3)
-from 30 starts. The rows:
+Repeats tables of Milkert, Hyde & Laine (ICML 2025, arXiv:2311.18022, section
+4): a relu net of width 4 with 5 hidden layers learns a curve on [0, 1] by
+Adam(1e-3) from 30 starts. The rows:
 
     default         weights and biases U(+-1/sqrt(fan_in)), as in PyTorch
-    init only       triangle waves of random peaks, all weights trained
-    free scales     first the peaks and scales of the waves, then all weights
-    differentiable  first the peaks, which set the scales, then all weights
+    init only       triangle waves with random peaks; all weights are trained
+    free scales     first the peaks and scales of the waves are trained, then
+                    all weights
+    differentiable  first the peaks are trained, which determine the scales,
+                    then all weights
 
-    fit             500 points; the mean square error on these
-    unseen          10 points; the mean square error half way between them
+The parts:
 
-All rows have as many epochs in all, and all triangle waves the same 30 starts.
-What the paper leaves open is chosen here: the size of a batch, the epochs of
-each phase, and the law of the peaks.
+    fit             500 points; mean square error on these points
+    unseen          10 points; mean square error halfway between them
 
-Run `python benchmarks/triangle_waves.py [PART ...] [--epochs N] [--batch N]`:
-all nets of a part are trained at once, side by side in one tensor.
+All rows are trained for the same number of epochs, and all triangle waves have
+the same 30 starts. What the paper does not state is chosen here: the size of a
+batch, the epochs of each phase, and the distribution of the peaks.
+
+Run `python benchmarks/triangle_waves.py [PART ...] [--epochs N] [--batch N]`.
+All nets of a part are trained at once, stacked in one tensor.
 """
 
 from __future__ import annotations
@@ -33,15 +37,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from report import print_table
 from rich.progress import track
-from shown import show
 
 from keras_initx import theory
 from keras_initx.layers import TriangleWave
 from keras_initx.theory.triangle_waves.peaks import random_peaks
 
 DEPTH, STARTS, SEED = 5, 30, 20
-# Whether waves are added or subtracted, and what is learnt.
+# The sign with which waves are added, and the curve to learn.
 TARGETS = {
     "x^3": (-1, lambda x: x**3),
     "x^11": (-1, lambda x: x**11),
@@ -58,7 +62,7 @@ Weights = list[tuple[np.ndarray, np.ndarray]]
 
 
 def default_start() -> Weights:
-    """As PyTorch draws a Linear layer, of every target and start."""
+    """Returns the weights that PyTorch draws, for every target and start."""
     rng = np.random.default_rng(SEED)
     sizes = [1, *[4] * DEPTH, 1]
     nets = len(TARGETS) * STARTS
@@ -72,7 +76,7 @@ def default_start() -> Weights:
 
 
 def weights_of(layers: list[TriangleWave]) -> Weights:
-    """Of the nets that the features of some layers are."""
+    """Returns the weights of the nets that equal the layers' features."""
     nets = [
         theory.triangle_wave_weights(
             a, 1 if layer.concave else -1, layer.form, s
@@ -93,7 +97,7 @@ def weights_of(layers: list[TriangleWave]) -> Weights:
 
 
 def forward(weights, x):
-    """(n, nets) of (n,): relu nets side by side."""
+    """Returns the outputs (n, nets) of all relu nets for inputs (n,)."""
     h = x[None, :, None]
     for k, (kernel, bias) in enumerate(weights):
         h = h @ kernel + bias
@@ -111,16 +115,16 @@ def train(
     batch: int,
     title: str,
 ) -> None:
-    """Minimise the mean square error of each net, by Adam.
+    """Minimizes the mean square error of each net by Adam.
 
     Args:
-        predict: (n,) to (n, nets).
-        variables: Whose first axis is the nets.
-        x: (points,).
-        y: (points, nets).
-        epochs: Through all points, in an order that is new in each.
-        batch: Points a step.
-        title: Of the progress bar.
+        predict: Callable. Maps points (n,) to outputs (n, nets).
+        variables: list. Variables whose first axis is the nets.
+        x: Array (points,).
+        y: Array (points, nets).
+        epochs: int. Number of passes through all points, each in a new order.
+        batch: int. Points in a step.
+        title: str. Title of the progress bar.
     """
     adam = keras.optimizers.Adam(1e-3)
     adam.build(variables)
@@ -128,7 +132,7 @@ def train(
     points = len(x)
 
     @tf.function(jit_compile=False)
-    def several(start, count):
+    def run_epochs(start, count):
         for epoch in tf.range(start, start + count):
             order = tf.random.experimental.stateless_shuffle(
                 tf.range(points), seed=tf.stack([SEED, epoch])
@@ -138,29 +142,37 @@ def train(
                 with tf.GradientTape() as tape:
                     error = predict(tf.gather(x, chosen)) - tf.gather(y, chosen)
                     loss = tf.reduce_sum(tf.reduce_mean(error**2, axis=0))
-                # Adam takes each number for itself, and so each net.
+                # Adam updates each number by its own gradient only, so each
+                # net is trained as if it were alone.
                 adam.apply(tape.gradient(loss, variables), variables)
 
-    several_at_once = max(1, epochs // 20)
-    for start in track(range(0, epochs, several_at_once), title):
-        several(
+    epochs_at_once = max(1, epochs // 20)
+    for start in track(range(0, epochs, epochs_at_once), title):
+        run_epochs(
             tf.constant(start),
-            tf.constant(min(several_at_once, epochs - start)),
+            tf.constant(min(epochs_at_once, epochs - start)),
         )
 
 
 def train_waves(
     trainable_scales: bool, x, y, epochs, batch
 ) -> list[TriangleWave]:
-    """Phase one: a feature of a layer is a net; one layer a sign."""
+    """Runs phase one: trains the peaks, and the scales if they are trainable.
+
+    Returns:
+        One layer for each sign. Each of its features is a net.
+    """
     start = random_peaks(DEPTH, STARTS, SEED)
     layers = []
     for sign in (-1, 1):
-        mine = [i for i, s in enumerate(SIGNS) if s == sign]
+        targets = [i for i, s in enumerate(SIGNS) if s == sign]
         layer = TriangleWave(
-            DEPTH, sign == 1, trainable_scales, np.tile(start, (len(mine), 1))
+            DEPTH,
+            sign == 1,
+            trainable_scales,
+            np.tile(start, (len(targets), 1)),
         )
-        layer.build((None, len(mine) * STARTS))
+        layer.build((None, len(targets) * STARTS))
         layers.append(layer)
 
     def predict(points):
@@ -181,7 +193,7 @@ def train_waves(
 def train_weights(
     start: Weights, x, y, epochs: int, batch: int, title: str
 ) -> Weights:
-    """Phase two: all weights of all nets."""
+    """Runs phase two: trains all weights of all nets."""
     weights = [
         tuple(keras.Variable(part, dtype="float32") for part in layer)
         for layer in start
@@ -206,13 +218,13 @@ def train_weights(
 
 
 def errors(x, unseen, epochs: int, batch: int) -> dict[str, np.ndarray]:
-    """Mean square error of each row: (targets, starts).
+    """Returns the mean square errors of each row: (targets, starts).
 
     Args:
-        x: Points that are learnt.
-        unseen: Points of which the error is.
-        epochs: Of each of the two phases.
-        batch: Points a step.
+        x: Array. The points to learn.
+        unseen: Array. The points at which the error is computed.
+        epochs: int. Epochs of each of the two phases.
+        batch: int. Points in a step.
     """
 
     def curves(points):
@@ -220,7 +232,7 @@ def errors(x, unseen, epochs: int, batch: int) -> dict[str, np.ndarray]:
         return np.repeat(np.stack(values, axis=1), STARTS, axis=1)
 
     y = curves(x)
-    found = {}
+    results = {}
     for row in ROWS:
         if row == "default":
             start, rest = default_start(), 2 * epochs
@@ -232,27 +244,27 @@ def errors(x, unseen, epochs: int, batch: int) -> dict[str, np.ndarray]:
             start, rest = weights_of(layers), epochs
         end = train_weights(start, x, y, rest, batch, row)
         error = forward(end, tf.constant(unseen)).numpy() - curves(unseen)
-        found[row] = (error**2).mean(0).reshape(len(TARGETS), STARTS)
-    return found
+        results[row] = (error**2).mean(0).reshape(len(TARGETS), STARTS)
+    return results
 
 
-def print_errors(title: str, found: dict[str, np.ndarray]) -> None:
+def print_errors(title: str, results: dict[str, np.ndarray]) -> None:
     rows = []
     for kind, statistic in (
         ("min", np.min),
         ("median", np.median),
         ("mean", np.mean),
     ):
-        for row, error in found.items():
+        for row, error in results.items():
             values = statistic(error, axis=1)
             rows.append([row, kind, *(f"{value:.1e}" for value in values)])
-    show(title, ["start", "of 30", *TARGETS], rows)
+    print_table(title, ["start", f"over {STARTS}", *TARGETS], rows)
 
 
 def fit(epochs: int, batch: int) -> None:
     x = np.linspace(0, 1, 500)
     title = (
-        "Mean square error on 500 points that were learnt, "
+        "Mean square error on the 500 points of training, "
         f"{2 * epochs} epochs, batches of {batch}."
     )
     print_errors(title, errors(x, x, epochs, batch))
@@ -262,7 +274,7 @@ def unseen(epochs: int, batch: int) -> None:
     x = np.linspace(0, 1, 10)
     between = (x[1:] + x[:-1]) / 2
     title = (
-        "Mean square error half way between 10 points that were learnt, "
+        "Mean square error halfway between the 10 points of training, "
         f"{2 * epochs} epochs."
     )
     print_errors(title, errors(x, between, epochs, min(batch, len(x))))
@@ -273,15 +285,21 @@ PARTS = {"fit": fit, "unseen": unseen}
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", nargs="*", help="of " + ", ".join(PARTS))
     parser.add_argument(
-        "--epochs", type=int, default=1000, help="of each phase"
+        "part", nargs="*", metavar="PART", help=", ".join(PARTS)
     )
-    parser.add_argument("--batch", type=int, default=500, help="points a step")
+    parser.add_argument(
+        "--epochs", type=int, default=1000, help="epochs of each phase"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=500, help="points in a step"
+    )
     options = parser.parse_args(argv)
     for part in options.part or PARTS:
         if part not in PARTS:
-            parser.error(f"no part {part!r}, only {', '.join(PARTS)}")
+            parser.error(
+                f"PART must be one of {', '.join(PARTS)}. Received: {part}"
+            )
         PARTS[part](options.epochs, options.batch)
 
 

@@ -1,18 +1,18 @@
-r"""Train ConstNet as its authors did, and watch the symmetry of its features.
+r"""Trains ConstNet as its authors did, and measures its features' symmetry.
 
     python examples/train_constnet.py
     python examples/train_constnet.py --data digits --width-multiplier 1 \
         --epochs 30
 
-The first is the set-up of Blumenfeld, Gilboa & Soudry (ICML 2020,
-arXiv:2007.01038) as read from their code: ConstNet 16-10 on CIFAR-10, which
-Keras downloads, 300 epochs of SGD with momentum and an L2 penalty, batches of
-128, a learning rate of 0.03 that is multiplied by 0.2 from epochs 160, 220
-and 260 on, and images cropped and mirrored at random. It asks for a GPU. The
-second is a narrow net on scikit-learn's handwritten digits, for a CPU.
+The first command runs the set-up of Blumenfeld, Gilboa & Soudry (ICML 2020,
+arXiv:2007.01038), as read from their code: ConstNet 16-10 on CIFAR-10, which
+Keras downloads; 300 epochs of SGD with momentum and an L2 penalty; batches of
+128; a learning rate of 0.03 that is multiplied by 0.2 from epochs 160, 220 and
+260 on; and images cropped and mirrored at random. It needs a GPU. The second
+command trains a narrow net on scikit-learn's handwritten digits, on a CPU.
 
-`--deterministic` makes TensorFlow repeat itself to the last bit: without
-`--dropout` and `--noise` the features then stay identical for ever.
+With `--deterministic` TensorFlow's results are the same to the last bit in
+every run. The features then stay identical without `--dropout` and `--noise`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,22 @@ import tensorflow as tf
 import keras_initx as kx
 
 Split = tuple[np.ndarray, np.ndarray]
-# Of CIFAR-10, by channel.
+# The mean and standard deviation of CIFAR-10's channels.
 MEAN = (125.3, 123.0, 113.9)
 DEVIATION = (63.0, 62.1, 66.7)
-# Of all epochs, the share after which the learning rate falls.
+# The shares of all epochs after which the learning rate falls.
 DROPS = (160 / 300, 220 / 300, 260 / 300)
 
 
 class SGD(keras.optimizers.SGD):
-    """With the penalty in the gradient, as PyTorch has it.
+    """SGD with momentum and an L2 penalty that is added to the gradient.
 
-    That of Keras is beside the momentum, and so weaker by a factor of ten.
+    This is what PyTorch does. The `weight_decay` of Keras is not part of the
+    momentum, and is therefore ten times weaker.
+
+    Args:
+        learning_rate: float. The learning rate.
+        penalty: float. The factor of the weights in the gradient.
     """
 
     def __init__(self, learning_rate: float, penalty: float):
@@ -57,9 +62,13 @@ class SGD(keras.optimizers.SGD):
 def load(
     data: str, limit: int | None = None, enlarge: int = 4
 ) -> tuple[Split, Split]:
-    """Images (n, 32, 32, channels) and labels, to train on and to test on.
+    """Returns images and labels to train on, and to test on.
 
-    Digits, of 8 by 8 pixels, are enlarged by a whole number.
+    Args:
+        data: str. "cifar10" or "digits".
+        limit: int. The number of images to keep of each. Defaults to all.
+        enlarge: int. The factor by which digits of 8 by 8 pixels are enlarged.
+            Defaults to 4.
     """
     if data == "cifar10":
         train, test = keras.datasets.cifar10.load_data()
@@ -79,7 +88,7 @@ def load(
 
 
 def augmented(images: tf.Tensor, mirror: bool) -> tf.Tensor:
-    """Each image moved by up to 4 pixels, and mirrored by chance."""
+    """Returns images moved by up to 4 pixels and, if asked, mirrored."""
     padded = tf.pad(images, [[0, 0], [4, 4], [4, 4], [0, 0]], "REFLECT")
     shape = images.shape[1:]
     cropped = tf.map_fn(lambda x: tf.image.random_crop(x, shape), padded)
@@ -89,6 +98,7 @@ def augmented(images: tf.Tensor, mirror: bool) -> tf.Tensor:
 def batches(
     train: Split, size: int, seed: int, augment: bool, mirror: bool
 ) -> tf.data.Dataset:
+    """Returns shuffled batches of images, augmented if asked."""
     dataset = tf.data.Dataset.from_tensor_slices(train)
     dataset = dataset.shuffle(len(train[0]), seed=seed).batch(size)
     if augment:
@@ -97,44 +107,67 @@ def batches(
 
 
 def rate_at(epoch: int, epochs: int, rate: float) -> float:
-    """Learning rate of an epoch, counted from 0."""
+    """Returns the learning rate of an epoch, counted from 0."""
     return rate * 0.2 ** sum(epoch >= round(drop * epochs) for drop in DROPS)
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = found.add_argument
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
     add("--data", choices=["cifar10", "digits"], default="cifar10")
-    add("--enlarge", type=int, default=4, help="digits of 8 by 8 pixels")
+    add(
+        "--enlarge",
+        type=int,
+        default=4,
+        help="factor by which digits of 8 by 8 pixels are enlarged",
+    )
     add("--depth", type=int, default=16)
     add("--width-multiplier", type=int, default=10)
-    add("--dropout", type=float, default=0.0, help="breaks the symmetry")
-    add("--noise", type=float, default=0.0, help="breaks it from the start")
-    add("--random-init", action="store_true", help="a random start, as usual")
+    add(
+        "--dropout",
+        type=float,
+        default=0.0,
+        help="dropout rate; it breaks the symmetry of features",
+    )
+    add(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="noise in the first weights; it breaks the symmetry at once",
+    )
+    add(
+        "--random-init",
+        action="store_true",
+        help="random weights instead of identical features",
+    )
     add("--epochs", type=int, default=300)
     add("--batch-size", type=int, default=128)
     add("--rate", type=float, default=0.03, help="learning rate")
-    add("--penalty", type=float, default=5e-4, help="of the squared weights")
-    add("--no-augment", action="store_true", help="images as they are")
+    add("--penalty", type=float, default=5e-4, help="factor of the L2 penalty")
+    add("--no-augment", action="store_true", help="neither crop nor mirror")
     add("--deterministic", action="store_true")
-    add("--limit", type=int, help="of images to train and to test on")
+    add("--limit", type=int, help="number of images to train and to test on")
     add("--seed", type=int, default=0)
-    add("--log-dir", help="where to write scalars for TensorBoard")
-    add("--verbose", type=int, default=1, help="0 is silent")
-    return found
+    add("--log-dir", help="folder for TensorBoard scalars")
+    add("--verbose", type=int, default=1, help="0 prints nothing")
+    return parser
 
 
 def train(
     options: argparse.Namespace,
 ) -> tuple[dict[str, list[float]], kx.callbacks.FeatureSymmetry]:
-    """The history of a fit, and the symmetry along it."""
+    """Trains the network.
+
+    Returns:
+        The history of `fit`, and the callback that measured the symmetry.
+    """
     keras.utils.set_random_seed(options.seed)
-    known, unseen = load(options.data, options.limit, options.enlarge)
+    training, unseen = load(options.data, options.limit, options.enlarge)
     model = kx.models.ConstNet(
         options.depth,
         options.width_multiplier,
         classes=10,
-        input_shape=known[0].shape[1:],
+        input_shape=training[0].shape[1:],
         dropout=options.dropout,
         noise=options.noise,
         random_init=options.random_init,
@@ -151,13 +184,14 @@ def train(
         keras.callbacks.LearningRateScheduler(
             lambda epoch: rate_at(epoch, options.epochs, options.rate)
         ),
-        # Before the other, so that it does not print every layer.
+        # Before the next callback, so that it does not show the logs that
+        # callback adds for every layer.
         *([keras.callbacks.ProgbarLogger()] if options.verbose else []),
         symmetry,
     ]
     history = model.fit(
         batches(
-            known,
+            training,
             options.batch_size,
             options.seed,
             not options.no_augment,
@@ -165,7 +199,7 @@ def train(
         ),
         validation_data=tf.data.Dataset.from_tensor_slices(unseen).batch(500),
         epochs=options.epochs,
-        # The data are in another order each epoch by themselves.
+        # The dataset itself has another order in each epoch.
         shuffle=False,
         verbose=options.verbose,
         callbacks=callbacks,

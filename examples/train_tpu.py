@@ -1,12 +1,13 @@
-"""Train a deep residual network wherever tf.distribute reaches: a job script.
+"""Trains a deep residual network on CPUs, GPUs or TPUs with tf.distribute.
 
     python examples/train_tpu.py --strategy mirrored --replicas 2 --epochs 2
 
-A network without batch normalization, whose residual branches are scaled by
-depth^-1/2 so that the signal keeps its size; `SampleVarianceDecay` listens as
-it trains. Started again with the same --checkpoint-dir, it goes on where the
-last epoch ended, also with more --epochs; data are then shuffled anew.
-examples/README.md tells what has been tested.
+The network has no batch normalization. Its residual branches are scaled by
+depth^-1/2, so that the signal keeps its size, and the `SampleVarianceDecay`
+callback measures the signal while it trains. Started again with the same
+--checkpoint-dir, the script continues after the last finished epoch, also with
+more --epochs; data are then shuffled anew. examples/README.md lists what has
+been tested.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import tensorflow as tf
 
 import keras_initx as kx
 
-# A new one for each layer: layers that share one would start equal.
+# Each layer gets an initializer of its own: layers that share one would start
+# with equal weights.
 INITIALIZERS = {
     "he_normal": keras.initializers.HeNormal,
     "lecun_normal": keras.initializers.LecunNormal,
@@ -34,41 +36,46 @@ def positive(text):
 
 
 def parser():
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = made.add_argument
+    add = parser.add_argument
     kinds = ["auto", "tpu", "mirrored", "multiworker", "default"]
     add("--strategy", choices=kinds, default="auto")
-    add("--tpu", metavar="NAME", help="name of the TPU, or local")
-    add("--replicas", type=positive, help="logical CPUs that stand for devices")
+    add("--tpu", metavar="NAME", help="name of the TPU, or 'local'")
+    add("--replicas", type=positive, help="logical CPUs used as devices")
     add("--initializer", choices=INITIALIZERS, default="he_normal")
     add("--steps-per-execution", type=positive, default=1)
     policies = ["float32", "mixed_bfloat16", "bfloat16", "mixed_float16"]
     add("--precision", choices=policies, default="float32")
     add("--data", default="digits", help="digits, cifar10 or tfrecord:PATTERN")
-    add("--image-size", type=positive, default=32, help="of tfrecord images")
+    add(
+        "--image-size",
+        type=positive,
+        default=32,
+        help="side of tfrecord images, pixels",
+    )
     add("--steps-per-epoch", type=positive, help="needed for tfrecord")
     add("--classes", type=positive, default=10)
-    add("--log-dir", help="for TensorBoard, and log.csv")
-    add("--checkpoint-dir", help="where to go on from, and the model")
+    add("--log-dir", help="folder for TensorBoard and log.csv")
+    add("--checkpoint-dir", help="folder to continue from, and for the model")
     add("--depth", type=positive, default=16, help="residual blocks")
     add("--width", type=positive, default=32, help="channels")
     add(
         "--batch-size",
         type=positive,
         default=64,
-        help="of all replicas together",
+        help="samples in a step, over all replicas",
     )
     add("--epochs", type=positive, default=5)
     add("--learning-rate", type=float, default=0.05)
     add("--seed", type=int, default=0)
-    return made
+    return parser
 
 
 def in_memory(name):
-    """Images, labels, and those kept for validation."""
+    """Returns images and labels to train on, and to validate on."""
     if name == "cifar10":
         (x, y), test = keras.datasets.cifar10.load_data()
         images, labels = np.concatenate([x, test[0]]), np.ravel([*y, *test[1]])
@@ -77,7 +84,7 @@ def in_memory(name):
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        # In the file's order writers are together; the order is drawn anew.
+        # Shuffled, because the file has the digits of each writer together.
         order = np.random.default_rng(0).permutation(len(digits.target))
         images, labels = digits.images[order, :, :, None], digits.target[order]
         kept = 360
@@ -88,19 +95,23 @@ def in_memory(name):
 
 
 def from_records(pattern, size):
-    """Examples of tf.train.Example with the usual names, image by image."""
+    """Returns a dataset of single images and labels from TFRecord files.
+
+    A record is a `tf.train.Example` with the usual features "image/encoded" and
+    "image/class/label".
+    """
     features = {
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
         "image/class/label": tf.io.FixedLenFeature([], tf.int64),
     }
 
     def parse(record):
-        found = tf.io.parse_single_example(record, features)
+        example = tf.io.parse_single_example(record, features)
         image = tf.io.decode_image(
-            found["image/encoded"], channels=3, expand_animations=False
+            example["image/encoded"], channels=3, expand_animations=False
         )
         image = tf.image.resize(image, [size, size]) / 127.5 - 1
-        return image, tf.cast(found["image/class/label"], tf.int32)
+        return image, tf.cast(example["image/class/label"], tf.int32)
 
     # Not shuffled: all workers must see the same files in the same order.
     files = tf.data.Dataset.list_files(pattern, shuffle=False)
@@ -110,19 +121,24 @@ def from_records(pattern, size):
 
 
 def load(args):
-    """Batches to train on, to validate on (or None), and images to measure."""
+    """Returns the data that `--data` names.
+
+    Returns:
+        Three values: a dataset of batches to train on; a dataset of batches to
+        validate on, or None; and an array of images to measure the signal on.
+    """
     kind, _, pattern = args.data.partition(":")
     if kind == "tfrecord":
         if not args.steps_per_epoch:
             raise SystemExit("--data tfrecord needs --steps-per-epoch")
         if not tf.io.gfile.glob(pattern):
             raise SystemExit(f"--data {args.data}: no such files")
-        data, kept = from_records(pattern, args.image_size), None
-        probe = np.stack([x for x, _ in data.take(128).as_numpy_iterator()])
+        data, validation = from_records(pattern, args.image_size), None
+        samples = np.stack([x for x, _ in data.take(128).as_numpy_iterator()])
         data = data.shuffle(4096, seed=args.seed).repeat()
     elif kind in ("digits", "cifar10"):
         train, test = in_memory(kind)
-        probe = test[0][:128]
+        samples = test[0][:128]
         if args.batch_size > len(test[0]):
             raise SystemExit(
                 f"--batch-size {args.batch_size}: {args.data} keeps "
@@ -130,16 +146,21 @@ def load(args):
             )
         data = tf.data.Dataset.from_tensor_slices(train)
         data = data.shuffle(len(train[0]), seed=args.seed)
-        kept = tf.data.Dataset.from_tensor_slices(test)
-        kept = kept.batch(args.batch_size, drop_remainder=True)
+        validation = tf.data.Dataset.from_tensor_slices(test)
+        validation = validation.batch(args.batch_size, drop_remainder=True)
     else:
-        raise SystemExit(f"--data {args.data}: no such data")
-    # A TPU compiles for one shape: each batch is whole.
+        raise SystemExit(
+            "--data must be digits, cifar10 or tfrecord:PATTERN. "
+            f"Received: {args.data}"
+        )
+    # All batches have one size, because a TPU compiles for one shape.
     data = data.batch(args.batch_size, drop_remainder=True)
-    return data.prefetch(tf.data.AUTOTUNE), kept, probe
+    return data.prefetch(tf.data.AUTOTUNE), validation, samples
 
 
 def residual_network(shape, classes, depth, width, initializer):
+    """Returns a convolutional residual network with scaled branches."""
+
     def conv():
         return keras.layers.Conv2D(
             width, 3, padding="same", kernel_initializer=initializer()
@@ -158,44 +179,48 @@ def residual_network(shape, classes, depth, width, initializer):
     layers += [
         keras.layers.ReLU(),
         keras.layers.GlobalAveragePooling2D(),
-        # The loss is taken in float32, whatever the precision.
+        # The loss is computed in float32 for every precision.
         keras.layers.Dense(classes, dtype="float32", name="logits"),
     ]
     return keras.Sequential(layers)
 
 
-def callbacks(args, probe):
-    made = [keras.callbacks.TerminateOnNaN()]
+def callbacks(args, samples):
+    """Returns the callbacks of the training, in the order they must run in."""
+    result = [keras.callbacks.TerminateOnNaN()]
     if args.checkpoint_dir:
-        # First: what stands behind sees the weights it has restored.
-        made.insert(
+        # It comes first, so that the other callbacks see restored weights.
+        result.insert(
             0,
             keras.callbacks.BackupAndRestore(
                 f"{args.checkpoint_dir}/backup",
                 double_checkpoint=True,
-                # A job that has ended can go on, and a worker that died at
-                # the end finds the others' epoch.
+                # The backup is kept, so that a finished job can continue with
+                # more epochs, and a worker that failed at the end can resume.
                 delete_checkpoint=False,
             ),
         )
-        made.append(
+        result.append(
             keras.callbacks.ModelCheckpoint(
-                # The last, not the best: what was best until now Keras
-                # forgets when a job is started again.
+                # The last model and not the best: a job that is started
+                # again does not know the best result so far.
                 f"{args.checkpoint_dir}/model.keras"
             )
         )
-    # The bar before the measurement, or else it shows each layer's number.
-    made.append(keras.callbacks.ProgbarLogger())
-    made.append(
-        kx.callbacks.SampleVarianceDecay(probe, log_dir=args.log_dir, verbose=1)
+    # Before the next callback, so that it does not show the logs that callback
+    # adds for every layer.
+    result.append(keras.callbacks.ProgbarLogger())
+    result.append(
+        kx.callbacks.SampleVarianceDecay(
+            samples, log_dir=args.log_dir, verbose=1
+        )
     )
     if args.log_dir:
         tf.io.gfile.makedirs(args.log_dir)
-        made.append(
+        result.append(
             keras.callbacks.CSVLogger(f"{args.log_dir}/log.csv", append=True)
         )
-    return made
+    return result
 
 
 def main(arguments=None):
@@ -205,21 +230,22 @@ def main(arguments=None):
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * args.replicas,
         )
-    # Before all else of TensorFlow, as TPUs and several workers need.
+    # TPUs and workers must be set up before TensorFlow is used.
     strategy = kx.distribute.get_strategy(args.strategy, tpu=args.tpu)
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(args.precision)
-    data, kept, probe = load(args)
+    data, validation, samples = load(args)
     with strategy.scope():
         model = residual_network(
-            probe.shape[1:],
+            samples.shape[1:],
             args.classes,
             args.depth,
             args.width,
             INITIALIZERS[args.initializer],
         )
         model.compile(
-            # Not clipped: each replica would clip its own piece's gradient.
+            # Gradients are not clipped, because each replica would clip the
+            # gradient of its own part of the batch.
             keras.optimizers.SGD(args.learning_rate, momentum=0.9),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
@@ -233,14 +259,15 @@ def main(arguments=None):
         data,
         epochs=args.epochs,
         steps_per_epoch=args.steps_per_epoch,
-        validation_data=kept,
-        callbacks=callbacks(args, probe),
+        validation_data=validation,
+        callbacks=callbacks(args, samples),
         verbose=2,
     ).history
     if chief and history:
         last = {name: values[-1] for name, values in history.items()}
-        shown = [name for name in last if "/" not in name]
-        print(", ".join(f"{name} {last[name]:.4f}" for name in shown))
+        # Names with "/" are of single layers.
+        names = [name for name in last if "/" not in name]
+        print(", ".join(f"{name} {last[name]:.4f}" for name in names))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks compute themselves, against an obvious twin."""
+"""Tests of computations in benchmarks against a simple implementation."""
 
 import importlib.util
 import sys
@@ -15,7 +15,7 @@ from keras_initx.theory.triangle_waves.peaks import random_peaks
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def loaded(name, monkeypatch):
+def load(name, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     spec = importlib.util.spec_from_file_location(
         name, BENCHMARKS / f"{name}.py"
@@ -27,11 +27,13 @@ def loaded(name, monkeypatch):
 
 @pytest.fixture
 def resnet_scaling(monkeypatch):
-    return loaded("resnet_scaling", monkeypatch)
+    return load("resnet_scaling", monkeypatch)
 
 
 @pytest.mark.parametrize("matrices", [1, 2])
-def test_nets_side_by_side_are_nets_one_by_one(resnet_scaling, matrices, rng):
+def test_residual_nets_together_equal_single_nets(
+    resnet_scaling, matrices, rng
+):
     depth, d = 12, 6
     v, w = rng.standard_normal((2, depth, d, d))
     x = rng.standard_normal((3, d))
@@ -51,22 +53,24 @@ def test_nets_side_by_side_are_nets_one_by_one(resnet_scaling, matrices, rng):
                     h += scale * (v[k] @ tf.nn.relu(z)) / d**0.5
                 loss = tf.reduce_sum(p[:, None] * h)
             back = np.ravel(tape.gradient(loss, first))
-            moved = np.linalg.norm(np.ravel(h) - start) / np.linalg.norm(start)
-            turned = np.linalg.norm(back - p) / np.linalg.norm(p)
-            assert signal[i, j] == pytest.approx(moved, rel=1e-10)
-            assert gradient[i, j] == pytest.approx(turned, rel=1e-10)
+            expected_signal = np.linalg.norm(
+                np.ravel(h) - start
+            ) / np.linalg.norm(start)
+            expected_gradient = np.linalg.norm(back - p) / np.linalg.norm(p)
+            assert signal[i, j] == pytest.approx(expected_signal, rel=1e-10)
+            assert gradient[i, j] == pytest.approx(expected_gradient, rel=1e-10)
 
 
-def test_the_ridge_is_where_the_last_crossing_is(resnet_scaling):
+def test_ridge_is_the_last_crossing(resnet_scaling):
     betas = np.linspace(0, 1, 11)
     assert resnet_scaling.ridge(betas, 0.234 - betas) == pytest.approx(0.234)
-    lost = np.where(betas < 0.15, np.nan, 0.71 - betas)
-    assert resnet_scaling.ridge(betas, lost) == pytest.approx(0.71)
+    with_nan = np.where(betas < 0.15, np.nan, 0.71 - betas)
+    assert resnet_scaling.ridge(betas, with_nan) == pytest.approx(0.71)
 
 
-def test_triangle_waves_side_by_side_train_as_one_by_one(monkeypatch):
-    """A net of the last target, alone in Keras, for five steps."""
-    bench = loaded("triangle_waves", monkeypatch)
+def test_triangle_waves_trained_together_equal_a_single_one(monkeypatch):
+    """Trains a net of the last target alone in Keras, for five steps."""
+    bench = load("triangle_waves", monkeypatch)
     x = np.linspace(0, 1, 20)
     y = np.repeat(
         np.stack([curve(x) for _, curve in bench.TARGETS.values()], axis=1),
@@ -91,9 +95,9 @@ def test_triangle_waves_side_by_side_train_as_one_by_one(monkeypatch):
                 loss = tf.reduce_mean(error**2)
             variables = model.trainable_variables
             adam.apply(tape.gradient(loss, variables), variables)
-    for ours, alone in zip(end, model.layers, strict=True):
-        np.testing.assert_allclose(ours[0][-1], alone.kernel, atol=1e-4)
-        np.testing.assert_allclose(ours[1][-1, 0], alone.bias, atol=1e-4)
+    for together, single in zip(end, model.layers, strict=True):
+        np.testing.assert_allclose(together[0][-1], single.kernel, atol=1e-4)
+        np.testing.assert_allclose(together[1][-1, 0], single.bias, atol=1e-4)
     np.testing.assert_allclose(
         bench.forward(end, x)[:, -1], model(x[:, None])[:, 0], atol=1e-4
     )

@@ -1,4 +1,4 @@
-"""The example script: its schedule is the published one, and it runs."""
+"""Tests of examples/train_constnet.py and of the benchmark that uses it."""
 
 import importlib.util
 import sys
@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "train_constnet.py"
 def script():
     spec = importlib.util.spec_from_file_location("train_constnet", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    # AutoGraph looks for the functions' module there.
+    # AutoGraph looks up the functions' module in sys.modules.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     yield module
@@ -32,13 +32,13 @@ def test_runs_at_a_small_size(script, capsys, tmp_path):
     script.main(arguments.split())
     printed = capsys.readouterr().out
     assert "group3_block1_conv" in printed
-    # Two steps to an epoch; the first moves the logits alone.
+    # An epoch has two steps, the first of which changes the logits alone.
     assert "symmetry broken at (epoch, step): (1, 2)" in printed
     assert "accuracy on unseen images: 0." in printed
     assert list(tmp_path.iterdir())
 
 
-def test_what_is_not_said_is_the_authors_set_up(script):
+def test_default_options_are_the_authors_set_up(script):
     options = vars(script.parser().parse_args([]))
     assert options["data"] == "cifar10"
     assert (options["depth"], options["width_multiplier"]) == (16, 10)
@@ -49,8 +49,8 @@ def test_what_is_not_said_is_the_authors_set_up(script):
     np.testing.assert_allclose(rates, expected)
 
 
-def test_the_penalty_is_in_the_gradient(rng, script):
-    """As PyTorch has it: b = 0.9 b + (g + penalty w),  w -= rate b."""
+def test_penalty_is_added_to_the_gradient(rng, script):
+    """PyTorch has b = 0.9 b + (g + penalty w) and w -= rate b."""
     w = rng.standard_normal(5).astype(np.float32)
     variable = keras.Variable(w)
     optimizer = script.SGD(0.1, 0.05)
@@ -64,26 +64,28 @@ def test_the_penalty_is_in_the_gradient(rng, script):
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_images_are_moved_and_mirrored(script, mirror, rng):
+def test_augmented_images_are_crops_and_mirror_images(script, mirror, rng):
     x = rng.standard_normal((64, 12, 12, 2)).astype(np.float32)
     padded = np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)], mode="reflect")
-    moved = script.augmented(tf.constant(x), mirror).numpy()
-    seen = set()
-    for image, before in zip(moved, padded, strict=True):
-        crops = {
-            (i, j, turned): before[i : i + 12, j : j + 12][:, ::turn]
+    augmented = script.augmented(tf.constant(x), mirror).numpy()
+    crops = set()
+    for image, source in zip(augmented, padded, strict=True):
+        possible = {
+            (i, j, mirrored): source[i : i + 12, j : j + 12][:, ::direction]
             for i in range(9)
             for j in range(9)
-            for turned, turn in ((False, 1), (True, -1))
+            for mirrored, direction in ((False, 1), (True, -1))
         }
-        (found,) = [k for k, crop in crops.items() if (crop == image).all()]
-        seen.add(found)
-    # Of 81 places 64 images take at least 8 but with a chance below 1e-50.
-    assert len(seen) >= 8
-    assert {turned for _, _, turned in seen} == {False, mirror}
+        (crop,) = [
+            key for key, value in possible.items() if (value == image).all()
+        ]
+        crops.add(crop)
+    # 64 images have fewer than 8 of 81 crops with a probability below 1e-50.
+    assert len(crops) >= 8
+    assert {mirrored for _, _, mirrored in crops} == {False, mirror}
 
 
-def test_digits_are_as_they_were_only_larger(script):
+def test_enlarged_digits_are_those_of_scikit_learn(script):
     from sklearn.datasets import load_digits
 
     (x, y), (unseen, labels) = script.load("digits")
@@ -100,7 +102,7 @@ def test_digits_are_as_they_were_only_larger(script):
     assert len(labels) == 360
 
 
-def test_the_benchmark_tells_of_every_start(script, capsys, monkeypatch):
+def test_benchmark_reports_every_start(script, capsys, monkeypatch):
     folder = SCRIPT.parent.parent / "benchmarks"
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     spec = importlib.util.spec_from_file_location(
@@ -110,15 +112,15 @@ def test_the_benchmark_tells_of_every_start(script, capsys, monkeypatch):
     spec.loader.exec_module(benchmark)
     arguments = "--enlarge 1 --depth 7 --epochs 2 --limit 32 --seeds 1"
     options = benchmark.parser().parse_args(arguments.split())
-    found = {
+    results = {
         start: [benchmark.run(start, 3, options)]
         for start in ("He", "ConstNet, dropout 0.01")
     }
-    benchmark.accuracy(found)
-    benchmark.symmetry(found)
+    benchmark.accuracy(results)
+    benchmark.symmetry(results)
     printed = capsys.readouterr().out
     (he,) = [line for line in printed.splitlines() if "| He" in line][:1]
-    reached = 100 * found["He"][0][0]["val_accuracy"][-1]
+    reached = 100 * results["He"][0][0]["val_accuracy"][-1]
     assert f"{reached:.2f} +- 0.00" in he and "+0.00" in he
     rows = [line for line in printed.splitlines() if "dropout" in line]
     assert "(2, 2)" in rows[-1]

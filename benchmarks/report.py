@@ -1,17 +1,21 @@
-"""How the benchmarks show what they found: tables, and figures in files."""
+"""Prints the benchmarks' tables and saves their figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 
-def show(title: str, heads: Sequence[str], rows: list[Sequence[object]]):
-    table = Table(*heads, title=title, box=box.MARKDOWN, title_justify="left")
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    """Prints a table in Markdown, floats with four significant digits."""
+    table = Table(*columns, title=title, box=box.MARKDOWN, title_justify="left")
     for row in rows:
         table.add_row(
             *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
@@ -19,13 +23,15 @@ def show(title: str, heads: Sequence[str], rows: list[Sequence[object]]):
     Console(width=160, color_system=None).print(table)
 
 
-def axes():
+def new_axes() -> Any:
+    """Returns the axes of a new Matplotlib figure."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(7, 4.5), layout="constrained").subplots()
 
 
-def save(ax, path: Path, legend: bool = True) -> None:
+def save_figure(ax: Any, path: Path, legend: bool = True) -> None:
+    """Writes the figure of some axes to a file."""
     if legend:
         ax.legend()
     ax.figure.savefig(path)
