@@ -78,9 +78,7 @@ def default_start() -> Weights:
 def weights_of(layers: list[TriangleWave]) -> Weights:
     """Returns the weights of the nets that equal the layers' features."""
     nets = [
-        theory.triangle_wave_weights(
-            a, 1 if layer.concave else -1, layer.form, s
-        )
+        theory.triangle_wave_weights(a, layer.concave, layer.form, s)
         for layer in layers
         for a, s in zip(*map(np.asarray, layer.curves()), strict=True)
     ]

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_initx.initializers.base import cast_finite, check_dtype, is_int
 from keras_initx.theory.triangle_waves.peaks import (
-    check_family,
+    FORMS,
     peaks_of,
     plain_peaks,
 )
@@ -21,7 +21,7 @@ from keras_initx.theory.triangle_waves.weights import (
     random_projection,
     triangle_wave_weights,
 )
-from keras_initx.validation import check_bool, check_int
+from keras_initx.validation import check_bool, check_choice, check_int
 
 
 class _TriangleWave(keras.initializers.Initializer):
@@ -41,7 +41,7 @@ class _TriangleWave(keras.initializers.Initializer):
     ):
         check_int("depth", depth, 1)
         self.concave = check_bool("concave", concave)
-        check_family(1 if concave else -1, form)
+        check_choice("form", form, FORMS)
         if not (is_int(index) and 0 <= index <= depth):
             raise ValueError(
                 f"index must be an int from 0 to depth = {depth}, which is the "
@@ -89,9 +89,9 @@ class _TriangleWave(keras.initializers.Initializer):
     def _layers(self, blocks: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Kernel and bias of this layer of each block."""
         peaks = peaks_of(self.peaks, self.depth, blocks, self.seed)
-        sign = 1 if self.concave else -1
         return [
-            triangle_wave_weights(a, sign, self.form)[self.index] for a in peaks
+            triangle_wave_weights(a, self.concave, self.form)[self.index]
+            for a in peaks
         ]
 
     def _blocks(self, shape: tuple[int, ...], units: int) -> int:

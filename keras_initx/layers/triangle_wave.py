@@ -13,7 +13,7 @@ from keras_initx.inspection.geometry import Geometry, register_geometry
 from keras_initx.layers.relu_stack import relu_stack
 from keras_initx.theory.triangle_waves.curve import triangle_wave_scales
 from keras_initx.theory.triangle_waves.peaks import (
-    check_family,
+    FORMS,
     peaks_of,
     plain_peaks,
 )
@@ -21,7 +21,7 @@ from keras_initx.theory.triangle_waves.weights import (
     side_by_side,
     triangle_wave_weights,
 )
-from keras_initx.validation import check_bool, check_int
+from keras_initx.validation import check_bool, check_choice, check_int
 
 # Peaks stay this far from 0 and 1, where the next wave would vanish.
 _MARGIN = 1e-3
@@ -106,12 +106,11 @@ class TriangleWave(keras.layers.Layer):
         check_int("depth", depth, 1)
         self.concave = check_bool("concave", concave)
         self._sign = 1 if concave else -1
-        check_family(self._sign, form)
         self.trainable_scales = check_bool("trainable_scales", trainable_scales)
         if seed is not None:
             check_int("seed", seed, 0)
         self.depth = int(depth)
-        self.form = form
+        self.form = check_choice("form", form, FORMS)
         self.peaks = None if peaks is None else plain_peaks(peaks, self.depth)
         self.seed = None if seed is None else int(seed)
         # That of the config stays None, so that a copy draws anew.
@@ -130,7 +129,9 @@ class TriangleWave(keras.layers.Layer):
         self.raw_peaks = self._weight("peaks", _raw(start))
         self.log_ratios = None
         if self.trainable_scales:
-            s = [triangle_wave_scales(a, self._sign, self.form) for a in start]
+            s = [
+                triangle_wave_scales(a, self.concave, self.form) for a in start
+            ]
             steps = np.diff(np.log(s), axis=1, prepend=0)
             self.log_ratios = self._weight("log_ratios", steps)
         self.built = True
@@ -214,7 +215,7 @@ class TriangleWave(keras.layers.Layer):
         one_each = np.eye(len(peaks))
         weights = side_by_side(
             [
-                triangle_wave_weights(a, self._sign, self.form, s)
+                triangle_wave_weights(a, self.concave, self.form, s)
                 for a, s in zip(peaks, scales, strict=True)
             ],
             one_each,

@@ -11,8 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.layers import TriangleWave
-from keras_initx.theory.triangle_waves.peaks import check_family, numbers
-from keras_initx.validation import check_bool, check_int, is_real
+from keras_initx.theory.triangle_waves.peaks import FORMS
+from keras_initx.validation import (
+    check_array,
+    check_bool,
+    check_choice,
+    check_int,
+    is_real,
+)
 
 # Values that vary by less of their size are alike in float32, nearly.
 _LEAST_RANGE = 1e-4
@@ -104,7 +110,7 @@ def fit_triangle_wave(
     if concave is not None:
         check_bool("concave", concave)
     check_bool("trainable_scales", trainable_scales)
-    check_family(-1, form)
+    check_choice("form", form, FORMS)
     check_int("epochs", epochs, 1)
     check_int("batch_size", batch_size, 1)
     if not (is_real(learning_rate) and learning_rate > 0):
@@ -194,9 +200,8 @@ class _Bar(keras.callbacks.Callback):
 
 def _column(name: str, values: Any) -> np.ndarray:
     """float64 of shape (n,), n >= 2, or an error."""
-    # Not cut to their real part.
-    given = numbers(None if np.iscomplexobj(values) else values)
-    shape = np.shape(values)
+    given = check_array(name, values)
+    shape = given.shape
     if len(shape) == 2 and shape[1] == 1:
         given = given.reshape(-1)
     elif len(shape) != 1:
@@ -205,7 +210,7 @@ def _column(name: str, values: Any) -> np.ndarray:
             "several inputs there is triangle_wave_network. "
             f"Received: shape={shape}"
         )
-    if np.isnan(given).any() or given.size < 2:
+    if given.size < 2:
         raise ValueError(
             f"{name} must be 2 or more finite real numbers. "
             f"Received: {name}={values!s:.200}"

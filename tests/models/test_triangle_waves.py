@@ -4,7 +4,6 @@ import inspect
 import itertools
 import json
 import math
-from fractions import Fraction
 
 import keras
 import numpy as np
@@ -28,233 +27,10 @@ def grid(form, points=4097):
     return np.linspace(START[form], 1, points)
 
 
-def slow_curve(x, a, sign, form):
-    """One number, from the words of the definition, in its own way."""
-    if form == "v":
-        scale, w, total = 1.0, (x + 1) / 2, (1 - sign) / 2
-    else:
-        scale = (1 - a[0] if sign == 1 else a[0]) * a[1]
-        w = total = x
-    for i in range(len(a) - 1):
-        if i > 0:
-            scale *= (1 - a[i]) * a[i + 1]
-        w = w / a[i] if w <= a[i] else (1 - w) / (1 - a[i])
-        total += sign * scale * w
-    return total
-
-
-def run(weights, x):
-    """A relu net in NumPy."""
-    h = np.asarray(x, float).reshape(len(x), -1)
-    for k, (kernel, bias) in enumerate(weights):
-        h = h @ kernel + bias
-        if k < len(weights) - 1:
-            h = np.maximum(h, 0)
-    return h
-
-
 def pairs(model):
     """Kernels and biases of a Keras model."""
     flat = [np.float64(w) for w in model.get_weights()]
     return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-# ---- The formula -----------------------------------------------------------
-
-
-@families
-@pytest.mark.parametrize("depth", [1, 2, 5])
-def test_the_curve_is_its_definition(form, sign, depth, rng):
-    a = rng.uniform(0.02, 0.98, depth + 1)
-    x = rng.uniform(START[form], 1, 50)
-    expected = [slow_curve(value, a, sign, form) for value in x]
-    np.testing.assert_allclose(
-        kx.theory.triangle_wave(x, a, sign, form), expected, atol=1e-14
-    )
-
-
-@families
-def test_ends_and_bend(form, sign, rng):
-    """Through the corners; concave for sign 1, convex for -1, from any peaks.
-
-    Slopes by differences on a grid of 4097, exact to 1e-12 of values of 1.
-    """
-    for a in rng.uniform(0.05, 0.95, (20, 7)):
-        y = kx.theory.triangle_wave(grid(form), a, sign, form)
-        ends = [0, 1] if form == "ramp" else [(1 - sign) / 2] * 2
-        np.testing.assert_allclose(y[[0, -1]], ends, atol=1e-14)
-        bends = np.diff(y, 2)
-        assert (sign * bends < 1e-12).all()
-        assert np.abs(bends).max() > 1e-6
-        if form == "v":
-            foot = kx.theory.triangle_wave(2 * a[0] - 1, a, sign, form)
-            assert foot == pytest.approx((1 + sign) / 2, abs=1e-14)
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_slopes_at_the_ends_of_infinitely_many_waves(sign, rng):
-    """Of 120 waves: what is missing is below 0.7^119 < 1e-18."""
-    a = rng.uniform(0.3, 0.7, 121)
-    s = kx.theory.triangle_wave_scales(a, sign)
-    at_0 = 1 + sign * np.sum(s / np.cumprod(a[:-1]))
-    falls = np.concatenate([[1.0], np.cumprod(a[1:-1])])
-    at_1 = 1 - sign * np.sum(s / ((1 - a[0]) * falls))
-    expected = [1 / a[0], 0] if sign == 1 else [0, 1 / (1 - a[0])]
-    np.testing.assert_allclose([at_0, at_1], expected, atol=1e-12)
-
-
-@families
-def test_the_slope_is_continuous_at_a_peak(form, sign, rng):
-    """What is left of the kink at the first peak after n more waves.
-
-    The one-sided slopes of W_0 are 1/a and -1/(1 - a), both followed by slopes
-    that grow from 0: the jump is that of W_0, times the (1 - a_m).
-    """
-    a = rng.uniform(0.3, 0.7, 42)
-    s = kx.theory.triangle_wave_scales(a, sign, form)
-    before, after = 1 / a[0], -1 / (1 - a[0])
-    slopes = []
-    for first in (before, after):
-        wave, total = first, s[0] * first
-        for i in range(1, 41):
-            # At its peak W_0 is 1, W_1 is 0 and rises to both sides.
-            wave = -wave / (1 - a[i]) if i == 1 else wave / a[i]
-            total += s[i] * wave
-        slopes.append(total)
-    assert abs(slopes[0] - slopes[1]) < 1e-9 * s[0] / a[0]
-
-
-@pytest.mark.parametrize("depth", range(1, 11))
-def test_halves_are_the_parabola(depth):
-    """Largest error 2^-(2d+2), mean square 16^-d / 30, with 2^d pieces."""
-    a = [0.5] * (depth + 1)
-    # On a grid that has all peaks and all points half way.
-    x = grid("ramp", 2 ** (depth + 3) + 1)
-    error = kx.theory.triangle_wave(x, a, -1) - x**2
-    assert error.max() == 2.0 ** -(2 * depth + 2)
-    assert error.min() == 0
-    concave = kx.theory.triangle_wave(x, a, 1)
-    np.testing.assert_array_equal(concave, 1 - (x[::-1] ** 2 + error[::-1]))
-    # The trapezoidal rule on 8 parts of each parabola misses 1/64^2 of it.
-    mean = np.mean((error**2)[:-1])
-    assert mean == pytest.approx(16.0**-depth / 30, rel=1e-3)
-    v = 2 * x - 1
-    error = kx.theory.triangle_wave(v, a, -1, "v") - v**2
-    assert error.max() == 4.0**-depth
-
-
-# ---- The matrices ----------------------------------------------------------
-
-
-@families
-@pytest.mark.parametrize("depth", [1, 2, 3, 6, 10])
-@pytest.mark.parametrize("free", [False, True])
-def test_matrices_are_the_formula(form, sign, depth, free, rng):
-    for _ in range(10):
-        a = rng.uniform(0.05, 0.95, depth + 1)
-        s = kx.theory.triangle_wave_scales(a, sign, form)
-        # Smaller than the rule, or the sum would fall below 0.
-        s = s * rng.uniform(0.1, 1, depth) if free else s
-        weights = kx.theory.triangle_wave_weights(a, sign, form, s)
-        x = grid(form, 501)
-        expected = kx.theory.triangle_wave(x, a, sign, form, s)
-        np.testing.assert_allclose(
-            run(weights, x)[:, 0], expected, atol=1e-12, rtol=0
-        )
-        assert not any(bias.any() for _, bias in weights[1:])
-
-
-@families
-@pytest.mark.parametrize("depth", range(1, 11))
-def test_regions(form, sign, depth, rng):
-    for a in rng.uniform(0.05, 0.95, (3, depth + 1)):
-        weights = kx.theory.triangle_wave_weights(a, sign, form)
-        assert kx.theory.count_linear_regions(weights, START[form]) == 2**depth
-        # One fewer on the last wave alone: a last peak at 0 switches it off.
-        half = 2 * a[0] - 1 if form == "v" else a[0]
-        assert kx.theory.count_linear_regions(
-            weights, START[form], half
-        ) == 2 ** (depth - 1)
-
-
-def exact_regions(weights, low, high):
-    """With fractions, asking the net itself for lines between breakpoints."""
-
-    def layer_outputs(x, depth):
-        h = [x]
-        for k, (kernel, bias) in enumerate(weights[:depth]):
-            h = [max(v, 0) for v in h] if k else h
-            h = [
-                sum(v * Fraction(int(kernel[i, j])) for i, v in enumerate(h))
-                + Fraction(int(bias[j]))
-                for j in range(len(bias))
-            ]
-        return h
-
-    cuts = [Fraction(low), Fraction(high)]
-    for depth in range(1, len(weights)):
-        found = set(cuts)
-        for a, b in itertools.pairwise(cuts):
-            ends = zip(
-                layer_outputs(a, depth), layer_outputs(b, depth), strict=True
-            )
-            found |= {a + (b - a) * p / (p - q) for p, q in ends if p * q < 0}
-        cuts = sorted(found)
-    slopes = []
-    for a, b in itertools.pairwise(cuts):
-        ends = (layer_outputs(x, len(weights)) for x in (a, b))
-        slopes.append([(q - p) / (b - a) for p, q in zip(*ends, strict=True)])
-    return 1 + sum(p != q for p, q in itertools.pairwise(slopes))
-
-
-@pytest.mark.parametrize("sizes", [(1, 6, 1), (1, 4, 4, 1), (1, 3, 4, 3, 2)])
-def test_regions_of_any_net_are_counted_exactly(sizes, rng):
-    counts = []
-    for _ in range(15):
-        weights = [
-            (rng.integers(-4, 5, (a, b)), rng.integers(-4, 5, b))
-            for a, b in itertools.pairwise(sizes)
-        ]
-        expected = exact_regions(weights, -3, 2)
-        assert kx.theory.count_linear_regions(weights, -3, 2) == expected
-        counts.append(expected)
-    assert max(counts) > 1
-
-
-def test_rounding_makes_no_regions():
-    # Two units that bend at one point, but for the last digit.
-    one = np.array([[1.0, 3.0]]), np.array([-0.1, -0.3])
-    weights = one, (np.ones((2, 1)), np.zeros(1))
-    assert kx.theory.count_linear_regions(weights) == 2
-    # A bend that the output does not see.
-    weights = one, (np.array([[3.0], [-1.0]]), np.zeros(1))
-    assert kx.theory.count_linear_regions(weights) == 1
-    single = [
-        tuple(np.float32(part) for part in layer)
-        for layer in kx.theory.triangle_wave_weights(
-            np.linspace(0.3, 0.6, 7), 1, "v"
-        )
-    ]
-    assert kx.theory.count_linear_regions(single, -1, 1, tolerance=1e-4) == 64
-
-
-@pytest.mark.parametrize(
-    ("target", "sign", "mse"),
-    [
-        (lambda x: x**2, -1, 7.57e-9),
-        (lambda x: x**3, -1, 3.402e-5),
-        (lambda x: x**11, -1, 3.304e-4),
-        (lambda x: np.sin(np.pi * x / 2), 1, 5.987e-6),
-        (lambda x: np.tanh(3 * x), 1, 2.767e-5),
-    ],
-)
-def test_fit_peaks(target, sign, mse):
-    """Against another optimizer's minima, to their last digit."""
-    x = np.linspace(0, 1, 500)
-    found = kx.theory.fit_peaks(x, target(x), 5, sign, starts=8)
-    assert found.mse == pytest.approx(mse, rel=1e-3)
-    error = kx.theory.triangle_wave(x, found.peaks, sign) - target(x)
-    assert found.mse == pytest.approx(np.mean(error**2), rel=1e-12)
 
 
 # ---- The layer -------------------------------------------------------------
@@ -280,7 +56,9 @@ def test_layer_formula_and_dense_stack_agree(
     inside = np.float32(rng.uniform(START[form], 1, (200, 3)))
     y = np.asarray(layer(inside))
     for k in range(3):
-        expected = kx.theory.triangle_wave(inside[:, k], peaks[k], sign, form)
+        expected = kx.theory.triangle_wave(
+            inside[:, k], peaks[k], sign == 1, form
+        )
         np.testing.assert_allclose(y[:, k], expected, atol=3e-6)
     dense = layer.to_dense()
     assert all(type(d) is keras.layers.Dense for d in dense.layers)
@@ -309,7 +87,7 @@ def test_gradients_are_those_of_the_curve(form, sign, rng):
 
     def value(raw):
         a = 0.001 + 0.998 / (1 + np.exp(-4 * raw))
-        return np.sum(kx.theory.triangle_wave(x, a, sign, form) * x)
+        return np.sum(kx.theory.triangle_wave(x, a, sign == 1, form) * x)
 
     raw = np.asarray(layer.raw_peaks)[0]
     for k, step in enumerate(1e-7 * np.eye(5)):
@@ -352,7 +130,7 @@ def test_under_mixed_bfloat16_only_inputs_and_outputs_are_rounded(rng):
     y = layer(x)
     assert layer.raw_peaks.dtype == "float32" and y.dtype == "bfloat16"
     expected = kx.theory.triangle_wave(
-        tf.cast(x, tf.float64).numpy(), peaks, -1
+        tf.cast(x, tf.float64).numpy(), peaks, False
     )
     np.testing.assert_allclose(
         tf.cast(y, tf.float64), expected, rtol=2.0**-8, atol=1e-6
@@ -485,7 +263,7 @@ def test_the_network_is_the_formula(form, sign, depth, rng):
     a = rng.uniform(0.1, 0.9, depth + 1)
     model = triangle_wave_network(depth, sign == 1, form, a, dtype="float64")
     x = grid(form, 101)
-    expected = kx.theory.triangle_wave(x, a, sign, form)
+    expected = kx.theory.triangle_wave(x, a, sign == 1, form)
     np.testing.assert_allclose(model(x[:, None])[:, 0], expected, atol=1e-12)
     assert kx.theory.count_linear_regions(pairs(model), START[form]) == 2**depth
     assert [d.units for d in model.layers] == [4] * depth + [1]
@@ -510,7 +288,7 @@ def test_blocks_are_curves_of_sums(form, rng):
     head = last[::4]
     x = rng.uniform(START[form], 1, (40, 3))
     blocks = [
-        kx.theory.triangle_wave(x @ projection[:, b], peaks[b], -1, form)
+        kx.theory.triangle_wave(x @ projection[:, b], peaks[b], False, form)
         for b in range(5)
     ]
     np.testing.assert_allclose(
@@ -534,7 +312,7 @@ def test_networks_under_policies(policy):
     finally:
         keras.config.set_dtype_policy("float32")
     x = np.linspace(0, 1, 9)
-    expected = kx.theory.triangle_wave(x, [0.5] * 3, -1)
+    expected = kx.theory.triangle_wave(x, [0.5] * 3, False)
     np.testing.assert_allclose(
         tf.cast(y, tf.float64)[:, 0], expected, atol=2.0**-7
     )
@@ -620,35 +398,7 @@ HALVES = [0.5, 0.5, 0.5]
 
 def bad_values():
     """(what is called, its good arguments, a name, and values to refuse)."""
-    theory, line = kx.theory, np.linspace(0, 1, 9)
-    peaks = [[0.5], [0.5, 1.0], [0, 0.5], [nan, 0.5], "0.5", None, [[0.5] * 3]]
-    scales = {"peaks": HALVES}
-    curve = scales | {"x": line}
-    for call, good in (
-        (theory.triangle_wave_scales, scales),
-        (theory.triangle_wave, curve),
-        (theory.triangle_wave_weights, scales),
-    ):
-        yield call, good, "peaks", peaks
-        yield call, good, "sign", [0, 2, True, "1", None, nan]
-        yield call, good, "form", ["w", None, 1]
-    free = [[1.0], [1.0, 0.0], [1.0, -1.0], [nan, 1.0], "s"]
-    yield theory.triangle_wave, curve, "scales", free
-    yield theory.triangle_wave_weights, scales, "scales", free
-    yield theory.triangle_wave, curve, "x", [[-0.1], [1.1], [nan], "x"]
-    net = [np.ones((1, 2)), np.ones(2)], [np.ones((2, 1)), np.ones(1)]
-    regions = theory.count_linear_regions, {"weights": net}
-    yield *regions, "weights", [[], None, net[::-1], [[np.ones((1, 2))]]]
-    yield *regions, "weights", [[[np.full((1, 2), nan), np.ones(2)]]]
-    yield *regions, "low", [1.0, nan, -inf, "0"]
-    yield *regions, "high", [0.0, inf]
-    yield *regions, "tolerance", [-0.1, 1.0, nan, "1"]
-    best = theory.fit_peaks, {"x": line, "y": line, "depth": 2}
-    yield *best, "depth", [0, 1.5, None, True]
-    yield *best, "x", [line + 0.1, [nan] * 9]
-    yield *best, "y", [[nan] * 9, "y"]
-    yield *best, "starts", [0, 1.5]
-
+    line = np.linspace(0, 1, 9)
     layer = TriangleWave, {"depth": 2}
     yield *layer, "depth", [0, -1, 2.0, True, None]
     yield *layer, "concave", [0, 1, "1", None]
@@ -722,7 +472,6 @@ SINE = np.sin(2 * np.pi * LINE) + 0.01 * LINE
             lambda: TriangleWave(2, peaks=[HALVES] * 3)(np.ones((1, 2))),
             "one list, or 2",
         ),
-        (lambda: kx.theory.fit_peaks(LINE, LINE[1:], 2), "one shape"),
         (
             lambda: TriangleWaveKernel(2, 0, seed=1)((1, 6)),
             "multiple of 4",

@@ -1,4 +1,4 @@
-"""Where a relu net of one input changes its slope."""
+"""Linear regions of relu nets with one input."""
 
 from __future__ import annotations
 
@@ -8,42 +8,45 @@ from typing import Any
 
 import numpy as np
 
-from keras_initx.validation import is_real
+from keras_initx.validation import check_real
 
-# A smaller change of slope, as a share of the terms it sums, is rounding.
+# A change of slope below this share of the terms it sums is rounding.
 _FLATTEST = 1e-12
 
 
 def count_linear_regions(
-    weights: Sequence[tuple[np.ndarray, np.ndarray]],
+    weights: Sequence[tuple[Any, Any]],
     low: float = 0.0,
     high: float = 1.0,
     tolerance: float | None = None,
 ) -> int:
-    """Number of linear pieces of a relu net of one input, on an interval.
+    """Returns the number of linear pieces of a relu net on an interval.
 
-    No grid: every piece of the signal is followed from layer to layer and cut
-    where a unit crosses 0. Neighbours with equal slopes in all outputs count
-    as one. Time and memory grow with the pieces, which may double each layer.
+    The net has one input. No grid is used: every piece of the signal is
+    followed from layer to layer and cut where a unit crosses 0. Neighbors with
+    equal slopes in all outputs count as one piece. Time and memory grow with
+    the number of pieces, which may double in each layer.
 
-    What float64 cannot tell apart is not counted rightly. Of triangle waves
-    with peaks in (0.05, 0.95) that begins at some 14 layers; of peaks near 0
-    or 1 earlier, at 0.01 with 11 layers.
+    Pieces that float64 cannot resolve are not counted correctly. For triangle
+    waves with peaks in (0.05, 0.95) that begins at some 14 layers, and earlier
+    with peaks near 0 or 1, at 11 layers with 0.01.
 
     Args:
-        weights: Kernel (in, out) and bias (out,) of each dense layer, finite;
-            the first has one input, the last no relu.
-        low: Start of the interval, finite.
-        high: Its end, finite and > low.
-        tolerance: A piece that is narrower, as a share of the piece it is cut
-            from, is taken for rounding of the weights: in [0, 1). By default
-            1e-8 for weights in float64, 1e-4 where some are in float32.
+        weights: sequence of pairs. The kernel (inputs, units) and bias
+            (units,) of each dense layer, array-like and finite; the first
+            layer has one input, the last one no relu.
+        low: float. Start of the interval, finite. Defaults to 0.
+        high: float. End of the interval, finite and > low. Defaults to 1.
+        tolerance: float. A piece is taken for rounding of the weights if it is
+            narrower than this share of the piece that it is cut from, in
+            [0, 1). Defaults to None, which means 1e-8 for weights in float64
+            and 1e-4 if some are in a narrower dtype.
 
     Returns:
-        The number, >= 1.
+        The number of pieces, an int >= 1.
 
     Raises:
-        ValueError: An argument is none of these.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -54,19 +57,17 @@ def count_linear_regions(
     Reference: derived here.
     """
     layers = _check_layers(weights)
-    if not (is_real(low) and is_real(high) and low < high):
+    low = check_real("low", low)
+    high = check_real("high", high)
+    if not low < high:
         raise ValueError(
-            "low and high must be finite, low < high. "
-            f"Received: low={low!r}, high={high!r}"
+            f"low must be below high. Received: low={low!r}, high={high!r}"
         )
     if tolerance is None:
         tolerance = 1e-4 if _is_narrow(weights) else 1e-8
-    if not (is_real(tolerance) and 0 <= tolerance < 1):
-        raise ValueError(
-            f"tolerance must be in [0, 1). Received: tolerance={tolerance!r}"
-        )
+    tolerance = check_real("tolerance", tolerance, "[0, 1)")
     # Values of the units at the ends of every piece, and their slopes in it.
-    start, end = np.array([[float(low)]]), np.array([[float(high)]])
+    start, end = np.array([[low]]), np.array([[high]])
     slope = np.ones((1, 1))
     for index, (kernel, bias) in enumerate(layers):
         if index:
@@ -80,7 +81,7 @@ def count_linear_regions(
 
 
 def _is_narrow(weights: Any) -> bool:
-    """Whether a weight is in a dtype of fewer digits than float64."""
+    """Whether a weight has a floating point dtype narrower than float64."""
     dtypes = [getattr(w, "dtype", None) for pair in weights for w in pair]
     return any(
         np.issubdtype(d, np.floating) and np.finfo(d).eps > 1e-15
@@ -92,10 +93,20 @@ def _is_narrow(weights: Any) -> bool:
 def _relu(
     start: np.ndarray, end: np.ndarray, slope: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pieces after relu, cut where a unit crosses 0; all (pieces, units).
+    """Returns the pieces after relu, cut where a unit crosses 0.
 
-    A slope is carried on, not taken from the values at the ends, so that it
-    is as exact in the narrowest piece as in the widest.
+    The slopes are carried along rather than computed from the values at the
+    ends, so that they are as exact in the narrowest piece as in the widest.
+
+    Args:
+        start: float64 array of shape (pieces, units). The values of the units
+            at the start of each piece.
+        end: float64 array of shape (pieces, units). The values at its end.
+        slope: float64 array of shape (pieces, units). The slopes in it.
+        tolerance: float. As in `count_linear_regions`.
+
+    Returns:
+        Starts, ends and slopes of the new pieces.
     """
     pieces = []
     for a, b, s in zip(start, end, slope, strict=True):
@@ -109,10 +120,12 @@ def _relu(
             ends = [a + share * (b - a) for share in (left, right)]
             active = ends[0] + ends[1] > 0
             pieces.append([active * v for v in (*ends, s)])
-    return tuple(np.array(part) for part in zip(*pieces, strict=True))
+    starts, stops, slopes = zip(*pieces, strict=True)
+    return np.array(starts), np.array(stops), np.array(slopes)
 
 
 def _check_layers(weights: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the kernel and the bias of each layer in float64, checked."""
     layers = []
     units = 1
     try:

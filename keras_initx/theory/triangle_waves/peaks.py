@@ -1,4 +1,4 @@
-"""The peaks of triangle waves: what may be given, and what is drawn."""
+"""Peaks of triangle waves: their checks, and their random values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ from typing import Any
 
 import numpy as np
 
+from keras_initx.validation import check_array, refuse
+
 FORMS = ("ramp", "v")
-# Where peaks are drawn: at 0 and 1 a wave is a line, and its training slow.
+# Range of random peaks. Near 0 and 1 a wave is close to a line, and its peak
+# trains slowly.
 PEAK_RANGE = (0.05, 0.95)
 
 
 def random_peaks(
-    depth: int, count: int, seed: int | np.random.SeedSequence
+    depth: int, count: int, seed: int | np.random.SeedSequence | None
 ) -> np.ndarray:
-    """Independent peaks of some curves: (count, depth + 1), uniform."""
+    """Returns independent uniform peaks of several curves.
+
+    Args:
+        depth: int. Number of waves in a curve.
+        count: int. Number of curves.
+        seed: int, SeedSequence or None. Seed of the random numbers.
+
+    Returns:
+        A float64 array of shape (count, depth + 1).
+    """
     rng = np.random.default_rng(seed)
     return rng.uniform(*PEAK_RANGE, (count, depth + 1))
 
@@ -25,13 +37,20 @@ def peaks_of(
     count: int,
     seed: int | None,
 ) -> np.ndarray:
-    """The peaks of some curves, (count, depth + 1).
+    """Returns the peaks of each of several curves.
 
     Args:
-        peaks: As `plain_peaks` has them, or None for random ones.
-        depth: Number of waves.
-        count: Number of curves.
-        seed: Of random ones.
+        peaks: list of floats, or list of such lists, as `plain_peaks` returns
+            them; or None for random ones.
+        depth: int. Number of waves in a curve.
+        count: int. Number of curves.
+        seed: int. Seed of random peaks.
+
+    Returns:
+        A float64 array of shape (count, depth + 1).
+
+    Raises:
+        ValueError: If `peaks` is a list of lists for another number of curves.
     """
     if peaks is None:
         return random_peaks(depth, count, seed)
@@ -47,45 +66,41 @@ def peaks_of(
 
 
 def plain_peaks(peaks: Any, depth: int) -> list[float] | list[list[float]]:
-    """Peaks of one curve, or of several, checked; as JSON has them."""
-    rows = numbers(peaks)
-    for row in rows if rows.ndim == 2 and len(rows) else [rows]:
-        if len(check_peaks(row)) != depth + 1:
-            raise ValueError(
-                f"peaks must be depth + 1 = {depth + 1} numbers, or lists of "
-                f"as many. Received: peaks={peaks!s:.200}"
-            )
+    """Returns checked peaks of one curve or of several as lists of floats.
+
+    Args:
+        peaks: array-like of shape (depth + 1,) or (curves, depth + 1).
+        depth: int. Number of waves in a curve.
+
+    Raises:
+        ValueError: If `peaks` is no such array, or an entry is not in (0, 1).
+    """
+    rows = check_array("peaks", peaks, "(0, 1)")
+    if rows.ndim not in (1, 2) or not len(rows) or rows.shape[-1] != depth + 1:
+        refuse(
+            f"peaks must be depth + 1 = {depth + 1} numbers, or lists of as "
+            "many.",
+            peaks=peaks,
+        )
     return rows.tolist()
 
 
 def check_peaks(peaks: Any) -> np.ndarray:
-    """float64 of shape (d + 1,), each in (0, 1), or an error."""
-    a = numbers(peaks)
-    if a.ndim != 1 or len(a) < 2 or not ((a > 0) & (a < 1)).all():
-        raise ValueError(
-            "peaks must be 2 or more numbers, one more than the depth, each "
-            f"between 0 and 1. Received: peaks={peaks!s:.200}"
+    """Returns checked peaks of one curve.
+
+    Args:
+        peaks: array-like of shape (d + 1,) with d >= 1.
+
+    Returns:
+        A float64 array of shape (d + 1,).
+
+    Raises:
+        ValueError: If `peaks` is no such array, or an entry is not in (0, 1).
+    """
+    a = check_array("peaks", peaks, "(0, 1)")
+    if a.ndim != 1 or len(a) < 2:
+        refuse(
+            "peaks must be 2 or more numbers, one more than the depth.",
+            peaks=peaks,
         )
     return a
-
-
-def check_family(sign: Any, form: Any) -> None:
-    """Refuse what is no sign or no form."""
-    if isinstance(sign, bool) or sign not in (1, -1):
-        raise ValueError(
-            "sign must be 1, which adds the waves, or -1, which subtracts "
-            f"them. Received: sign={sign!r}"
-        )
-    if form not in FORMS:
-        raise ValueError(
-            f"form must be one of {', '.join(FORMS)}. Received: form={form!r}"
-        )
-
-
-def numbers(values: Any) -> np.ndarray:
-    """float64, finite; of what is not, one NaN, which every range refuses."""
-    try:
-        array = np.array(values, float)
-    except (TypeError, ValueError):
-        return np.array(np.nan)
-    return array if np.isfinite(array).all() else np.array(np.nan)
