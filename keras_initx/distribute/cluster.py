@@ -49,7 +49,6 @@ def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
         RuntimeError: If Keras does not run on TensorFlow.
 
     Example:
-
     >>> is_chief()
     True
 

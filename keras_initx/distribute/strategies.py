@@ -63,7 +63,6 @@ def get_strategy(
             TensorFlow.
 
     Example:
-
     >>> get_strategy("default").num_replicas_in_sync
     1
 
