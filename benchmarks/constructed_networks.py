@@ -104,7 +104,8 @@ def accuracy(results: dict[str, list]) -> None:
 
 def symmetry(results: dict[str, list]) -> None:
     """Prints medians over seeds at a few epochs, and when symmetry broke."""
-    steps = [step for _, step in next(iter(results.values()))[0][1].steps]
+    first = next(iter(results.values()))[0][1]
+    steps = [step for _, step in first.measured_at]
     last = len(steps) - 1
     shown = [i for i in (0, 1, 2, 3, 5, 10, 20) if i < last] + [last]
     for name, value_of in (

@@ -35,7 +35,7 @@ with (
         InitializedWeight,
         initialize,
     )
-    from keras_initx.measurement import measure
+    from keras_initx.measurement import Meter, measure
     from keras_initx.profile import VarianceProfile
 
 __version__ = "0.1.0"
@@ -44,6 +44,7 @@ __all__ = [
     "Calibration",
     "Initialization",
     "InitializedWeight",
+    "Meter",
     "VarianceProfile",
     "calibrate",
     "callbacks",

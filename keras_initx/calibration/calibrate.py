@@ -9,17 +9,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_initx.calibration.calibrator import Calibrator
 from keras_initx.calibration.record import Calibration
 from keras_initx.inspection.assign import assign_all
+from keras_initx.inspection.checks import check_eager, check_model
 from keras_initx.inspection.selection import Layers, Selector, selectors
-from keras_initx.measurement.data import Batches, Data, batches, samples_of
-from keras_initx.measurement.measure import (
+from keras_initx.measurement.data import (
+    Batches,
+    Data,
+    batches,
     build,
-    one_at_a_time,
+    samples_of,
 )
+from keras_initx.measurement.measure import one_at_a_time
 from keras_initx.measurement.moments import all_finite
 from keras_initx.validation import check_backend, is_real
 
@@ -122,11 +125,7 @@ def calibrate(
     The growth of gradients: Yang et al., ICLR (2019), arXiv:1902.08129.
     """
     check_backend("calibrate")
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            "model must be a keras.Model. "
-            f"Received: model={model!r} of type {type(model).__name__}"
-        )
+    check_model(model)
     if per not in ("unit", "layer"):
         raise ValueError(
             f'per must be "unit" or "layer". Received: per={per!r}'
@@ -136,11 +135,7 @@ def calibrate(
             "target_variance must be a number > 0. "
             f"Received: target_variance={target_variance!r}"
         )
-    if tf.inside_function():
-        raise RuntimeError(
-            "calibrate changes the model, so it is called outside of a "
-            "tf.function. Received: a call inside of one"
-        )
+    check_eager("calibrate")
     wanted = selectors(layers)
     all_batches = _as_one(batches(data, batch_size), batch_size)
     # A layer's call is replaced for a while, which two threads cannot.

@@ -1,9 +1,10 @@
-"""Whether the features of a layer are alike, while the model trains."""
+"""How alike the features of each layer are while a model trains."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -11,10 +12,9 @@ import tensorflow as tf
 
 from keras_initx.callbacks.kernel_symmetry import kernel_symmetry
 from keras_initx.callbacks.periodic import (
-    Every,
     Periodic,
-    check_verbose,
-    say,
+    UpdateFreq,
+    print_message,
 )
 from keras_initx.inspection.selection import (
     LayerCall,
@@ -31,13 +31,13 @@ _KEYS = ("feature_spread", "forward_correlation", "backward_correlation")
 
 
 class FeatureSymmetry(Periodic):
-    """Reports, kernel by kernel, how alike its features are.
+    """A Keras callback that measures how alike the features of a layer are.
 
     A network that starts with identical features, such as `models.ConstNet`,
-    trains as if it were one channel wide for as long as they are. Before the
-    first step and then after every epoch, or every so many batches, this looks
-    at the kernels and writes into `logs`, where `History` and callbacks behind
-    it in the list see it,
+    trains like a network that is one channel wide until they differ. Before
+    the first step, and then after every epoch or every so many batches, this
+    callback examines the kernels and writes into `logs`, where `History` and
+    the callbacks behind it in the list read it,
 
         feature_spread               the largest of all kernels
         feature_spread/<layer>       standard deviation over the output
@@ -47,42 +47,45 @@ class FeatureSymmetry(Periodic):
         backward_correlation/<layer> mean correlation of two input channels,
                                      as vectors over all that they feed
 
-    Keras's progress bar, too, prints all of it: to keep it short, put
-    `keras.callbacks.ProgbarLogger()` in the list before this callback. An epoch
-    in which nothing was measured has NaN there.
+    In an epoch without a measurement the values are NaN. Keras's progress bar
+    prints all logs too: to keep it short, put
+    `keras.callbacks.ProgbarLogger()` in the list before this callback.
 
     A spread is 0 if and only if all output channels of a kernel are equal in
-    float32, but for entries below its normal range. Kernels alone are looked
-    at: features may differ by a bias, by a normalization's own scales, or
-    between groups.
-    Channels of equal entries, as those of a kernel of zeros, count as
-    correlated by 1. All is computed where the weights are; three numbers a
-    kernel come to the host.
+    float32, except for entries below its normal range. Only kernels are
+    examined: features may differ by a bias, by the scales of a normalization,
+    or between groups. Channels of equal entries, such as those of a kernel of
+    zeros, count as correlated by 1. All is computed where the weights are;
+    three numbers a kernel come to the host.
 
     Args:
-        every: "epoch", or a number of training batches.
-        layers: Which layers: a layer, its name, a layer class, a function of
-            a layer, or a list of these. Default: all that hold a kernel but
-            the last, whose outputs are no features.
-        log_dir: Where to write TensorBoard scalars of what is in `logs`, by
-            step. Default: nowhere.
-        verbose: 1 prints a line at each measurement, 2 the table, 0 nothing.
+        update_freq: "epoch" or int. Whether to measure after every epoch or
+            after every so many training batches. Defaults to "epoch".
+        log_dir: str or path-like. The directory for TensorBoard scalars of
+            what is in `logs`, by step. Defaults to no such file.
+        layers: Which layers to examine, as in `measure`: a layer, its name, a
+            layer class, a function of a layer, or a list of these. Defaults to
+            all that hold a kernel except the last, whose outputs are not
+            features.
+        verbose: int. 1 prints a line at each measurement, 2 the table, 0
+            nothing. Defaults to 1.
 
     Attributes:
-        names: Of the kernels in the last fit, in the order of the columns
-            below.
-        steps: The `(epoch, step)` of each measurement of the last fit: epochs
-            and batches that the model had been trained on, those of earlier
-            fits included.
-        spread, forward, backward: What was measured, arrays of shape
-            (measurements, kernels).
-        broken_at: The `(epoch, step)` of the first measurement of the last fit
-            with a spread above 0, None before it.
+        names: list of str. The names of the kernels in the last fit, in the
+            order of the columns of `spread`.
+        measured_at: list of tuple. The `(epoch, step)` of each measurement of
+            the last fit: epochs and batches that the model had been trained
+            on, including those of earlier fits.
+        spread: array. Shape (measurements, kernels). The spreads.
+        forward: array. Of the same shape. The forward correlations.
+        backward: array. Of the same shape. The backward correlations.
+        broken_at: tuple. The `(epoch, step)` of the first measurement of the
+            last fit with a spread above 0, None if there is none.
 
     Raises:
-        ValueError: An argument is out of its range; at the start of a fit,
-            one of `layers` picks no layer that holds a kernel.
-        RuntimeError: Keras runs on another backend than TensorFlow.
+        ValueError: If an argument is out of its range; at the start of a fit,
+            if one of `layers` selects no layer that holds a kernel.
+        RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
 
@@ -92,121 +95,138 @@ class FeatureSymmetry(Periodic):
     ...     "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     ... )
     >>> x, y = keras.random.normal((64, 8, 8, 3)), keras.ops.arange(64) % 3
-    >>> symmetry = FeatureSymmetry(every=1, verbose=0)
+    >>> symmetry = FeatureSymmetry(update_freq=1, verbose=0)
     >>> history = model.fit(x, y, verbose=0, callbacks=[symmetry])
-    >>> symmetry.steps
+    >>> symmetry.measured_at
     [(0, 0), (0, 1), (0, 2)]
     >>> symmetry.broken_at  # The first step moves the logits alone.
     (0, 2)
 
     Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038; the
-    correlations are those of the authors' code, the spread is ours.
+    correlations are those of the authors' code, the spread is defined here.
     """
 
     def __init__(
         self,
-        every: Every = "epoch",
-        layers: Layers = None,
+        *,
+        update_freq: UpdateFreq = "epoch",
         log_dir: str | os.PathLike | None = None,
+        layers: Layers = None,
         verbose: int = 1,
     ):
-        super().__init__(every, log_dir)
+        super().__init__(update_freq, log_dir, verbose)
         check_backend("FeatureSymmetry")
-        check_verbose(verbose)
         selectors(layers)
         self.layers = layers
-        self.verbose = verbose
         self._start()
 
     def _start(self) -> None:
         super()._start()
         self.names: list[str] = []
-        self._found: list[np.ndarray] = []
-        self._look = None
+        self._rows: list[np.ndarray] = []
+        self._symmetries: Callable[[], tf.Tensor] | None = None
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Closes the file for TensorBoard and drops the compiled function."""
+        super().on_train_end(logs)
+        self._symmetries = None
 
     @property
     def spread(self) -> np.ndarray:
+        """The spread of each kernel at each measurement."""
         return self._column(0)
 
     @property
     def forward(self) -> np.ndarray:
+        """The mean correlation of two output channels."""
         return self._column(1)
 
     @property
     def backward(self) -> np.ndarray:
+        """The mean correlation of two input channels."""
         return self._column(2)
 
     @property
     def broken_at(self) -> tuple[int, int] | None:
+        """When features were first seen to differ."""
         broken = (self.spread > 0).any(axis=1)
-        return self.steps[int(np.argmax(broken))] if broken.any() else None
+        return (
+            self.measured_at[int(np.argmax(broken))] if broken.any() else None
+        )
 
-    def _column(self, which: int) -> np.ndarray:
-        found = np.array(self._found, np.float32)
-        return found.reshape(len(self._found), len(self.names), 3)[..., which]
+    def _column(self, index: int) -> np.ndarray:
+        rows = np.array(self._rows, np.float32)
+        return rows.reshape(len(self._rows), len(self.names), 3)[..., index]
 
     def table(self) -> str:
-        """The last measurement, a kernel a line."""
-        found = self._found[-1] if self._found else []
-        rows = [
+        """Returns the last measurement as text, one line a kernel."""
+        last = self._rows[-1] if self._rows else ()
+        lines = [
             [name, *map(display.number, row)]
-            for name, row in zip(self.names, found, strict=True)
+            for name, row in zip(self.names, last, strict=True)
         ]
         heads = ["layer", "spread", "forward", "backward"]
-        return display.text_table(heads, rows)
+        return display.text_table(heads, lines)
 
     def _measure(self) -> None:
-        if self._look is None:
-            chosen = _chosen(self.model, self.layers)
-            self.names = [_name(place) for place in chosen]
-            self._look = tf.function(
-                lambda: tf.stack([kernel_symmetry(_kernel(p)) for p in chosen])
+        if self._symmetries is None:
+            selected = _selected(self.model, self.layers)
+            self.names = [_name(place) for place in selected]
+            self._symmetries = tf.function(
+                lambda: tf.stack(
+                    [kernel_symmetry(_kernel(place)) for place in selected]
+                )
             )
-        found = self._look().numpy()
-        self._found.append(found)
-        self.steps.append((self._epoch, self._step))
-        self._logs = {_KEYS[0]: float(found[:, 0].max())} | {
+        row = self._symmetries().numpy()
+        self._rows.append(row)
+        self.measured_at.append((self._epoch, self._step))
+        self._logs = {_KEYS[0]: float(row[:, 0].max())} | {
             f"{key}/{name}": float(value)
-            for name, row in zip(self.names, found, strict=True)
-            for key, value in zip(_KEYS, row, strict=True)
+            for name, values in zip(self.names, row, strict=True)
+            for key, value in zip(_KEYS, values, strict=True)
         }
         self._write_summary(self._logs)
         if self.verbose and self._is_chief():
-            say(self._message(found))
+            print_message(self._message(row))
 
-    def _message(self, found: np.ndarray) -> str:
-        widest = int(np.argmax(found[:, 0]))
+    def _message(self, row: np.ndarray) -> str:
+        widest = int(np.argmax(row[:, 0]))
         spread = (
-            f"largest spread of features {found[widest, 0]:.3g} at "
+            f"largest spread of features {row[widest, 0]:.3g} at "
             f"{self.names[widest]}"
-            if found[widest, 0] != 0
+            if row[widest, 0] != 0
             else "the filters of each kernel are equal"
         )
         line = (
             f"Step {self._step}: {spread}, mean correlation of filters "
-            f"{_mean(found[:, 1]):.3g} forward, "
-            f"{_mean(found[:, 2]):.3g} backward"
+            f"{_mean(row[:, 1]):.3g} forward, "
+            f"{_mean(row[:, 2]):.3g} backward"
         )
         return f"{line}\n{self.table()}" if self.verbose == 2 else line
 
 
 def _mean(values: np.ndarray) -> float:
-    """Of those that are numbers; a layer of one channel has none."""
+    """Mean without NaN, which a layer of one channel has."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _chosen(model: keras.Model, layers: Layers) -> list[Place]:
+def _selected(model: keras.Model, layers: Layers) -> list[Place]:
+    """The kernels to examine.
+
+    Raises:
+        ValueError: If one of `layers` selects no layer that holds a kernel.
+    """
     kernels = [p for p in places(model) if p.geometry.role.endswith("kernel")]
-    held = [LayerCall(_name(place), place.layers[-1]) for place in kernels]
-    wanted = selectors(layers)
-    check_all_matched(wanted, held)
-    chosen = [
+    present = [LayerCall(_name(place), place.layers[-1]) for place in kernels]
+    any_of = selectors(layers)
+    check_all_matched(any_of, present)
+    selected = [
         place
-        for place, heard in zip(kernels, held, strict=True)
-        if any(matches(selector, heard) for selector in wanted)
+        for place, layer_call in zip(kernels, present, strict=True)
+        if any(matches(selector, layer_call) for selector in any_of)
     ]
-    return chosen[:-1] or chosen if layers is None else chosen
+    return selected[:-1] or selected if layers is None else selected
 
 
 def _name(place: Place) -> str:
@@ -214,19 +234,25 @@ def _name(place: Place) -> str:
 
 
 def _kernel(place: Place) -> tf.Tensor:
-    """As (taps, channels, outputs); separate maps are further outputs."""
+    """The kernel with shape (taps, channels, outputs).
+
+    The outputs of separate maps stand side by side.
+    """
     geometry = place.geometry
-    taps = len(getattr(place.layers[-1], "kernel_size", ()))
-    inputs, outputs = (
-        geometry.input_axes,
-        geometry.batch_axes + geometry.output_axes,
-    )
+    shape = geometry.split_shape
+    # A weight that is a kernel is a linear map.
+    assert shape is not None
+    inputs = geometry.input_axes
+    outputs = geometry.batch_axes + geometry.output_axes
 
     def size(axes: Sequence[int]) -> int:
-        return int(np.prod([geometry.split_shape[axis] for axis in axes]))
+        return math.prod(shape[axis] for axis in axes)
 
-    factored = tf.reshape(place.weight.value, geometry.split_shape)
     return tf.reshape(
-        tf.transpose(factored, inputs + outputs),
-        [size(inputs[:taps]), size(inputs[taps:]), size(outputs)],
+        tf.transpose(tf.reshape(place.weight.value, shape), inputs + outputs),
+        [
+            size(inputs[: geometry.window]),
+            size(inputs[geometry.window :]),
+            size(outputs),
+        ],
     )

@@ -1,4 +1,4 @@
-"""How alike the features of a layer are, as told by its kernel."""
+"""How alike the features of a layer are, computed from its kernel."""
 
 from __future__ import annotations
 
@@ -7,59 +7,72 @@ import tensorflow as tf
 
 
 def kernel_symmetry(kernel: tf.Tensor) -> tf.Tensor:
-    """Spread over the outputs, forward and backward correlation, as (3,).
+    """Returns spread, forward and backward correlation of a kernel.
 
     The spread is the standard deviation over the output channels, as root
     mean square over the other axes. It is 0 if and only if all output
     channels are equal to the last bit, whatever their number.
 
     Args:
-        kernel: (taps, channels, outputs), a real dtype.
+        kernel: tf.Tensor. Shape `(taps, channels, outputs)`, a real dtype.
 
     Returns:
-        A float32 tensor of the spread; the mean correlation of two output
-        channels, as vectors over taps and channels; and that of two input
-        channels, as vectors over taps and outputs.
+        A float32 tensor of shape `(3,)`: the spread; the mean correlation of
+        two output channels, as vectors over taps and channels; and that of two
+        input channels, as vectors over taps and outputs.
 
     Reference: the correlations are those of the authors' code for Blumenfeld,
-    Gilboa & Soudry, ICML (2020), arXiv:2007.01038; the spread is ours.
+    Gilboa & Soudry, ICML (2020), arXiv:2007.01038; the spread is defined here.
     """
     kernel = tf.cast(kernel, tf.float32)
     taps, channels, outputs = tf.unstack(tf.shape(kernel))
     flat = tf.reshape(kernel, [taps * channels, outputs])
-    out_of = tf.reshape(
+    by_input = tf.reshape(
         tf.transpose(kernel, [1, 0, 2]), [channels, taps * outputs]
     )
     return tf.stack(
         [
             _spread(flat),
             mean_correlation(tf.transpose(flat)),
-            mean_correlation(out_of),
+            mean_correlation(by_input),
         ]
     )
 
 
 def mean_correlation(rows: tf.Tensor) -> tf.Tensor:
-    """Mean Pearson correlation of two different rows.
+    """Returns the mean Pearson correlation of two different rows.
 
-    A row of equal entries, which has none, counts as alike to all others, as
-    in the authors' code. NaN where there is only one row. Takes no matrix of
-    pairs:
+    A row of equal entries, which has none, counts as correlated by 1 with all
+    others, as in the authors' code. With the other rows, m of n, as vectors
+    u_i of mean 0 and norm 1, the mean over all pairs needs no matrix of pairs.
+    It is either side of
 
-        sum_(i != j) u_i u_j = |sum_i u_i|^2 - sum_i |u_i|^2
+        1 - m D / (n (n - 1)) = 1 + (|S|^2 - sum_i |u_i|^2 - m (m - 1))
+                                    / (n (n - 1)),
+        D = sum_i |u_i - S / m|^2,    S = sum_i u_i,
+
+    of which the left one has the smaller rounding error for correlated rows
+    (none of first order, where they are equal), the right one for others.
 
     Args:
-        rows: (n, m) in float32.
+        rows: tf.Tensor. Shape `(n, m)`, float32.
 
     Returns:
-        A scalar in [-1, 1].
+        A scalar tensor in [-1, 1]; NaN if there is only one row.
     """
     unit, varies = _unit(rows)
     n = tf.cast(tf.shape(rows)[0], tf.float32)
     m = tf.reduce_sum(varies)
     pairs = n * (n - 1)
-    alike = tf.reduce_sum(tf.reduce_sum(unit, 0) ** 2) - m
-    mean = (alike + pairs - m * (m - 1)) / pairs
+    total = tf.reduce_sum(unit, 0)
+    deviation = varies * (unit - tf.math.divide_no_nan(total, m))
+    deviations = tf.reduce_sum(deviation**2)
+    alike = tf.reduce_sum(total**2) - tf.reduce_sum(unit**2)
+    mean = tf.where(
+        deviations < m / 2,
+        1 - m * deviations / pairs,
+        (alike + pairs - m * (m - 1)) / pairs,
+    )
     return tf.where(n > 1, tf.clip_by_value(mean, -1.0, 1.0), np.nan)
 
 
@@ -79,9 +92,9 @@ def _spread(rows: tf.Tensor) -> tf.Tensor:
 
 
 def _centered(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Rows less their means, over how far they vary, and that, (n, 1)."""
-    # Less the first entry, equal ones are 0 exactly; less their mean, which
-    # is rounded, they need not be. Squares of small ones would vanish.
+    """Rows minus their means, divided by their range; the ranges, (n, 1)."""
+    # Without their first entry, equal ones are 0 exactly; without their mean,
+    # which is rounded, they need not be. Squares of small ones would vanish.
     moved = rows - rows[:, :1]
     peak = tf.reduce_max(tf.abs(moved), axis=1, keepdims=True)
     moved = tf.math.divide_no_nan(moved, peak)

@@ -1,4 +1,4 @@
-"""What the callbacks share: when to look, where to say what was seen."""
+"""The base class of the callbacks: when to measure, where to write."""
 
 from __future__ import annotations
 
@@ -11,72 +11,90 @@ import keras
 import tensorflow as tf
 
 from keras_initx.distribute.cluster import is_chief, strategy_of
+from keras_initx.validation import is_int, refuse
 
-Every = int | Literal["epoch"]
+UpdateFreq = int | Literal["epoch"]
 
 
 class Periodic(keras.callbacks.Callback):
-    """Looks before the first step, and then every so often.
+    """Measures before the first step, and then after epochs or batches.
 
-    A subclass says in `_measure` what it looks at: it appends the `(epoch,
-    step)` of now to `steps`, and sets `_logs` to what `logs` shall say. Before
+    A subclass implements `_measure`, which appends the present `(epoch, step)`
+    to `measured_at`, and sets `_logs` to what is written into `logs`. Before
     the first step nothing has been trained, and it may raise.
 
     Args:
-        every: "epoch", or a number of training batches.
-        log_dir: Where to write TensorBoard scalars. Default: nowhere.
+        update_freq: "epoch" or int. Whether to measure after every epoch or
+            after every so many training batches.
+        log_dir: str or path-like. The directory for TensorBoard scalars, or
+            None for no such file.
+        verbose: int. 0, 1 or 2, for the subclass.
 
     Raises:
-        ValueError: `every` is something else.
+        ValueError: If `update_freq` or `verbose` is something else.
     """
 
-    def __init__(self, every: Every, log_dir: str | os.PathLike | None):
+    def __init__(
+        self,
+        update_freq: UpdateFreq,
+        log_dir: str | os.PathLike | None,
+        verbose: int,
+    ):
         super().__init__()
-        if every != "epoch" and not (type(every) is int and every > 0):
-            raise ValueError(
-                'every must be "epoch" or a positive number of batches. '
-                f"Received: every={every!r}"
+        if update_freq != "epoch" and not (
+            is_int(update_freq) and update_freq > 0
+        ):
+            refuse(
+                'update_freq must be "epoch" or a number of batches >= 1.',
+                update_freq=update_freq,
             )
-        self.every = every
+        if verbose not in (0, 1, 2):
+            refuse("verbose must be 0, 1 or 2.", verbose=verbose)
+        self.update_freq = update_freq
         self.log_dir = log_dir
+        self.verbose = verbose
 
     def _measure(self) -> None:
         raise NotImplementedError
 
     def _start(self) -> None:
-        self.steps: list[tuple[int, int]] = []
+        """Empties the record of the last fit."""
+        self.measured_at: list[tuple[int, int]] = []
         self._epoch = 0
         self._begin_at(0)
         self._logs: dict[str, float] = {}
-        self._writer = None
+        self._writer: tf.summary.SummaryWriter | None = None
 
     def _begin_at(self, step: int) -> None:
         self._step = self._first_step = self._step_before_epoch = step
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        """Starts a new record and measures."""
         self._start()
-        # A training that goes on where another ended counts on as well.
+        # A training that continues an earlier one continues its steps too.
         self._begin_at(_batches(self.model))
         if self.log_dir is not None and self._is_chief():
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
         self._measure()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        if self._nothing_trained and self.steps == [(0, self._step)]:
-            # Only now does a fit with initial_epoch say so.
-            self.steps = [(epoch, self._step)]
+        """Notes the epoch."""
+        if self._nothing_trained and self.measured_at == [(0, self._step)]:
+            # A fit with initial_epoch tells it only now.
+            self.measured_at = [(epoch, self._step)]
         self._epoch = epoch
-        # An epoch without a measurement must not repeat one of before. The
-        # keys stay, for CSVLogger writes those of the first epoch ever after.
+        # An epoch without a measurement must not repeat an earlier one. The
+        # keys stay, since CSVLogger writes those of the first epoch in all.
         self._logs = dict.fromkeys(self._logs, float("nan"))
         self._step_before_epoch = self._step
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Counts the batch, and measures if it is time to."""
         before = self._step
         self._step = self._steps_until(batch)
-        if self.every == "epoch":
+        if self.update_freq == "epoch":
             return
-        if self._step // self.every > before // self.every:
+        if self._step // self.update_freq > before // self.update_freq:
             self._measure()
             if logs is not None:
                 logs.update(self._logs)
@@ -87,7 +105,7 @@ class Periodic(keras.callbacks.Callback):
         return self._step == self._first_step
 
     def _steps_until(self, batch: int) -> int:
-        """Batches trained on, of which the last is reported as `batch`."""
+        """Batches trained on when Keras reports `batch` as the last one."""
         # Keras reports whole executions, also where data end within the last.
         batches = batch + 1
         if getattr(self.model, "steps_per_execution", 1) > 1:
@@ -98,18 +116,20 @@ class Periodic(keras.callbacks.Callback):
         return self._step_before_epoch + batches
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Measures if it is time to, and writes into `logs`."""
         self._epoch = epoch + 1
-        if self.every == "epoch":
+        if self.update_freq == "epoch":
             self._measure()
         if logs is not None:
             logs.update(self._logs)
 
     def on_train_end(self, logs: dict | None = None) -> None:
+        """Closes the file for TensorBoard."""
         if self._writer is not None:
             self._writer.close()
 
     def _is_chief(self) -> bool:
-        """Whether this is the one of several workers that says and writes."""
+        """Whether this is the one of several workers that prints and writes."""
         return is_chief(strategy_of(self.model))
 
     def _write_summary(
@@ -117,7 +137,7 @@ class Periodic(keras.callbacks.Callback):
         scalars: Mapping[str, float],
         figures: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Scalars, and figures as PNG, by their tags."""
+        """Writes scalars, and figures as PNG, by their tags."""
         if self._writer is None:
             return
         with self._writer.as_default(step=self._step):
@@ -128,16 +148,8 @@ class Periodic(keras.callbacks.Callback):
         self._writer.flush()
 
 
-def check_verbose(verbose: int) -> None:
-    """Refuse what is not 0, 1 or 2."""
-    if verbose not in (0, 1, 2):
-        raise ValueError(
-            f"verbose must be 0, 1 or 2. Received: verbose={verbose!r}"
-        )
-
-
-def say(message: str) -> None:
-    """Print, where Keras may talk."""
+def print_message(message: str) -> None:
+    """Prints a message, unless Keras's interactive logging is disabled."""
     # The progress bar leaves its line open; Keras's own callbacks do the same.
     if keras.config.is_interactive_logging_enabled():
         sys.stdout.write(f"\n{message}\n")
@@ -145,7 +157,7 @@ def say(message: str) -> None:
 
 
 def _updates(model: keras.Model) -> int | None:
-    """Batches that an optimizer has seen, None if it counts no batches."""
+    """Batches that an optimizer has seen, None if it does not count them."""
     optimizer = getattr(model, "optimizer", None)
     counts_others = isinstance(
         optimizer, keras.optimizers.LossScaleOptimizer
@@ -157,7 +169,7 @@ def _updates(model: keras.Model) -> int | None:
 
 
 def _batches(model: keras.Model) -> int:
-    """Batches that the optimizer has seen, but for ones it has skipped."""
+    """Batches that the optimizer has seen, except those it has skipped."""
     optimizer = getattr(model, "optimizer", None)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
@@ -168,7 +180,7 @@ def _batches(model: keras.Model) -> int:
 
 
 def _image(png: bytes) -> tf.Tensor:
-    """A picture as TensorBoard keeps it: width, height, file."""
+    """An image as TensorBoard stores it: width, height, file."""
     height, width, _ = tf.io.decode_png(png).shape
     return tf.constant([str(width).encode(), str(height).encode(), png])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import keras
-import tensorflow as tf
 
 from keras_initx.initialization.choice import (
     Chosen,
@@ -17,6 +16,7 @@ from keras_initx.initialization.plan import Plan, unbuilt
 from keras_initx.initialization.record import Initialization
 from keras_initx.initializers.base import is_int
 from keras_initx.inspection.assign import assign_all
+from keras_initx.inspection.checks import check_eager
 from keras_initx.inspection.selection import Layers
 from keras_initx.inspection.traversal import all_layers, places
 
@@ -116,11 +116,7 @@ def initialize(
         raise ValueError(
             f"seed must be an int of 64 bits or None. Received: seed={seed!r}"
         )
-    if tf.inside_function():
-        raise RuntimeError(
-            "initialize changes the model, so it is called outside of a "
-            "tf.function. Received: a call inside of one"
-        )
+    check_eager("initialize")
     choose = chooser(initializer)
     if bias_initializer is not None:
         bias_initializer = initializer_of(

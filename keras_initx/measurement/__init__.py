@@ -1,5 +1,6 @@
-"""What a model does to a batch. It listens and changes nothing."""
+"""Measurement of the signal in a model, layer by layer, on data."""
 
 from keras_initx.measurement.measure import measure
+from keras_initx.measurement.meter import Meter
 
-__all__ = ["measure"]
+__all__ = ["Meter", "measure"]

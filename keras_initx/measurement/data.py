@@ -119,6 +119,35 @@ def taken_as_inputs(model: keras.Model, batch: Any) -> Iterator[None]:
         raise
 
 
+def build(model: keras.Model, data: Batches) -> None:
+    """Builds a model that is not built, on the first batch.
+
+    Raises:
+        ValueError: If the model does not take that batch.
+    """
+    if model.built:
+        return
+    batch = next(iter(data), None)
+    if batch is None:
+        return
+    symbolic = keras.tree.map_structure(
+        lambda t: keras.KerasTensor(
+            t.shape, keras.backend.standardize_dtype(t.dtype)
+        ),
+        batch,
+    )
+    with taken_as_inputs(model, batch):
+        try:
+            model(symbolic)
+        except Exception as error:
+            shapes = keras.tree.map_structure(lambda t: tuple(t.shape), batch)
+            raise ValueError(
+                "An unbuilt model is built on the first batch, so that must "
+                f"be what it takes. Received: model={model.name!r}, data of "
+                f"shape {shapes}, which it refuses: {error}"
+            ) from error
+
+
 def _inputs_of(model: keras.Model) -> int | None:
     if isinstance(model, keras.Sequential):
         return 1

@@ -1,4 +1,4 @@
-"""One forward pass of a model, and the moments of what was heard in it."""
+"""One forward pass of a model, and the moments of its signals."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from keras_initx.measurement.moments import (
 
 
 class Pass(NamedTuple):
-    """What one forward pass found.
+    """Result of one forward pass.
 
     Args:
-        names: Of the rows.
-        moments: A row for each call of a picked layer.
-        finite: Whether the batch was.
-        written: The variables that the pass would have assigned.
-        states: What it would have assigned to them.
-        layers: All that ran.
+        names: tuple of str. The names of the selected layers' calls.
+        moments: tuple of LayerMoments. One for each of these calls.
+        finite: tf.Tensor. Whether all numbers of the batch are finite.
+        written: tuple of keras.Variable. The variables that the pass would
+            have assigned.
+        states: tuple of tf.Tensor. The values that it would have assigned.
     """
 
     names: tuple[str, ...]
@@ -39,46 +39,58 @@ class Pass(NamedTuple):
     finite: tf.Tensor
     written: tuple[keras.Variable, ...]
     states: tuple[tf.Tensor, ...]
-    layers: tuple[keras.layers.Layer, ...]
 
 
 def forward_pass(
     model: keras.Model,
     batch: Any,
-    wanted: Sequence[Selector],
+    selectors: Sequence[Selector],
     training: bool = False,
     states: Iterable[tuple[keras.Variable, tf.Tensor]] = (),
 ) -> Pass:
-    """Run `model` with the values `states` in the place of its variables'.
+    """Runs a model without writing its variables.
+
+    Args:
+        model: keras.Model. A built model.
+        batch: A batch of inputs.
+        selectors: Sequence of selectors. A layer is reported if one of them
+            selects it.
+        training: bool. Whether to run the model in training mode. Defaults to
+            False.
+        states: Iterable of pairs of a variable and the value that it has in
+            this pass. Defaults to the values that the variables hold.
 
     Raises:
-        ValueError: A selector picks no layer, or all that are picked have no
+        ValueError: If a selector selects no layer, or no selected layer has a
             floating-point signal.
     """
     names: list[str] = []
     rows: list[LayerMoments] = []
     ran: list[LayerCall] = []
 
-    def listener(heard: LayerCall, signal: tf.Tensor) -> tf.Tensor:
-        names.append(heard.name)
+    def on_pre_activation(
+        layer_call: LayerCall, signal: tf.Tensor
+    ) -> tf.Tensor:
+        names.append(layer_call.name)
         rows.append(layer_moments(signal))
         # Only then may the signal go on: an activation can then overwrite it
-        # in place, and no signal is kept waiting for its turn.
+        # in place, and no signal is kept until its moments are computed.
         with tf.control_dependencies(rows[-1]):
             return tf.identity(signal)
 
-    def picks(heard: LayerCall) -> bool:
-        ran.append(heard)
-        return any(matches(selector, heard) for selector in wanted)
+    def select(layer_call: LayerCall) -> bool:
+        ran.append(layer_call)
+        return any(matches(selector, layer_call) for selector in selectors)
 
     scope = _RecordingScope(states)
-    with scope, forward_hooks(on_pre_activation=listener, select=picks):
+    hooks = forward_hooks(on_pre_activation=on_pre_activation, select=select)
+    with scope, hooks:
         model(batch, training=training)
-    check_all_matched(wanted, ran)
+    check_all_matched(selectors, ran)
     if not rows:
         raise ValueError(
             "A picked layer must have a floating-point signal. "
-            f"Received: {sorted({heard.name for heard in ran})}"
+            f"Received: {sorted({layer_call.name for layer_call in ran})}"
         )
     written = tuple(scope.written.values())
     return Pass(
@@ -87,12 +99,11 @@ def forward_pass(
         _inputs_finite(batch),
         written,
         tuple(scope.get_current_value(variable) for variable in written),
-        tuple(heard.layer for heard in ran),
     )
 
 
 class _RecordingScope(keras.StatelessScope):
-    """A stateless scope that says which variables would have been written."""
+    """A stateless scope that lists the variables that would be written."""
 
     def __init__(self, states: Iterable[tuple[keras.Variable, tf.Tensor]]):
         super().__init__(list(states))

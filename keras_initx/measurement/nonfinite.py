@@ -1,4 +1,4 @@
-"""Where NaN or infinity arises, looked for only when there is one."""
+"""The place in a model where NaN or infinity arises."""
 
 from __future__ import annotations
 
@@ -14,57 +14,53 @@ from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import LayerCall
 
 
-def culprit(
+def first_nonfinite(
     model: keras.Model, batches: Iterable[Any], training: bool
 ) -> str | None:
-    """The place where a signal stops being finite, None if it is not found.
+    """Finds the first place where a signal is not finite.
 
-    Runs the model op by op and looks at what each layer is given and returns.
-    The first layer that makes NaN or infinity of finite arguments is named. A
-    layer whose arguments are not finite, while all that ran before returned
-    finite tensors, is innocent: they were made between the layers.
+    Runs the model op by op and looks at the arguments and the output of each
+    layer. The first layer whose output is not finite is named: as the place
+    itself if its arguments are finite, else as the layer whose input is not
+    finite, since what ran between the layers must have made it so.
 
     Args:
-        model: Its variables are read, never written.
-        batches: What it is run on, one after the other.
-        training: Whether to run it in training mode.
+        model: keras.Model. Its variables are read, never written.
+        batches: Iterable of batches of inputs, run one after the other.
+        training: bool. Whether to run the model in training mode.
 
     Returns:
-        "at layer 'name'" or "in the input of layer 'name'".
+        str. "at layer 'name'" or "in the input of layer 'name'"; None if no
+        place is found.
     """
-    calls, found = Counter(), []
+    calls: Counter[str] = Counter()
+    places: list[str] = []
 
-    def look(heard: LayerCall, rerun: Rerun, output: Any) -> Any:
-        calls[heard.name] += 1
+    def look(layer_call: LayerCall, rerun: Rerun, output: Any) -> Any:
+        calls[layer_call.name] += 1
         if not _finite(output):
-            count = calls[heard.name]
-            name = f"{heard.name}:{count}" if count > 1 else heard.name
-            where = (
-                "at"
-                if _finite((rerun.args, rerun.kwargs))
-                else "in the input of"
-            )
-            found.append(f"{where} layer {name!r}")
+            count = calls[layer_call.name]
+            number = f":{count}" if count > 1 else ""
+            arguments_finite = _finite((rerun.args, rerun.kwargs))
+            where = "at" if arguments_finite else "in the input of"
+            places.append(f"{where} layer {layer_call.name + number!r}")
             raise _FoundError
         return output
 
     try:
-        with (
-            keras.StatelessScope(),
-            forward_hooks(after_call=look),
-        ):
+        with keras.StatelessScope(), forward_hooks(after_call=look):
             for batch in batches:
                 calls.clear()
                 model(batch, training=training)
     except Exception:
-        # Ours, which Keras may have wrapped; or the model's own, for it need
-        # not run op by op, and then the place remains unknown.
+        # The one above, which Keras may have wrapped; or one of the model,
+        # which need not run op by op, and then the place remains unknown.
         pass
-    return found[0] if found else None
+    return places[0] if places else None
 
 
 class _FoundError(Exception):
-    """Ends the run."""
+    """Ends the forward pass."""
 
 
 def _finite(tensors: Any) -> bool:

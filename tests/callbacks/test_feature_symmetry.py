@@ -198,9 +198,9 @@ def fit(model, xy, *callbacks, **options):
 
 def test_dropout_breaks_it_at_the_second_step_and_logs_say_so(xy, tmp_path):
     model = small(dropout=0.5)
-    symmetry = FeatureSymmetry(every=1, log_dir=tmp_path, verbose=0)
+    symmetry = FeatureSymmetry(update_freq=1, log_dir=tmp_path, verbose=0)
     history = fit(model, xy, symmetry)
-    assert symmetry.steps == [
+    assert symmetry.measured_at == [
         *[(0, n) for n in range(4)],
         *[(1, n) for n in range(4, 7)],
     ]
@@ -234,7 +234,7 @@ def test_dropout_breaks_it_at_the_second_step_and_logs_say_so(xy, tmp_path):
 def test_noise_has_broken_it_before_the_first_step(xy):
     symmetry = FeatureSymmetry(verbose=0)
     fit(small(noise=0.01), xy, symmetry, initial_epoch=1)
-    assert symmetry.steps == [(1, 0), (2, 3)]
+    assert symmetry.measured_at == [(1, 0), (2, 3)]
     assert symmetry.broken_at == (1, 0)
 
 
@@ -242,7 +242,7 @@ def test_a_second_fit_starts_anew_and_looks_at_its_model(xy):
     symmetry = FeatureSymmetry(verbose=0)
     fit(small(noise=0.01), xy, symmetry)
     fit(small(dropout=0.5), xy, symmetry, epochs=1)
-    assert symmetry.steps == [(0, 0), (1, 3)]
+    assert symmetry.measured_at == [(0, 0), (1, 3)]
     assert symmetry.broken_at == (1, 3)
     assert symmetry.spread.shape == (2, 2)
 
@@ -286,7 +286,7 @@ def test_equal_features_are_said_to_be_equal(capsys):
 
 def test_training_is_the_same_with_and_without(xy):
     weights = []
-    for callbacks in ([], [FeatureSymmetry(every=1, verbose=0)]):
+    for callbacks in ([], [FeatureSymmetry(update_freq=1, verbose=0)]):
         keras.utils.set_random_seed(3)
         model = small(dropout=0.5)
         fit(model, xy, *callbacks, epochs=1)
@@ -320,9 +320,9 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, 'every must be "epoch" or .* every=0'),
-        ({"every": "batch"}, "every='batch'"),
-        ({"every": 1.0}, r"every=1\.0"),
+        ({"update_freq": 0}, 'update_freq must be "epoch" or .* update_freq=0'),
+        ({"update_freq": "batch"}, "update_freq='batch'"),
+        ({"update_freq": 1.0}, r"update_freq=1\.0"),
         ({"verbose": 3}, "verbose=3"),
         ({"verbose": None}, "verbose=None"),
         ({"layers": 3}, "layers=3"),
@@ -369,14 +369,14 @@ def trained(**options):
     rng = np.random.default_rng(3)
     y = rng.integers(3, size=64)
     x = rng.standard_normal((64, 8, 8, 3)) + y[:, None, None, None]
-    symmetry = kx.callbacks.FeatureSymmetry(every=1, verbose=0)
+    symmetry = kx.callbacks.FeatureSymmetry(update_freq=1, verbose=0)
     history = model.fit(
         x.astype(np.float32), y, epochs=5, batch_size=16, shuffle=False,
         verbose=0, callbacks=[symmetry],
     )
     losses = history.history["loss"]
     assert min(losses) < 0.9 * losses[0], losses
-    assert len(symmetry.steps) == 21
+    assert len(symmetry.measured_at) == 21
     return symmetry, model
 
 symmetry, model = trained()

@@ -1,4 +1,4 @@
-"""The callback is a thin shell: what it reports is what measure says."""
+"""SampleVarianceDecay: it reports what measure returns, when it is asked to."""
 
 import csv
 import importlib.util
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
-from keras_initx.measurement.probe import Probe
+from keras_initx.measurement.meter import Meter
 
 KEY = "sample_variance_decay"
 
@@ -40,24 +40,24 @@ def fit(model, xy, *callbacks, **options):
     return model.fit(*xy, callbacks=list(callbacks), **options)
 
 
-def test_reports_what_measure_says_before_and_after_training(xy):
+def test_the_profiles_are_those_of_measure_before_and_after_training(xy):
     model = small_model()
     before = kx.measure(model, xy[0])
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
-    history = fit(model, xy, probe).history
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    history = fit(model, xy, callback).history
     after = kx.measure(model, xy[0])
-    assert probe.profiles[0] == before
-    assert probe.profiles[-1] == after
+    assert callback.profiles[0] == before
+    assert callback.profiles[-1] == after
     assert before != after
-    assert probe.steps == [(0, 0), (1, 4), (2, 8)]
-    assert history[KEY] == [p.decay[-1] for p in probe.profiles[1:]]
+    assert callback.measured_at == [(0, 0), (1, 4), (2, 8)]
+    assert history[KEY] == [p.decay[-1] for p in callback.profiles[1:]]
     for i, name in enumerate(("first", "second", "last")):
-        rows = [p.decay[i] for p in probe.profiles[1:]]
+        rows = [p.decay[i] for p in callback.profiles[1:]]
         assert history[f"{KEY}/{name}"] == rows
 
 
 @pytest.mark.parametrize(
-    ("every", "options", "steps"),
+    ("update_freq", "options", "steps"),
     [
         ("epoch", {}, [(0, 0), (1, 4), (2, 8)]),
         ("epoch", {"initial_epoch": 1}, [(1, 0), (2, 4)]),
@@ -67,25 +67,29 @@ def test_reports_what_measure_says_before_and_after_training(xy):
         (100, {}, [(0, 0)]),
     ],
 )
-def test_measures_when_asked(xy, every, options, steps):
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], every=every, verbose=0)
-    history = fit(small_model(), xy, probe, **options).history
-    assert probe.steps == steps
-    assert len(probe.profiles) == len(steps)
+def test_measures_after_epochs_or_batches(xy, update_freq, options, steps):
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], update_freq=update_freq, verbose=0
+    )
+    history = fit(small_model(), xy, callback, **options).history
+    assert callback.measured_at == steps
+    assert len(callback.profiles) == len(steps)
     start, end = options.get("initial_epoch", 0), options.get("epochs", 2)
     last = dict.fromkeys(range(start, end), np.nan)
-    for (epoch, _), profile in zip(steps[1:], probe.profiles[1:], strict=True):
-        last[epoch - (every == "epoch")] = profile.decay[-1]
-    # An epoch that had no measurement does not repeat one of before.
+    for (epoch, _), profile in zip(
+        steps[1:], callback.profiles[1:], strict=True
+    ):
+        last[epoch - (update_freq == "epoch")] = profile.decay[-1]
+    # An epoch without a measurement does not repeat an earlier one.
     np.testing.assert_array_equal(history[KEY], list(last.values()))
 
 
 def test_several_steps_in_an_execution_are_all_counted(xy):
     model = small_model()
     model.compile("sgd", "mse", steps_per_execution=2)
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], every=2, verbose=0)
-    fit(model, xy, probe, epochs=1)
-    assert probe.steps == [(0, 0), (0, 2), (0, 4)]
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], update_freq=2, verbose=0)
+    fit(model, xy, callback, epochs=1)
+    assert callback.measured_at == [(0, 0), (0, 2), (0, 4)]
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
@@ -108,28 +112,30 @@ def test_steps_are_batches_not_executions(xy, kind, accumulated, batches):
     sgd = keras.optimizers.SGD(1e-3, gradient_accumulation_steps=accumulated)
     model = small_model()
     model.compile(sgd, "mse", steps_per_execution=3)
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
     for before in (0, 2 * batches):
-        fit(model, x, probe, **options)
-        assert probe.steps == [
+        fit(model, x, callback, **options)
+        assert callback.measured_at == [
             (epoch, before + epoch * batches) for epoch in range(3)
         ]
 
 
 def test_training_is_the_same_with_and_without(xy):
     weights = []
-    for with_probe in (False, True):
+    for with_callback in (False, True):
         keras.utils.set_random_seed(3)
         model = small_model()
-        probe = kx.callbacks.SampleVarianceDecay(xy[0], every=1, verbose=0)
-        fit(model, xy, *([probe] if with_probe else []))
+        callback = kx.callbacks.SampleVarianceDecay(
+            xy[0], update_freq=1, verbose=0
+        )
+        fit(model, xy, *([callback] if with_callback else []))
         weights.append(model.get_weights())
     for without, with_ in zip(*weights, strict=True):
         np.testing.assert_array_equal(without, with_)
 
 
 def test_other_callbacks_see_the_logs(xy, tmp_path):
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
     log, checkpoint = tmp_path / "log.csv", tmp_path / "best.keras"
     stop = keras.callbacks.EarlyStopping(
         monitor=KEY, mode="max", min_delta=1e9, patience=2
@@ -137,7 +143,7 @@ def test_other_callbacks_see_the_logs(xy, tmp_path):
     history = fit(
         small_model(),
         xy,
-        probe,
+        callback,
         keras.callbacks.CSVLogger(str(log)),
         keras.callbacks.ModelCheckpoint(
             str(checkpoint),
@@ -156,7 +162,7 @@ def test_other_callbacks_see_the_logs(xy, tmp_path):
 
 
 def events(folder):
-    """What TensorBoard finds: (plugin, tag, step) -> tensor."""
+    """The records for TensorBoard: (plugin, tag, step) -> tensor."""
     (file,) = folder.iterdir()
     found = {}
     for record in tf.data.TFRecordDataset(str(file)):
@@ -168,10 +174,10 @@ def events(folder):
 
 
 def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
-    probe = kx.callbacks.SampleVarianceDecay(
-        xy[0], every=4, log_dir=tmp_path, verbose=0
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], update_freq=4, log_dir=tmp_path, verbose=0
     )
-    fit(small_model(), xy, probe)
+    fit(small_model(), xy, callback)
     found = events(tmp_path)
     layers = ("first", "second", "last")
     tags = {KEY} | {
@@ -185,14 +191,16 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     steps = (0, 4, 8)
     assert set(found) == {
         (plugin, tag, step)
-        for plugin, its_tags in (
+        for plugin, plugin_tags in (
             ("scalars", tags),
             ("images", {f"profile/{KEY}"}),
         )
-        for tag in its_tags
+        for tag in plugin_tags
         for step in steps
     }
-    for profile, (_, step) in zip(probe.profiles, probe.steps, strict=True):
+    for profile, (_, step) in zip(
+        callback.profiles, callback.measured_at, strict=True
+    ):
         for i, layer in enumerate(layers):
             assert found["scalars", f"{KEY}/{layer}", step] == pytest.approx(
                 profile.decay[i], rel=1e-6
@@ -203,7 +211,7 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
         shape = tf.io.decode_png(png).shape
         assert (int(height), int(width)) == tuple(shape[:2])
     figures = {found["images", f"profile/{KEY}", step][2] for step in steps}
-    assert len(figures) == 3, "each shows its own profile"
+    assert len(figures) == 3, "each shows another profile"
 
 
 @pytest.mark.parametrize(
@@ -217,14 +225,14 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     ],
     ids=["plain", "accumulating", "scaled"],
 )
-def test_tensorboard_steps_go_on_in_a_second_fit(xy, tmp_path, optimizer):
-    probe = kx.callbacks.SampleVarianceDecay(
-        xy[0], every=2, log_dir=tmp_path, verbose=0
+def test_tensorboard_steps_continue_in_a_second_fit(xy, tmp_path, optimizer):
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], update_freq=2, log_dir=tmp_path, verbose=0
     )
     model = small_model()
     model.compile(optimizer(), "mse")
     fit(model, xy, epochs=2)
-    fit(model, xy, probe, initial_epoch=2, epochs=3)
+    fit(model, xy, callback, initial_epoch=2, epochs=3)
     assert {step for _, _, step in events(tmp_path)} == {8, 10, 12}
 
 
@@ -237,28 +245,30 @@ def test_without_matplotlib_tensorboard_has_no_figure(
         "find_spec",
         lambda name, *rest: None if name == "matplotlib" else find(name, *rest),
     )
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], log_dir=tmp_path, verbose=0)
-    fit(small_model(), xy, probe, epochs=1)
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], log_dir=tmp_path, verbose=0
+    )
+    fit(small_model(), xy, callback, epochs=1)
     assert {plugin for plugin, _, _ in events(tmp_path)} == {"scalars"}
 
 
-@pytest.mark.parametrize("whose", ["the model's", "one's own"])
-def test_works_in_a_loop_of_ones_own(xy, tmp_path, whose):
+@pytest.mark.parametrize("step", ["train_on_batch", "gradient tape"])
+def test_works_in_a_training_loop_of_the_user(xy, tmp_path, step):
     model = small_model()
     optimizer = keras.optimizers.SGD(0.01)
 
     def train():
-        if whose == "the model's":
+        if step == "train_on_batch":
             return model.train_on_batch(*xy)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(xy[0]) - xy[1]) ** 2)
         weights = model.trainable_weights
         optimizer.apply(tape.gradient(loss, weights), weights)
 
-    probe = kx.callbacks.SampleVarianceDecay(
-        xy[0], every=2, log_dir=tmp_path, verbose=0
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], update_freq=2, log_dir=tmp_path, verbose=0
     )
-    callbacks = keras.callbacks.CallbackList([probe], model=model)
+    callbacks = keras.callbacks.CallbackList([callback], model=model)
     callbacks.on_train_begin()
     for epoch in range(2):
         callbacks.on_epoch_begin(epoch)
@@ -267,12 +277,12 @@ def test_works_in_a_loop_of_ones_own(xy, tmp_path, whose):
             callbacks.on_train_batch_end(batch)
         callbacks.on_epoch_end(epoch)
     callbacks.on_train_end()
-    assert {step for _, _, step in events(tmp_path)} == {0, 2, 4, 6, 8}
-    assert probe.steps == [(0, 0), (0, 2), (0, 4), (1, 6), (1, 8)]
-    assert probe.profiles[-1] == kx.measure(model, xy[0])
+    assert {when for _, _, when in events(tmp_path)} == {0, 2, 4, 6, 8}
+    assert callback.measured_at == [(0, 0), (0, 2), (0, 4), (1, 6), (1, 8)]
+    assert callback.profiles[-1] == kx.measure(model, xy[0])
 
 
-def test_one_trace_a_fit(xy):
+def test_a_fit_traces_the_model_once(xy):
     traces = []
 
     @keras.saving.register_keras_serializable("tests")
@@ -285,58 +295,65 @@ def test_one_trace_a_fit(xy):
         [keras.Input((4,)), Counted(), keras.layers.Dense(1)]
     )
     model.compile("sgd", "mse")
-    probes = [
-        kx.callbacks.SampleVarianceDecay(xy[0], every=1, verbose=0, layers=how)
-        for how in (None, lambda layer: "dense" in layer.name)
+    callbacks = [
+        kx.callbacks.SampleVarianceDecay(
+            xy[0], update_freq=1, verbose=0, layers=layers
+        )
+        for layers in (None, lambda layer: "dense" in layer.name)
     ]
     counts = []
-    for callbacks in ([], probes[:1], probes[1:], probes):
+    for used in ([], callbacks[:1], callbacks[1:], callbacks):
         traces.clear()
-        fit(model, xy, *callbacks, validation_data=xy)
+        fit(model, xy, *used, validation_data=xy)
         counts.append(len(traces))
     # Keras has traced its own steps in the first fit.
-    assert counts[1:] == [1, 1, 0]
+    assert counts[1:] == [1, 1, 2]
 
 
-def test_nothing_that_keras_does_with_a_model_has_it_traced_anew(xy):
-    traces = []
+def test_a_change_between_two_fits_is_seen(xy):
+    model = small_model()
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    fit(model, xy, callback, epochs=1)
+    model.layers[0].activation = keras.activations.linear
+    fit(model, xy, callback, epochs=1)
+    assert callback.profiles[-1] == kx.measure(model, xy[0])
 
-    class Counted(keras.layers.Layer):
-        def call(self, x):
-            traces.append(type(x))
-            return x
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"training": True},
+        {"steps": 1},
+        {"steps": 1, "batch_size": 10},
+        {"layers": "second", "training": True, "steps": 3, "batch_size": 10},
+    ],
+)
+def test_options_are_those_of_measure(xy, options):
+    drop = keras.layers.Dropout(0.5, seed=1, name="drop")
     model = keras.Sequential(
-        [keras.Input((4,)), Counted(), keras.layers.Dense(1)]
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, "relu", name="first"),
+            drop,
+            keras.layers.Dense(1, name="second"),
+        ]
     )
-    model.compile("sgd", "mse")
-    options = {"verbose": 0, "batch_size": 64}
-    before = kx.measure(model, xy[0])
-    for uses in (
-        lambda: model.predict(xy[0], **options),
-        lambda: model.evaluate(*xy, **options),
-        lambda: model.test_on_batch(*xy),
-        lambda: model.predict_on_batch(xy[0]),
-        lambda: model.compile("adam", "mae", metrics=["mse"]),
-        lambda: model.fit(*xy, validation_data=xy, **options),
-        lambda: model.train_on_batch(*xy),
-        lambda: model.summary(print_fn=lambda *args, **kwargs: None),
-    ):
-        uses()
-        traces.clear()
-        after = kx.measure(model, xy[0])
-        assert traces == []
-    assert after != before
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    expected = kx.measure(model, xy[0], **options)
+    assert expected != kx.measure(model, xy[0])
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0, **options)
+    fit(model, xy, callback, epochs=0)
+    assert callback.profiles == [expected]
 
 
 def test_a_second_fit_starts_a_new_record(xy):
     model = small_model()
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
-    fit(model, xy, probe)
-    last = probe.profiles[-1]
-    fit(model, xy, probe)
-    assert probe.profiles[0] == last
-    assert probe.steps == [(0, 8), (1, 12), (2, 16)]
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    fit(model, xy, callback)
+    last = callback.profiles[-1]
+    fit(model, xy, callback)
+    assert callback.profiles[0] == last
+    assert callback.measured_at == [(0, 8), (1, 12), (2, 16)]
 
 
 class Poison(keras.callbacks.Callback):
@@ -347,19 +364,21 @@ class Poison(keras.callbacks.Callback):
         kernel.assign(np.full(kernel.shape, np.inf))
 
 
-def test_a_failing_probe_raises_by_default_and_names_the_layer(xy):
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+def test_a_failing_measurement_raises_by_default_and_names_the_layer(xy):
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
     with pytest.raises(ValueError, match="at layer 'first'"):
-        fit(small_model(), xy, Poison(), probe)
-    assert probe.steps == [(0, 0)]
+        fit(small_model(), xy, Poison(), callback)
+    assert callback.measured_at == [(0, 0)]
 
 
-def test_a_failing_probe_may_only_warn(xy):
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0, on_error="warn")
+def test_a_failing_measurement_only_warns_if_asked_to(xy):
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], verbose=0, on_error="warn"
+    )
     with pytest.warns(UserWarning, match=r"at epoch [123], step .*'first'"):
-        history = fit(small_model(), xy, Poison(), probe, epochs=3).history
-    assert len(history["loss"]) == 3, "the training went on"
-    assert probe.steps == [(0, 0)]
+        history = fit(small_model(), xy, Poison(), callback, epochs=3).history
+    assert len(history["loss"]) == 3, "the training continued"
+    assert callback.measured_at == [(0, 0)]
     assert np.isnan(history[KEY]).all()
     assert np.isnan(history[f"{KEY}/last"]).all()
 
@@ -372,7 +391,7 @@ def test_a_failing_probe_may_only_warn(xy):
         ({"data": np.full((4, 4), np.nan)}, "NaN or inf in data"),
     ],
 )
-def test_a_mistake_is_refused_before_training_never_warned_of(
+def test_a_wrong_argument_raises_before_training_and_never_warns(
     xy, options, message
 ):
     options = {"data": xy[0], "on_error": "warn", "verbose": 0} | options
@@ -386,15 +405,15 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
     expected = kx.theory.sample_variance_decay(2)
     printed = {}
     for verbose in (0, 1, 2):
-        probe = kx.callbacks.SampleVarianceDecay(
+        callback = kx.callbacks.SampleVarianceDecay(
             xy[0], verbose=verbose, expected=expected
         )
-        fit(small_model(), xy, probe, epochs=1)
+        fit(small_model(), xy, callback, epochs=1)
         printed[verbose] = capsys.readouterr().out.strip().splitlines()
     assert printed[0] == []
     lines = [line for line in printed[1] if line]
     assert [line.split(":")[0] for line in lines] == ["Step 0", "Step 4"]
-    first, last = probe.profiles[0].sample_fraction[[0, -1]]
+    first, last = callback.profiles[0].sample_fraction[[0, -1]]
     line = next(line for line in printed[2] if line.startswith("Step 0"))
     assert f"{first:.3g} at first, {last:.3g} at last" in line
     rows = [line.split()[0] for line in printed[2] if line.split()]
@@ -405,15 +424,17 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, 'every must be "epoch" or .* every=0'),
-        ({"every": "batch"}, "every='batch'"),
-        ({"every": True}, "every=True"),
-        ({"every": 2.0}, r"every=2\.0"),
+        ({"update_freq": 0}, 'update_freq must be "epoch" or .* update_freq=0'),
+        ({"update_freq": "batch"}, "update_freq='batch'"),
+        ({"update_freq": True}, "update_freq=True"),
+        ({"update_freq": 2.0}, r"update_freq=2\.0"),
         ({"verbose": 3}, "verbose=3"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
         ({"expected": [1.0]}, r"expected=\[1\.0\]"),
         ({"layers": 3}, "layers=3"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"steps": 0}, "steps=0"),
+        ({"training": 1.5}, r"training=1\.5"),
         ({"data": [1.0]}, "data must be an array"),
     ],
 )
@@ -425,37 +446,37 @@ def test_wrong_arguments_are_refused_at_once(xy, options, message):
 @pytest.mark.parametrize(
     ("batch_size", "sizes"), [(None, [32, 32]), (48, [48, 16])]
 )
-def test_the_probe_comes_in_batches_of_ones_choice(
+def test_arrays_are_measured_in_batches_of_batch_size(
     xy, batch_size, sizes, monkeypatch
 ):
-    seen, run = [], Probe.run
+    seen, run = [], Meter._run
 
     def spy(self, batches, *args, **kwargs):
         seen.append([len(batch) for batch in batches])
         return run(self, batches, *args, **kwargs)
 
-    monkeypatch.setattr(Probe, "run", spy)
-    probe = kx.callbacks.SampleVarianceDecay(
+    monkeypatch.setattr(Meter, "_run", spy)
+    callback = kx.callbacks.SampleVarianceDecay(
         xy[0], batch_size=batch_size, verbose=0
     )
-    fit(small_model(), xy, probe, epochs=1)
+    fit(small_model(), xy, callback, epochs=1)
     assert seen == [sizes, sizes]
 
 
 def test_expected_of_another_length_is_refused_before_training(xy):
     model = small_model()
     before = model.get_weights()
-    probe = kx.callbacks.SampleVarianceDecay(
+    callback = kx.callbacks.SampleVarianceDecay(
         xy[0], expected=kx.theory.sample_variance_decay(5), verbose=0
     )
     with pytest.raises(ValueError, match=r"3.* Received: expected of 6 layers"):
-        fit(model, xy, probe)
+        fit(model, xy, callback)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_progress_bar_stays_short_behind_ones_own(xy, capsys):
-    probe = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+def test_a_progress_bar_before_the_callback_stays_short(xy, capsys):
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
     bar = keras.callbacks.ProgbarLogger()
-    fit(small_model(), xy, bar, probe, verbose=1)
+    fit(small_model(), xy, bar, callback, verbose=1)
     assert not re.search(KEY, capsys.readouterr().out)

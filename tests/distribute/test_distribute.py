@@ -370,7 +370,7 @@ def interrupted(folder, stop):
     x, y = one_worker.X, one_worker.Y
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(24)
     probe = kx.callbacks.SampleVarianceDecay(
-        x[:50], every=3, log_dir=folder / "log", verbose=0
+        x[:50], update_freq=3, log_dir=folder / "log", verbose=0
     )
     kx.distribute.fit(
         model,

@@ -218,8 +218,10 @@ def training(strategy):
     """Profiles along a fit under the strategy and alone."""
     found = []
     for model in pair(strategy, convolution):
-        probe = kx.callbacks.SampleVarianceDecay(X[:30], every=2, verbose=0)
-        symmetry = kx.callbacks.FeatureSymmetry(every=2, verbose=0)
+        probe = kx.callbacks.SampleVarianceDecay(
+            X[:30], update_freq=2, verbose=0
+        )
+        symmetry = kx.callbacks.FeatureSymmetry(update_freq=2, verbose=0)
         model.fit(
             X,
             X[:, :1],
@@ -239,7 +241,7 @@ def training(strategy):
 def own_loop(strategy):
     """CallbackList around a step of one's own, and a bare measurement."""
     alone, model = pair(strategy, dense)
-    probe = kx.callbacks.SampleVarianceDecay(X, every=1, verbose=0)
+    probe = kx.callbacks.SampleVarianceDecay(X, update_freq=1, verbose=0)
     callbacks = keras.callbacks.CallbackList([probe], model=model)
 
     def step(x):
@@ -256,7 +258,7 @@ def own_loop(strategy):
         run(pieces(strategy, X))
         callbacks.on_train_batch_end(batch)
     callbacks.on_train_end()
-    assert probe.steps == [(0, 0), (0, 1), (0, 2)]
+    assert probe.measured_at == [(0, 0), (0, 1), (0, 2)]
     alone.set_weights(model.get_weights())
     return profiles(probe.profiles[-1], kx.measure(alone, X))
 

@@ -94,7 +94,7 @@ def train(strategy, folder, *callbacks):
         "epochs": history.epoch,
         "history": history.history,
         "weights": [w.tolist() for w in model.get_weights()],
-        "steps": probe.steps,
+        "steps": probe.measured_at,
         "profiles": [profile.to_dict() for profile in probe.profiles],
     }
 

@@ -1,0 +1,333 @@
+"""A compiled measurement of one model, for any number of calls."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_initx.distribute.cluster import strategy_of
+from keras_initx.inspection.checks import check_model
+from keras_initx.inspection.selection import Layers, selectors
+from keras_initx.measurement.data import (
+    Batches,
+    Data,
+    batches,
+    build,
+    samples_of,
+    taken_as_inputs,
+)
+from keras_initx.measurement.forward import Pass, forward_pass
+from keras_initx.measurement.moments import Moments, mean_squares, merged
+from keras_initx.measurement.nonfinite import first_nonfinite
+from keras_initx.measurement.replicas import Placed, cut
+from keras_initx.profile import VarianceProfile
+from keras_initx.validation import check_backend, check_bool, refuse
+
+_PASSES_KEPT = 8
+
+
+class Meter:
+    """Measures one model any number of times and compiles it only once.
+
+    `Meter(model)(data)` returns what `measure(model, data)` returns. The meter
+    keeps the compiled forward passes, one for each structure of data (dtypes,
+    and shapes but for the number of samples; the last 8 of them), and they go
+    when the meter goes.
+
+    A compiled pass fixes at its first call all Python values that the layers
+    read while they run: a dropout rate, an activation function, the attributes
+    of your own layers, which layers there are, and which of them `layers`
+    selects. Later changes of these are not seen; make a new meter. What stands
+    in variables is read anew at each call: weights, statistics of Batch
+    Normalization, seeds. They are read, never written: what a forward pass
+    would assign goes from batch to batch and is dropped at the end.
+
+    Args:
+        model: keras.Model. A model of any kind. It is built at the first call
+            if it is not.
+        layers: Which layers to report, as in `measure`. Defaults to every
+            layer that holds a kernel.
+        training: bool. Whether to run the model in training mode. Defaults to
+            False.
+
+    Raises:
+        ValueError: If an argument is none of these; at a call, as in `measure`.
+        RuntimeError: If Keras runs on another backend than TensorFlow; at a
+            call, as in `measure`.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_initx as kx
+    >>> layer = keras.layers.Dense(3, kernel_initializer="ones")
+    >>> model = keras.Sequential([keras.Input((2,)), layer])
+    >>> meter = kx.Meter(model)
+    >>> x = np.array([[0.0, 1.0], [0.0, 3.0]])
+    >>> float(meter(x).sample_variance[0])
+    1.0
+    >>> _ = layer.kernel.assign(2 * layer.kernel)
+    >>> float(meter(x).sample_variance[0])
+    4.0
+
+    Reference: as for `measure`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        layers: Layers = None,
+        training: bool = False,
+    ):
+        check_backend("Meter")
+        self._model = check_model(model)
+        self._selectors = selectors(layers)
+        self._training = check_bool("training", training)
+        self._passes: OrderedDict[tuple, _CompiledPass] = OrderedDict()
+        # Two threads may call one meter, and both compile.
+        self._lock = threading.RLock()
+
+    def __call__(
+        self,
+        data: Data,
+        *,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+    ) -> VarianceProfile:
+        """Measures the model as it is now.
+
+        Args:
+            data: As in `measure`.
+            steps: int. The largest number of batches to use. Defaults to all.
+            batch_size: int. Samples per batch, for arrays. Defaults to 32.
+            verbose: int. 1 shows a progress bar, 0 nothing. Defaults to 0.
+
+        Returns:
+            A `VarianceProfile`, as `measure` returns.
+
+        Raises:
+            ValueError: As in `measure`.
+            RuntimeError: As in `measure`.
+        """
+        if verbose not in (0, 1):
+            refuse("verbose must be 0 or 1.", verbose=verbose)
+        all_batches = batches(data, batch_size, steps)
+        build(self._model, all_batches)
+        bar = keras.utils.Progbar(all_batches.count) if verbose else None
+        with self._lock:
+            result = self._run(
+                all_batches, on_batch=lambda: bar.add(1) if bar else None
+            )
+        if result is None:
+            raise ValueError("data must hold samples. Received: empty data")
+        self._check(result, all_batches)
+        return VarianceProfile(
+            result.names,
+            result.sample_variance,
+            result.squared_mean,
+            np.array(result.units),
+        )
+
+    def _run(
+        self,
+        all_batches: Iterable[Any],
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> _Result | None:
+        """Moments of all batches together; None if there are no batches."""
+        spec: Any = None
+        states: tuple[tf.Tensor, ...] = ()
+        written: tuple[keras.Variable, ...] = ()
+        moments: Moments | None = None
+        finite = tf.constant(True)
+        for batch in all_batches:
+            spec = _same_spec(batch, spec)
+            placed = self._placed(batch, spec)
+            compiled = self._compiled_pass(placed, states, written)
+            new, new_finite, states = compiled.function(placed.batch, states)
+            written = compiled.written
+            moments = compiled.merge(moments, new) if moments else new
+            finite = tf.logical_and(finite, new_finite)
+            on_batch()
+        if moments is None:
+            return None
+        samples, variance, square = compiled.summarize(moments).numpy()
+        units = tuple(int(mean.shape[0]) for mean in moments.means)
+        return _Result(
+            compiled.names, units, samples, variance, square, bool(finite)
+        )
+
+    def _placed(self, batch: Any, spec: Any) -> Placed:
+        strategy = strategy_of(self._model)
+        if strategy.num_replicas_in_sync == 1:
+            return Placed(batch, spec)
+        return cut(batch, strategy)
+
+    def _compiled_pass(
+        self,
+        placed: Placed,
+        states: tuple[tf.Tensor, ...],
+        written: tuple[keras.Variable, ...],
+    ) -> _CompiledPass:
+        # The second batch has a pass of its own if the first one has written
+        # states, which the second takes as arguments.
+        key = (repr(placed.spec), placed.are_pieces, len(states))
+        if key not in self._passes:
+            self._passes[key] = self._compile(placed, states, written)
+            if len(self._passes) > _PASSES_KEPT:
+                self._passes.popitem(last=False)
+        self._passes.move_to_end(key)
+        return self._passes[key]
+
+    def _compile(
+        self,
+        placed: Placed,
+        states: tuple[tf.Tensor, ...],
+        written: tuple[keras.Variable, ...],
+    ) -> _CompiledPass:
+        passes: list[Pass] = []
+
+        def forward(batch: Any, states: tuple[tf.Tensor, ...]) -> tuple:
+            traced = forward_pass(
+                self._model,
+                batch,
+                self._selectors,
+                self._training,
+                zip(written, states, strict=True),
+            )
+            passes.append(traced)
+            return traced.moments, traced.finite, traced.states
+
+        state_specs = tuple(map(tf.type_spec_from_value, states))
+        with taken_as_inputs(self._model, placed.spec):
+            function = _concrete(
+                placed.moments(forward), placed.spec, state_specs
+            )
+        # Each replica has traced one, and all of these are equal.
+        traced = passes[-1]
+        moments = function.structured_outputs[0]
+        return _CompiledPass(
+            function,
+            _concrete(merged, moments, moments),
+            _concrete(_summarize, moments),
+            traced.names,
+            traced.written,
+        )
+
+    def _check(self, result: _Result, data: Batches) -> None:
+        if not result.data_finite:
+            raise ValueError(
+                "data must be finite. Received: NaN or inf in data"
+            )
+        if 0 in result.units:
+            raise ValueError(
+                "A layer must have at least one unit. Received: none at layer "
+                f"{result.names[result.units.index(0)]!r}"
+            )
+        name = result.first_nonfinite()
+        if name is not None:
+            place = first_nonfinite(self._model, data, self._training)
+            if place is not None:
+                raise ValueError(
+                    f"The signal must stay finite. Received: NaN or inf {place}"
+                )
+            name = self._first_too_large(data) or name
+            raise ValueError(
+                "The signal must stay finite, and small enough to be squared "
+                f"in float32. Received: NaN or inf at layer {name!r}"
+            )
+        if (result.samples < 2).any():
+            received, total = "data of one sample", sum(map(samples_of, data))
+            if total > 1:
+                name = result.names[int(np.argmin(result.samples))]
+                received = f"one sample at layer {name!r}, of {total} in data"
+            raise ValueError(
+                "Variance between samples needs at least two of them. "
+                f"Received: {received}"
+            )
+
+    def _first_too_large(self, data: Batches) -> str | None:
+        """The first layer of all, not only of the selected ones."""
+        meter = Meter(
+            self._model, layers=lambda layer: True, training=self._training
+        )
+        for batch in data:
+            try:
+                result = meter._run([batch])
+            except RuntimeError:
+                # The pre-activation of a layer that is not selected is out of
+                # reach.
+                return None
+            name = result.first_nonfinite() if result else None
+            if name is not None:
+                return name
+        return None
+
+
+class _Result(NamedTuple):
+    """Moments of the signals over all data, for each call of a layer."""
+
+    names: tuple[str, ...]
+    units: tuple[int, ...]
+    samples: np.ndarray
+    sample_variance: np.ndarray
+    squared_mean: np.ndarray
+    data_finite: bool
+
+    def first_nonfinite(self) -> str | None:
+        """The first layer whose moments are NaN or infinite."""
+        finite = np.isfinite(self.sample_variance + self.squared_mean)
+        return None if finite.all() else self.names[int(np.argmin(finite))]
+
+
+class _CompiledPass(NamedTuple):
+    """A compiled forward pass, and compiled functions of its moments.
+
+    Args:
+        function: Returns moments, whether the batch is finite, and states.
+        merge: Merges the moments of two batches.
+        summarize: Returns the three numbers of each layer.
+        names: The names of the layers' calls.
+        written: The variables whose new values `function` returns as states.
+    """
+
+    function: Callable
+    merge: Callable
+    summarize: Callable
+    names: tuple[str, ...]
+    written: tuple[keras.Variable, ...]
+
+
+def _concrete(function: Callable, *specs: Any) -> Callable:
+    # Not tf.function's own cache: it would warn of models measured one after
+    # another as if one function were traced too often.
+    return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+
+def _same_spec(batch: Any, before: Any) -> Any:
+    """The type of a batch of any number of samples.
+
+    Raises:
+        ValueError: If it is not that of the batch before.
+    """
+    spec = keras.tree.map_structure(
+        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch
+    )
+    if before is not None and spec != before:
+        raise ValueError(
+            "Every batch must have the structure, dtypes and shapes of the "
+            f"first, but for the number of samples: {before}. Received: {spec}"
+        )
+    return spec
+
+
+def _summarize(moments: Moments) -> tf.Tensor:
+    """Samples, sample variance and squared mean: three numbers a layer."""
+    return tf.stack(
+        [moments.count, moments.variance, mean_squares(moments.means)]
+    )
