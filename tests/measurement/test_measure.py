@@ -921,7 +921,7 @@ class Gathers:
 def test_workers_put_together_what_each_sends(
     dtype, not_finite, rng, monkeypatch
 ):
-    monkeypatch.setattr(replicas, "workers", lambda strategy: 3)
+    monkeypatch.setattr(replicas, "count_workers", lambda strategy: 3)
     pieces = [rng.normal(3, 2, (samples, 5)) for samples in (4, 1, 9)]
 
     def found(x):
