@@ -1,27 +1,28 @@
-"""Initializers for any Keras layer.
+"""Initializers for the layers of Keras.
 
-Each takes its scale from the fan-in, the number of terms that an output of the
-layer sums. Shapes are read as Keras reads them; `EinsumDense`, and with it the
-attention layers, say themselves which axes they sum over. Where a shape cannot
-tell, say `fan_in`: k * k for a `DepthwiseConv2D` of k by k, 1 for an
-`Embedding`, k * k * channels of the input for a `Conv2DTranspose` of stride 1.
+The scale of each follows from the fan-in, the number of terms that an output of
+the layer sums. Shapes are read as Keras reads them. `EinsumDense` and the
+attention layers tell an initializer which axes of a kernel they sum over. Where
+the shape does not tell the fan-in, set the argument `fan_in`: k * k for a
+`DepthwiseConv2D` with a window of k by k, 1 for an `Embedding`, k * k times the
+channels of the input for a `Conv2DTranspose` of stride 1.
 
-Seeds. A call is a pure function of config, shape and dtype:
+A call is a pure function of the initializer's config, the shape and the dtype:
 
-- None draws an int at construction, from the generator that
-  `keras.utils.set_random_seed` sets. Two initializers differ; one initializer
-  that two layers of equal shapes share gives both the same weights. So make a
-  new one for each layer.
-- An int gives the same weights at each call, and so do copies made from the
-  config.
-- A `keras.random.SeedGenerator` gives other weights at each call; a copy made
-  from the config starts again.
+- With seed None, an int is drawn when the initializer is made, from the
+  generator that `keras.utils.set_random_seed` seeds. Two initializers then
+  differ, but one initializer that two layers of equal shape share gives both
+  the same weights. So make a new initializer for each layer.
+- With an int, every call gives the same weights, and so do copies made from
+  the config.
+- With a `keras.random.SeedGenerator`, every call gives other weights, and a
+  copy made from the config starts from the beginning.
 
-`MultiHeadAttention` and `GroupedQueryAttention` make one copy from the config
-for each of their kernels. With an int or a `SeedGenerator` the query, key and
-value kernels, where their shapes are equal, are therefore EQUAL, and attention
-scores start as those of x W W^T x. Give these layers `seed=None`, and call
-`keras.utils.set_random_seed` for weights that can be drawn again.
+`MultiHeadAttention` and `GroupedQueryAttention` make a copy from the config for
+each of their kernels. With an int or a `SeedGenerator` the query, key and value
+kernels are therefore EQUAL if their shapes are, and attention scores start as
+those of x W W^T x. Give these layers an initializer with seed None, and call
+`keras.utils.set_random_seed` to get the same weights again.
 """
 
 from keras_initx.initializers.alpha_stable import AlphaStable

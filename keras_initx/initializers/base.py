@@ -1,49 +1,55 @@
-"""What all initializers here share: the fan-in, the seed and the dtype."""
+"""The base class of the initializers whose scale follows from the fan-in."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_initx.initializers.fans import compute_fans
+from keras_initx.validation import check_int, is_int, refuse
 
-# Where a scale is tried at construction, so that bad arguments raise there.
+# A constructor computes the scale at this fan-in to check its arguments.
 TYPICAL_FAN_IN = 256
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class FanInInitializer(keras.initializers.VarianceScaling):
-    """Base of the initializers whose scale follows from the fan-in.
+    """Base class of the initializers whose scale follows from the fan-in.
 
-    A subclass says in `draw` what the weights are, in float32. Of
-    `VarianceScaling` it takes over the seed, and that `EinsumDense`, which
-    knows what its kernel's axes mean, hands `input_axes` and `output_axes` to
-    instances of that class and no other; scale, mode and distribution it has
-    none.
+    A subclass implements `draw`, which returns the weights in float32.
 
-    Calls are pure: equal config, shape and dtype give equal weights, in a
-    graph and out of it, unless the seed is a `SeedGenerator`, whose state moves
-    on at each call. (Compiled by XLA, Keras draws other normal numbers.)
+    `VarianceScaling` is the base class for two reasons: it handles the seed,
+    and `EinsumDense`, which knows the meaning of its kernel's axes, passes
+    `input_axes` and `output_axes` to instances of `VarianceScaling` only. The
+    arguments `scale`, `mode` and `distribution` of `VarianceScaling` are not
+    used.
+
+    A call is a pure function of the config, the shape and the dtype, in a
+    graph and in eager mode, unless the seed is a `SeedGenerator`, whose state
+    changes at each call. (Compiled by XLA, Keras draws other normal numbers.)
 
     Args:
-        fan_in: How many numbers each output of the layer sums, an int >= 1. By
-            default it follows from the axes or, without, from the shape as
-            `compute_fans` reads it.
-        input_axes: Axes of the kernel that the layer sums over.
-        output_axes: Axes of the kernel that its output has; both or neither.
-        seed: None, an int, or a `keras.random.SeedGenerator`.
+        fan_in: int. The number of terms that each output of the layer sums,
+            at least 1. By default it is computed from the axes or, without
+            axes, from the shape as in `compute_fans`.
+        input_axes: list of int. The axes of the kernel that the layer sums
+            over.
+        output_axes: list of int. The axes of the kernel that the layer's
+            output has. Both lists of axes must be given, or neither.
+        seed: None, int or `keras.random.SeedGenerator`. The seed.
 
     Raises:
-        ValueError: An argument is none of these.
+        ValueError: If an argument has another type or is out of range.
     """
 
-    # Whether every weight is drawn alone, wherever in the kernel it stands.
+    # Whether all weights of a kernel are independent and follow one
+    # distribution, wherever in the kernel they stand.
     entrywise: ClassVar[bool] = True
-    # Whether several layers draw from one seed, which must stay the same.
+    # Whether the initializers of several layers must keep a common seed.
     shares_seed: ClassVar[bool] = False
 
     def __init__(
@@ -54,41 +60,42 @@ class FanInInitializer(keras.initializers.VarianceScaling):
         seed: int | keras.random.SeedGenerator | None = None,
     ):
         if (input_axes is None) != (output_axes is None):
-            raise ValueError(
-                "input_axes and output_axes must be given together. Received: "
-                f"input_axes={input_axes!r}, output_axes={output_axes!r}"
+            refuse(
+                "input_axes and output_axes must be given together.",
+                input_axes=input_axes,
+                output_axes=output_axes,
             )
         super().__init__(
             seed=_check_seed(seed),
             input_axes=_check_axes("input_axes", input_axes),
             output_axes=_check_axes("output_axes", output_axes),
         )
-        if fan_in is not None and not (is_int(fan_in) and fan_in >= 1):
-            raise ValueError(
-                f"fan_in must be an int >= 1, or None. "
-                f"Received: fan_in={fan_in!r}"
-            )
-        self.fan_in = None if fan_in is None else int(fan_in)
+        self.fan_in = check_int("fan_in", fan_in, 1, optional=True)
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
-        """Weights in float32 or float64, finite, of that shape and fan-in."""
+        """Returns finite weights of a shape, in float32 or float64.
+
+        Args:
+            shape: tuple of int. The shape of the kernel.
+            fan_in: int. The fan-in, at least 1.
+        """
         raise NotImplementedError
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
-        """Weights of that shape.
+        """Returns the weights of a kernel.
 
         Args:
-            shape: Of the kernel, ints.
-            dtype: "float16", "bfloat16", "float32" or "float64"; by default
-                `keras.config.floatx()`.
+            shape: Sequence of int. The shape of the kernel.
+            dtype: str or dtype. One of "float16", "bfloat16", "float32" and
+                "float64". Defaults to `keras.config.floatx()`.
 
         Returns:
             A tensor. The weights are drawn in float32 and cast last, so that
-            they are the same in every dtype but for rounding; what lies beyond
-            the range of the dtype is clipped to it.
+            they differ between dtypes by rounding only. Values beyond the
+            range of the dtype are clipped to it.
 
         Raises:
-            ValueError: The dtype is another one, or `input_axes` and
+            ValueError: If the dtype is another one, or if `input_axes` and
                 `output_axes` are not axes of the shape.
         """
         dtype = check_dtype(dtype)
@@ -96,20 +103,85 @@ class FanInInitializer(keras.initializers.VarianceScaling):
         fan_in = self.fan_in
         if fan_in is None:
             fan_in, _ = compute_fans(shape, self.input_axes, self.output_axes)
-        # An empty kernel has a fan-in of 0, and needs no scale.
+        # The fan-in of an empty kernel is 0, and its scale does not matter.
         return cast_finite(self.draw(shape, max(1, fan_in)), dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, fit for JSON."""
+        """Returns the constructor's arguments as JSON can hold them."""
         config = super().get_config()
-        own = {"fan_in": self.fan_in}
-        return own | {
-            key: config[key] for key in ("input_axes", "output_axes", "seed")
+        # Copied, so that a changed config does not change the initializer.
+        return {
+            "fan_in": self.fan_in,
+            "input_axes": copy.copy(self.input_axes),
+            "output_axes": copy.copy(self.output_axes),
+            "seed": config["seed"],
         }
 
 
+def compute_fans(
+    shape: Sequence[int],
+    input_axes: Sequence[int] | None = None,
+    output_axes: Sequence[int] | None = None,
+) -> tuple[int, int]:
+    """Returns the fan-in and the fan-out of a kernel, by the rule of Keras.
+
+    If axes are given, the fans are the products of the sizes along them.
+    Otherwise they follow from the rank:
+
+        ()             1, 1
+        (n,)           n, n
+        (n, m)         n, m                        Dense
+        (..., n, m)    n prod(...), m prod(...)    convolutions
+
+    Args:
+        shape: Sequence of int. The shape of the kernel.
+        input_axes: Sequence of int. The axes of `shape` that the layer sums
+            over.
+        output_axes: Sequence of int. The axes of `shape` that the layer's
+            output has.
+
+    Returns:
+        Two ints, fan-in and fan-out. They are 0 if the kernel has no entries.
+
+    Raises:
+        ValueError: If an axis is not an axis of `shape`.
+
+    Example:
+        >>> compute_fans((3, 3, 64, 128))
+        (576, 1152)
+        >>> compute_fans((64, 4, 16), input_axes=[0], output_axes=[1, 2])
+        (64, 64)
+
+    Reference:
+        `keras.initializers.VarianceScaling` of Keras 3.15, which receives the
+        axes from `EinsumDense`.
+    """
+    shape = tuple(int(size) for size in shape)
+    if input_axes is not None and output_axes is not None:
+        return (
+            _size_along("input_axes", input_axes, shape),
+            _size_along("output_axes", output_axes, shape),
+        )
+    if not shape:
+        return 1, 1
+    if len(shape) == 1:
+        return shape[0], shape[0]
+    receptive_field = math.prod(shape[:-2])
+    return shape[-2] * receptive_field, shape[-1] * receptive_field
+
+
+def _size_along(name: str, axes: Sequence[int], shape: tuple[int, ...]) -> int:
+    if any(not -len(shape) <= axis < len(shape) for axis in axes):
+        received: dict[str, Any] = {name: list(axes)}
+        refuse(
+            f"{name} must be axes of the kernel, whose shape is {shape}.",
+            **received,
+        )
+    return math.prod(shape[axis] for axis in axes)
+
+
 def cast_finite(values: tf.Tensor, dtype: str) -> tf.Tensor:
-    """Finite values in another dtype, clipped to its range."""
+    """Returns finite values in another dtype, clipped to its range."""
     target = tf.as_dtype(dtype)
     if float(target.max) < float(values.dtype.max):
         limit = tf.constant(float(target.max), values.dtype)
@@ -118,34 +190,26 @@ def cast_finite(values: tf.Tensor, dtype: str) -> tf.Tensor:
 
 
 def stateless_seed(seed: int | keras.random.SeedGenerator) -> tf.Tensor:
-    """Two int32, as `tf.random.stateless_*` and distributions take them."""
+    """Returns a seed for `tf.random.stateless_*` and TFP distributions."""
     return keras.random.randint(
         (2,), minval=0, maxval=2**31 - 1, dtype="int32", seed=seed
     )
 
 
-def given(**parameters: Any) -> dict[str, Any]:
-    """The parameters that are not None, for functions with defaults."""
-    return {key: v for key, v in parameters.items() if v is not None}
-
-
-def plain(value: Any) -> float | list[float] | None:
-    """A number, a few numbers or None, as JSON can hold them."""
-    return None if value is None else np.asarray(value, float).tolist()
-
-
-def is_int(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def without_none(**arguments: Any) -> dict[str, Any]:
+    """Returns the arguments that are not None, for functions with defaults."""
+    return {name: v for name, v in arguments.items() if v is not None}
 
 
 def _check_seed(seed: Any) -> Any:
-    # A dict is the config of a SeedGenerator, which Keras makes one of.
+    # Keras makes a SeedGenerator of a dict, which is its config.
     if seed is None or isinstance(seed, keras.random.SeedGenerator | dict):
         return seed
     if not is_int(seed) or not -(2**63) <= seed < 2**63:
-        raise ValueError(
+        refuse(
             "seed must be None, an int of 64 bits, or a "
-            f"keras.random.SeedGenerator. Received: seed={seed!r}"
+            "keras.random.SeedGenerator.",
+            seed=seed,
         )
     return int(seed)
 
@@ -154,20 +218,24 @@ def _check_axes(name: str, axes: Any) -> list[int] | None:
     if axes is None:
         return None
     if not isinstance(axes, list | tuple) or not all(map(is_int, axes)):
-        raise ValueError(
-            f"{name} must be a list of ints, or None. Received: {name}={axes!r}"
-        )
+        refuse(f"{name} must be a list of ints or None.", **{name: axes})
     return [int(axis) for axis in axes]
 
 
 def check_dtype(dtype: Any) -> str:
+    """Returns the name of a dtype of weights, `keras.config.floatx()` for None.
+
+    Raises:
+        ValueError: If the dtype is not one of real numbers.
+    """
     try:
         name = keras.backend.standardize_dtype(dtype)
     except (ValueError, TypeError):
         name = None
     if name not in _DTYPES:
-        raise ValueError(
+        refuse(
             f"dtype must be one of {', '.join(_DTYPES)}, since weights are "
-            f"real numbers. Received: dtype={dtype!r}"
+            "real numbers.",
+            dtype=dtype,
         )
     return name

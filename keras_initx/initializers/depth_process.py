@@ -10,76 +10,77 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_initx import theory
-from keras_initx.initializers.base import FanInInitializer, is_int, plain
-from keras_initx.initializers.paths import PathCache, Paths, generator
-from keras_initx.validation import is_real
+from keras_initx.initializers.base import FanInInitializer
+from keras_initx.initializers.depth_paths import DepthPaths, shared_paths
+from keras_initx.validation import check_choice, check_int, check_real, refuse
 
 _LENGTH_SCALE = 0.1
 _KINDS = ("white", "smooth", "fractional")
-# Beyond, float32 has no weights left.
-_LARGEST_SCALE = 1e30
-# The paths of networks that are being built, of any process.
-_CACHE = PathCache()
 
 
 class DepthProcess:
-    """A law for the weights of all layers of a deep network at once.
+    """A distribution of the weights of all layers of a deep network at once.
 
-    Every weight entry has one path over the layers, and `at(index)` is the
-    initializer of the layer with that index, its weights
+    Each entry of a kernel has one path over the layers, and `at(index)` is the
+    initializer of the layer with that index. Its weights are
 
         w_k = sqrt(scale / fan_in) x_k
 
-    with x a stationary normal process of unit variance over k = 0, ...,
-    depth - 1, independent for each entry of the kernel:
+    where x is a stationary normal process of unit variance over the layers
+    k = 0, ..., depth - 1, independent for each entry of the kernel:
 
         kind          x_k                                   branch scale
-        white         independent                           depth^(-1/2)
-        smooth        values of a squared exponential       depth^(-1)
-                      process of that length scale
+        white         independent values                    depth^(-1/2)
+        smooth        values of a process with a squared    depth^(-1)
+                      exponential covariance
         fractional    increments of fractional Brownian     depth^(-hurst)
                       motion, times depth^hurst
 
     The last column is the scale of a residual branch with one matrix at which
-    a deep network neither explodes nor stays the identity; of a hurst below
-    1/4 see `theory.critical_exponent`.
+    a deep network neither explodes nor tends to the identity. For a Hurst index
+    below 1/4 see `theory.critical_exponent`.
 
-    All initializers of one process see the same paths, whoever is called first
-    and in whatever order, in this process or after loading. They hold no state
-    but their config: the paths follow from it and from the number of entries
-    of the kernel. What was drawn of a path is kept until each layer has asked
-    for its part, or until `clear_cache`, at most 1 GiB in all, so that a
-    network of L layers costs O(L log L). Where the weights of one kernel over
-    all layers are larger than 256 MiB, its paths are drawn anew for each such
-    part of them.
+    All initializers of one process see the same paths, in whatever order they
+    are called, and also after saving and loading. Their configs, and the
+    number of entries of a kernel, determine the paths completely. The values of
+    a path are computed for all layers at once and kept until each layer has
+    asked for its own, so that a network of L layers costs O(L log L). They take
+    at most 1 GiB for one process and are freed with the process and its
+    initializers, or by `clear_cache`. If the weights of one kernel over all
+    layers are larger than 256 MiB, the paths are computed again for each part
+    of 256 MiB.
 
     Args:
-        depth: Number of layers, an int >= 1.
-        kind: "white", "smooth" or "fractional".
-        length_scale: Of "smooth", as a share of the depth, in (0, 100]; 0.1
-            by default.
-        hurst: Of "fractional", which needs it, in (0, 1]. At 1/2 it is white;
-            at 1 all layers have the same weights.
-        scale: As `theory.critical_scale` has it, from 1e-30 to 1e30: 1 for a
-            branch that is scaled down, 2 for He's weights.
-        seed: None, which draws one from the generator that
-            `keras.utils.set_random_seed` sets, or an int.
+        depth: int. The number of layers, at least 1.
+        kind: str. "white", "smooth" or "fractional". Defaults to "white".
+        length_scale: float. The length scale of a smooth process as a share
+            of the depth, in (0, 100]. Defaults to 0.1.
+        hurst: float. The Hurst index of a fractional process, which requires
+            it, in (0, 1]. At 1/2 the process is white, at 1 all layers have the
+            same weights.
+        scale: float. The variance of a weight times the fan-in, as in
+            `theory.critical_scale`, from 1e-30 to 1e30: 1 for branches that
+            are scaled down, 2 for He initialization. Defaults to 1.
+        seed: int. The seed of all layers. By default it is drawn from the
+            generator that `keras.utils.set_random_seed` seeds.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is out of range.
 
     Example:
+        >>> process = DepthProcess(
+        ...     depth=1000, kind="fractional", hurst=0.7, seed=1
+        ... )
+        >>> layers = [
+        ...     keras.layers.Dense(64, kernel_initializer=process.at(index))
+        ...     for index in range(1000)
+        ... ]
 
-    >>> process = DepthProcess(depth=1000, kind="fractional", hurst=0.7, seed=1)
-    >>> layers = [
-    ...     keras.layers.Dense(64, kernel_initializer=process.at(index))
-    ...     for index in range(1000)
-    ... ]
-
-    Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
-    arXiv:2206.06929. Smooth weights are the values of the process, as in their
-    later code; fractional ones are exact, see `theory.fractional_process`.
+    Reference:
+        Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025, arXiv:2206.06929.
+        Smooth weights are the values of the process, as in the authors' later
+        code. Fractional weights have the exact covariance, see
+        `theory.fractional_process`.
     """
 
     def __init__(
@@ -91,9 +92,10 @@ class DepthProcess:
         scale: float = 1.0,
         seed: int | None = None,
     ):
-        # An initializer checks all of it, and draws the seed that they share.
+        # The first initializer checks the arguments and draws the seed.
         first = DepthWeights(depth, 0, kind, length_scale, hurst, scale, seed)
         self._config = first.get_config() | {"seed": first.seed}
+        self._paths = first.paths
         self.depth = first.depth
 
     def at(
@@ -105,78 +107,91 @@ class DepthProcess:
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
     ) -> DepthWeights:
-        """The initializer of one layer.
+        """Returns the initializer of one layer.
 
         Args:
-            index: Of the layer, from 0 to depth - 1.
-            stream: An int >= 0. Kernels of one layer, or branch, take
-                different streams, whose paths are independent; with one
-                stream they are equal, as the query, key and value of
-                `MultiHeadAttention` are, which takes one initializer only.
-            fan_in: As in `FractionalMoment`.
-            input_axes: As in `FractionalMoment`.
-            output_axes: As in `FractionalMoment`.
+            index: int. The index of the layer, from 0 to depth - 1.
+            stream: int. The number of the kernel in its layer, at least 0.
+                The paths of different streams are independent. Kernels of
+                equal shape and stream are equal, such as the query, key and
+                value kernels of `MultiHeadAttention`, which takes a single
+                initializer. Defaults to 0.
+            fan_in: int. Overrides the fan-in that the shape or the axes give,
+                at least 1.
+            input_axes: list of int. The axes of the kernel that the layer sums
+                over.
+            output_axes: list of int. The axes of the kernel that the layer's
+                output has.
 
         Returns:
-            An initializer that is complete in itself: it can be saved and
-            loaded without the process.
+            A `DepthWeights` initializer. It can be saved and loaded without
+            the process.
 
         Raises:
-            ValueError: The index is outside the depth, or another argument
-                outside its range.
+            ValueError: If an argument is out of range.
         """
-        own = {
+        chosen = {
             "index": index,
             "stream": stream,
             "fan_in": fan_in,
             "input_axes": input_axes,
             "output_axes": output_axes,
         }
-        return DepthWeights(**(self._config | own))
+        return DepthWeights(**(self._config | chosen))
 
-    @staticmethod
-    def clear_cache() -> None:
-        """Forget what is kept of the paths of all processes."""
-        _CACHE.clear()
+    def clear_cache(self) -> None:
+        """Frees the memory of the paths; later calls compute them again."""
+        self._paths.clear()
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, fit for JSON."""
+        """Returns the constructor's arguments as JSON can hold them."""
         names = ("depth", "kind", "length_scale", "hurst", "scale", "seed")
         return {name: self._config[name] for name in names}
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
 class DepthWeights(FanInInitializer):
-    """The weights of one layer under a `DepthProcess`, which makes these.
+    """Weights of one layer under a `DepthProcess`.
+
+        w_k = sqrt(scale / fan_in) x_k
+
+    Here k is the index of the layer and x the process. `DepthProcess.at`
+    returns these initializers; all those of one process share its paths.
 
     Args:
-        depth: As in `DepthProcess`.
-        index: Of the layer, from 0 to depth - 1.
-        kind: As in `DepthProcess`.
-        length_scale: As in `DepthProcess`.
-        hurst: As in `DepthProcess`.
-        scale: As in `DepthProcess`.
-        seed: As in `DepthProcess`.
-        stream: As in `DepthProcess.at`.
-        fan_in: As in `FractionalMoment`.
-        input_axes: As in `FractionalMoment`.
-        output_axes: As in `FractionalMoment`.
+        depth: int. The number of layers, at least 1.
+        index: int. The index of the layer, from 0 to depth - 1.
+        kind: str. "white", "smooth" or "fractional". Defaults to "white".
+        length_scale: float. The length scale of a smooth process as a share
+            of the depth, in (0, 100]. Defaults to 0.1.
+        hurst: float. The Hurst index of a fractional process, which requires
+            it, in (0, 1].
+        scale: float. The variance of a weight times the fan-in, from 1e-30 to
+            1e30. Defaults to 1.
+        seed: int. The seed, the same one in all layers of a network.
+        stream: int. The number of the kernel in its layer, at least 0.
+            Defaults to 0.
+        fan_in: int. Overrides the fan-in that the shape or the axes give, at
+            least 1.
+        input_axes: list of int. The axes of the kernel that the layer sums
+            over. `EinsumDense` and attention layers set them.
+        output_axes: list of int. The axes of the kernel that the layer's
+            output has. `EinsumDense` and attention layers set them.
 
     Returns:
-        When called with a shape and dtype, weights in float16, bfloat16,
-        float32 or float64, the same in a graph and out of it.
+        When called with a shape and a dtype: weights in float16, bfloat16,
+        float32 or float64, the same in a graph and in eager mode.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is out of range.
 
     Example:
+        >>> third = DepthProcess(10, kind="smooth", seed=1).at(3)
+        >>> third((64, 64)).shape
+        TensorShape([64, 64])
 
-    >>> third = DepthProcess(10, kind="smooth", seed=1).at(3)
-    >>> third((64, 64)).shape
-    TensorShape([64, 64])
-
-    Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
-    arXiv:2206.06929.
+    Reference:
+        Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025, arXiv:2206.06929.
     """
 
     shares_seed = True
@@ -196,75 +211,48 @@ class DepthWeights(FanInInitializer):
         output_axes: Sequence[int] | None = None,
     ):
         if isinstance(seed, keras.random.SeedGenerator | dict):
-            raise ValueError(
+            refuse(
                 "seed must be an int or None: the layers of a process share "
-                f"it, and its state would move on. Received: seed={seed!r}"
+                "it, and the state of a SeedGenerator changes at each call.",
+                seed=seed,
             )
         super().__init__(fan_in, input_axes, output_axes, seed)
-        if kind not in _KINDS:
-            raise ValueError(
-                f"kind must be one of {', '.join(_KINDS)}. "
-                f"Received: kind={kind!r}"
-            )
-        for name, value, own in (
+        self.kind = check_choice("kind", kind, _KINDS)
+        for name, value, kind_of_name in (
             ("length_scale", length_scale, "smooth"),
             ("hurst", hurst, "fractional"),
         ):
-            if value is not None and kind != own:
-                raise ValueError(
-                    f"{name} is of kind={own!r}. "
-                    f"Received: {name}={value!r}, kind={kind!r}"
+            if value is not None and kind != kind_of_name:
+                received: dict[str, Any] = {name: value, "kind": kind}
+                refuse(
+                    f"{name} is an argument of kind={kind_of_name!r} only.",
+                    **received,
                 )
         if kind == "smooth" and length_scale is None:
             length_scale = _LENGTH_SCALE
-        # Theory refuses what is out of range; of "white" there is the depth.
-        known = length_scale if kind == "smooth" else _LENGTH_SCALE
-        theory.smooth_covariance(0, depth, known)
-        if kind == "fractional":
-            theory.fractional_noise_covariance(0, hurst)
-        self.depth = int(depth)
-        self.length_scale = plain(length_scale)
-        self.hurst = plain(hurst)
-        if not (is_int(index) and 0 <= index < depth):
-            raise ValueError(
-                f"index must be an int from 0 to depth - 1 = {depth - 1}. "
-                f"Received: index={index!r}"
-            )
-        self.index = int(index)
-        if not (is_int(stream) and stream >= 0):
-            raise ValueError(
-                f"stream must be an int >= 0. Received: stream={stream!r}"
-            )
-        self.stream = int(stream)
-        self.kind = kind
-        if not (
-            is_real(scale) and 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE
-        ):
-            raise ValueError(
-                f"scale must be from {1 / _LARGEST_SCALE} to {_LARGEST_SCALE}. "
-                f"Received: scale={scale!r}"
-            )
-        self.scale = float(scale)
+        self.depth = check_int("depth", depth, 1)
+        self.index = check_int("index", index, 0, self.depth - 1)
+        self.length_scale = check_real(
+            "length_scale", length_scale, "(0, 100]", optional=True
+        )
+        self.hurst = check_real(
+            "hurst", hurst, "(0, 1]", optional=kind != "fractional"
+        )
+        self.scale = check_real("scale", scale, "[1e-30, 1e30]")
+        self.stream = check_int("stream", stream, 0)
+        parameter = self.length_scale if kind == "smooth" else self.hurst
+        self.paths: DepthPaths = shared_paths(
+            self.kind, self.depth, parameter, self.seed % 2**64
+        )
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
-        seed = self.seed % 2**64
-        entries = math.prod(shape)
-        if self.kind == "white":
-            rng = generator(seed, self.stream, entries, self.index)
-            values = rng.standard_normal(entries, dtype=np.float32)
-        else:
-            parameter = (
-                self.hurst if self.kind == "fractional" else self.length_scale
-            )
-            paths = Paths(
-                self.kind, self.depth, parameter, seed, self.stream, entries
-            )
-            values = _CACHE.layer(paths, self.index)
+        """Returns the weights of the layer in float32."""
+        values = self.paths.at_layer(self.index, self.stream, math.prod(shape))
         values *= np.float32(math.sqrt(self.scale / fan_in))
         return tf.convert_to_tensor(values.reshape(shape))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, fit for JSON."""
+        """Returns the constructor's arguments as JSON can hold them."""
         return {
             "depth": self.depth,
             "index": self.index,

@@ -1,13 +1,13 @@
-"""Distributions as plain numbers, and back.
+"""Conversion of distributions to plain configs and back.
 
-A distribution is written as
+The config of a distribution is its class and its parameters,
 
     {"distribution": "tfp.distributions.StudentT",
      "parameters": {"df": 3.0, "loc": 0.0, "scale": 1.0}}
 
-whose parameters may hold distributions in turn. Read back are classes of
-TensorFlow Probability's and our own public distributions, by name, and nothing
-else: a file cannot make us import or call another thing.
+where parameters may be configs of distributions in turn. Only the
+distributions of TensorFlow Probability and the public ones of this package are
+read back, by name: a file cannot make Python import or call anything else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.validation import refuse
+
 
 def _tfp() -> Any:
     import tensorflow_probability
@@ -25,61 +27,66 @@ def _tfp() -> Any:
     return tensorflow_probability.distributions
 
 
-def _ours() -> Any:
+def _keras_initx() -> Any:
     return importlib.import_module("keras_initx.distributions")
 
 
-# Where classes may come from; imported when one does.
-_HOMES = {"tfp.distributions": _tfp, "keras_initx.distributions": _ours}
-# How to behave, not what to draw.
-_MANNERS = ("validate_args", "allow_nan_stats", "name")
+# The modules of the allowed classes, which are imported on first use.
+_MODULES = {
+    "tfp.distributions": _tfp,
+    "keras_initx.distributions": _keras_initx,
+}
+# Parameters that do not change the distribution.
+_IGNORED = ("validate_args", "allow_nan_stats", "name")
 
 
 def to_config(distribution: Any) -> dict[str, Any]:
-    """A distribution's class and parameters, the numbers they are now.
+    """Returns the class and the present parameters of a distribution.
 
     Args:
         distribution: An instance of a class of `tfp.distributions` or
             `kx.distributions`.
 
     Raises:
-        ValueError: It is none, or a parameter is not made of numbers, names
-            and such distributions.
+        ValueError: If it is not one, or if a parameter is not made of numbers,
+            names and such distributions.
     """
     return {
-        "distribution": _name(distribution),
+        "distribution": _class_name(distribution),
         "parameters": {
-            key: _plain(value, f"{key} of {type(distribution).__name__}")
+            key: _to_plain(value, f"{key} of {type(distribution).__name__}")
             for key, value in distribution.parameters.items()
-            if key not in _MANNERS
+            if key not in _IGNORED
         },
     }
 
 
 def from_config(config: dict[str, Any], validate_args: bool = False) -> Any:
-    """The distribution that a config describes, in float32.
+    """Returns the distribution of a config, in float32.
 
     Args:
-        config: As `to_config` gives it.
-        validate_args: As distributions take it, for all inside too.
+        config: dict. A config as returned by `to_config`.
+        validate_args: bool. Passed to the distribution and to all distributions
+            among its parameters. Defaults to False.
 
     Raises:
-        ValueError: The config is of another form or names another class.
+        ValueError: If the config has another form or names another class.
     """
     if set(config) != {"distribution", "parameters"} or not isinstance(
         config["parameters"], dict
     ):
-        raise ValueError(
+        refuse(
             "A distribution's config must have the keys 'distribution' and "
-            f"'parameters'. Received: config={config!r}"
+            "'parameters'.",
+            config=config,
         )
     parameters = {
-        key: _read(value, validate_args)
+        key: _from_plain(value, validate_args)
         for key, value in config["parameters"].items()
     }
-    kind = _find(config["distribution"])
+    cls = _find_class(config["distribution"])
     try:
-        return kind(**parameters, validate_args=validate_args)
+        return cls(**parameters, validate_args=validate_args)
     except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
             "A distribution's parameters must be valid. "
@@ -87,48 +94,50 @@ def from_config(config: dict[str, Any], validate_args: bool = False) -> Any:
         ) from error
 
 
-def names_in(config: Any) -> set[str]:
-    """The classes that a config names, however deep."""
+def class_names(config: Any) -> set[str]:
+    """Returns the names of all classes in a config, at any depth."""
     if isinstance(config, list):
-        return set().union(*map(names_in, config))
+        return set().union(*map(class_names, config))
     if not isinstance(config, dict) or "distribution" not in config:
         return set()
-    inner = names_in(list(config["parameters"].values()))
+    inner = class_names(list(config["parameters"].values()))
     return inner | {config["distribution"].rpartition(".")[2]}
 
 
-def _is_distribution(thing: Any) -> bool:
-    return isinstance(thing, _tfp().Distribution)
+def _is_distribution(value: Any) -> bool:
+    return isinstance(value, _tfp().Distribution)
 
 
-def _name(distribution: Any) -> str:
-    kind = type(distribution)
+def _class_name(distribution: Any) -> str:
+    cls = type(distribution)
     if _is_distribution(distribution):
-        for name, home in _HOMES.items():
-            if getattr(home(), kind.__name__, None) is kind:
-                return f"{name}.{kind.__name__}"
-    raise ValueError(
+        for name, module in _MODULES.items():
+            if getattr(module(), cls.__name__, None) is cls:
+                return f"{name}.{cls.__name__}"
+    refuse(
         "distribution must be an instance of a class of tfp.distributions or "
-        "keras_initx.distributions, so that a saved model can be loaded. "
-        f"Received: distribution={distribution!r}"
+        "keras_initx.distributions, so that a saved model can be loaded.",
+        distribution=distribution,
     )
 
 
-def _find(name: Any) -> type:
-    home, _, kind = str(name).rpartition(".")
-    if home in _HOMES and not kind.startswith("_"):
-        found = getattr(_HOMES[home](), kind, None)
-        if isinstance(found, type) and issubclass(found, _tfp().Distribution):
-            return found
-    raise ValueError(
-        f"A distribution's config must name a class of {' or '.join(_HOMES)}. "
-        f"Received: distribution={name!r}"
+def _find_class(name: Any) -> type:
+    module, _, class_name = str(name).rpartition(".")
+    if module in _MODULES and not class_name.startswith("_"):
+        cls = getattr(_MODULES[module](), class_name, None)
+        if isinstance(cls, type) and issubclass(cls, _tfp().Distribution):
+            return cls
+    refuse(
+        "A distribution's config must name a class of "
+        f"{' or '.join(_MODULES)}.",
+        distribution=name,
     )
 
 
-def _plain(value: Any, name: str) -> Any:
+def _to_plain(value: Any, name: str) -> Any:
+    """Returns a parameter as JSON can hold it."""
     if isinstance(value, np.generic):
-        # A float of NumPy's would make the distribution one of float64.
+        # A NumPy float would make the distribution one of float64.
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -137,7 +146,7 @@ def _plain(value: Any, name: str) -> Any:
     if _is_distribution(value):
         return to_config(value)
     if isinstance(value, list | tuple):
-        return [_plain(item, name) for item in value]
+        return [_to_plain(item, name) for item in value]
     try:
         tensor = tf.convert_to_tensor(value)
         if tensor.dtype == tf.bfloat16:
@@ -154,9 +163,10 @@ def _plain(value: Any, name: str) -> Any:
     return array.tolist()
 
 
-def _read(value: Any, validate_args: bool) -> Any:
+def _from_plain(value: Any, validate_args: bool) -> Any:
+    """Returns the parameter that `_to_plain` was called with."""
     if isinstance(value, list):
-        return [_read(item, validate_args) for item in value]
+        return [_from_plain(item, validate_args) for item in value]
     if isinstance(value, dict) and set(value) == {"dtype"}:
         return tf.as_dtype(value["dtype"])
     if isinstance(value, dict):

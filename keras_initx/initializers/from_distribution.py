@@ -1,4 +1,4 @@
-"""Weights of any distribution that TensorFlow Probability has."""
+"""Weights drawn from any distribution of TensorFlow Probability."""
 
 from __future__ import annotations
 
@@ -14,71 +14,75 @@ from keras_initx import theory
 from keras_initx.initializers import distribution_config
 from keras_initx.initializers.base import (
     FanInInitializer,
-    given,
-    plain,
     stateless_seed,
+    without_none,
 )
-from keras_initx.validation import check_bool
+from keras_initx.validation import check_bool, check_real, refuse
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
 class FromDistribution(FanInInitializer):
-    """Weights of any TFP distribution, scaled to keep the signal's variance.
+    """Weights drawn from any TFP distribution, scaled to preserve the variance.
 
     With z drawn from the distribution,
 
-        preserve_variance=True    w = sqrt(scale / fan_in) z / stddev(z)
-        preserve_variance=False   w = z
+        preserve_variance=True     w = sqrt(scale / fan_in) z / stddev(z)
+        preserve_variance=False    w = z
 
-    where scale = `theory.critical_scale(activation)`: sums of fan_in terms w x
-    then have the variance of pre-activations that the layer before had.
+    where scale = `theory.critical_scale(activation)`. A sum of fan_in terms
+    w x then has the variance that the pre-activations of the layer before had.
 
-    Only scale is touched. `preserve_variance` therefore asks for a mean of
-    zero, since a mean adds fan_in^2 times its square to the second moment, and
-    for a finite variance. Of the heavy-tailed, `StudentT` has one for df > 2,
-    `Cauchy` none; `kx.initializers.AlphaStable` is for those.
+    Draws are scaled but not shifted. To preserve the variance, the distribution
+    must have mean zero, since a mean adds fan_in^2 times its square to the
+    second moment, and a finite variance. Among heavy-tailed distributions
+    `StudentT` has one for df > 2, and `Cauchy` has none: use
+    `kx.initializers.AlphaStable` for those.
 
     Args:
         distribution: An instance of a class of `tfp.distributions` or
-            `kx.distributions` with batch and event shape (). Its parameters
-            are read once, as plain numbers; so are distributions among them,
-            as in `MixtureSameFamily`.
-        preserve_variance: Whether to scale the draws; False leaves the scale
-            as it is.
-        activation: Of the layer before, a name that `theory.critical_scale`
-            knows; not used if `preserve_variance` is False.
-        negative_slope: Of "leaky_relu"; by default 0.2, as in
-            `keras.activations.leaky_relu` (`keras.layers.LeakyReLU` has 0.3).
-        fan_in: An int >= 1 in place of the fan-in that shape or axes give.
-        input_axes: Axes of the kernel that the layer sums over, and
-        output_axes: axes that its output has: ints, both or neither.
-            `EinsumDense` and attention layers fill them in.
-        seed: None, an int, or a `keras.random.SeedGenerator`. With an int,
-            equal shapes get equal weights, such as the query, key and value
+            `kx.distributions` with batch and event shape (). Its parameters are
+            read once, as plain numbers, and so are distributions among them, as
+            in `MixtureSameFamily`.
+        preserve_variance: bool. Whether to scale the draws as above. Defaults
+            to True.
+        activation: str. The activation of the layer before, a name of
+            `theory.critical_scale`. Not used if `preserve_variance` is False.
+            Defaults to "relu".
+        negative_slope: float. The slope of "leaky_relu" below 0. Defaults to
+            0.2, as in `keras.activations.leaky_relu` (the default of
+            `keras.layers.LeakyReLU` is 0.3).
+        fan_in: int. Overrides the fan-in that the shape or the axes give, at
+            least 1.
+        input_axes: list of int. The axes of the kernel that the layer sums
+            over. `EinsumDense` and attention layers set them.
+        output_axes: list of int. The axes of the kernel that the layer's
+            output has. `EinsumDense` and attention layers set them.
+        seed: None, int or `keras.random.SeedGenerator`. With an int, kernels
+            of equal shape get equal weights, such as the query, key and value
             kernels of `MultiHeadAttention`: see `keras_initx.initializers`.
 
     Returns:
-        When called with a shape and dtype, weights in float16, bfloat16,
+        When called with a shape and a dtype: weights in float16, bfloat16,
         float32 or float64, drawn in float32 and clipped to the range of the
         dtype.
 
     Raises:
-        ValueError: The distribution has no zero mean or no finite variance to
-            preserve, or is not one number, or cannot be saved; or another
-            argument is outside its range.
+        ValueError: If the distribution is not one of real numbers, cannot be
+            saved, or has no mean zero and finite variance to preserve, or if
+            another argument is out of range.
 
     Example:
+        >>> import tensorflow_probability as tfp
+        >>> student = tfp.distributions.StudentT(df=5.0, loc=0.0, scale=1.0)
+        >>> layer = keras.layers.Dense(
+        ...     256, kernel_initializer=FromDistribution(student)
+        ... )
+        >>> layer.build((None, 256))
+        >>> f"{keras.ops.std(layer.kernel):.2f}"  # sqrt(2 / 256) = 0.088
+        '0.09'
 
-    >>> import tensorflow_probability as tfp
-    >>> student = tfp.distributions.StudentT(df=5.0, loc=0.0, scale=1.0)
-    >>> layer = keras.layers.Dense(
-    ...     256, kernel_initializer=FromDistribution(student)
-    ... )
-    >>> layer.build((None, 256))
-    >>> f"{keras.ops.std(layer.kernel):.2f}"  # sqrt(2 / 256) = 0.088
-    '0.09'
-
-    Reference: He et al., ICCV (2015), arXiv:1502.01852, for the scale.
+    Reference:
+        He et al., ICCV (2015), arXiv:1502.01852, for the scale.
     """
 
     def __init__(
@@ -93,39 +97,42 @@ class FromDistribution(FanInInitializer):
         seed: int | keras.random.SeedGenerator | None = None,
     ):
         super().__init__(fan_in, input_axes, output_axes, seed)
+        self.preserve_variance = check_bool(
+            "preserve_variance", preserve_variance
+        )
+        # Parameters are read eagerly, also where a model is built in a graph.
         with tf.init_scope():
             if not isinstance(distribution, dict):
                 distribution = distribution_config.to_config(distribution)
-            law = _scalar_law(distribution)
-            preserve_variance = check_bool(
-                "preserve_variance", preserve_variance
-            )
+            scalar = _scalar_distribution(distribution)
             self._stddev = (
-                _stddev(distribution, law) if preserve_variance else 1.0
+                _stddev(distribution, scalar) if self.preserve_variance else 1.0
             )
         if not isinstance(activation, str):
-            raise ValueError(
-                "activation must be a name, which a saved model can hold. "
-                f"Received: activation={activation!r}"
+            refuse(
+                "activation must be a name, which a saved model can hold.",
+                activation=activation,
             )
-        self._scale = theory.critical_scale(
-            activation, **given(negative_slope=negative_slope)
-        )
         self.distribution = copy.deepcopy(distribution)
-        self.preserve_variance = preserve_variance
         self.activation = activation
-        self.negative_slope = plain(negative_slope)
+        self.negative_slope = check_real(
+            "negative_slope", negative_slope, optional=True
+        )
+        self._scale = theory.critical_scale(
+            activation, **without_none(negative_slope=self.negative_slope)
+        )
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
-        law = distribution_config.from_config(self.distribution)
+        """Returns draws of the distribution in float32."""
+        distribution = distribution_config.from_config(self.distribution)
         seed = stateless_seed(self.seed)
-        weights = tf.cast(law.sample(shape, seed=seed), tf.float32)
+        weights = tf.cast(distribution.sample(shape, seed=seed), tf.float32)
         if self.preserve_variance:
             weights *= math.sqrt(self._scale / fan_in) / self._stddev
         return tf.clip_by_value(weights, tf.float32.min, tf.float32.max)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, fit for JSON."""
+        """Returns the constructor's arguments as JSON can hold them."""
         return {
             "distribution": copy.deepcopy(self.distribution),
             "preserve_variance": self.preserve_variance,
@@ -134,26 +141,31 @@ class FromDistribution(FanInInitializer):
         } | super().get_config()
 
 
-def _scalar_law(config: dict[str, Any]) -> Any:
-    """The distribution, valid and of one real number."""
-    law = distribution_config.from_config(config, validate_args=True)
-    shapes = {"batch": law.batch_shape, "event": law.event_shape}
+def _scalar_distribution(config: dict[str, Any]) -> Any:
+    """Returns the distribution, checked to be valid and of one number."""
+    distribution = distribution_config.from_config(config, validate_args=True)
+    shapes = {
+        "batch": distribution.batch_shape,
+        "event": distribution.event_shape,
+    }
     for kind, shape in shapes.items():
         if not isinstance(shape, tf.TensorShape) or shape != []:
-            raise ValueError(
-                f"distribution must be of one number: its {kind} shape must be "
-                f"(). Received: distribution={law!r}"
+            refuse(
+                f"distribution must be of one number: its {kind} shape must "
+                "be ().",
+                distribution=distribution,
             )
-    return law
+    return distribution
 
 
-def _stddev(config: dict[str, Any], law: Any) -> float:
-    """The standard deviation, where it can be preserved."""
+def _stddev(config: dict[str, Any], distribution: Any) -> float:
+    """Returns the standard deviation, if it can be preserved."""
     try:
-        mean, variance = float(law.mean()), float(law.variance())
+        mean = float(distribution.mean())
+        variance = float(distribution.variance())
     except NotImplementedError:
         mean, variance = math.nan, math.nan
-    if "VonMises" in distribution_config.names_in(config):
+    if "VonMises" in distribution_config.class_names(config):
         reason = "TFP's variance of VonMises is that of directions on a circle"
     elif not math.isfinite(variance) or variance <= 0:
         reason = f"its variance is {variance}"
@@ -164,8 +176,9 @@ def _stddev(config: dict[str, Any], law: Any) -> float:
         )
     else:
         return math.sqrt(variance)
-    raise ValueError(
-        "preserve_variance=True needs a distribution of mean zero and a known, "
-        f"finite variance; of this one, {reason}. With preserve_variance=False "
-        f"weights are drawn as it is. Received: distribution={law!r}"
+    refuse(
+        "distribution must have mean zero and a known, finite variance with "
+        f"preserve_variance=True, but {reason}. With preserve_variance=False "
+        "the draws are not scaled.",
+        distribution=distribution,
     )

@@ -1,7 +1,12 @@
 """Processes over depth: their covariance, and one path for all who ask."""
 
+import copy
+import gc
 import json
+import pickle
 import threading
+import tracemalloc
+import weakref
 
 import keras
 import numpy as np
@@ -9,8 +14,7 @@ import pytest
 from scipy import fft, linalg
 
 import keras_initx as kx
-from keras_initx.initializers.depth_process import _CACHE
-from keras_initx.initializers.paths import PathCache, Paths
+from keras_initx.initializers.depth_paths import DepthPaths
 from keras_initx.theory import (
     fractional_noise_covariance,
     fractional_process,
@@ -276,14 +280,13 @@ def test_streams_and_shapes_are_independent():
         assert abs(r[0, 1]) < 6 / 64
 
 
-def test_the_cache_can_be_cleared():
-    first = process_of("smooth", 100).at(3)((16, 16))
-    assert _CACHE.size > 0
-    kx.initializers.DepthProcess.clear_cache()
-    assert _CACHE.size == 0
-    np.testing.assert_array_equal(
-        process_of("smooth", 100).at(3)((16, 16)), first
-    )
+def test_clearing_the_cache_frees_the_paths_and_changes_no_weights():
+    process = process_of("smooth", 100)
+    first = np.asarray(process.at(3)((16, 16)))
+    assert process.at(0).paths.size == 100 * 16 * 16 * 4
+    process.clear_cache()
+    assert process.at(0).paths.size == 0
+    np.testing.assert_array_equal(process.at(3)((16, 16)), first)
 
 
 class Lazy(keras.Model):
@@ -327,68 +330,209 @@ def test_the_same_weights_in_every_kind_of_model(kind, tmp_path):
             np.testing.assert_array_equal(ours, kernel)
 
 
-# ---- What is kept of the paths ---------------------------------------------
+# ---- Memory of the paths ---------------------------------------------------
 
 
-def paths(entries=10, depth=20, seed=1, stream=0):
-    return Paths("fractional", depth, 0.7, seed, stream, entries)
+def paths_of(depth=20, seed=1, **limit):
+    return DepthPaths("fractional", depth, 0.7, seed, **limit)
 
 
-def test_paths_are_forgotten_when_every_layer_has_its_part():
-    cache, whole = PathCache(), paths().draw(slice(None))
+def whole(depth=20, seed=1, entries=10, stream=0):
+    """The values at all layers, without a cache."""
+    rng = np.random.default_rng(
+        np.random.SeedSequence(seed, spawn_key=(stream, entries))
+    )
+    return fractional_process(depth, 0.7).sample(entries, rng)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The layers of each computation of paths, as they are computed."""
+    computed = []
+    draw = DepthPaths._draw
+
+    def counted(self, layers, *key):
+        computed.append(layers)
+        return draw(self, layers, *key)
+
+    monkeypatch.setattr(DepthPaths, "_draw", counted)
+    return computed
+
+
+def test_values_are_freed_when_every_layer_has_asked():
+    paths, expected = paths_of(), whole()
     for k in range(20):
-        np.testing.assert_array_equal(cache.layer(paths(), k), whole[k])
-        assert cache.size == (0 if k == 19 else whole.nbytes)
+        np.testing.assert_array_equal(paths.at_layer(k, 0, 10), expected[k])
+        # After the last layer only its own values are kept.
+        assert paths.size == (expected[k].nbytes if k == 19 else 20 * 40)
 
 
 @pytest.mark.parametrize("limit", [1, 80, 500, 10_000])
-def test_the_limit_is_kept_and_changes_nothing(limit):
-    cache, whole = PathCache(limit), paths().draw(slice(None))
+def test_the_memory_limit_holds_and_changes_no_value(limit):
+    paths, expected = paths_of(limit=limit), whole()
     for k in [*range(20), 3, 19, 0]:
         np.testing.assert_allclose(
-            cache.layer(paths(), k), whole[k], rtol=1e-6, atol=1e-6
+            paths.at_layer(k, 0, 10), expected[k], rtol=1e-6, atol=1e-6
         )
-        cache.layer(paths(seed=2), k)
-        assert cache.size <= limit
+        paths.at_layer(k, 1, 10)
+        assert paths.size <= limit
 
 
-def test_paths_are_drawn_once_for_all_layers(monkeypatch):
-    drawn = []
-    draw = Paths.draw
-
-    def counted(self, layers):
-        drawn.append(layers)
-        return draw(self, layers)
-
-    monkeypatch.setattr(Paths, "draw", counted)
-    cache = PathCache()
+def test_paths_are_computed_once_for_all_layers(computed):
+    paths = paths_of()
     for k in range(20):
-        cache.layer(paths(), k)
-        cache.layer(paths(seed=2), k)
-    assert len(drawn) == 2
+        paths.at_layer(k, 0, 10)
+        paths.at_layer(k, 1, 10)
+    assert len(computed) == 2
     # With room for 5 of 20 layers at a time, in order, 4 draws a stream.
     for streams in (1, 2, 4):
-        cache, drawn[:] = PathCache(limit=4 * 5 * 40), []
+        paths, computed[:] = paths_of(limit=4 * 5 * 40), []
         for k in range(20):
             for stream in range(streams):
-                cache.layer(paths(stream=stream), k)
-        assert len(drawn) == 4 * streams
+                paths.at_layer(k, stream, 10)
+        assert len(computed) == 4 * streams
 
 
-def test_threads_that_ask_at_once_get_their_own_layers():
-    cache, whole = PathCache(), paths(depth=200).draw(slice(None))
-    found = {}
+def test_a_layer_that_asks_again_and_again_computes_nothing(computed):
+    """As query, key and value of attention do, also in the last layer."""
+    paths = paths_of()
+    for k in range(20):
+        for _ in range(3):
+            paths.at_layer(k, 0, 10)
+    assert len(computed) == 1
+    # A second network is one more computation.
+    for k in range(20):
+        paths.at_layer(k, 0, 10)
+    assert len(computed) == 2
+    assert paths.size == 40
+
+
+def test_changing_returned_values_does_not_change_the_paths():
+    paths, expected = paths_of(), whole()
+    for k in [*range(20), 19, 19]:
+        values = paths.at_layer(k, 0, 10)
+        np.testing.assert_array_equal(values, expected[k])
+        values *= 2
+
+
+def test_threads_that_ask_at_once_get_their_own_layers(computed):
+    paths = paths_of(200)
+    values = {}
 
     def ask(start):
         for k in range(start, 200, 4):
-            found[k] = cache.layer(paths(depth=200), k)
+            values[k] = paths.at_layer(k, 0, 10)
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    np.testing.assert_array_equal([found[k] for k in range(200)], whole)
+    np.testing.assert_array_equal([values[k] for k in range(200)], whole(200))
+    assert len(computed) == 1
+
+
+# ---- Ownership of the paths ------------------------------------------------
+
+
+def stack(process, depth=7):
+    """A model of dense layers under the process."""
+    inputs = x = keras.Input((6,))
+    for k in range(depth):
+        x = keras.layers.Dense(6, kernel_initializer=process.at(k))(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize("kind", ["smooth", "fractional"])
+def test_paths_are_freed_with_the_process_and_its_initializers(kind):
+    process = process_of(kind, 100)
+    first = process.at(0)
+    # Most of the layers never ask, so that the values are kept.
+    first((64, 64))
+    model = stack(process)
+    paths = weakref.ref(first.paths)
+    values = weakref.ref(next(iter(first.paths._blocks.values())).values)
+    assert first.paths.size > 100 * 64 * 64 * 4
+    alive = [process, first, model]
+    del process, first, model
+    for _ in range(2):
+        alive.pop(0)
+        gc.collect()
+        assert paths() is not None and values() is not None
+    # The layers of a model hold their initializers.
+    alive.pop(0)
+    gc.collect()
+    assert paths() is None
+    assert values() is None
+
+
+def test_the_memory_of_dropped_processes_is_freed():
+    """100 processes of 1.6 MB, none of which is used up."""
+    tracemalloc.start()
+    try:
+        for seed in range(100):
+            process = kx.initializers.DepthProcess(100, "smooth", seed=seed)
+            process.at(0)((64, 64))
+        del process
+        gc.collect()
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    size = 100 * 64 * 64 * 4
+    assert peak > size
+    assert now < size
+
+
+@pytest.mark.parametrize("kind", ["smooth", "fractional"])
+def test_models_of_one_process_compute_its_paths_once_each(
+    kind, computed, tmp_path
+):
+    process = process_of(kind)
+    model = stack(process)
+    assert len(computed) == 1
+    keras.models.clone_model(model)
+    assert len(computed) == 2
+    model.save(tmp_path / "model.keras")
+    del process, model
+    gc.collect()
+    computed.clear()
+    # No process is alive when the model is loaded.
+    keras.models.load_model(tmp_path / "model.keras")
+    assert len(computed) == 1
+
+
+def test_attention_of_every_layer_computes_the_paths_once(computed):
+    process = process_of("smooth", 5)
+    for k in range(5):
+        attention = keras.layers.MultiHeadAttention(
+            2, 4, kernel_initializer=process.at(k), use_bias=False
+        )
+        attention.build((None, 3, 8), (None, 3, 8))
+    # All four kernels have 64 entries.
+    assert len(computed) == 1
+
+
+def test_equal_configs_share_their_paths_and_others_do_not():
+    process = process_of("smooth")
+    first = process.at(0)
+    for other in (
+        process.at(3, stream=1),
+        first.clone(),
+        copy.copy(first),
+        copy.deepcopy(first),
+        pickle.loads(pickle.dumps(first)),
+        keras.initializers.deserialize(keras.initializers.serialize(first)),
+        kx.initializers.DepthProcess(**process.get_config()).at(0),
+        process_of("smooth", scale=2.0).at(0),
+    ):
+        assert other.paths is first.paths
+    for other in (
+        process_of("smooth", 8),
+        process_of("smooth", length_scale=0.2),
+        process_of("fractional"),
+        kx.initializers.DepthProcess(7, "smooth", seed=12),
+    ):
+        assert other.at(0).paths is not first.paths
 
 
 # ---- Bad input -------------------------------------------------------------
@@ -426,7 +570,7 @@ def test_bad_processes_are_refused(given, name):
 @pytest.mark.parametrize("index", [-1, 7, 2.0, None, True])
 def test_bad_indices_are_refused(index):
     with pytest.raises(
-        ValueError, match=r"from 0 to depth - 1 = 6.*Received: "
+        ValueError, match=r"index must be an int from 0 to 6.*Received: "
     ):
         process_of("smooth").at(index)
 

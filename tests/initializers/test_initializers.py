@@ -22,7 +22,7 @@ import tensorflow as tf
 from scipy import optimize, special, stats
 
 import keras_initx as kx
-from keras_initx.initializers.fans import compute_fans
+from keras_initx.initializers.base import compute_fans
 from tests.helpers.stat_checks import assert_shares
 
 LEVELS = (0.5, 0.8, 0.9, 0.98)
