@@ -105,6 +105,12 @@ class Calibration(VarianceProfile):
         Raises:
             ValueError: `config` is no such thing.
         """
+        if "left_alone" in config:
+            # The key of `skipped` in files of versions before 0.1.0.
+            config = {
+                "skipped" if key == "left_alone" else key: value
+                for key, value in config.items()
+            }
         own = ("skipped", "notes", "dtype", "per")
         missing = [key for key in own if key not in config]
         if missing:

@@ -1,4 +1,4 @@
-"""The record: what it refuses, what it derives, how it is shown and kept."""
+"""Tests of `VarianceProfile`: values, errors, tables, plots and files."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def profiles(draw):
     )  # fmt: skip
 
 
-def test_what_is_derived():
+def test_derived_columns():
     profile = kx.VarianceProfile(**GOOD)
     assert profile.total.tolist() == [1.0, 2.0]
     assert profile.sample_fraction.tolist() == [1.0, 0.25]
@@ -50,7 +50,7 @@ def test_what_is_derived():
     assert profile.units.dtype == np.int64
 
 
-def test_a_row_by_its_name_or_index():
+def test_row_by_name_or_index():
     profile = kx.VarianceProfile(**GOOD)
     row = profile["b"]
     assert row._asdict() == {
@@ -79,13 +79,13 @@ def test_a_row_by_its_name_or_index():
         (True, TypeError, "a name or an index.*layer=True"),
     ],
 )
-def test_no_such_row(name, error, message):
+def test_row_that_does_not_exist(name, error, message):
     profile = kx.VarianceProfile(["twin", "dense", "twin"], *np.ones((3, 3)))
     with pytest.raises(error, match=message):
         profile[name]
 
 
-def test_a_dead_layer_has_no_decay():
+def test_layer_of_zeros_has_no_sample_fraction():
     zero = {"sample_variance": [1.0, 0.0], "squared_mean": [1.0, 0.0]}
     profile = kx.VarianceProfile(**GOOD | zero)
     np.testing.assert_array_equal(profile.sample_fraction, [0.5, np.nan])
@@ -149,19 +149,19 @@ def test_decay_of_a_model_with_position_embeddings(rng):
         ({"layers": "ab"}, "list of names.*Received: layers='ab'"),
     ],
 )
-def test_refuses_what_no_network_has(change, message):
+def test_refuses_values_that_no_network_has(change, message):
     with pytest.raises(ValueError, match=message):
         kx.VarianceProfile(**GOOD | change)
 
 
-def test_cannot_be_changed():
-    given_array = np.array([1.0, 0.5])
-    profile = kx.VarianceProfile(**GOOD | {"sample_variance": given_array})
+def test_profile_is_immutable():
+    array = np.array([1.0, 0.5])
+    profile = kx.VarianceProfile(**GOOD | {"sample_variance": array})
     with pytest.raises(dataclasses.FrozenInstanceError):
         profile.layers = ("c",)
     with pytest.raises(ValueError, match="read-only"):
         profile.sample_variance[0] = 2.0
-    given_array[0] = 7.0
+    array[0] = 7.0
     assert profile.sample_variance[0] == 1.0
 
 
@@ -178,13 +178,13 @@ def test_equality():
 
 
 @given(profiles())
-def test_a_dict_and_json_give_it_back(profile):
+def test_dict_and_json_round_trip(profile):
     assert kx.VarianceProfile.from_dict(profile.to_dict()) == profile
     text = json.dumps(profile.to_dict(), allow_nan=False)
     assert kx.VarianceProfile.from_dict(json.loads(text)) == profile
 
 
-def test_a_file_gives_it_back_and_is_written_whole(tmp_path, monkeypatch):
+def test_file_round_trip_and_failed_write(tmp_path, monkeypatch):
     path = tmp_path / "profile.json"
     first = kx.theory.sample_variance_decay(3)
     first.save(path)
@@ -246,14 +246,14 @@ def test_files_of_earlier_versions_are_read(tmp_path):
         '"units": [1], "more": 1}',
     ],
 )
-def test_a_file_of_something_else_is_refused(tmp_path, text):
+def test_file_without_a_profile_is_refused(tmp_path, text):
     path = tmp_path / "profile.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="Received: "):
         kx.VarianceProfile.load(path)
 
 
-def test_the_table_is_aligned_and_shows_names_as_they_are():
+def test_table_is_aligned_and_keeps_names():
     names = ["[red]x[/red]", "a\\b", "n" * 200, "plain"]
     profile = kx.VarianceProfile(
         names, [1, 2, 3, 4], [4, 3, 2, 1], [1, 10, 100, 10**6]
@@ -272,7 +272,7 @@ def test_the_table_is_aligned_and_shows_names_as_they_are():
         assert row.split()[0] == name
         assert row[: ends[4]].endswith(f"{fraction:.4g}")
         for end in ends:
-            # Each column ends where its head does.
+            # Each column ends where its heading does.
             assert row[end - 1] != " " and row[end : end + 3].strip() == ""
     assert len(rule.split()[0]) >= len(head.strip())
     assert str(profile).count("\n") == 5
@@ -280,19 +280,19 @@ def test_the_table_is_aligned_and_shows_names_as_they_are():
         profile.table(kx.theory.sample_variance_decay(1))
 
 
-def test_the_notebook_table_escapes_names():
+def test_html_table_escapes_names():
     html = kx.VarianceProfile(["<b>"], [1], [1], [1])._repr_html_()
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
 
 
-def test_repr_says_how_it_ends():
+def test_repr_shows_first_and_last_layer():
     assert repr(kx.VarianceProfile(**GOOD)) == (
         "<VarianceProfile of 2 layers: sample fraction 1 at 'a', 0.25 at 'b'>"
     )
 
 
-def test_plot_draws_measurement_and_theory():
+def test_plot_shows_measurement_and_theory():
     from matplotlib.figure import Figure
 
     ax = Figure().subplots()
@@ -308,11 +308,11 @@ def test_plot_draws_measurement_and_theory():
         "measured",
         "expected",
     ]
-    alone = profile.plot()
-    assert alone is not ax and len(alone.lines) == 1
+    single = profile.plot()
+    assert single is not ax and len(single.lines) == 1
 
 
-def test_plot_without_matplotlib_says_what_to_install(monkeypatch):
+def test_plot_without_matplotlib_names_the_extra_to_install(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
@@ -331,12 +331,12 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch):
         ([1.0, 0.5], r"a VarianceProfile.*Received: expected=\[1\.0, 0\.5\]"),
     ],
 )
-def test_what_cannot_stand_beside_is_refused(show, expected, message):
+def test_expected_of_another_kind_or_length_is_refused(show, expected, message):
     with pytest.raises(ValueError, match=message):
         getattr(kx.VarianceProfile(**GOOD), show)(expected)
 
 
-def test_names_of_wide_letters_are_not_cut():
+def test_names_with_wide_letters_are_not_cut():
     names = ["\u5c64" * 40, "plain"]
     profile = kx.VarianceProfile(**GOOD | {"layers": names})
     rows = str(profile).splitlines()[2:]
@@ -344,7 +344,7 @@ def test_names_of_wide_letters_are_not_cut():
     assert {row.split()[-1] for row in rows} == {"1", "0.25"}
 
 
-def test_a_file_has_the_mode_that_open_would_give(tmp_path):
+def test_file_has_the_mode_that_open_would_give(tmp_path):
     profile = kx.VarianceProfile(**GOOD)
     before = os.umask(0o027)
     try:
@@ -357,8 +357,8 @@ def test_a_file_has_the_mode_that_open_would_give(tmp_path):
     assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_link_is_written_through(tmp_path):
-    (tmp_path / "link.json").symlink_to(tmp_path / "there.json")
+def test_symbolic_link_is_followed(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "target.json")
     kx.VarianceProfile(**GOOD).save(tmp_path / "link.json")
     assert (tmp_path / "link.json").is_symlink()
-    assert kx.VarianceProfile.load(tmp_path / "there.json") is not None
+    assert kx.VarianceProfile.load(tmp_path / "target.json") is not None
