@@ -1,11 +1,12 @@
-"""Writes the table that tests/distributions/test_density.py compares with.
+"""Writes the reference table of tests/distributions/test_density.py.
 
-Two integrals that the code does not use, in arithmetic of many digits:
+The values are integrals that keras_initx does not use, in arithmetic of many
+digits:
 
 - the Fourier integral along a straight ray in the plane of t, in the ball
   arithmetic of Arb, whose error bound is certified;
-- for the light tails of laws of skewness -1 and 1, Zolotarev's integral over
-  an angle, by the tanh-sinh rule of mpmath in 60 digits.
+- for the light tails of distributions of skewness -1 and 1, Zolotarev's
+  integral over an angle, by the tanh-sinh rule of mpmath in 60 digits.
 
 Run `pip install python-flint mpmath`, then this file.
 """
@@ -22,13 +23,14 @@ NEAR_ONE = 0.95, 0.999, 1 - 1e-6, 1.0, 1 + 1e-6, 1.001, 1.05
 STABILITIES = 0.3, 0.5, 0.8, *NEAR_ONE, 1.2, 1.5, 1.9, 1.99, 1.9999, 2.0
 SKEWNESSES = 0.0, 1e-6, 0.3, 0.5, 0.9, 0.999999, 1.0
 POINTS = 0.0, 1e-3, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e6
-# One row in so many of the whole grid is kept; the light tails all.
+# One in this number of the grid's points is a row, and all in light tails.
 KEPT = 6
-DIGITS = 1e-15
+# The largest relative error of a certified value.
+RELATIVE_ERROR = 1e-15
 
 
 def psi(log_t, stability, skewness, z):
-    """The exponent, in ordinary arithmetic, to choose a ray by."""
+    """Returns the exponent in float64, which is enough to choose a ray."""
     e = 1 - stability
     u = math.pi * e / 2
     tau = 2 * skewness / math.pi * (u / math.tan(u) if e else 1.0)
@@ -38,9 +40,11 @@ def psi(log_t, stability, skewness, z):
 
 
 def ray(stability, skewness, z, digits):
-    """Angle, and log|t| where exp(-psi) is below exp(-digits).
+    """Returns the angle of a ray, log|t| at its end, and the growth along it.
 
-    The angle is the one along which exp(-psi) grows and turns least before.
+    At the end exp(-psi) is below exp(-digits). The angle is that along which
+    |exp(-psi)| grows, and its argument changes, least. The growth is that of
+    log|exp(-psi)|.
     """
     widest = (math.log(digits * 10) + 8) / min(stability, 1) + 20
     log_r = np.linspace(-60, min(700, widest), 6000)
@@ -60,7 +64,10 @@ def ray(stability, skewness, z, digits):
 
 
 def fourier(stability, skewness, z, tail, digits=60.0):
-    """Density, or P(Z > z), as an Arb ball; digits are of base e."""
+    """Returns the density, or P(Z > z), as an Arb ball.
+
+    The error is about exp(-digits).
+    """
     from flint import acb, arb, ctx
 
     angle, end, growth = ray(stability, skewness, z, digits + 5)
@@ -84,7 +91,8 @@ def fourier(stability, skewness, z, tail, digits=60.0):
             q = (-e * log_t).exp()
             exponent = t * (q + i * (tau * (1 - q) / e + arb(z)))
         if tail:
-            # exp(-far t) is real on the real axis and adds nothing.
+            # exp(-far t) makes the integral converge at t = 0. Its integral
+            # along the real axis is real, so the imaginary part is the same.
             return (-exponent).exp() - (-far * t).exp()
         return (-exponent).exp() * t
 
@@ -106,16 +114,18 @@ def fourier(stability, skewness, z, tail, digits=60.0):
 
 
 def certified(stability, skewness, z, tail):
-    """The logarithm of `fourier`, with more digits until it has enough."""
+    """Returns the logarithm of `fourier`, or None if it is not accurate."""
     for digits in (60.0, 120.0, 240.0):
         value = fourier(stability, skewness, z, tail, digits)
-        if value > 0 and float(value.rad()) < DIGITS * float(value.mid()):
+        if value > 0 and float(value.rad()) < RELATIVE_ERROR * float(
+            value.mid()
+        ):
             return float(value.log().mid())
     return None
 
 
 def zolotarev(stability, skewness, z):
-    """Logs of the density, and of P(Z < z), of skewness 1 and z < 0."""
+    """Returns log density and log P(Z < z) for skewness 1 and z < 0."""
     from mpmath import atan, cos, exp, inf, log, mp, mpf, pi, quad, sin, tan
 
     mp.dps = 60
@@ -162,15 +172,16 @@ def zolotarev(stability, skewness, z):
                 right = middle
         cuts.append(left)
     width = abs(high - low)
-    of_density = quad(lambda v: (start + rise(v)) * exp(-rise(v)), cuts)
-    of_tail = quad(lambda v: exp(-rise(v)), cuts)
+    density_integral = quad(lambda v: (start + rise(v)) * exp(-rise(v)), cuts)
+    tail_integral = quad(lambda v: exp(-rise(v)), cuts)
     return (
-        log(factor * width * of_density) - start,
-        log(width * of_tail / pi) - start,
+        log(factor * width * density_integral) - start,
+        log(width * tail_integral / pi) - start,
     )
 
 
 def rows():
+    """Yields stability, skewness and z of each row of the table."""
     rng = np.random.default_rng(0)
     for a, b, z in itertools.product(STABILITIES, SKEWNESSES, POINTS):
         points = [z, -z] if b and z else [z]
