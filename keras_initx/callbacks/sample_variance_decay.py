@@ -93,7 +93,6 @@ class SampleVarianceDecay(Periodic):
         RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
-
     >>> import keras, numpy as np
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), keras.layers.Dense(8, "relu"),

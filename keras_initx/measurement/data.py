@@ -1,4 +1,4 @@
-"""Whatever a user may hold data in, as batches of a model's inputs."""
+"""Batches of a model's inputs from every kind of data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.validation import check_int, refuse
+
 Data = Any
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches of model inputs that can be run through more than once.
+    """Batches of model inputs that can be iterated more than once.
 
     Args:
-        data: One of the kinds that `batches` accepts.
-        size: Samples a batch, of arrays; a data set brings its own.
-        count: How many batches there are, None if that is not known.
+        data: Data of a kind that `batches` accepts.
+        size: int. Samples per batch, for arrays; None for a data set, which
+            has its own batches.
+        count: int. The number of batches, None if it is not known.
     """
 
     data: Data
@@ -33,7 +36,7 @@ class Batches:
             if self.count is not None and i == self.count:
                 return
             batch = keras.tree.map_structure(_tensor, batch)
-            # A batch of nothing has no moments, and a data set may hold one.
+            # A batch without samples has no moments; a data set may have one.
             if all(len(x) for x in keras.tree.flatten(batch)):
                 yield batch
 
@@ -42,80 +45,87 @@ class Batches:
             for element in self.data:
                 yield _inputs(element)
         elif isinstance(self.data, keras.utils.PyDataset):
-            for i in range(self.count):
+            for i in range(self.count or 0):
                 yield _inputs(self.data[i])
         else:
-            for start in range(0, samples_of(self.data), self.size):
+            samples = samples_of(self.data)
+            size = self.size or samples
+            for start in range(0, samples, size):
                 yield keras.tree.map_structure(
-                    lambda a, start=start: a[start : start + self.size],
-                    self.data,
+                    lambda a, start=start: a[start : start + size], self.data
                 )
 
 
 def batches(
     data: Data, batch_size: int | None = None, steps: int | None = None
 ) -> Batches:
-    """`data` as batches of inputs, labels left out.
+    """Returns the batches of inputs in data, without labels.
 
     Args:
         data: An array; a dict, tuple or list of arrays, one for each input of
             the model; a `tf.data.Dataset` or `keras.utils.PyDataset` of
-            batches of inputs, or of `(inputs, labels)` or
+            batches of inputs, of `(inputs, labels)` or of
             `(inputs, labels, weights)`.
-        batch_size: Samples a batch, for arrays. Default: 32.
-        steps: At most so many batches. Default: all.
+        batch_size: int. Samples per batch, for arrays. Defaults to 32.
+        steps: int. The largest number of batches. Defaults to all.
 
     Raises:
-        ValueError: No such data, no samples, empty ones, or no end to them.
+        ValueError: If the data are of another kind, have no samples, have
+            samples of no numbers, or have no end.
     """
-    _check_count("batch_size", batch_size)
-    _check_count("steps", steps)
+    batch_size = check_int("batch_size", batch_size, 1, optional=True)
+    steps = check_int("steps", steps, 1, optional=True)
     if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         if batch_size is not None:
-            raise ValueError(
-                "batch_size is for arrays; a data set brings its own batches. "
-                f"Received: batch_size={batch_size}"
+            refuse(
+                "batch_size is for arrays; a data set has its own batches.",
+                batch_size=batch_size,
             )
-        count = _batches_in(data)
-        if steps is None and count == np.inf:
-            raise ValueError(
-                "Endless data needs a number of batches to stop after: "
-                "`steps`, or `take` of a tf.data.Dataset. "
-                "Received: steps=None"
+        count, endless = _batches_in(data)
+        if endless and steps is None:
+            refuse(
+                "Endless data need a number of batches to stop after: "
+                "`steps`, or `take` of a tf.data.Dataset.",
+                steps=steps,
             )
-        if steps is not None:
-            count = steps if count is None else min(steps, count)
-        return Batches(data, None, count)
+        known = [n for n in (count, steps) if n is not None]
+        return Batches(data, None, min(known, default=None))
     arrays = keras.tree.map_structure(_array, data)
     size = batch_size or 32
-    count = -(-_samples(arrays) // size)
+    count = -(-_check_samples(arrays) // size)
     return Batches(arrays, size, min(count, steps or count))
 
 
 @contextlib.contextmanager
 def taken_as_inputs(model: keras.Model, batch: Any) -> Iterator[None]:
-    """Within, `batch` is given to the model; tells what it was taken for.
+    """Explains errors of a model that is given a list of arrays, within.
+
+    Args:
+        model: keras.Model. The model that is called within.
+        batch: The structure of arrays that it is called on.
 
     Raises:
-        ValueError: `batch` is a list or tuple of more arrays than the model
-            has inputs. Where only the model's `call` knows how many it takes,
-            what that raises gets a note instead.
+        ValueError: If `batch` is a list or tuple of more arrays than the model
+            has inputs. If only the model's `call` knows how many it takes, an
+            error that is raised within gets a note instead.
     """
     if not isinstance(batch, (list, tuple)):
         yield
         return
-    holds, takes = len(keras.tree.flatten(batch)), _inputs_of(model)
-    what = (
+    count, inputs = len(keras.tree.flatten(batch)), _count_inputs(model)
+    message = (
         "A list or tuple in data holds an array for each input of the model; "
-        "samples are stacked in one array, labels left out: of (x, y), pass x "
-        f"alone. Received: {holds} arrays"
+        "samples are stacked in one array, labels left out: for (x, y), pass x "
+        f"alone. Received: {count} arrays"
     )
-    if takes is not None and holds > takes:
-        raise ValueError(f"{what}, where model {model.name!r} takes {takes}")
+    if inputs is not None and count > inputs:
+        raise ValueError(
+            f"{message}, where model {model.name!r} takes {inputs}"
+        )
     try:
         yield
     except Exception as error:
-        error.add_note(what)
+        error.add_note(message)
         raise
 
 
@@ -148,21 +158,27 @@ def build(model: keras.Model, data: Batches) -> None:
             ) from error
 
 
-def _inputs_of(model: keras.Model) -> int | None:
+def samples_of(batch: Any) -> int:
+    """Returns the number of samples in a batch."""
+    return len(keras.tree.flatten(batch)[0])
+
+
+def _count_inputs(model: keras.Model) -> int | None:
     if isinstance(model, keras.Sequential):
         return 1
     inputs = getattr(model, "inputs", None)
     return None if inputs is None else len(inputs)
 
 
-def _batches_in(data: Data) -> float | None:
+def _batches_in(data: Data) -> tuple[int | None, bool]:
+    """The number of batches, None if not known; whether it is infinite."""
     if isinstance(data, keras.utils.PyDataset):
-        # An endless PyDataset says None.
-        return np.inf if data.num_batches is None else data.num_batches
+        # An endless PyDataset has None batches.
+        return data.num_batches, data.num_batches is None
     count = int(data.cardinality())
-    if count == tf.data.INFINITE_CARDINALITY:
-        return np.inf
-    return None if count == tf.data.UNKNOWN_CARDINALITY else count
+    # Unknown and infinite are negative numbers.
+    known = count if count >= 0 else None
+    return known, count == tf.data.INFINITE_CARDINALITY
 
 
 def _inputs(element: Any) -> Any:
@@ -184,7 +200,7 @@ def _array(leaf: Any) -> Any:
             "make an array, np.array(data). "
             f"Received: {leaf!r} of type {type(leaf).__name__}"
         )
-    # Objects (rows of several lengths among them) and times.
+    # Objects, such as rows of several lengths, and times.
     no_numbers = getattr(array.dtype, "kind", None) in ("O", "M", "m")
     if no_numbers or len(array.shape) == 0:
         raise ValueError(
@@ -196,21 +212,21 @@ def _array(leaf: Any) -> Any:
 
 
 def _check_dense(leaf: Any) -> None:
-    for kind, cure in (
+    for kind, remedy in (
         (tf.RaggedTensor, "pad ragged data, data.to_tensor()"),
         (tf.SparseTensor, "unpack sparse data, tf.sparse.to_dense(data)"),
     ):
         if isinstance(leaf, kind):
             raise ValueError(
                 "All samples of data must be arrays of one shape: "
-                f"{cure}. Received: a {kind.__name__}"
+                f"{remedy}. Received: a {kind.__name__}"
             )
 
 
 def _tensor(array: Any) -> tf.Tensor:
     _check_dense(array)
     tensor = tf.convert_to_tensor(array)
-    # TensorFlow would end the process on some of what comes of it.
+    # Some operations on it would end the process.
     if 0 in tensor.shape[1:]:
         raise ValueError(
             "A sample of data must hold at least one number. "
@@ -219,12 +235,12 @@ def _tensor(array: Any) -> tf.Tensor:
     return tensor
 
 
-def samples_of(batch: Any) -> int:
-    """Samples in a batch."""
-    return len(keras.tree.flatten(batch)[0])
+def _check_samples(arrays: Any) -> int:
+    """The number of samples, equal in all arrays.
 
-
-def _samples(arrays: Any) -> int:
+    Raises:
+        ValueError: If it is not equal, or 0.
+    """
     counts = {len(a) for a in keras.tree.flatten(arrays)}
     if len(counts) > 1:
         raise ValueError(
@@ -234,12 +250,3 @@ def _samples(arrays: Any) -> int:
     if not counts or counts == {0}:
         raise ValueError("data must hold samples. Received: empty data")
     return counts.pop()
-
-
-def _check_count(name: str, value: int | None) -> None:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if value is not None and not (whole and value > 0):
-        raise ValueError(
-            f"{name} must be a positive integer or None. "
-            f"Received: {name}={value!r}"
-        )

@@ -90,7 +90,6 @@ def measure(
             selected layer runs inside a loop of another layer.
 
     Example:
-
     >>> import keras, numpy as np
     >>> model = keras.Sequential([
     ...     keras.Input((2,)),

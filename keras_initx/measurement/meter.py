@@ -25,7 +25,7 @@ from keras_initx.measurement.data import (
 from keras_initx.measurement.forward import Pass, forward_pass
 from keras_initx.measurement.moments import Moments, mean_squares, merged
 from keras_initx.measurement.nonfinite import first_nonfinite
-from keras_initx.measurement.replicas import Placed, cut
+from keras_initx.measurement.replicas import Placed, split
 from keras_initx.profile import VarianceProfile
 from keras_initx.validation import check_backend, check_bool, refuse
 
@@ -62,7 +62,6 @@ class Meter:
             call, as in `measure`.
 
     Example:
-
     >>> import keras, numpy as np, keras_initx as kx
     >>> layer = keras.layers.Dense(3, kernel_initializer="ones")
     >>> model = keras.Sequential([keras.Input((2,)), layer])
@@ -166,7 +165,7 @@ class Meter:
         strategy = strategy_of(self._model)
         if strategy.num_replicas_in_sync == 1:
             return Placed(batch, spec)
-        return cut(batch, strategy)
+        return split(batch, strategy)
 
     def _compiled_pass(
         self,
@@ -303,7 +302,7 @@ class _CompiledPass(NamedTuple):
     written: tuple[keras.Variable, ...]
 
 
-def _concrete(function: Callable, *specs: Any) -> Callable:
+def _concrete(function: Callable, *specs: Any) -> Any:
     # Not tf.function's own cache: it would warn of models measured one after
     # another as if one function were traced too often.
     return tf.function(function, autograph=False).get_concrete_function(*specs)

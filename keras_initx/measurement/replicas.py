@@ -1,8 +1,8 @@
-"""Who measures what, where a model runs on several devices or machines.
+"""Forward passes of a model that runs on several devices or machines.
 
-Each replica takes its piece of a batch and keeps, for each unit of each layer,
-what `moments.layer_moments` returns. The pieces are put together on the host,
-by the same exact formula as the batches are.
+Each replica runs its part of a batch and keeps, for each unit of each layer,
+what `moments.layer_moments` returns. The parts are merged on the host, by the
+same exact formula as the batches are.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from keras_initx.measurement.moments import Moments, merged, of_all_layers
 
 @dataclass(frozen=True)
 class Placed:
-    """A batch where it is run.
+    """A batch on the devices where it is run.
 
     Args:
         batch: A structure of tensors, or of one tensor for each replica.
-        spec: The same of type specifications.
-        strategy: None for one replica.
-        are_pieces: Whether each replica has samples of its own. A batch of
-            fewer samples than replicas is not cut: each has all of it.
+        spec: The same structure of type specifications.
+        strategy: tf.distribute.Strategy. None for one replica.
+        are_pieces: bool. Whether each replica has samples of its own. A batch
+            of fewer samples than replicas is not split: each has all of it.
     """
 
     batch: Any
@@ -37,14 +37,16 @@ class Placed:
     are_pieces: bool = False
 
     def moments(self, forward: Callable) -> Callable:
-        """`forward` where the batch is, with the moments of all its samples.
+        """Returns a function that runs `forward` on all replicas.
 
         Args:
-            forward: `(batch, states) -> (layers, finite, states)` of one
-                replica; `layers` are what `layer_moments` says of each.
+            forward: Called as `forward(batch, states)` on one replica. Returns
+                the `LayerMoments` of each layer, whether the batch is finite,
+                and the new states.
 
         Returns:
-            `(batch, states) -> (moments, finite, states)`.
+            `(batch, states) -> (moments, finite, states)`, with the moments of
+            all samples.
         """
 
         def on_all(batch: Any, states: Any) -> tuple[Moments, tf.Tensor, Any]:
@@ -54,16 +56,16 @@ class Placed:
             layers, finite, states = self.strategy.run(
                 forward, args=(batch, states)
             )
-            of = self.strategy.experimental_local_results
-            each = zip(*map(of, tf.nest.flatten(layers)), strict=True)
-            several = [
-                of_all_layers(tf.nest.pack_sequence_as(layers, one))
-                for one in each
+            unwrap = self.strategy.experimental_local_results
+            by_replica = zip(*map(unwrap, tf.nest.flatten(layers)), strict=True)
+            parts = [
+                of_all_layers(tf.nest.pack_sequence_as(layers, tensors))
+                for tensors in by_replica
             ]
-            finite = tf.reduce_all(of(finite))
+            finite = tf.reduce_all(unwrap(finite))
             if not self.are_pieces:
-                return several[0], finite, states
-            moments = functools.reduce(merged, several)
+                return parts[0], finite, states
+            moments = functools.reduce(merged, parts)
             if count_workers(self.strategy) > 1:
                 moments, finite = _of_all_workers(
                     moments, finite, self.strategy
@@ -73,10 +75,10 @@ class Placed:
         return on_all
 
 
-def cut(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
-    """`batch` in pieces of its samples, one for each replica.
+def split(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
+    """Splits a batch by samples into one part for each replica.
 
-    Pieces are of equal size, or the first ones larger by one sample. All
+    The parts have equal size, or the first ones have one sample more. All
     workers must hold the same batch.
     """
     replicas = strategy.num_replicas_in_sync
@@ -85,13 +87,13 @@ def cut(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
     size, larger = divmod(samples, replicas)
 
     def place(tensor: tf.Tensor) -> Any:
-        def piece(context: Any) -> tf.Tensor:
+        def part(context: Any) -> tf.Tensor:
             i = int(context.replica_id_in_sync_group)
             start = i * size + min(i, larger)
             end = start + size + (i < larger)
             return tensor[start:end] if are_pieces else tensor
 
-        return strategy.experimental_distribute_values_from_function(piece)
+        return strategy.experimental_distribute_values_from_function(part)
 
     placed = keras.tree.map_structure(place, batch)
     spec = keras.tree.map_structure(tf.type_spec_from_value, placed)
@@ -99,25 +101,26 @@ def cut(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
 
 
 def packed(moments: Moments, finite: tf.Tensor) -> tf.Tensor:
-    """What a worker tells the others of a batch: about one number a unit.
+    """Packs what a worker sends to the others: about one number a unit.
 
     Returns:
-        A vector of the means' dtype. In float32 that rounds a variance as its
-        sum was, and counts to 2^24 samples are exact.
+        A vector of the widest dtype of the means. In float32 it rounds a
+        variance as the sum for it was rounded, and counts up to 2^24 samples
+        are exact.
     """
-    # All in one, since each message between workers takes its time.
+    # All in one vector, since each message between workers takes its time.
     parts = [moments.count, moments.variance, *moments.means, finite[None]]
     wide = max((x.dtype for x in moments.means), key=lambda dtype: dtype.size)
     return tf.concat([tf.cast(part, wide) for part in parts], axis=0)
 
 
 def unpacked(vector: tf.Tensor, like: Moments) -> tuple[Moments, tf.Tensor]:
-    """What was packed, in the shapes and dtypes of `like`."""
+    """Unpacks what `packed` returned, in the shapes and dtypes of `like`."""
     parts = [like.count, like.variance, *like.means]
-    *found, finite = tf.split(vector, [*map(tf.size, parts), 1])
+    *pieces, finite = tf.split(vector, [*map(tf.size, parts), 1])
     count, variance, *means = (
-        tf.ensure_shape(tf.cast(one, part.dtype), part.shape)
-        for one, part in zip(found, parts, strict=True)
+        tf.ensure_shape(tf.cast(piece, part.dtype), part.shape)
+        for piece, part in zip(pieces, parts, strict=True)
     )
     return Moments(count, tuple(means), variance), finite[0] > 0
 
@@ -125,10 +128,10 @@ def unpacked(vector: tf.Tensor, like: Moments) -> tuple[Moments, tf.Tensor]:
 def _of_all_workers(
     moments: Moments, finite: tf.Tensor, strategy: tf.distribute.Strategy
 ) -> tuple[Moments, tf.Tensor]:
-    """Those of the samples of all workers, the same for each worker."""
+    """The moments of the samples of all workers, the same in each worker."""
     sent = strategy.gather(packed(moments, finite)[None], axis=0)
     vectors = tf.unstack(sent, count_workers(strategy))
-    several, all_finite = zip(
+    by_worker, all_finite = zip(
         *(unpacked(vector, moments) for vector in vectors), strict=True
     )
-    return functools.reduce(merged, several), tf.reduce_all(all_finite)
+    return functools.reduce(merged, by_worker), tf.reduce_all(all_finite)

@@ -1,4 +1,4 @@
-"""How measure behaves: any data and batch size, no trace left, clear errors."""
+"""measure: data and batches of every kind, state of the model, clear errors."""
 
 import os
 import subprocess
@@ -28,8 +28,8 @@ def he_net(width, depth, **layer):
     return keras.Sequential([keras.Input((width,)), *layers])
 
 
-def twin(model, x):
-    """What a stack of relu layers does, in float64 and in plain sight."""
+def expected_profile(model, x):
+    """The profile of a stack of relu layers, computed in float64."""
     signals, h = {}, np.asarray(x, np.float64)
     for layer in model.layers:
         weights = [w.numpy().astype(np.float64) for w in layer.weights]
@@ -38,11 +38,13 @@ def twin(model, x):
     return profile_of(signals)
 
 
-def test_fifty_layers_against_a_float64_twin(rng):
+def test_fifty_layers_against_a_computation_in_float64(rng):
     model = he_net(200, 50)
     x = rng.normal(size=(300, 200))
     # float32 rounds each layer's signal by 1e-7, and v^2 is 1% of its square.
-    assert_same_profile(kx.measure(model, x), twin(model, x), rtol=2e-5)
+    assert_same_profile(
+        kx.measure(model, x), expected_profile(model, x), rtol=2e-5
+    )
 
 
 class Pairs(keras.utils.PyDataset):
@@ -99,7 +101,7 @@ def test_every_kind_of_data(kind, rng):
     )
     steps = 1 if kind == "endless" else None
     profile = kx.measure(model, DATA[kind](x), steps=steps)
-    expected = twin(keras.Sequential([first, last]), x)
+    expected = expected_profile(keras.Sequential([first, last]), x)
     assert_same_profile(profile, expected, rtol=1e-5)
 
 
@@ -151,7 +153,7 @@ def test_a_signal_without_variance_has_exactly_none(size, dtype):
 
 
 def test_one_large_batch_is_as_good_as_many(rng):
-    # Added up one after the other, 30,000 terms lose their sixth digit.
+    # A sum of 30,000 terms in sequence loses the sixth digit.
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.Dense(3, kernel_initializer="ones")]
     )
@@ -238,7 +240,7 @@ def test_layers_picks(layers, names, rng):
 
 
 def state(model):
-    """All that a pass could change: values, and what hangs on each layer."""
+    """All that a pass could change: values, and attributes of each layer."""
     values = [v.numpy().copy() for v in model.variables]
     for layer in model.layers:
         values += [np.copy(v) for v in getattr(layer, "states", None) or []]
@@ -270,7 +272,7 @@ def with_state():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_model_is_left_as_it_was(training, rng):
+def test_the_model_is_unchanged(training, rng):
     model = with_state()
     x = rng.normal(size=(20, 4, 3)).astype("float32")
     model(x)
@@ -281,7 +283,7 @@ def test_the_model_is_left_as_it_was(training, rng):
     assert keras.layers.Layer.__call__ is call
 
 
-def test_stateful_layers_go_on_from_batch_to_batch_and_are_left(rng):
+def test_stateful_layers_continue_from_batch_to_batch_and_are_unchanged(rng):
     layer = keras.layers.SimpleRNN(
         2,
         stateful=True,
@@ -299,13 +301,13 @@ def test_stateful_layers_go_on_from_batch_to_batch_and_are_left(rng):
     assert all((s.numpy() == 0).all() for s in layer.states)
 
 
-def test_training_mode_uses_the_batch_and_drops_anew(rng):
+def test_training_mode_uses_batch_statistics_and_new_dropout_masks(rng):
     x = np.ones((400, 1), "float32")
     dropout = keras.layers.Dropout(0.5, seed=1)
     drop = keras.Sequential([keras.Input((1,)), dropout])
     kept = kx.measure(drop, x, layers="dropout", batch_size=1, training=True)
-    # One sample a batch: with one mask for all, nothing would vary. Of 400
-    # tosses the variance p (1 - p) 2^2 misses [0.7, 1] in one of 1e9.
+    # One sample a batch: with one mask for all, nothing would vary. With 400
+    # draws the variance p (1 - p) 2^2 misses [0.7, 1] in one of 1e9.
     assert 0.7 < kept.sample_variance[0] <= 1
     noise = rng.normal(5, 3, size=(64, 1)).astype("float32")
     norm = keras.Sequential(
@@ -321,11 +323,11 @@ def test_training_mode_uses_the_batch_and_drops_anew(rng):
 class Breaks(keras.layers.Layer):
     def call(self, x):
         if self.armed:
-            raise ZeroDivisionError("broken on purpose")
+            raise ZeroDivisionError("raised on purpose")
         return x
 
 
-def test_an_exception_leaves_the_model_as_it_was(rng):
+def test_an_exception_leaves_the_model_unchanged(rng):
     breaks = Breaks()
     breaks.armed = False
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), breaks])
@@ -348,8 +350,8 @@ def refuse(layer):
     raise KeyError("of the user")
 
 
-class Chooser:
-    """Unhashable, with a method that chooses layers."""
+class Selecting:
+    """An object without hash, with a method that selects layers."""
 
     __hash__ = None
 
@@ -365,8 +367,8 @@ class Chooser:
     [
         lambda layer: layer,
         lambda layer: [layer, "last"],
-        lambda layer: Chooser(),
-        lambda layer: Chooser().method,
+        lambda layer: Selecting(),
+        lambda layer: Selecting().method,
     ],
 )
 def test_layers_takes_objects_of_any_kind(select, rng):
@@ -450,7 +452,7 @@ def test_a_layer_that_was_added_between_two_calls_is_seen(rng):
     assert kx.measure(model, x).layers[-1] == "more"
 
 
-def test_normalization_adapted_anew_is_seen(rng):
+def test_a_normalization_that_was_adapted_again_is_seen(rng):
     normal = keras.layers.Normalization()
     x = rng.normal(size=(20, 4)).astype("float32")
     normal.adapt(x)
@@ -498,24 +500,26 @@ def test_layers_of_two_dtypes(rng):
     assert_same_profile(profile, expected, rtol=1e-5)
 
 
-def test_a_batch_of_nothing_is_passed_over(rng):
+def test_a_batch_without_samples_is_skipped(rng):
     model = he_net(4, 2)
     x = rng.normal(size=(9, 4)).astype("float32")
     data = tf.data.Dataset.from_generator(
         lambda: iter([x[:6], x[:0], x[6:]]),
         output_signature=tf.TensorSpec((None, 4)),
     )
-    assert_same_profile(kx.measure(model, data), twin(model, x), rtol=1e-5)
+    assert_same_profile(
+        kx.measure(model, data), expected_profile(model, x), rtol=1e-5
+    )
 
 
-def test_two_threads_do_not_hear_each_other(rng):
+def test_threads_measure_their_own_models(rng):
     results = {}
 
     def work(name, width):
         model = he_net(width, 6)
         x = rng_of[name].normal(size=(64, width)).astype("float32")
         for _ in range(3):
-            results[name] = (kx.measure(model, x), twin(model, x))
+            results[name] = (kx.measure(model, x), expected_profile(model, x))
             model.predict(x, verbose=0)
 
     rng_of = {n: np.random.default_rng(n) for n in range(3)}
@@ -649,16 +653,16 @@ def test_bad_input_is_named(model, data, options, message):
 
 
 @pytest.mark.parametrize("model", [Subclassed, subclassed])
-def test_labels_beside_the_data_of_any_model_are_told_of(model):
-    # How many inputs such a model takes only its call knows.
+def test_labels_beside_the_data_are_named_in_the_error(model):
+    # Only the call of such a model knows how many inputs it takes.
     with pytest.raises(ValueError) as failure:
         kx.measure(model(), (X, X[:, 0]))
-    said = str(failure.value) + "".join(failure.value.__notes__)
-    assert "of (x, y), pass x alone. Received: 2 arrays" in said
+    message = str(failure.value) + "".join(failure.value.__notes__)
+    assert "for (x, y), pass x alone. Received: 2 arrays" in message
 
 
 class Frame:
-    """An array as pandas holds it."""
+    """An object that can be converted to an array, like those of pandas."""
 
     def __init__(self, values):
         self.values = values
@@ -667,14 +671,14 @@ class Frame:
         return np.array(self.values, dtype)
 
 
-def test_what_can_be_an_array_is_taken_as_one(rng):
+def test_objects_that_convert_to_an_array_are_accepted(rng):
     model = good()
     assert kx.measure(model, Frame(X)) == kx.measure(model, X)
     with pytest.raises(ValueError, match="dtype object"):
         kx.measure(model, Frame([[1, "a"], [2, None]]))
 
 
-def test_a_batch_without_samples_adds_nothing():
+def test_batches_without_samples_add_nothing():
     model = good()
     batches = [X[:0], X[:4], X[4:4], X[4:]]
     data = tf.data.Dataset.from_generator(
@@ -699,7 +703,7 @@ def root_in_a_model(kind):
     if kind == "between":
         y = dense[1](keras.ops.sqrt(dense[0](one)))
     if kind == "parallel":
-        # The sound branch is made, and runs, on either side of the other.
+        # Finite branches are made, and run, before and after the other one.
         bad = dense[1](Root(name="root")(one))
         y = x.Add()([dense[0](one), bad, dense[2](one)])
     if kind == "shared":
@@ -722,7 +726,7 @@ def root_in_a_model(kind):
 
 
 class Roots(keras.layers.Layer):
-    """Takes the root itself, before a layer of its own."""
+    """Takes the root in its call, before the layer inside it."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -746,9 +750,7 @@ class Roots(keras.layers.Layer):
         ("by its own call", "in the input of layer 'roots/inner'"),
     ],
 )
-def test_the_layer_where_nan_arises_is_named_and_no_innocent_one(
-    kind, place, layers
-):
+def test_the_layer_where_nan_arises_is_named_and_no_other(kind, place, layers):
     model = root_in_a_model(kind)
     model([X, X])
     before = state(model)
@@ -757,7 +759,7 @@ def test_the_layer_where_nan_arises_is_named_and_no_innocent_one(
     assert_same_state(before, state(model))
 
 
-def test_infinity_is_found_where_states_run_up_to_it():
+def test_infinity_is_found_where_states_grow_to_it():
     # 1e10 a step, and squares of states: the second batch overflows.
     layer = keras.layers.SimpleRNN(
         1,
@@ -823,7 +825,7 @@ def with_inner(kind):
     return keras.Sequential([keras.Input((2,)), *layers])
 
 
-def test_a_layer_whose_call_is_a_tf_function_is_heard(rng):
+def test_a_layer_whose_call_is_a_tf_function_is_measured(rng):
     model = with_inner(Compiled)
     x = rng.normal(size=(8, 2)).astype("float32")
     model(x)
@@ -834,7 +836,7 @@ def test_a_layer_whose_call_is_a_tf_function_is_heard(rng):
     )
 
 
-def test_a_layer_in_a_loop_of_another_cannot_be_heard(rng):
+def test_a_layer_in_a_loop_of_another_is_refused(rng):
     model = with_inner(Looped)
     x = rng.normal(size=(8, 2)).astype("float32")
     with pytest.raises(RuntimeError, match=r"Received: layer '.*/inside'"):
@@ -856,7 +858,9 @@ def test_a_compiled_model_is_measured_too(jit, rng):
     model.compile("sgd", "mse", jit_compile=jit)
     x = rng.normal(size=(40, 5)).astype("float32")
     model.fit(x, x, verbose=0)
-    assert_same_profile(kx.measure(model, x), twin(model, x), rtol=1e-5)
+    assert_same_profile(
+        kx.measure(model, x), expected_profile(model, x), rtol=1e-5
+    )
 
 
 def python(code, **environment):
@@ -870,7 +874,7 @@ def python(code, **environment):
     return finished.stdout
 
 
-def test_another_backend_is_told_in_one_sentence(monkeypatch):
+def test_another_backend_is_refused_in_one_sentence(monkeypatch):
     model = good()
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     assert kx.theory.sample_variance_decay(1).sample_fraction[0] == 1
@@ -883,7 +887,7 @@ def test_another_backend_is_told_in_one_sentence(monkeypatch):
 
 
 def test_a_model_under_a_strategy_of_two_devices():
-    said = python(
+    printed = python(
         "import numpy as np, tensorflow as tf, keras\n"
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
         "tf.config.set_logical_device_configuration(\n"
@@ -903,11 +907,11 @@ def test_a_model_under_a_strategy_of_two_devices():
         "model.fit(x, x[:, :1], epochs=2, verbose=0, callbacks=[callback])\n"
         "print(abs(same).max() < 1e-6, len(callback.profiles))\n"
     )
-    assert said.split() == ["True", "3"]
+    assert printed.split() == ["True", "3"]
 
 
 class Gathers:
-    """The strategy of a worker that hears from others."""
+    """A strategy whose other workers have sent messages."""
 
     def __init__(self, *messages):
         self.messages = messages
@@ -918,18 +922,18 @@ class Gathers:
 
 @pytest.mark.parametrize("not_finite", [None, 0, 1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_workers_put_together_what_each_sends(
+def test_the_messages_of_all_workers_are_merged(
     dtype, not_finite, rng, monkeypatch
 ):
     monkeypatch.setattr(replicas, "count_workers", lambda strategy: 3)
     pieces = [rng.normal(3, 2, (samples, 5)) for samples in (4, 1, 9)]
 
-    def found(x):
+    def moments_of(x):
         narrow, wide = tf.constant(x[:, :2], "float32"), tf.constant(x, dtype)
         return of_all_layers([layer_moments(narrow), layer_moments(wide)])
 
     finite = [tf.constant(i != not_finite) for i in range(3)]
-    mine, *others = map(found, pieces)
+    mine, *others = map(moments_of, pieces)
     messages = list(map(replicas.packed, others, finite[1:]))
     sizes = {(x.dtype.name, len(x)) for x in messages}
     assert sizes == {(dtype, 2 + 2 + 7 + 1)}
@@ -937,9 +941,9 @@ def test_workers_put_together_what_each_sends(
         mine, finite[0], Gathers(*messages)
     )
     assert bool(all_finite) == (not_finite is None)
-    expected = found(np.concatenate(pieces))
-    for ours, its in zip(
+    expected = moments_of(np.concatenate(pieces))
+    for mine, other in zip(
         tf.nest.flatten(moments), tf.nest.flatten(expected), strict=True
     ):
-        assert ours.dtype == its.dtype
-        np.testing.assert_allclose(ours, its, rtol=1e-5, atol=1e-5)
+        assert mine.dtype == other.dtype
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)

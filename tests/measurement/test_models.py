@@ -1,14 +1,13 @@
-"""Any Keras model: a row a kind, against numbers known beforehand.
+"""Keras models of every kind, against signals computed with NumPy.
 
 Weights and inputs are small integers and there are eight samples, so that
 float32 holds signals and their means exactly; the tolerance is for the square
 root that a deviation goes through. Models with a sigmoid, a tanh or a softmax
-in them run in float64 against a NumPy twin. The integers are drawn from the
-seed, and what is expected holds for any.
+run in float64. The integers are drawn from the seed; the tests hold for any.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -25,17 +24,16 @@ SAMPLES = 8
 
 @dataclass
 class Known:
-    """A model, data for it, and the signals that measure must find."""
+    """A model, data for it, and the signals that are expected."""
 
     model: keras.Model
     data: Any
     signals: dict[str, np.ndarray]
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Case:
-    """A row of the table."""
+    """A model in the table, its dtype policy and tolerance."""
 
     build: Callable[[np.random.Generator], Known]
     dtype: str = "float32"
@@ -46,18 +44,18 @@ CASES: dict[str, Case] = {}
 
 
 def exact(build):
-    """Enter a model whose signals are integers."""
+    """Adds a model whose signals are integers to the table."""
     CASES[build.__name__] = Case(build)
     return build
 
 
 def in_float64(build):
-    """Enter a model whose signals are not."""
+    """Adds a model whose signals are not integers to the table."""
     CASES[build.__name__] = Case(build, "float64", 1e-12)
     return build
 
 
-# The hands of the twins.
+# Computations of the expected signals.
 
 
 def integers(rng, *shape, low=-3, high=4):
@@ -70,7 +68,7 @@ def inputs(rng, *shape, **bounds):
 
 
 def filled(model, rng):
-    """The model, its weights small integers."""
+    """Sets the weights of a model to small integers and returns it."""
     for weight in model.weights:
         if keras.backend.is_float_dtype(weight.dtype):
             weight.assign(integers(rng, *weight.shape))
@@ -116,7 +114,7 @@ def convolved(x, kernel, pad=0):
 
 
 def each_channel(x, kernel):
-    """Every channel convolved with filters of its own."""
+    """Each channel convolved with filters of its own."""
     return np.concatenate(
         [
             convolved(x[..., [c]], kernel[..., [c], :])
@@ -127,7 +125,7 @@ def each_channel(x, kernel):
 
 
 def spread(x, stride):
-    """Zeros between the entries along the axes that `convolved` goes over."""
+    """Puts zeros between the entries along the axes of the convolution."""
     shape = [(n - 1) * stride + 1 for n in x.shape[1:-1]]
     wide = np.zeros((len(x), *shape, x.shape[-1]), x.dtype)
     wide[(slice(None), *[slice(None, None, stride)] * len(shape))] = x
@@ -182,7 +180,7 @@ def over_time(
 ):
     """Signals and outputs, time along the second axis, and last states.
 
-    Where a sample is masked, Keras repeats the output before, or zero.
+    Where a sample is masked, Keras repeats the previous output, or a zero.
     """
     step, sizes = stepping
     if states is None:
@@ -204,7 +202,7 @@ def over_time(
     return np.stack(signals, 1), np.stack(outputs, 1), states
 
 
-# Models of every make.
+# Models of every kind.
 
 
 @exact
@@ -273,7 +271,7 @@ def models_in_a_model(rng):
 
 
 class Block(layers.Layer):
-    """A layer that is no model and holds others."""
+    """A layer that holds other layers and is not a model."""
 
     def __init__(self, units, initializer="ones", **kwargs):
         super().__init__(**kwargs)
@@ -289,7 +287,7 @@ class Block(layers.Layer):
 
 
 class Subclassed(keras.Model):
-    """The layers run in another order than they were made in."""
+    """A model that runs its layers in another order than they were made."""
 
     def __init__(self):
         super().__init__()
@@ -428,13 +426,13 @@ def subclassed_model_of_a_dict(rng):
 
 
 def one_layer(rng, layer, shape, signal, dtype=None, **bounds):
-    """A model of one layer, named "layer"; `signal(layer, x)` is its twin."""
+    """A model of one layer, whose signal is `signal(layer, x)`."""
     model = sequential(rng, shape, layer, dtype=dtype)
     x = inputs(rng, *shape, **bounds)
     return Known(model, x, {layer.name: signal(layer, x)})
 
 
-def enter_convolution(rank):
+def add_convolutions(rank):
     shape = (*(5, 6, 4)[:rank], 2)
     convolution = getattr(layers, f"Conv{rank}D")
     transposed = getattr(layers, f"Conv{rank}DTranspose")
@@ -487,7 +485,7 @@ def enter_convolution(rank):
 
 
 for rank in (1, 2, 3):
-    enter_convolution(rank)
+    add_convolutions(rank)
 
 
 @exact
@@ -538,7 +536,7 @@ def dense_whose_activation_is_softmax(rng):
 
 
 class OwnKernel(layers.Layer):
-    """Knows no `activation`: its relu is part of its call."""
+    """A layer without `activation`, whose relu is part of its call."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
@@ -552,7 +550,7 @@ class OwnKernel(layers.Layer):
 
 
 @exact
-def own_layer_is_heard_at_its_output(rng):
+def own_layer_is_measured_at_its_output(rng):
     model = sequential(rng, (3,), OwnKernel(4), OwnKernel(5))
     x = inputs(rng, 3)
     a = relu(dense(model.layers[0], x))
@@ -561,7 +559,7 @@ def own_layer_is_heard_at_its_output(rng):
 
 
 class Manifold(OwnKernel):
-    """Several outputs, of which the first floating one counts."""
+    """A layer of several outputs, of which the first floating one counts."""
 
     def call(self, x):
         y = x @ self.kernel
@@ -598,14 +596,14 @@ def dense_in_eight_bits(rng):
     first, second = layers.Dense(4, "relu"), layers.Dense(2)
     model = sequential(rng, (3,), first, second)
     first.quantize("int8")
-    # What the layer itself gives where nothing is cut off.
+    # The output of the same quantized layer without activation.
     linear = layers.Dense(4)
-    twin = sequential(rng, (3,), linear)
+    expected = sequential(rng, (3,), linear)
     linear.quantize("int8")
-    for mine, its in zip(linear.variables, first.variables, strict=True):
-        mine.assign(its)
+    for new, old in zip(linear.variables, first.variables, strict=True):
+        new.assign(old)
     x = inputs(rng, 3)
-    a = ops.convert_to_numpy(twin(x))
+    a = ops.convert_to_numpy(expected(x))
     b = ops.convert_to_numpy(second(relu(a)))
     return Known(model, x, {"dense": a, "dense_1": b})
 
@@ -679,27 +677,27 @@ def time_folded_into_the_samples(rng):
 
 
 def attended(attention, heads_to_repeat=1):
-    """Signals of the four maps of `attention`, whose query is its value."""
+    """The signals of the four linear maps of a self-attention."""
 
-    def signals(x):
+    def signals_of(x):
         weights = iter(attention.get_weights())
-        found = {
+        signals = {
             name: np.einsum("btd,dhk->bthk", x, next(weights)) + next(weights)
             for name in ("query", "key", "value")
         }
-        query = found["query"]
+        query = signals["query"]
         key, value = (
-            np.repeat(found[name], heads_to_repeat, axis=2)
+            np.repeat(signals[name], heads_to_repeat, axis=2)
             for name in ("key", "value")
         )
         scores = np.einsum("bthk,bshk->bhts", query, key)
         shares = softmax(scores / np.sqrt(query.shape[-1]))
         mixed = np.einsum("bhts,bshk->bthk", shares, value)
         out = np.einsum("bthk,hkd->btd", mixed, next(weights)) + next(weights)
-        found["attention_output"] = out
-        return {f"{attention.name}/{name}": y for name, y in found.items()}
+        signals["attention_output"] = out
+        return {f"{attention.name}/{name}": y for name, y in signals.items()}
 
-    return signals
+    return signals_of
 
 
 def self_attention(rng, attention, heads_to_repeat=1):
@@ -743,7 +741,7 @@ def recurrent(rng, kind, **options):
     return Known(model, x, {kind: signals, "dense": after})
 
 
-def enter_recurrent(kind, *options):
+def add_recurrent(kind, *options):
     CASES["-".join([kind, *options])] = Case(
         lambda rng: recurrent(rng, kind, **dict.fromkeys(options, True)),
         "float64",
@@ -752,15 +750,15 @@ def enter_recurrent(kind, *options):
 
 
 for kind in RECURRENT:
-    enter_recurrent(kind)
-    enter_recurrent(kind, "return_sequences")
-    enter_recurrent(kind, "return_sequences", "go_backwards")
-    enter_recurrent(kind, "return_sequences", "unroll")
-    enter_recurrent(kind, "go_backwards", "unroll")
+    add_recurrent(kind)
+    add_recurrent(kind, "return_sequences")
+    add_recurrent(kind, "return_sequences", "go_backwards")
+    add_recurrent(kind, "return_sequences", "unroll")
+    add_recurrent(kind, "go_backwards", "unroll")
 
 
 def masked(rng, kind, **options):
-    """Steps are masked before, between and after the others."""
+    """A model in which steps are masked at the start, inside and at the end."""
     make, stepping = RECURRENT[kind]
     layer = make(3, **options)
     model = sequential(rng, (4, 2), layers.Masking(-9), layer, layers.Dense(2))
@@ -777,7 +775,7 @@ def masked(rng, kind, **options):
     return Known(model, x, {kind: signals, "dense": after})
 
 
-def enter_masked(kind, *options):
+def add_masked(kind, *options):
     CASES["-".join(["masked", kind, *options])] = Case(
         lambda rng: masked(rng, kind, **dict.fromkeys(options, True)),
         "float64",
@@ -786,12 +784,12 @@ def enter_masked(kind, *options):
 
 
 for kind in RECURRENT:
-    enter_masked(kind)
-    enter_masked(kind, "return_sequences")
-enter_masked("lstm", "return_sequences", "unroll")
-enter_masked("lstm", "unroll")
-enter_masked("lstm", "return_sequences", "zero_output_for_mask")
-enter_masked("gru", "return_sequences", "zero_output_for_mask", "unroll")
+    add_masked(kind)
+    add_masked(kind, "return_sequences")
+add_masked("lstm", "return_sequences", "unroll")
+add_masked("lstm", "unroll")
+add_masked("lstm", "return_sequences", "zero_output_for_mask")
+add_masked("gru", "return_sequences", "zero_output_for_mask", "unroll")
 
 
 @in_float64
@@ -881,7 +879,7 @@ def stacked_cells_of_the_last_step(rng):
 
 
 class OwnCell(OwnKernel):
-    """A cell without an activation, with its state in a bare tensor."""
+    """A cell without an activation, whose state is a single tensor."""
 
     state_size = property(lambda self: self.units)
 
@@ -905,7 +903,7 @@ def own_cell(rng):
 
 
 class CellWithAnotherInside(layers.Layer):
-    """A cell whose linear map is a layer of its own."""
+    """A cell that holds a layer with a kernel."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
@@ -1003,8 +1001,8 @@ def time_distributed_behind_a_mask(rng):
     return Known(model, x, {"time_distributed/dense": dense(inner, x)})
 
 
-# Precisions. The signal lies so far from zero that its own precision holds
-# it, but not its square: what is reduced in less than float32 shows at once.
+# Precisions. The signal is so far from zero that its precision suffices for
+# the signal but not for its square: a reduction in less than float32 fails.
 
 
 def near(rng, offset, dtype, data_dtype):
@@ -1036,14 +1034,14 @@ for policy_name, compute, offset, data_dtype, rtol in (
 
 @pytest.fixture
 def policy():
-    """Sets the dtype policy, for one test."""
+    """A function that sets the dtype policy for one test."""
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_model(name, rng, policy):
+def test_measure_and_meter_of_a_model(name, rng, policy):
     row = CASES[name]
     policy(row.dtype)
     known = row.build(rng)
@@ -1051,8 +1049,11 @@ def test_model(name, rng, policy):
     model, data = known.model, known.data
     built = model.built
     before = outputs(model, data) if built else []
-    profile = kx.measure(model, data, **known.options)
+    profile = kx.measure(model, data)
     assert_same_profile(profile, profile_of(known.signals), row.rtol)
+    meter = kx.Meter(model)
+    for _ in range(2):
+        assert_same_profile(meter(data), profile, row.rtol)
     after = outputs(model, data)
     assert_equal(before, after if built else [])
     # Nor do the hooks themselves change the output.
