@@ -1,4 +1,4 @@
-"""Whole models scaled to data."""
+"""Calibration of whole models: their layers are scaled to data."""
 
 from keras_initx.calibration.calibrate import calibrate
 from keras_initx.calibration.record import Calibration

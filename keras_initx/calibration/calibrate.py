@@ -1,9 +1,8 @@
-"""Kernels and biases scaled to the data, layer by layer, as it passes."""
+"""Scales the kernels and biases of a model to data."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +13,8 @@ from keras_initx.calibration.calibrator import Calibrator
 from keras_initx.calibration.record import Calibration
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager, check_model
-from keras_initx.inspection.selection import Layers, Selector, selectors
+from keras_initx.inspection.selection import Layers, selectors
+from keras_initx.inspection.traversal import inspect
 from keras_initx.measurement.data import (
     Batches,
     Data,
@@ -24,7 +24,12 @@ from keras_initx.measurement.data import (
 )
 from keras_initx.measurement.measure import one_at_a_time
 from keras_initx.measurement.moments import all_finite
-from keras_initx.validation import check_backend, is_real
+from keras_initx.validation import (
+    check_backend,
+    check_bool,
+    check_choice,
+    check_real,
+)
 
 
 def calibrate(
@@ -39,24 +44,26 @@ def calibrate(
     batch_size: int | None = None,
     verbose: int = 0,
 ) -> Calibration:
-    """Scale the layers of a model so that data keep their variance in it.
+    """Scales the layers of a model so that the variance of data is kept.
 
-    A pre-activation y of each layer, with mean m and standard deviation s over
-    the samples (of convolutions and sequences over positions too), becomes
+    The pre-activation y of each layer, with mean m and standard deviation s
+    over the samples (in convolutions and sequences over positions too),
+    becomes
 
         y  ->  sqrt(target_variance) (y - m) / s
 
-    through the kernel and the bias. All it takes is ONE forward pass, in which
-    each layer runs as it was, is corrected, and runs once more for the layers
-    to come. With
+    through its kernel and bias. This takes ONE forward pass, in which each
+    layer runs as it was, is corrected, and runs once more for the layers after
+    it. With
 
-        per="unit"                  m and s of each unit: the "sample
-                                    initialisation" of Luther & Seung, after
+        per="unit"                  m and s are those of each unit: the "sample
+                                    initialization" of Luther & Seung, after
                                     which the sample variance does not decay
-        per="layer"                 of all units together: their "total" one
+        per="layer"                 m and s are those of all units together:
+                                    their "total" one
         per="layer", center=False   nothing is subtracted: LSUV, if the kernels
                                     were orthogonal (`kx.initialize(model,
-                                    "orthogonal", seed=...)`)
+                                    "orthogonal")`)
 
     The price of the first: in a relu net squared gradients grow by
     pi / (pi - 1) = 1.47 a layer, as with Batch Normalization, and differences
@@ -68,46 +75,52 @@ def calibrate(
 
     Arrays are one batch. A data set of several batches, or arrays with a
     `batch_size`, are handled exactly, by moments that are merged over batches,
-    at the price of a pass up to each layer in turn. Each pass must give the
-    same samples: cache what is shuffled. With `training=True` all batches have
-    the same dropout mask. Under several workers each calibrates its own copy of
-    the model, so all must call, with the same data.
+    at the price of a pass over all batches for each layer that is corrected.
+    Each pass must give the same samples: cache what is shuffled. With
+    `training=True` all batches have the same dropout mask. Under several
+    workers each calibrates its own copy of the model, so all must call, with
+    the same data.
 
-    Calibrated are dense, convolution (grouped, depthwise, separable and
-    transposed too) and `EinsumDense` layers, at their first call if there are
-    several. Left alone, and listed, are layers that a normalization follows
-    directly, unless `layers` picks them; recurrent, attention and embedding
-    layers and what runs once a time step; frozen and quantized kernels; layers
-    of your own, and subclasses with a `call` of their own. A layer without
-    bias is scaled only; units that are constant over the data are left as they
-    are; both are listed too. Masks are not looked at: a time step that one
-    leaves out counts as any other.
+    Calibrated are the layers whose rule says that their units are linear in a
+    kernel (`inspection.register_layer`): dense, convolution (grouped,
+    depthwise, separable and transposed too) and `EinsumDense` layers, at their
+    first call if there are several. Skipped, and listed, are layers that a
+    normalization follows directly, unless `layers` picks them; recurrent,
+    attention and embedding layers, and layers that run once a time step;
+    frozen and quantized kernels; layers without such a rule, and subclasses
+    with a `call` of their own. A layer without bias is scaled only; units that
+    are constant over the data stay as they are; both are listed too. Masks are
+    not looked at: a masked time step counts as any other.
 
     Trained weights are scaled as well as others. The model is changed when all
     has been computed, or not at all.
 
     Args:
-        model: A `keras.Model` of any kind. Built here if it is not.
-        data: As in `measure`. Samples that the training will see: the more,
-            the closer held-out ones are to the target. At least two.
-        per: "unit" or "layer".
-        center: Whether to subtract the mean.
-        target_variance: The variance to reach, > 0.
-        layers: Which layers to calibrate, as in `measure`. Default: all.
-        training: Whether to run the model in training mode, in which Batch
-            Normalization uses the batch.
-        batch_size: Samples a batch, for arrays. Default: all at once.
-        verbose: 1 shows a progress bar, which counts layers. Defaults to 0.
+        model: keras.Model. A model of any kind. It is built if it is not.
+        data: Data as in `measure`: samples that the training will see. The
+            more there are, the closer held-out ones come to the target. At
+            least two samples.
+        per: str. "unit" or "layer". Defaults to "unit".
+        center: bool. Whether to subtract the mean. Defaults to True.
+        target_variance: float. The variance to reach, > 0. Defaults to 1.
+        layers: Which layers to calibrate, as in `measure`. Defaults to all.
+        training: bool. Whether to run the model in training mode, in which
+            Batch Normalization uses the batch. Defaults to False.
+        batch_size: int. Samples a batch, for arrays. Defaults to all at once.
+        verbose: int. 1 shows a progress bar, which counts layers. Defaults
+            to 0.
 
     Returns:
-        The profile of what each layer hands on, with `skipped` and `notes`.
-        Its units are channels; `measure`, whose units are single outputs, is
-        the judge of the finished model.
+        A `Calibration`: the profile of the pre-activation of each layer after
+        its correction, with `skipped` and `notes`. Its units are channels;
+        `measure`, whose units are single outputs, is the judge of the finished
+        model.
 
     Raises:
-        ValueError: As `measure` does; or an argument is none of these.
-        RuntimeError: Keras runs on another backend than TensorFlow, or a
-            picked layer runs where it cannot be heard.
+        ValueError: As `measure` does, or if an argument is none of these.
+        RuntimeError: If Keras runs on another backend than TensorFlow, if it
+            is called inside a `tf.function`, or if a picked layer runs inside
+            a loop of another layer.
 
     Example:
 
@@ -126,72 +139,64 @@ def calibrate(
     """
     check_backend("calibrate")
     check_model(model)
-    if per not in ("unit", "layer"):
-        raise ValueError(
-            f'per must be "unit" or "layer". Received: per={per!r}'
-        )
-    if not (is_real(target_variance) and 0 < target_variance < math.inf):
-        raise ValueError(
-            "target_variance must be a number > 0. "
-            f"Received: target_variance={target_variance!r}"
-        )
+    by_unit = check_choice("per", per, ("unit", "layer")) == "unit"
+    center = check_bool("center", center)
+    target_variance = check_real("target_variance", target_variance, "(0, inf)")
+    training = check_bool("training", training)
     check_eager("calibrate")
-    wanted = selectors(layers)
+    chosen = selectors(layers)
     all_batches = _as_one(batches(data, batch_size), batch_size)
-    # A layer's call is replaced for a while, which two threads cannot.
+    bar = keras.utils.Progbar(None, unit_name="layer") if verbose else None
+    # Methods of layers are replaced for a while, which two threads cannot do.
     with one_at_a_time:
-        return _calibrated(
-            model,
-            all_batches,
-            wanted,
-            per == "unit",
-            bool(center),
-            float(target_variance),
-            bool(training),
-            keras.utils.Progbar(None, unit_name="layer") if verbose else None,
+        build(model, all_batches)
+        calibrator = Calibrator(
+            inspect(model),
+            chosen,
+            by_unit,
+            center,
+            target_variance,
+            training,
+            on_layer=lambda: bar.add(1) if bar else None,
         )
-
-
-def _calibrated(
-    model: keras.Model,
-    all_batches: Batches,
-    wanted: tuple[Selector, ...],
-    by_unit: bool,
-    center: bool,
-    target_variance: float,
-    training: bool,
-    bar: keras.utils.Progbar | None,
-) -> Calibration:
-    build(model, all_batches)
-    calibrator = Calibrator(
-        model, wanted, by_unit, center, target_variance, training
-    )
-    held = _held(all_batches)
-    _check(held)
-    calibrator.run(held, on_layer=lambda: bar.add(1) if bar else None)
-    result = calibrator.result()
-    assign_all(calibrator.new_values())
+        repeatable = _repeatable(all_batches)
+        _check(repeatable)
+        calibrator.run(repeatable)
+        result = calibrator.result()
+        assign_all(calibrator.new_values())
+    if bar:
+        bar.update(len(result), finalize=True)
     return result
 
 
-def _as_one(given: Batches, batch_size: int | None) -> Batches:
-    if given.size is None or batch_size is not None:
-        return given
-    return dataclasses.replace(given, size=sys.maxsize, count=1)
+def _as_one(data: Batches, batch_size: int | None) -> Batches:
+    """Arrays as one batch, unless the user asked for several."""
+    if data.size is None or batch_size is not None:
+        return data
+    return dataclasses.replace(data, size=sys.maxsize, count=1)
 
 
-def _held(data: Batches) -> Iterable[Any]:
-    """The batches, to be run through as often as wanted."""
-    found = iter(data)
-    first = next(found, None)
+def _repeatable(data: Batches) -> Iterable[Any]:
+    """The batches, to be run through several times; a list of a single one.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    iterator = iter(data)
+    first = next(iterator, None)
     if first is None:
         raise ValueError("data must hold samples. Received: empty data")
-    return [first] if next(found, None) is None else data
+    return [first] if next(iterator, None) is None else data
 
 
-def _check(held: Iterable[Any]) -> None:
+def _check(data: Iterable[Any]) -> None:
+    """Refuses data that are not finite, too few, or gone the second time.
+
+    Raises:
+        ValueError: If they are.
+    """
     samples = passes = 0
-    for batch in held:
+    for batch in data:
         passes += 1
         samples += samples_of(batch)
         floats = [x for x in keras.tree.flatten(batch) if x.dtype.is_floating]

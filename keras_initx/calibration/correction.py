@@ -1,46 +1,133 @@
-"""What moments a layer has, and so by what its units are corrected."""
+"""The moments of a layer's units, and the correction that follows from them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_initx.calibration.unit_moments import UnitMoments
-from keras_initx.inspection.linear_units import Readout
+from keras_initx.inspection.layer_rule import LinearUnits
 from keras_initx.measurement.moments import all_finite
 
 # A unit is constant if its standard deviation is within rounding of its mean.
 _ROUNDING = 1e-6
-# Of so many numbers a variance is known to sqrt(2 / _FEW) = 20%.
+# The variance of so few numbers has a standard error of sqrt(2 / _FEW) = 20%.
 _FEW = 50
 _LARGE = 1e3
-_KERNELS = ("kernel", "depthwise", "pointwise")
+
+
+class UnitMoments(NamedTuple):
+    """Mean and variance of each unit of a layer, in float64.
+
+    Attributes:
+        numbers: How many numbers each mean is taken over.
+        mean: array of shape `(units,)`.
+        variance: array of shape `(units,)`.
+    """
+
+    numbers: int
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def unit_moments(signal: tf.Tensor, units: LinearUnits | None) -> UnitMoments:
+    """Mean and variance of each unit over all other axes.
+
+    They are computed in float32, or in float64 if the signal is.
+
+    Args:
+        signal: tensor of shape `(samples, ...)`. The pre-activation.
+        units: LinearUnits. They name the axes along which units differ. None
+            means the last axis.
+
+    Raises:
+        ValueError: If the signal does not have as many units as the kernel.
+    """
+    if signal.dtype != tf.float64:
+        signal = tf.cast(signal, tf.float32)
+    rank = signal.shape.rank
+    kept = [rank - 1] if units is None else _axes(signal, units)
+    over = [axis for axis in range(rank) if axis not in kept]
+    mean = tf.reduce_mean(signal, over, keepdims=True)
+    square = tf.math.squared_difference(signal, mean)
+    variance = tf.reduce_mean(square, over)
+    return UnitMoments(
+        math.prod(signal.shape[axis] for axis in over),
+        *(
+            np.ravel(each.numpy()).astype(np.float64)
+            for each in (mean, variance)
+        ),
+    )
+
+
+def _axes(signal: tf.Tensor, units: LinearUnits) -> list[int]:
+    """The axes of the signal along which units differ, from 1 on."""
+    shape = tuple(signal.shape)
+    rank = len(shape)
+    if all(-rank < axis < rank for axis in units.signal_axes):
+        axes = [axis % rank for axis in units.signal_axes]
+        if math.prod(shape[axis] for axis in axes) == units.count:
+            return axes
+    raise ValueError(
+        f"signal_axes must tell apart as many units as kernel_axes, "
+        f"{units.count} in {units.kernel.name!r} of shape "
+        f"{tuple(units.kernel.shape)}. Received: "
+        f"signal_axes={units.signal_axes} of a pre-activation of shape {shape}"
+    )
+
+
+def merged(a: UnitMoments, b: UnitMoments) -> UnitMoments:
+    """Moments of the samples of `a` and of `b` together.
+
+    Reference: Chan, Golub & LeVeque, "Updating formulae and a pairwise
+    algorithm for computing sample variances", 1979, eq. 2.1.
+    """
+    numbers = a.numbers + b.numbers
+    share = b.numbers / numbers
+    step = b.mean - a.mean
+    return UnitMoments(
+        numbers,
+        a.mean + share * step,
+        a.variance
+        + share * (b.variance - a.variance)
+        + share * (1 - share) * step**2,
+    )
+
+
+class Correction(NamedTuple):
+    """The map of each unit, y -> factor (y - shift).
+
+    Attributes:
+        factor: array of shape `(units,)`.
+        shift: array of shape `(units,)`.
+        constant: bool array of shape `(units,)`. Which units are constant over
+            the data; they have factor 1 and shift 0.
+    """
+
+    factor: np.ndarray
+    shift: np.ndarray
+    constant: np.ndarray
 
 
 def correction(
     moments: UnitMoments, target_variance: float, by_unit: bool, center: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Factor and shift of each unit, y -> factor (y - shift).
+) -> Correction:
+    """The correction that gives the units of a layer the wanted variance.
 
         factor = sqrt(target_variance / variance)
         shift  = mean if center else 0
 
     with the moments of each unit, or with those over all units together:
-    mean m = <mean_j>_j and variance <variance_j + (mean_j - m)^2>_j. Constant
-    units have factor 1 and shift 0.
+    mean m = <mean_j>_j and variance <variance_j + (mean_j - m)^2>_j.
 
     Args:
-        moments: Of each unit.
-        target_variance: The variance to reach.
-        by_unit: Whether each unit has a correction of its own.
-        center: Whether to subtract the mean.
-
-    Returns:
-        Factors, shifts, and which units are constant.
+        moments: UnitMoments. Those of the layer.
+        target_variance: float. The variance to reach, > 0.
+        by_unit: bool. Whether each unit has a correction of its own.
+        center: bool. Whether to subtract the mean.
 
     Reference: Luther & Seung, Physical Review Research 2, 033135 (2020).
     """
@@ -53,81 +140,73 @@ def correction(
     with np.errstate(divide="ignore"):
         factor = np.where(constant, 1, np.sqrt(target_variance / variance))
     shift = np.where(constant | (not center), 0, mean)
-    return factor, shift, constant
+    return Correction(factor, shift, constant)
 
 
-def told_of_units(factor: np.ndarray, constant: np.ndarray) -> Iterator[str]:
-    """What a user should know of the corrections of a layer's units."""
+def corrected_values(
+    units: LinearUnits, change: Correction, values: Mapping[int, tf.Tensor]
+) -> list[tuple[Any, tf.Tensor]] | None:
+    """The values of kernel and bias with which a layer is corrected.
+
+    Args:
+        units: LinearUnits. How the pre-activation depends on its weights.
+        change: Correction. Shifts must be equal where the bias does not have
+            one number for each unit.
+        values: The present value of each weight, by its id.
+
+    Returns:
+        Pairs of a variable and its value, None if a value is beyond the range
+        of its variable.
+    """
+    # Within the call of a layer a variable names the dtype it is cast to.
+    kernel = values[id(units.kernel)]
+    factors = _along_kernel(units, change.factor, kernel.dtype)
+    pairs = [(units.kernel, tf.cast(kernel, factors.dtype) * factors)]
+    if units.bias is not None:
+        factor, shift = (
+            each.reshape(units.bias.shape) if units.bias_per_unit else each[:1]
+            for each in (change.factor, change.shift)
+        )
+        bias = tf.cast(values[id(units.bias)], tf.float64)
+        pairs.append((units.bias, factor * (bias - shift)))
+    pairs = [(w, tf.cast(value, values[id(w)].dtype)) for w, value in pairs]
+    # No other dtype has so narrow a range.
+    narrow = [value for _, value in pairs if value.dtype == tf.float16]
+    return pairs if all(bool(all_finite(value)) for value in narrow) else None
+
+
+def _along_kernel(
+    units: LinearUnits, by_unit: np.ndarray, dtype: tf.DType
+) -> tf.Tensor:
+    """One number a unit as a tensor that the kernel can be multiplied by.
+
+    It is in float32, or in float64 beside a kernel in float64.
+    """
+    sizes = units.kernel.shape
+    by_axis = np.reshape(by_unit, [sizes[i] for i in units.kernel_axes])
+    shape = [
+        size if axis in units.kernel_axes else 1
+        for axis, size in enumerate(sizes)
+    ]
+    in_order = by_axis.transpose(np.argsort(units.kernel_axes))
+    wide = tf.float64 if dtype == tf.float64 else tf.float32
+    return tf.constant(in_order.reshape(shape), wide)
+
+
+def notes(
+    units: LinearUnits, moments: UnitMoments, change: Correction, center: bool
+) -> Iterator[str]:
+    """What a user should know of the correction of a layer, in few words."""
+    if center and units.bias is None:
+        yield "no bias, so scaled only"
+    if moments.numbers < _FEW:
+        yield f"from {moments.numbers} numbers a unit only"
+    if getattr(units.kernel, "constraint", None) is not None:
+        yield "the constraint of its kernel may undo it"
+    factor, constant = change.factor, change.constant
     if constant.any():
         yield f"{constant.sum()} of {constant.size} units constant"
     large = np.count_nonzero(factor > _LARGE)
     if large:
         most = f"{factor.max():.2g}"
         yield f"{large} of {factor.size} units scaled by up to {most}"
-
-
-def told_of_layer(
-    layer: keras.layers.Layer,
-    found: Readout,
-    moments: UnitMoments,
-    center: bool,
-) -> Iterator[str]:
-    """What a user should know of the correction of a layer."""
-    if center and found.bias is None:
-        yield "no bias, so scaled only"
-    if moments.count < _FEW:
-        yield f"from {moments.count} numbers a unit only"
-    if any(getattr(layer, f"{name}_constraint", None) for name in _KERNELS):
-        yield "the constraint of its kernel may undo it"
-
-
-def folded(
-    found: Readout,
-    factor: np.ndarray,
-    shift: np.ndarray,
-    values: Mapping[int, tf.Tensor],
-) -> list[tuple[Any, tf.Tensor]] | None:
-    """The variables and their values for y -> factor (y - shift).
-
-    Args:
-        found: How y depends on its kernel and bias.
-        factor: Of each unit.
-        shift: Of each unit. Equal for all where a bias does not fit.
-        values: What the variables hold, by their id.
-
-    Returns:
-        None where a value is beyond the range of its variable.
-    """
-    # Within a layer's call a variable names the dtype it is cast to.
-    kernel = values[id(found.kernel)]
-    by_axis = _along_kernel(found, factor, kernel.dtype)
-    kernel = tf.cast(kernel, by_axis.dtype)
-    changed = [(found.kernel, kernel * by_axis)]
-    if found.bias is not None:
-        fits = found.bias_fits
-        factor, shift = (
-            each.reshape(found.bias.shape) if fits else each[:1]
-            for each in (factor, shift)
-        )
-        bias = tf.cast(values[id(found.bias)], tf.float64)
-        changed.append((found.bias, factor * (bias - shift)))
-    changed = [(w, tf.cast(value, values[id(w)].dtype)) for w, value in changed]
-    # No other dtype is so soon at its end.
-    narrow = [v for _, v in changed if v.dtype == tf.float16]
-    fits = all(bool(all_finite(value)) for value in narrow)
-    return changed if fits else None
-
-
-def _along_kernel(
-    found: Readout, by_unit: np.ndarray, dtype: tf.DType
-) -> tf.Tensor:
-    """Numbers of the units in float32, or beside float64 in that."""
-    sizes = found.kernel.shape
-    by_axis = np.reshape(by_unit, [sizes[i] for i in found.kernel_axes])
-    shape = [
-        size if axis in found.kernel_axes else 1
-        for axis, size in enumerate(sizes)
-    ]
-    in_order = by_axis.transpose(np.argsort(found.kernel_axes))
-    wide = tf.float64 if dtype == tf.float64 else tf.float32
-    return tf.constant(in_order.reshape(shape), wide)

@@ -1,118 +1,107 @@
-"""Layers that a calibration leaves alone for what is around them."""
+"""Layers that a calibration skips, and why."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_initx.hooks.forward_hooks import forward_hooks
-from keras_initx.hooks.patching import replaced
+from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import LayerCall
-from keras_initx.inspection.traversal import all_layers, places
+from keras_initx.inspection.traversal import ModelView
+from keras_initx.inspection.untouchable import why_untouchable
 
-_L = keras.layers
-# What is inside of these is left alone.
-_AROUND = {
-    (_L.MultiHeadAttention, _L.GroupQueryAttention): "attention",
-    (_L.RNN, _L.Bidirectional): "recurrent",
-    (_L.TimeDistributed,): "runs once a time step",
-    (_L.SpectralNormalization,): "scaled by its wrapper",
-}
-_KINDS = {
-    (_L.Embedding,): "embedding",
-    (_L.LSTMCell, _L.GRUCell, _L.SimpleRNNCell): "recurrent",
-}
-_NORMALIZATIONS = (
-    _L.BatchNormalization,
-    _L.LayerNormalization,
-    _L.GroupNormalization,
-    _L.RMSNormalization,
-    _L.UnitNormalization,
-)
+NOT_LINEAR = "not known to be linear in one kernel"
 
 
-def excluded(layers: list[keras.layers.Layer]) -> dict[int, str]:
-    """For the id of each layer that is left alone, the reason."""
-    reasons = {}
-    for layer in layers:
-        for classes, reason in _AROUND.items():
-            if isinstance(layer, classes):
-                for inner in all_layers(layer):
-                    reasons.setdefault(id(inner), reason)
-        for classes, reason in _KINDS.items():
-            if isinstance(layer, classes):
-                reasons.setdefault(id(layer), reason)
+def skipped_by_kind(view: ModelView) -> dict[int, str]:
+    """The reason of each layer that is skipped for its kind, by its id.
+
+    A reason holds for all layers inside of one, and the outermost one counts.
+    """
+    reasons: dict[int, str] = {}
+    for layer in view.layers:
+        reason = view.rule(layer).skip_calibration
+        if reason:
+            for inner in view.inside(layer):
+                reasons.setdefault(id(inner), reason)
     return reasons
 
 
-def normalized(
-    model: keras.Model,
-    layers: list[keras.layers.Layer],
-    batch: Any,
-    training: bool,
-) -> dict[int, str]:
-    """The same for layers whose pre-activation a normalization takes.
+def normalized(view: ModelView, batch: Any, training: bool) -> dict[int, str]:
+    """The same for layers whose pre-activation enters a normalization.
 
-    A model that holds any is run on two samples to see it.
+    A model that has normalizations is run on two samples to see it.
     """
-    normalizations = [
-        layer for layer in layers if isinstance(layer, _NORMALIZATIONS)
-    ]
-    if not normalizations:
+    if not any(view.rule(layer).normalizes for layer in view.layers):
         return {}
-    heard_at: dict[int, tuple[keras.layers.Layer, tf.Tensor]] = {}
-    taken: list[tf.Tensor] = []
+    signals: dict[int, tuple[keras.layers.Layer, tf.Tensor]] = {}
+    inputs: list[Any] = []
 
-    def listener(heard: LayerCall, signal: tf.Tensor) -> tf.Tensor:
-        # An identity, so that no two layers hand on one tensor. Kept, so that
-        # no other comes to have its id.
+    def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+        # An identity, so that no two layers have one tensor. It is kept, so
+        # that no other tensor comes to have its id.
         signal = tf.identity(signal)
-        heard_at[id(signal)] = (heard.layer, signal)
+        signals[id(signal)] = (call.layer, signal)
         return signal
 
-    def taking(call: Any) -> Any:
-        def noted(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            taken.append(inputs)
-            return call(inputs, *args, **kwargs)
+    def after_call(call: LayerCall, rerun: Rerun, output: Any) -> Any:
+        if view.rule(call.layer).normalizes:
+            inputs.extend([*rerun.args, *rerun.kwargs.values()][:1])
+        return output
 
-        return noted
-
+    few = keras.tree.map_structure(lambda t: t[:2], batch)
     with (
         keras.StatelessScope(),
-        contextlib.ExitStack() as stack,
-        forward_hooks(on_pre_activation=listener),
+        forward_hooks(on_pre_activation=record, after_call=after_call),
     ):
-        for layer in normalizations:
-            stack.enter_context(replaced(layer, "call", taking))
-        few = keras.tree.map_structure(lambda t: t[:2], batch)
-        model(few, training=training)
+        view.model(few, training=training)
     return {
-        id(heard_at[id(tensor)][0]): "followed by a normalization"
-        for tensor in taken
-        if id(tensor) in heard_at
+        id(signals[id(tensor)][0]): "followed by a normalization"
+        for tensor in inputs
+        if id(tensor) in signals
     }
 
 
-def unheard(
-    model: keras.Model, heard: set[int], ran: set[int]
+def why_skipped(view: ModelView, layer: keras.layers.Layer) -> str:
+    """Why a layer cannot be corrected, "" if it can.
+
+    Layers that are skipped for their kind, or for what follows them, could be.
+    """
+    reason = why_untouchable(view, layer)
+    if reason:
+        return reason
+    units = view.rule(layer).units
+    if units is None:
+        return NOT_LINEAR
+    reasons = [
+        why_untouchable(view, layer, weight, alone=True)
+        for weight in units.weights
+    ]
+    return next(filter(None, reasons), "")
+
+
+def unrecorded(
+    view: ModelView, recorded: set[int], ran: set[int]
 ) -> dict[str, str]:
-    """Layers with weights that may be linear, of which nothing was heard.
+    """Layers with weights that may be linear, and no recorded signal.
 
     Args:
-        model: Whose layers.
-        heard: The ids of those that were.
-        ran: The ids of those that ran.
+        view: ModelView. The model.
+        recorded: The ids of the layers whose pre-activation was recorded.
+        ran: The ids of the layers that ran.
+
+    Returns:
+        The reason for each, by its name.
     """
     reasons = {}
-    for place in places(model):
-        layer, geometry = place.layers[-1], place.geometry
-        linear = geometry.split_shape is not None
-        if id(layer) in heard or not (linear or geometry.role == "unknown"):
+    for weight in view.weights:
+        linear = weight.geometry.is_linear or weight.role == "unknown"
+        if id(weight.layer) in recorded or not linear:
             continue
-        name = "/".join(each.name for each in place.layers[1:])
-        told = "not known to be linear in one kernel"
-        reasons[name] = told if id(layer) in ran else "did not run"
+        name = "/".join(layer.name for layer in weight.layers[1:])
+        known = id(weight.layer) in ran
+        reasons[name] = NOT_LINEAR if known else "did not run"
     return reasons

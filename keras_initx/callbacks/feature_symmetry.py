@@ -20,10 +20,10 @@ from keras_initx.inspection.selection import (
     LayerCall,
     Layers,
     check_all_matched,
-    matches,
+    matches_any,
     selectors,
 )
-from keras_initx.inspection.traversal import Place, places
+from keras_initx.inspection.traversal import ModelWeight, inspect
 from keras_initx.profile import display
 from keras_initx.validation import check_backend
 
@@ -210,34 +210,34 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _selected(model: keras.Model, layers: Layers) -> list[Place]:
+def _selected(model: keras.Model, layers: Layers) -> list[ModelWeight]:
     """The kernels to examine.
 
     Raises:
         ValueError: If one of `layers` selects no layer that holds a kernel.
     """
-    kernels = [p for p in places(model) if p.geometry.role.endswith("kernel")]
-    present = [LayerCall(_name(place), place.layers[-1]) for place in kernels]
+    kernels = [w for w in inspect(model).weights if w.role.endswith("kernel")]
+    present = [LayerCall(_name(kernel), kernel.layer) for kernel in kernels]
     any_of = selectors(layers)
     check_all_matched(any_of, present)
     selected = [
-        place
-        for place, layer_call in zip(kernels, present, strict=True)
-        if any(matches(selector, layer_call) for selector in any_of)
+        kernel
+        for kernel, layer_call in zip(kernels, present, strict=True)
+        if matches_any(any_of, layer_call)
     ]
     return selected[:-1] or selected if layers is None else selected
 
 
-def _name(place: Place) -> str:
-    return place.name.removesuffix("/kernel")
+def _name(kernel: ModelWeight) -> str:
+    return kernel.path.removesuffix("/kernel")
 
 
-def _kernel(place: Place) -> tf.Tensor:
+def _kernel(weight: ModelWeight) -> tf.Tensor:
     """The kernel with shape (taps, channels, outputs).
 
     The outputs of separate maps stand side by side.
     """
-    geometry = place.geometry
+    geometry = weight.geometry
     shape = geometry.split_shape
     # A weight that is a kernel is a linear map.
     assert shape is not None
@@ -248,7 +248,9 @@ def _kernel(place: Place) -> tf.Tensor:
         return math.prod(shape[axis] for axis in axes)
 
     return tf.reshape(
-        tf.transpose(tf.reshape(place.weight.value, shape), inputs + outputs),
+        tf.transpose(
+            tf.reshape(weight.variable.value, shape), inputs + outputs
+        ),
         [
             size(inputs[: geometry.window]),
             size(inputs[geometry.window :]),

@@ -15,7 +15,7 @@ from keras_initx.hooks.recorder import (
     Select,
 )
 from keras_initx.hooks.sequences import around_steps
-from keras_initx.inspection.linear_units import holds_kernel
+from keras_initx.inspection.layer_rule import measured_by_default
 from keras_initx.inspection.selection import LayerCall
 
 
@@ -80,4 +80,4 @@ def _none(layer_call: LayerCall) -> bool:
 
 
 def _with_kernel(layer_call: LayerCall) -> bool:
-    return holds_kernel(layer_call.layer)
+    return measured_by_default(layer_call.layer)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_initx.hooks import layer_call as layer_calls
 from keras_initx.hooks.patching import replaced
-from keras_initx.inspection.linear_units import holds_kernel
+from keras_initx.inspection.layer_rule import measured_by_default
 from keras_initx.inspection.selection import LayerCall
 
 
@@ -127,7 +127,7 @@ class Recorder:
             ):
                 output = call(*args, **kwargs)
             if frame.selected and (
-                holds_kernel(layer) or not frame.recorded_inner
+                measured_by_default(layer) or not frame.recorded_inner
             ):
                 output = _on_first_tensor(record, output)
         finally:
@@ -177,7 +177,7 @@ class Recorder:
         return _Frame(
             layer_call,
             path,
-            selected or (stands_for_inner and holds_kernel(layer)),
+            selected or (stands_for_inner and measured_by_default(layer)),
             stands_for_inner,
         )
 

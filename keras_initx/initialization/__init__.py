@@ -1,4 +1,4 @@
-"""Whole models drawn anew at the fans of their layers."""
+"""Initialization of whole models at the fans of their layers."""
 
 from keras_initx.initialization.initialize import initialize
 from keras_initx.initialization.record import (
@@ -6,4 +6,4 @@ from keras_initx.initialization.record import (
     InitializedWeight,
 )
 
-__all__ = ["InitializedWeight", "Initialization", "initialize"]
+__all__ = ["Initialization", "InitializedWeight", "initialize"]

@@ -1,10 +1,10 @@
-"""What a user chose: initializers by layer and role, and which layers."""
+"""The user's choice: initializers by layer and role, and which layers."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -12,32 +12,36 @@ from keras_initx.inspection.selection import (
     LayerCall,
     Layers,
     check_all_matched,
-    matches,
+    matches_any,
     selectors,
 )
-from keras_initx.inspection.traversal import Place, all_layers
+from keras_initx.inspection.traversal import ModelView, ModelWeight
+from keras_initx.validation import refuse
 
-Initializer = str | dict[str, Any] | keras.initializers.Initializer
-ByRole = Initializer | Mapping[str, Initializer]
-Chosen = ByRole | Callable[[keras.layers.Layer], ByRole | None]
-# Of a layer and a role, an initializer, or None to leave the weight alone.
-Choose = Callable[
+Initializer: TypeAlias = str | dict[str, Any] | keras.initializers.Initializer
+ByRole: TypeAlias = Initializer | Mapping[str, Initializer]
+Choice: TypeAlias = ByRole | Callable[[keras.layers.Layer], ByRole | None]
+# Returns the initializer for a layer and a role, None to skip the weight.
+Choose: TypeAlias = Callable[
     [keras.layers.Layer, str], keras.initializers.Initializer | None
 ]
 
 
-def chooser(initializer: Chosen) -> Choose:
+def chooser(initializer: Choice) -> Choose:
     """The choice as a function of layer and role.
 
+    Args:
+        initializer: The argument of `initialize`.
+
     Raises:
-        ValueError: It is no such choice; or, when called, its answer is none.
+        ValueError: If it is no such choice, or, once the returned function is
+            called, if the user's function returns none.
     """
-    is_function = callable(initializer) and not isinstance(
+    if not callable(initializer) or isinstance(
         initializer, keras.initializers.Initializer | type
-    )
-    if not is_function:
-        found = _by_role(initializer)
-        return lambda layer, role: found(role)
+    ):
+        by_role = _by_role(initializer)
+        return lambda layer, role: by_role(role)
 
     def choose(layer: keras.layers.Layer, role: str) -> Any:
         try:
@@ -53,45 +57,55 @@ def chooser(initializer: Chosen) -> Choose:
     return choose
 
 
-def initializer_of(
-    given: Any,
+def as_initializer(
+    value: Any,
     name: str = "initializer",
-    other: str = "a dict of these by role, or a function of a layer",
+    alternatives: str = "a dict of these by role, or a function of a layer",
 ) -> keras.initializers.Initializer:
-    """The initializer that is meant by an instance, name or config.
+    """The initializer that an instance, a name or a config stands for.
+
+    Args:
+        value: The argument.
+        name: str. The name of the argument. Defaults to "initializer".
+        alternatives: str. What else the argument may be, for the message.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is no such initializer.
     """
     try:
-        found = keras.initializers.get(given)
+        initializer = keras.initializers.get(value)
     except (ValueError, TypeError):
-        found = None
-    if not isinstance(found, keras.initializers.Initializer):
-        raise ValueError(
+        initializer = None
+    if not isinstance(initializer, keras.initializers.Initializer):
+        refuse(
             f"{name} must be a Keras initializer, its name or config, "
-            f"{other}. Received: {name}={given!r}"
+            f"{alternatives}.",
+            **{name: value},
         )
-    return found
+    return initializer
 
 
-def _by_role(given: Any) -> Callable[[str], Any]:
-    if isinstance(given, Mapping) and "class_name" not in given:
-        found = {role: initializer_of(one) for role, one in given.items()}
-        return found.get
-    one = initializer_of(given)
-    return lambda role: one
+def _is_dict_of_roles(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_name" not in value
 
 
-def check_roles(initializer: Chosen, all_places: list[Place]) -> None:
-    """Refuse a dict with a role that no weight of the model has.
+def _by_role(value: Any) -> Callable[[str], Any]:
+    if _is_dict_of_roles(value):
+        by_role = {role: as_initializer(one) for role, one in value.items()}
+        return by_role.get
+    initializer = as_initializer(value)
+    return lambda role: initializer
+
+
+def check_roles(initializer: Any, view: ModelView) -> None:
+    """Refuses a dict with a role that no linear weight of the model has.
 
     Raises:
-        ValueError: Naming the role, and those there are.
+        ValueError: If there is one; the roles of the model are named.
     """
-    if not isinstance(initializer, Mapping) or "class_name" in initializer:
+    if not _is_dict_of_roles(initializer):
         return
-    roles = {p.geometry.role for p in all_places if p.geometry.split_shape}
+    roles = {w.role for w in view.weights if w.geometry.is_linear}
     unknown = sorted(set(initializer) - roles)
     if unknown:
         raise ValueError(
@@ -100,34 +114,35 @@ def check_roles(initializer: Chosen, all_places: list[Place]) -> None:
         )
 
 
-def picked_places(
-    model: keras.layers.Layer, all_places: list[Place], layers: Layers
-) -> list[bool]:
-    """Of each weight, whether a picked layer holds it, however deep inside.
+def are_picked(view: ModelView, layers: Layers) -> list[bool]:
+    """Whether a picked layer holds a weight, however deep inside, for each.
+
+    Args:
+        view: ModelView. The model.
+        layers: The argument of `initialize`.
 
     Raises:
-        ValueError: One of `layers` picks no layer of the model.
+        ValueError: If one of `layers` picks no layer of the model.
     """
     if layers is None:
-        return [True] * len(all_places)
-    wanted = selectors(layers)
-    chains = [list(_heard(place)) for place in all_places]
+        return [True] * len(view.weights)
+    chosen = selectors(layers)
+    chains = [_calls(weight) for weight in view.weights]
     # A layer without weights may be picked, to no effect.
-    present = [LayerCall(layer.name, layer) for layer in all_layers(model)]
-    check_all_matched(wanted, itertools.chain(present, *chains))
+    present = [LayerCall(layer.name, layer) for layer in view.layers]
+    check_all_matched(chosen, itertools.chain(present, *chains))
     return [
-        any(matches(selector, heard) for heard in chain for selector in wanted)
-        for chain in chains
+        any(matches_any(chosen, call) for call in chain) for chain in chains
     ]
 
 
-def _heard(place: Place) -> list[LayerCall]:
+def _calls(weight: ModelWeight) -> list[LayerCall]:
     """The layers that a weight is in, under all their names."""
-    model, *inside = place.layers
+    model, *inside = weight.layers
     names = [layer.name for layer in inside]
-    labels = place.name.split("/")
-    found = [LayerCall(model.name, model)]
+    labels = weight.path.split("/")
+    calls = [LayerCall(model.name, model)]
     for i, layer in enumerate(inside):
-        found.append(LayerCall("/".join(names[: i + 1]), layer))
-        found.append(LayerCall("/".join(labels[: i + 1]), layer))
-    return found
+        calls.append(LayerCall("/".join(names[: i + 1]), layer))
+        calls.append(LayerCall("/".join(labels[: i + 1]), layer))
+    return calls

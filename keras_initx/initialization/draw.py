@@ -1,4 +1,4 @@
-"""One weight, drawn by an initializer for the linear maps that it holds."""
+"""Draws one weight for the linear maps that it holds."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ENTRYWISE = (
     _I.RandomUniform,
     _I.TruncatedNormal,
 )
-# Keras on TensorFlow tells no more seeds apart.
+# Keras on TensorFlow distinguishes no more seeds than these.
 _SEEDS = 2**31 - 2
 
 
 def folded_seed(seed: int, *path: str | int) -> int:
-    """A seed that follows from another and a path, the same on any machine."""
+    """A seed derived from another one and a path, the same on any machine."""
     text = "/".join(map(str, (seed, *path)))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % _SEEDS
@@ -40,28 +40,34 @@ def draw(
     shape: tuple[int, ...],
     seed: int,
 ) -> np.ndarray:
-    """The weight of a layer, in float32.
+    """Draws the weight of a layer in float32.
 
-    With one fan_in, fan_out and n maps of the geometry:
+    With the fan_in, the fan_out and the n maps of the geometry:
 
-    - Initializers that follow the fans are given those of the geometry; of
-      ours, which take whole numbers from 1 on, the nearest, in the place of a
-      `fan_in` of their own.
-    - Of `Orthogonal` each map is orthogonal, times sqrt(rows / fan_in). That
-      is 1 but in strided transposed convolutions and embeddings.
-    - Any other is called once a map, with a seed of its own if it takes one,
-      and the shape of an ordinary kernel, (*window, inputs, outputs).
+    - `VarianceScaling` and its kin use these fans. The initializers of this
+      package whose entries are independent use the nearest whole number from
+      1 on, in the place of a `fan_in` of their own.
+    - `Orthogonal` makes each map orthogonal, times sqrt(rows / fan_in). That
+      factor is 1 but in strided transposed convolutions and embeddings.
+    - Any other initializer is called once for each map, with a seed of its own
+      if it takes one, and the shape of an ordinary kernel,
+      `(*window, inputs, outputs)`.
 
     Args:
-        initializer: A Keras initializer. Its own seed and axes are not used,
-            but for the seed of `DepthWeights`, which is that of its process.
-        geometry: Of a linear map, or not, whose weights are drawn as they are.
-        shape: Of the weight.
-        seed: An int.
+        initializer: keras.initializers.Initializer. Its own seed and axes are
+            not used, except for the seed of `DepthWeights`, which belongs to
+            its process.
+        geometry: Geometry. That of the weight. A weight that is no linear map
+            is drawn in its own shape.
+        shape: tuple of ints. The shape of the weight.
+        seed: int. The seed of the weight.
+
+    Returns:
+        Float32 array of shape `shape`.
 
     Raises:
-        ValueError: The initializer refuses, or what it gives has another
-            shape, or NaN or inf.
+        ValueError: If the initializer refuses, or if it gives another shape,
+            NaN or inf.
 
     Reference: derived here.
     """
@@ -75,9 +81,10 @@ def draw(
 
 
 def takes_seed(initializer: keras.initializers.Initializer) -> bool:
-    """Whether it can be told what to draw.
+    """Whether the seed of an initializer may be replaced.
 
-    Not if it takes no seed, nor if several layers must draw from one.
+    It may not if the initializer has none, nor if several layers must draw
+    from the same one.
     """
     initializer = unscaled(initializer)
     shares = getattr(initializer, "shares_seed", False)
@@ -87,7 +94,7 @@ def takes_seed(initializer: keras.initializers.Initializer) -> bool:
 def unscaled(
     initializer: keras.initializers.Initializer,
 ) -> keras.initializers.Initializer:
-    """What a `Scaled` scales, or the initializer itself."""
+    """The initializer inside a `Scaled`, or the initializer itself."""
     while isinstance(initializer, Scaled):
         initializer = initializer.initializer
     return initializer
@@ -105,43 +112,51 @@ def seeded(
     return type(initializer).from_config(initializer.get_config() | changes)
 
 
-def _draw(initializer, geometry, shape, seed):
+def _draw(
+    initializer: Any, geometry: Geometry, shape: tuple[int, ...], seed: int
+) -> np.ndarray:
     if isinstance(initializer, Scaled):
         inner = draw(initializer.initializer, geometry, shape, seed)
         return initializer.factor * inner
-    if geometry.split_shape is None or type(initializer) in _ENTRYWISE:
-        return _called(seeded(initializer, seed), shape)
+    if not geometry.is_linear or type(initializer) in _ENTRYWISE:
+        return _values(seeded(initializer, seed), shape)
     if isinstance(initializer, FanInInitializer) and initializer.entrywise:
-        fan_in = max(1, round(geometry.fan_in))
+        fan_in = max(1, round(geometry.fans[0]))
         axes = {"input_axes": None, "output_axes": None}
-        return _called(seeded(initializer, seed, fan_in=fan_in, **axes), shape)
+        return _values(seeded(initializer, seed, fan_in=fan_in, **axes), shape)
     call = type(initializer).__call__
     if call is _I.VarianceScaling.__call__:
-        return _called(_at_fans(initializer, geometry, seed), shape)
+        return _values(_at_fans(initializer, geometry, seed), shape)
     if call is _I.Orthogonal.__call__:
         n, rows, columns = geometry.matrices
-        gain = initializer.gain * math.sqrt(rows / geometry.fan_in)
+        gain = initializer.gain * math.sqrt(rows / geometry.fans[0])
         maps = gain * _orthogonal(n, rows, columns, seed)
     else:
-        maps = [
-            _called(
-                seeded(initializer, folded_seed(seed, i)),
-                geometry.kernel_shape,
-            )
-            for i in range(geometry.matrices[0])
-        ]
-    return from_matrices(np.asarray(maps), geometry, shape)
+        maps = np.asarray(
+            [
+                _values(
+                    seeded(initializer, folded_seed(seed, i)),
+                    geometry.kernel_shape,
+                )
+                for i in range(geometry.matrices[0])
+            ]
+        )
+    return from_matrices(maps, geometry, shape)
 
 
-def _called(initializer, shape) -> np.ndarray:
+def _values(initializer: Any, shape: tuple[int, ...]) -> np.ndarray:
     return keras.ops.convert_to_numpy(initializer(shape, dtype="float32"))
 
 
-def _at_fans(initializer, geometry: Geometry, seed: int):
+def _at_fans(
+    initializer: Any, geometry: Geometry, seed: int
+) -> keras.initializers.Initializer:
+    """The same `VarianceScaling` at the fans of the geometry."""
+    fan_in, fan_out = geometry.fans
     fan = {
-        "fan_in": geometry.fan_in,
-        "fan_out": geometry.fan_out,
-        "fan_avg": (geometry.fan_in + geometry.fan_out) / 2,
+        "fan_in": fan_in,
+        "fan_out": fan_out,
+        "fan_avg": (fan_in + fan_out) / 2,
     }[initializer.mode]
     # Over no axes both fans are 1.
     return _I.VarianceScaling(
@@ -154,7 +169,13 @@ def _at_fans(initializer, geometry: Geometry, seed: int):
 
 
 def _orthogonal(n: int, rows: int, columns: int, seed: int) -> np.ndarray:
-    """Uniformly distributed, of orthonormal rows or columns, the fewer."""
+    """Uniformly distributed maps whose rows or columns are orthonormal.
+
+    The rows are if they are fewer than the columns.
+
+    Returns:
+        Array of shape `(n, rows, columns)`.
+    """
     tall = (n, max(rows, columns), min(rows, columns))
     normal = keras.random.normal(tall, dtype="float32", seed=seed)
     q, r = np.linalg.qr(keras.ops.convert_to_numpy(normal))

@@ -1,4 +1,4 @@
-"""What each weight of a model is to become: its row and its new value."""
+"""Decides for each weight of a model its new value, and the row about it."""
 
 from __future__ import annotations
 
@@ -19,131 +19,187 @@ from keras_initx.initialization.draw import (
 from keras_initx.initialization.record import InitializedWeight
 from keras_initx.initializers import DepthWeights, Scaled
 from keras_initx.initializers.base import cast_finite
-from keras_initx.inspection.traversal import Place, all_layers
+from keras_initx.inspection.traversal import ModelView, ModelWeight
+from keras_initx.inspection.untouchable import why_untouchable
 
-# Where a layer has no initializer of its own for what is no linear map.
+# For weights that are no linear map, where their layer has no initializer.
 _NEUTRAL = {
     "norm scale": "ones",
     "norm offset": "zeros",
     "attention scale": "ones",
 }
-# What they give is meant to be equal in layers that are alike.
+# These give equal values to layers that are alike on purpose.
 _DETERMINISTIC = (
     keras.initializers.Identity,
     keras.initializers.Constant,
     keras.initializers.STFT,
 )
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass
 class Plan:
-    """Says of each weight of a model in turn what it is to become.
+    """Decides for each weight of a model in turn what becomes of it.
 
     Args:
-        seed: Of the whole model.
-        choose: Of a layer and a role, the initializer of its linear maps.
-        bias_initializer: The initializer of biases, or None to skip
-            them.
+        view: ModelView. The model.
+        seed: int. The seed of the whole model.
+        choose: Returns the initializer of linear maps for a layer and a role.
+        bias_initializer: The initializer of biases, None to skip them.
     """
 
+    view: ModelView
     seed: int
     choose: Choose
     bias_initializer: keras.initializers.Initializer | None
-    seeds: set[int] = field(default_factory=set)
-    shared_paths: set[str] = field(default_factory=set)
-    unseeded: dict[bytes, str] = field(default_factory=dict)
+    _seeds: set[int] = field(default_factory=set)
+    _process_layers: set[str] = field(default_factory=set)
+    _unseeded: dict[bytes, str] = field(default_factory=dict)
 
-    def of(self, place: Place, picked: bool) -> tuple[InitializedWeight, Any]:
-        weight, geometry = place.weight, place.geometry
-        shape = tuple(weight.shape)
-        # Asked of every weight, so that what is picked changes no other's.
-        seed = self._fresh_seed(place.name)
-        known = {
-            "name": place.name,
-            "role": geometry.role,
-            "shape": shape,
-        }
-        if geometry.split_shape is not None:
-            known |= {"fan_in": geometry.fan_in, "fan_out": geometry.fan_out}
-        reason = _untouchable(place) if picked else "not in layers"
-        own = None if reason else self._initializer(place)
-        if own is None:
-            reason = reason or self._why_without(place)
-            return InitializedWeight(**known, skipped=reason), None
-        self._check_unshared(own, place)
+    def decide(
+        self, weight: ModelWeight, picked: bool
+    ) -> tuple[InitializedWeight, Any]:
+        """What becomes of the next weight.
+
+        Args:
+            weight: ModelWeight. The weight.
+            picked: bool. Whether it is in a layer that the user picked.
+
+        Returns:
+            A row of the record, and the new value, None for a skipped weight.
+
+        Raises:
+            ValueError: If the initializer refuses, gives NaN or inf, or is of
+                a layer of a process that another weight has drawn from.
+        """
+        # Drawn for every weight, so that a pick changes no other weight.
+        seed = self._fresh_seed(weight.path)
+        reason = self._why_skipped(weight) if picked else "not in layers"
+        if reason:
+            return _row(weight, skipped=reason), None
+        initializer = self._initializer(weight)
+        if initializer is None:
+            return _row(weight, skipped=_why_without(weight)), None
+        values = self._drawn(initializer, weight, seed)
+        value = cast_finite(
+            keras.ops.convert_to_tensor(values), weight.variable.dtype
+        )
+        row = _row(
+            weight,
+            initializer=_text(initializer),
+            seed=seed if takes_seed(initializer) else None,
+        )
+        return row, value
+
+    def _fresh_seed(self, path: str) -> int:
+        seed, again = folded_seed(self.seed, path), 0
+        while seed in self._seeds:
+            again += 1
+            seed = folded_seed(self.seed, path, again)
+        self._seeds.add(seed)
+        return seed
+
+    def _why_skipped(self, weight: ModelWeight) -> str:
+        reason = why_untouchable(self.view, weight.layer)
+        if not reason and weight.role == "unknown":
+            reason = "unknown: see register_layer"
+        return reason or why_untouchable(
+            self.view, weight.layer, weight.variable
+        )
+
+    def _initializer(self, weight: ModelWeight) -> Any:
+        if weight.geometry.is_linear:
+            return self.choose(weight.layer, weight.role)
+        if weight.role == "bias":
+            return self.bias_initializer
+        return _layers_initializer(
+            weight.layer, weight.variable.name, weight.role
+        )
+
+    def _drawn(
+        self,
+        initializer: keras.initializers.Initializer,
+        weight: ModelWeight,
+        seed: int,
+    ) -> np.ndarray:
+        shape = tuple(weight.variable.shape)
+        self._check_process(initializer, weight)
         try:
-            values = draw(own, geometry, shape, seed)
+            values = draw(initializer, weight.geometry, shape, seed)
         except Exception as error:
             raise ValueError(
                 f"The initializer must give finite weights of shape {shape} "
-                f"for {place.name!r}. Received: {own!r}: {error}"
+                f"for {weight.path!r}. Received: {initializer!r}: {error}"
             ) from error
-        if geometry.split_shape is not None and not _may_repeat(own):
-            self._warn_of_equals(own, place, values)
-        if geometry.role == "bias":
-            values = _with_forget_gate(values, place.layers[-1])
-        value = cast_finite(keras.ops.convert_to_tensor(values), weight.dtype)
-        return (
-            InitializedWeight(
-                **known,
-                initializer=_text(own),
-                seed=seed if takes_seed(own) else None,
-            ),
-            value,
-        )
-
-    def _fresh_seed(self, name: str) -> int:
-        seed, again = folded_seed(self.seed, name), 0
-        while seed in self.seeds:
-            again += 1
-            seed = folded_seed(self.seed, name, again)
-        self.seeds.add(seed)
-        return seed
-
-    def _initializer(self, place: Place) -> Any:
-        layer, role = place.layers[-1], place.geometry.role
-        if place.geometry.split_shape is not None:
-            return self.choose(layer, role)
-        if role == "bias":
-            return self.bias_initializer
-        return _own_initializer(layer, place.weight.name, role)
-
-    def _why_without(self, place: Place) -> str:
-        role = place.geometry.role
-        if role == "bias" or place.geometry.split_shape is not None:
-            return "not asked for"
-        if role in ("statistic", "fixed transform"):
-            return "not drawn"
-        return "no initializer"
+        if weight.geometry.is_linear and not _may_repeat(initializer):
+            self._warn_of_equals(initializer, weight, values)
+        if weight.role == "bias":
+            values = _with_forget_gate(values, weight.layer)
+        return values
 
     def _warn_of_equals(
-        self, own: Any, place: Place, values: np.ndarray
+        self, initializer: Any, weight: ModelWeight, values: np.ndarray
     ) -> None:
-        """Of an initializer that cannot be told to draw another time."""
+        """Warns if an initializer without a seed gives two equal weights."""
         if np.ptp(values) == 0:
             return
-        first = self.unseeded.setdefault(values.tobytes(), place.name)
-        if first != place.name:
+        first = self._unseeded.setdefault(values.tobytes(), weight.path)
+        if first != weight.path:
             warnings.warn(
-                f"{own!r} has no seed in its get_config, and gives "
-                f"{place.name!r} the weights of {first!r}.",
-                stacklevel=4,
+                f"{initializer!r} has no seed in its get_config, and gives "
+                f"{weight.path!r} the weights of {first!r}.",
+                stacklevel=5,
             )
 
-    def _check_unshared(self, own: Any, place: Place) -> None:
-        own = unscaled(own)
-        if not isinstance(own, DepthWeights):
+    def _check_process(self, initializer: Any, weight: ModelWeight) -> None:
+        """Refuses to draw two weights from one layer of a `DepthProcess`."""
+        initializer = unscaled(initializer)
+        if not isinstance(initializer, DepthWeights):
             return
-        path = repr((own.get_config(), tuple(place.weight.shape)))
-        if path in self.shared_paths:
+        layer = repr((initializer.get_config(), tuple(weight.variable.shape)))
+        if layer in self._process_layers:
             raise ValueError(
                 "Each weight must have a layer of its own in a DepthProcess, "
                 "or a stream: give a function of the layer that returns "
-                f"process.at(index, stream). Received: {own!r} once more, for "
-                f"{place.name!r}"
+                f"process.at(index, stream). Received: {initializer!r} once "
+                f"more, for {weight.path!r}"
             )
-        self.shared_paths.add(path)
+        self._process_layers.add(layer)
+
+
+def unbuilt(view: ModelView) -> list[InitializedWeight]:
+    """A row for each layer that has no weights yet, and may come to have."""
+    return [
+        InitializedWeight(layer.name, "", (), skipped="not built")
+        for layer in view.layers
+        if not layer.built
+    ]
+
+
+def _row(
+    weight: ModelWeight,
+    initializer: str = "",
+    seed: int | None = None,
+    skipped: str = "",
+) -> InitializedWeight:
+    return InitializedWeight(
+        weight.path,
+        weight.role,
+        tuple(weight.variable.shape),
+        weight.geometry.fan_in,
+        weight.geometry.fan_out,
+        initializer,
+        seed,
+        skipped,
+    )
+
+
+def _why_without(weight: ModelWeight) -> str:
+    """Why there is no initializer for a weight."""
+    if weight.role == "bias" or weight.geometry.is_linear:
+        return "not asked for"
+    if weight.role in ("statistic", "fixed transform"):
+        return "not drawn"
+    return "no initializer"
 
 
 def _may_repeat(initializer: keras.initializers.Initializer) -> bool:
@@ -154,48 +210,24 @@ def _may_repeat(initializer: keras.initializers.Initializer) -> bool:
     return meant or shares or takes_seed(inner)
 
 
-def _own_initializer(
+def _layers_initializer(
     layer: keras.layers.Layer, name: str, role: str
 ) -> keras.initializers.Initializer | None:
+    """The initializer that a layer has for one of its weights."""
     if role == "branch scale":
-        # Keras's own LayerScale has the plural.
+        # The LayerScale of Keras has the plural.
         start = getattr(layer, "initial_value", None)
         start = getattr(layer, "init_values", start)
         return None if start is None else keras.initializers.Constant(start)
     # Weights of built-in layers have the names of their initializers.
-    own = getattr(layer, f"{name}_initializer", None)
-    return keras.initializers.get(own or _NEUTRAL.get(role))
-
-
-def _untouchable(place: Place) -> str:
-    weight, role = place.weight, place.geometry.role
-    layer = place.layers[-1]
-    # Their weights make up one kernel, which another bias would not fit.
-    if getattr(layer, "quantization_mode", None):
-        return "quantized"
-    if getattr(layer, "lora_enabled", False) or role == "lora":
-        return "LoRA adapter"
-    if role == "unknown":
-        return "unknown: see register_geometry"
-    if role == "statistic":
-        return "" if layer.trainable else "frozen"
-    if weight.dtype not in _FLOATS:
-        return f"of dtype {weight.dtype}"
-    return "" if weight.trainable else "frozen"
-
-
-def unbuilt(model: keras.layers.Layer) -> list[InitializedWeight]:
-    """A row for each layer that has no weights yet, and may come to have."""
-    return [
-        InitializedWeight(layer.name, "", (), skipped="not built")
-        for layer in all_layers(model)
-        if not layer.built
-    ]
+    initializer = getattr(layer, f"{name}_initializer", None)
+    return keras.initializers.get(initializer or _NEUTRAL.get(role))
 
 
 def _with_forget_gate(
     values: np.ndarray, layer: keras.layers.Layer
 ) -> np.ndarray:
+    """The biases of a layer, those of the forget gate of an LSTM being 1."""
     if getattr(layer, "unit_forget_bias", False):
         # Gates stand in the order input, forget, candidate, output.
         values = values.copy()
@@ -204,15 +236,16 @@ def _with_forget_gate(
 
 
 def _text(initializer: keras.initializers.Initializer) -> str:
+    """An initializer as text, without seeds and what the layer decides."""
     if isinstance(initializer, Scaled):
         inner = _text(initializer.initializer)
         return f"Scaled({inner}, factor={initializer.factor!r})"
-    told = {
+    shown = {
         key: value
         for key, value in initializer.get_config().items()
         if value is not None
         and key not in ("seed", "fan_in", "input_axes", "output_axes")
         and not isinstance(value, dict)
     }
-    inner = ", ".join(f"{key}={value!r}" for key, value in told.items())
+    inner = ", ".join(f"{key}={value!r}" for key, value in shown.items())
     return f"{type(initializer).__name__}({inner})"

@@ -1,4 +1,4 @@
-"""The record of what an initialisation did to each weight of a model."""
+"""The record of what an initialization did to each weight of a model."""
 
 from __future__ import annotations
 
@@ -19,20 +19,17 @@ _HEADS = (
 
 @dataclass(frozen=True)
 class InitializedWeight:
-    """What was done to one weight.
+    """What `initialize` did to one weight.
 
     Args:
-        name: Its path from the model.
-        role: What it is, as `kernel_geometry` says.
-        shape: Of the weight.
-        fan_in: Of a linear map; else None.
-        fan_out: Of a linear map; else None.
-        initializer: What drew it, as text; "" if it was left alone.
-        seed: What it was drawn with; None if no seed had a part in it.
-        skipped: Why it was left alone; "" if it was not.
-
-    Raises:
-        Nothing.
+        name: str. The path of the weight from the model.
+        role: str. Its role, as in `inspection.Geometry`.
+        shape: tuple of ints. Its shape.
+        fan_in: float. The fan-in of a linear map, None for other weights.
+        fan_out: float. The fan-out of a linear map, None for other weights.
+        initializer: str. The initializer that drew it, "" if it was skipped.
+        seed: int. The seed that it was drawn with, None if there was none.
+        skipped: str. Why it was skipped, "" if it was drawn.
 
     Example:
 
@@ -55,16 +52,14 @@ class InitializedWeight:
 
 @dataclass(frozen=True, repr=False)
 class Initialization:
-    """What `keras_initx.initialize` did, a row for each weight of the model.
+    """What `initialize` did to a model, a row for each weight.
 
-    `str` of it is an aligned table, and a notebook shows it as one.
+    Its `str` is an aligned table, which a notebook shows too.
 
     Args:
-        rows: One for each weight, in the order of the model's layers.
+        rows: tuple of InitializedWeight. One for each weight, in the order of
+            the layers of the model.
         seed: int. The seed of the whole model.
-
-    Raises:
-        Nothing.
 
     Example:
 

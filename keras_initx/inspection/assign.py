@@ -8,17 +8,21 @@ import tensorflow as tf
 
 
 def assign_all(pairs: list[tuple[Any, Any]]) -> None:
-    """Assign to each variable its value: to all of them, or to none.
+    """Assigns a value to each of several variables, to all or to none.
+
+    Args:
+        pairs: list of pairs of a Keras variable and its new value.
 
     Raises:
-        Whatever an assignment raises.
+        Exception: Whatever an assignment raises, after the variables have
+            their old values again.
     """
     before = []
     try:
-        for weight, value in pairs:
-            before.append((weight, tf.convert_to_tensor(weight.value)))
-            weight.assign(value)
+        for variable, value in pairs:
+            before.append((variable, tf.convert_to_tensor(variable.value)))
+            variable.assign(value)
     except BaseException:
-        for weight, value in before:
-            weight.assign(value)
+        for variable, value in before:
+            variable.assign(value)
         raise

@@ -1,16 +1,14 @@
-"""What each weight of a layer is: a linear map, several, or none."""
+"""The role of a weight, its fans, and the linear maps that it holds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import keras
 import numpy as np
 
-from keras_initx.validation import check_choice
+from keras_initx.validation import check_choice, refuse
 
 Role = Literal[
     "kernel",
@@ -34,34 +32,42 @@ Role = Literal[
 
 @dataclass(frozen=True)
 class Geometry:
-    """What one weight is, and how it splits into linear maps.
+    """The role of one weight of a layer, and the linear maps that it holds.
 
-    The maps of a linear weight are those of its gates, groups or channels.
-    Reshaped to `split_shape`, each axis of the weight counts the maps, or the
-    inputs that an output sums, or the outputs.
+    A linear weight holds one map, or one for each gate, group or channel of
+    its layer. Once the weight is reshaped to `split_shape`, each of its axes
+    counts the maps, or the inputs that an output sums, or the outputs.
 
     Args:
-        role: What the weight is, in words. Of weights that are no linear map,
-            these have an effect in `initialize`: "bias" draws from
-            `bias_initializer`, "norm scale", "attention scale" and "norm
-            offset" start at 1 and 0, and all but "unknown" from the layer's
-            initializer of that name, `layer.<weight>_initializer`, if it has
-            one.
-        split_shape: The weight's shape after axes were split; None if the
-            weight is no linear map.
-        batch_axes: Axes of `split_shape` along which there are separate maps.
-        input_axes: Axes of `split_shape` that an output sums over.
-        output_axes: Axes of `split_shape` that the output has.
-        window: How many of `input_axes`, its first, are a convolution's window.
-        fan_in: How many numbers an output sums, > 0, by default the product
-            of the sizes along `input_axes`. A transposed convolution with
-            strides has a fraction of it: the mean over output positions.
-        fan_out: How many outputs an input feeds, > 0, by default the product
-            of the sizes along `output_axes`.
+        role: str. What the weight is: "kernel", "recurrent kernel",
+            "depthwise kernel", "pointwise kernel", "embedding", "bias", "norm
+            scale", "norm offset", "attention scale", "branch scale", "slope",
+            "wave", "statistic", "fixed transform", "lora" or "unknown".
+            `initialize` draws a "bias" from its `bias_initializer`. Any other
+            weight that is no linear map it draws from the initializer that
+            the layer has for it, `layer.<weight>_initializer`; without one, a
+            "norm scale" and an "attention scale" become 1 and a "norm offset"
+            becomes 0.
+        split_shape: tuple of ints. The shape of the weight once the axes that
+            hold several things are split. None if the weight is no linear map.
+            Defaults to None.
+        batch_axes: tuple of ints. Axes of `split_shape` that count separate
+            maps. Defaults to none.
+        input_axes: tuple of ints. Axes of `split_shape` that an output sums
+            over. Defaults to none.
+        output_axes: tuple of ints. Axes of `split_shape` that count the
+            outputs of a map. Defaults to none.
+        window: int. How many of `input_axes`, the first ones, are the window
+            of a convolution. Defaults to 0.
+        fan_in: float. How many numbers an output sums, > 0. A transposed
+            convolution with strides has a fraction: the mean over output
+            positions. Defaults to the product of the sizes of `input_axes`.
+        fan_out: float. How many outputs an input feeds, > 0. Defaults to the
+            product of the sizes of `output_axes`.
 
     Raises:
-        ValueError: The axes are not each axis of `split_shape` once, or a fan
-            is not positive.
+        ValueError: If the role is none of these, if the axes are not each axis
+            of `split_shape` once, or if a fan is not positive.
 
     Example:
 
@@ -69,8 +75,8 @@ class Geometry:
     >>> gates.fan_in, gates.fan_out
     (8, 16)
 
-    Reference: the axes are those of `VarianceScaling` in flax, where maps are
-    `batch_axis`. Fans: Glorot & Bengio, AISTATS (2010).
+    Reference: the axes are those of `variance_scaling` in jax. Fans: Glorot &
+    Bengio, AISTATS (2010).
     """
 
     role: Role
@@ -86,45 +92,61 @@ class Geometry:
         check_choice("role", self.role, get_args(Role))
         if self.split_shape is None:
             return
-        axes = sorted((*self.batch_axes, *self.input_axes, *self.output_axes))
-        if axes != list(range(len(self.split_shape))):
-            raise ValueError(
-                "batch_axes, input_axes and output_axes must hold each axis of "
-                f"split_shape once. Received: split_shape={self.split_shape}, "
-                f"batch_axes={self.batch_axes}, input_axes={self.input_axes}, "
-                f"output_axes={self.output_axes}"
+        if sorted(self.order) != list(range(len(self.split_shape))):
+            refuse(
+                "batch_axes, input_axes and output_axes must hold each axis "
+                "of split_shape once.",
+                split_shape=self.split_shape,
+                batch_axes=self.batch_axes,
+                input_axes=self.input_axes,
+                output_axes=self.output_axes,
             )
         if not 0 <= self.window <= len(self.input_axes):
-            raise ValueError(
+            refuse(
                 f"window must be from 0 to {len(self.input_axes)}, the number "
-                f"of input_axes. Received: window={self.window!r}"
+                "of input_axes.",
+                window=self.window,
             )
-        for fan, along in (
+        for name, axes in (
             ("fan_in", self.input_axes),
             ("fan_out", self.output_axes),
         ):
-            value = getattr(self, fan)
-            if value is None:
-                # Of an empty kernel, as Keras has it.
-                object.__setattr__(self, fan, max(1, self._size(along)))
-            elif not 0 < value < math.inf:
-                raise ValueError(
-                    f"{fan} must be positive. Received: {fan}={value!r}"
-                )
+            fan = getattr(self, name)
+            if fan is None:
+                # An empty kernel has fans of 1, as in Keras.
+                object.__setattr__(self, name, max(1, self._size(axes)))
+            elif not 0 < fan < math.inf:
+                refuse(f"{name} must be positive.", **{name: fan})
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the weight is a linear map, or several."""
+        return self.split_shape is not None
+
+    @property
+    def fans(self) -> tuple[float, float]:
+        """`fan_in` and `fan_out` of a linear map.
+
+        Raises:
+            ValueError: If the weight is no linear map.
+        """
+        if self.fan_in is None or self.fan_out is None:
+            refuse("Only a linear map has fans.", geometry=self)
+        return self.fan_in, self.fan_out
 
     @property
     def matrices(self) -> tuple[int, int, int]:
-        """Number of maps, and the rows and columns of each."""
-        return tuple(
-            map(
-                self._size, (self.batch_axes, self.input_axes, self.output_axes)
-            )
+        """The number of maps, and the rows and columns of each."""
+        return (
+            self._size(self.batch_axes),
+            self._size(self.input_axes),
+            self._size(self.output_axes),
         )
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """Of each map as an ordinary kernel: (*window, inputs, outputs)."""
-        sizes = [self.split_shape[axis] for axis in self.input_axes]
+        """The shape of one map as a kernel, `(*window, inputs, outputs)`."""
+        sizes = [self._sizes[axis] for axis in self.input_axes]
         return (
             *sizes[: self.window],
             math.prod(sizes[self.window :]),
@@ -133,25 +155,38 @@ class Geometry:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Axes of `split_shape`: maps first, then inputs, then outputs."""
+        """The axes of `split_shape`: batch, then input, then output axes."""
         return (*self.batch_axes, *self.input_axes, *self.output_axes)
 
+    @property
+    def ordered_shape(self) -> tuple[int, ...]:
+        """The sizes of `split_shape` in that order."""
+        return tuple(self._sizes[axis] for axis in self.order)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        if self.split_shape is None:
+            refuse("geometry must be of a linear map.", geometry=self)
+        return self.split_shape
+
     def _size(self, axes: tuple[int, ...]) -> int:
-        return math.prod(self.split_shape[axis] for axis in axes)
+        return math.prod(self._sizes[axis] for axis in axes)
 
 
 def to_matrices(weight: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """The linear maps of a weight, as matrices that act as x @ matrix.
+    """The linear maps of a weight, as matrices that act as `x @ matrix`.
 
     Args:
-        weight: Of any shape with as many entries as `geometry.split_shape`.
-        geometry: Of a weight that is linear.
+        weight: array of any shape with as many entries as
+            `geometry.split_shape`.
+        geometry: Geometry. That of the weight, which must be a linear map.
 
     Returns:
-        Shape (maps, inputs, outputs); `from_matrices` is the inverse.
+        Array of shape `(maps, inputs, outputs)`; `from_matrices` is the
+        inverse.
 
     Raises:
-        ValueError: The geometry is of no linear map, or of another size.
+        ValueError: If the geometry is of no linear map, or of another size.
 
     Example:
 
@@ -162,34 +197,26 @@ def to_matrices(weight: np.ndarray, geometry: Geometry) -> np.ndarray:
     Reference: derived here.
     """
     weight = np.asarray(weight)
-    if (
-        geometry.split_shape is None
-        or math.prod(geometry.split_shape) != weight.size
-    ):
-        raise ValueError(
-            "geometry must be of a linear map with as many entries as the "
-            f"weight. Received: weight of shape {weight.shape}, "
-            f"geometry={geometry}"
-        )
-    factored = weight.reshape(geometry.split_shape)
-    return factored.transpose(geometry.order).reshape(geometry.matrices)
+    check_size(weight.shape, geometry)
+    split = weight.reshape(geometry.split_shape)
+    return split.transpose(geometry.order).reshape(geometry.matrices)
 
 
 def from_matrices(
     matrices: np.ndarray, geometry: Geometry, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The weight of that shape whose linear maps these are.
+    """The weight whose linear maps are given as matrices.
 
     Args:
-        matrices: Shape (maps, inputs, outputs).
-        geometry: Of the weight.
-        shape: Of the weight.
+        matrices: array of shape `(maps, inputs, outputs)`.
+        geometry: Geometry. That of the weight.
+        shape: tuple of ints. The shape of the weight.
 
     Returns:
-        What `to_matrices` made the matrices of.
+        Array of shape `shape`, of which `to_matrices` makes the matrices.
 
     Raises:
-        ValueError: The sizes differ.
+        ValueError: If the sizes differ.
 
     Example:
 
@@ -199,84 +226,22 @@ def from_matrices(
 
     Reference: derived here.
     """
-    order = geometry.order
-    ordered = np.reshape(matrices, [geometry.split_shape[i] for i in order])
-    return ordered.transpose(np.argsort(order)).reshape(shape)
+    check_size(shape, geometry)
+    ordered = np.reshape(matrices, geometry.ordered_shape)
+    return ordered.transpose(np.argsort(geometry.order)).reshape(shape)
 
 
-Rule = Callable[[keras.layers.Layer, keras.Variable], Geometry | None]
-_RULES: dict[type, Rule] = {}
-
-
-def register_geometry(*classes: type) -> Callable[[Rule], Rule]:
-    """Say what the weights of a layer class are, its subclasses included.
-
-    A rule takes the place of an earlier one for the same class.
-
-    Args:
-        classes: Layer classes.
-
-    Returns:
-        A decorator of a function (layer, weight) -> `Geometry`, or None for a
-        weight that it does not know. It is asked for the weights that the
-        layer itself holds, not for those of layers inside it.
+def check_size(shape: tuple[int, ...], geometry: Geometry) -> None:
+    """Refuses a geometry that is not of a linear map of this size.
 
     Raises:
-        TypeError: One of `classes` is no layer class.
-
-    Example:
-
-    >>> import keras, keras_initx as kx
-    >>> class Mix(keras.layers.Layer):
-    ...     def build(self, shape):
-    ...         self.w = self.add_weight(shape=(7, shape[-1]), name="w")
-    >>> @kx.inspection.register_geometry(Mix)
-    ... def mix(layer, weight):
-    ...     shape = tuple(weight.shape)
-    ...     return kx.inspection.Geometry("kernel", shape, (), (1,), (0,))
-    >>> layer = Mix()
-    >>> layer.build((None, 5))
-    >>> kx.inspection.kernel_geometry(layer)["w"].fan_in
-    5
-
-    Reference: derived here.
+        ValueError: If it is not.
     """
-    for cls in classes:
-        if not (isinstance(cls, type) and issubclass(cls, keras.layers.Layer)):
-            raise TypeError(
-                "register_geometry takes layer classes, as in "
-                f"@register_geometry(MyLayer). Received: {cls!r}"
-            )
-
-    def register(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(classes, rule))
-        return rule
-
-    return register
-
-
-def own_geometry(layer: keras.layers.Layer, weight: Any) -> Geometry:
-    """What a weight that this layer itself holds is; else role "unknown".
-
-    Raises:
-        ValueError: The class's rule fails, or answers with no geometry, or
-            with one of another size.
-    """
-    for cls in type(layer).__mro__:
-        rule = _RULES.get(cls)
-        try:
-            found = rule(layer, weight) if rule else None
-            if found is None:
-                continue
-            if not isinstance(found, Geometry):
-                raise TypeError(f"it answers {found!r}")
-            if found.split_shape is not None:
-                to_matrices(np.broadcast_to(0.0, weight.shape), found)
-        except Exception as error:
-            raise ValueError(
-                f"The geometry rule of {cls.__name__} must answer with a "
-                f"Geometry, or None, for {weight.name!r} of {layer.name!r}, of "
-                f"shape {tuple(weight.shape)}. Received: {error}"
-            ) from error
-        return found
-    return Geometry("unknown")
+    split_shape = geometry.split_shape
+    if split_shape is None or math.prod(split_shape) != math.prod(shape):
+        refuse(
+            "geometry must be of a linear map with as many entries as the "
+            "weight.",
+            shape=tuple(shape),
+            geometry=geometry,
+        )

@@ -1,16 +1,16 @@
-"""Which layers a user wants to hear: by name, object, class or predicate."""
+"""Which layers a user names: by name, object, class or predicate."""
 
 from __future__ import annotations
 
 import difflib
-import types
-import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import keras
 
-from keras_initx.inspection.linear_units import holds_kernel
+from keras_initx.inspection.layer_rule import measured_by_default
+from keras_initx.validation import refuse
 
 
 @dataclass(frozen=True)
@@ -18,74 +18,79 @@ class LayerCall:
     """One call of one layer in a forward pass.
 
     Args:
-        name: The names of the layers that were running, outermost first,
+        name: str. The names of the layers that were running, outermost first,
             without the model's own, joined by "/". Further calls of the same
             layer are numbered: "dense", "dense:2".
-        layer: The layer.
+        layer: keras.layers.Layer. The layer.
     """
 
     name: str
     layer: keras.layers.Layer
 
 
-Selector = (
+Selector: TypeAlias = (
     str | keras.layers.Layer | type | Callable[[keras.layers.Layer], bool]
 )
-Layers = Selector | Iterable[Selector] | None
+Layers: TypeAlias = Selector | Iterable[Selector] | None
 
 
 def selectors(layers: Layers) -> tuple[Selector, ...]:
-    """`layers` as a tuple, of which a layer need match one.
+    """The argument `layers` as a tuple of selectors, one of which must match.
 
     Args:
-        layers: A layer; a layer's name, or its whole name as a profile shows
-            it; a layer class; a function of a layer that returns whether to
-            hear it; or several of these. None: every layer that holds a
-            kernel.
+        layers: A layer; the name of a layer, or its full name as a profile
+            shows it; a layer class; a function that is called with a layer
+            and returns whether it is meant; or a list of these. None means
+            every layer that is measured by default.
 
     Raises:
-        ValueError: `layers` is or holds something else.
+        ValueError: If `layers` is or holds something else.
     """
     if layers is None:
-        return (holds_kernel,)
-    several = (
+        return (measured_by_default,)
+    several: object = (
         (layers,) if isinstance(layers, str) or callable(layers) else layers
     )
-    wanted = tuple(several) if isinstance(several, Iterable) else ()
-    if not wanted or not all(isinstance(s, str) or callable(s) for s in wanted):
-        raise ValueError(
+    chosen = tuple(several) if isinstance(several, Iterable) else ()
+    if not chosen or not all(isinstance(s, str) or callable(s) for s in chosen):
+        refuse(
             "layers must be a layer, its name, a layer class, a function of "
-            "a layer, or a list of these. "
-            f"Received: layers={layers!r}"
+            "a layer, or a list of these.",
+            layers=layers,
         )
-    return wanted
+    return chosen
 
 
-def matches(selector: Selector, heard: LayerCall) -> bool:
-    """Whether one selector picks a layer."""
+def matches(selector: Selector, call: LayerCall) -> bool:
+    """Whether a selector means the layer of a call."""
     if isinstance(selector, str):
-        return selector in (heard.layer.name, heard.name)
+        return selector in (call.layer.name, call.name)
     if isinstance(selector, keras.layers.Layer):
-        return heard.layer is selector
+        return call.layer is selector
     if isinstance(selector, type):
-        return isinstance(heard.layer, selector)
-    return bool(selector(heard.layer))
+        return isinstance(call.layer, selector)
+    return bool(selector(call.layer))
+
+
+def matches_any(selectors: Iterable[Selector], call: LayerCall) -> bool:
+    """Whether one of several selectors means the layer of a call."""
+    return any(matches(selector, call) for selector in selectors)
 
 
 def check_all_matched(
-    wanted: Iterable[Selector], ran: Iterable[LayerCall]
+    selectors: Iterable[Selector], calls: Iterable[LayerCall]
 ) -> None:
-    """Refuse a selector that picks no layer of the model.
+    """Refuses a selector that means none of the layers that ran.
 
     Raises:
-        ValueError: Naming it, and the layers there are.
+        ValueError: If there is one; it is named, and the layers that ran.
     """
-    ran = list(ran)
-    names = sorted({heard.name for heard in ran})
-    for selector in wanted:
-        if any(matches(selector, heard) for heard in ran):
+    calls = list(calls)
+    names = sorted({call.name for call in calls})
+    for selector in selectors:
+        if any(matches(selector, call) for call in calls):
             continue
-        if selector is holds_kernel:
+        if selector is measured_by_default:
             raise ValueError(
                 "No layer that holds a kernel ran in this model; name the "
                 f"layers to measure. Received: layers=None, among {names}"
@@ -95,30 +100,3 @@ def check_all_matched(
             "Each of layers must pick a layer that the model runs, out of "
             f"{close or names}. Received: layers={selector!r}"
         )
-
-
-def identity(selector: Selector) -> Hashable:
-    """A key for a selector that does not keep a function, or what it holds."""
-    if isinstance(selector, (str, type)):
-        return selector
-    if isinstance(selector, types.MethodType):
-        # It is made anew each time that one asks the object for it.
-        return _Reference(selector.__self__), _Reference(selector.__func__)
-    return _Reference(selector)
-
-
-class _Reference:
-    """Equal to another to the same object, which need not be hashable."""
-
-    def __init__(self, value: object):
-        self._value = weakref.ref(value)
-        self._hash = id(value)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Reference):
-            return NotImplemented
-        value = self._value()
-        return value is not None and value is other._value()

@@ -1,53 +1,134 @@
-"""Every weight of a model once, with the layer that holds it."""
+"""One walk over a model: its layers, and every weight in it once."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from keras_initx.inspection.geometry import Geometry, own_geometry
+from keras_initx.inspection.geometry import Geometry
+from keras_initx.inspection.layer_rule import (
+    LayerRule,
+    geometries,
+    layer_rule,
+)
 
 # What Keras tracks are these, or subclasses of them.
-_MAY_HOLD = (keras.layers.Layer, dict, list, tuple, set)
+_CONTAINERS = (keras.layers.Layer, dict, list, tuple, set)
 _NUMBER = re.compile(r"_\d+$")
 
 
 @dataclass(frozen=True)
-class Place:
-    """One weight where it is.
+class ModelWeight:
+    """One weight of a model, with the layer that holds it.
 
     Attributes:
-        name: Its path from the model, the same in every build of the model.
-        weight: The Keras variable.
-        layers: From the model to the layer that holds the weight.
+        path: Its path from the model, the same in every build of the model.
+        variable: The Keras variable.
+        layers: The layers from the model to the one that holds the weight.
         geometry: What the weight is.
     """
 
-    name: str
-    weight: Any
+    path: str
+    variable: Any
     layers: tuple[keras.layers.Layer, ...]
     geometry: Geometry
+
+    @property
+    def layer(self) -> keras.layers.Layer:
+        """The layer that holds the weight."""
+        return self.layers[-1]
+
+    @property
+    def role(self) -> str:
+        """The role of the weight."""
+        return self.geometry.role
+
+
+@dataclass
+class ModelView:
+    """What is known of a model without running it.
+
+    Attributes:
+        model: The model or layer.
+        layers: The model and all layers in it, each once, outer ones first.
+        weights: Every weight once, with the layer that holds it first.
+    """
+
+    model: keras.layers.Layer
+    layers: list[keras.layers.Layer] = field(default_factory=list)
+    weights: list[ModelWeight] = field(default_factory=list)
+    _rules: dict[int, LayerRule] = field(default_factory=dict)
+    _inner: dict[int, list[keras.layers.Layer]] = field(default_factory=dict)
+    _linear: dict[int, list[keras.layers.Layer]] = field(default_factory=dict)
+    _roles: dict[int, str] = field(default_factory=dict)
+
+    def tracks(self, layer: keras.layers.Layer) -> bool:
+        """Whether a layer is the model or one of the layers in it."""
+        return id(layer) in self._rules
+
+    def rule(self, layer: keras.layers.Layer) -> LayerRule:
+        """The rule of a layer, empty if the model does not track it."""
+        return self._rules.get(id(layer), LayerRule())
+
+    def inside(self, layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+        """A layer and all layers in it, each once, outer ones first."""
+        found: dict[int, keras.layers.Layer] = {}
+
+        def add(one: keras.layers.Layer) -> None:
+            if id(one) not in found:
+                found[id(one)] = one
+                for inner in self._inner[id(one)]:
+                    add(inner)
+
+        add(layer)
+        return list(found.values())
+
+    def linear_in(self, variable: Any) -> list[keras.layers.Layer]:
+        """The layers whose `units` have this kernel or bias."""
+        return self._linear.get(id(variable), [])
+
+    def role(self, variable: Any) -> str:
+        """The role of a weight of the model."""
+        return self._roles.get(id(variable), "unknown")
+
+    def add(
+        self,
+        layer: keras.layers.Layer,
+        inner: list[keras.layers.Layer],
+        weights: list[ModelWeight],
+    ) -> None:
+        """Adds a layer with its inner layers and the weights it holds."""
+        rule = layer_rule(layer)
+        self.layers.append(layer)
+        self._inner[id(layer)] = inner
+        self._rules[id(layer)] = rule
+        for variable in rule.units.weights if rule.units else ():
+            self._linear.setdefault(id(variable), []).append(layer)
+        for weight in weights:
+            if id(weight.variable) not in self._roles:
+                self._roles[id(weight.variable)] = weight.role
+                self.weights.append(weight)
 
 
 def kernel_geometry(layer: keras.layers.Layer) -> dict[str, Geometry]:
     """What each weight of a layer or model is.
 
     Args:
-        layer: A built layer or model, with what layers it holds inside.
+        layer: keras.layers.Layer. A built layer or model.
 
     Returns:
-        For each weight's path from `layer` its `Geometry`; of a weight that
-        no rule knows, one whose role is "unknown". Shared weights are there
-        once.
+        Dict of the `Geometry` of each weight by its path from `layer`, weights
+        of inner layers included. A weight that no rule knows has the role
+        "unknown". A weight that several layers share is there once.
 
     Raises:
-        ValueError: The layer is not built.
-        TypeError: It is no layer.
+        ValueError: If the layer is not built.
+        TypeError: If `layer` is no layer.
 
     Example:
 
@@ -58,15 +139,15 @@ def kernel_geometry(layer: keras.layers.Layer) -> dict[str, Geometry]:
 
     Reference: derived here, from what the layers of Keras 3 compute.
     """
-    return {place.name: place.geometry for place in places(layer)}
+    return {weight.path: weight.geometry for weight in inspect(layer).weights}
 
 
-def places(model: keras.layers.Layer) -> list[Place]:
-    """Every weight of a built model once, in the order of its layers.
+def inspect(model: keras.layers.Layer) -> ModelView:
+    """Walks a built model once.
 
     Raises:
-        ValueError: The model is not built.
-        TypeError: It is no layer.
+        ValueError: If the model is not built, or the rule of a layer fails.
+        TypeError: If it is no layer.
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras layer or model. Received: {model!r}")
@@ -75,43 +156,44 @@ def places(model: keras.layers.Layer) -> list[Place]:
             "The model has no weights before it is built: call it on data, or "
             f"its build method. Received: {model!r}"
         )
-    return list(_walk(model, (), "", set()))
-
-
-def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The model and every layer in it, once, outer ones first."""
-    found = {id(model): model}
-    for child in _inside(model):
-        for layer in all_layers(child):
-            found.setdefault(id(layer), layer)
-    return list(found.values())
+    view = ModelView(model)
+    _walk(model, (), "", view)
+    return view
 
 
 def _walk(
     layer: keras.layers.Layer,
     above: tuple[keras.layers.Layer, ...],
     prefix: str,
-    seen: set[int],
-) -> Iterator[Place]:
-    seen.add(id(layer))
+    view: ModelView,
+) -> None:
+    """Adds a layer, its weights and all layers in it to the view.
+
+    Args:
+        layer: The layer.
+        above: The layers from the model to the one that holds `layer`.
+        prefix: The path of `layer`, with its slash.
+        view: The view that is filled.
+    """
     chain = (*above, layer)
-    inside = _inside(layer)
-    foreign = {id(w) for child in inside for w in child.weights}
-    own = [w for w in layer.weights if id(w) not in foreign]
-    labels = _labels([(w.name, "variable") for w in own])
-    for weight, label in zip(own, labels, strict=True):
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            yield Place(
-                prefix + label, weight, chain, own_geometry(layer, weight)
-            )
-    labels = _labels([(c.name, type(c).__name__) for c in inside])
-    for child, label in zip(inside, labels, strict=True):
-        if id(child) not in seen:
-            yield from _walk(child, chain, f"{prefix}{label}/", seen)
+    inner = _inner_layers(layer)
+    inner_weights = {id(w) for child in inner for w in child.weights}
+    held = [w for w in layer.weights if id(w) not in inner_weights]
+    labels = _labels([(w.name, "variable") for w in held])
+    weights = [
+        ModelWeight(prefix + label, variable, chain, geometry)
+        for variable, label, geometry in zip(
+            held, labels, geometries(layer, held), strict=True
+        )
+    ]
+    view.add(layer, inner, weights)
+    labels = _labels([(c.name, type(c).__name__) for c in inner])
+    for child, label in zip(inner, labels, strict=True):
+        if not view.tracks(child):
+            _walk(child, chain, f"{prefix}{label}/", view)
 
 
-def _inside(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def _inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that a layer holds, each once, as it came to hold them."""
     found: dict[int, keras.layers.Layer] = {}
     if isinstance(layer, keras.Model):
@@ -120,7 +202,7 @@ def _inside(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
     def look(values: Iterable[Any]) -> None:
         for value in list(values):
-            if not isinstance(value, _MAY_HOLD) or id(value) in seen:
+            if not isinstance(value, _CONTAINERS) or id(value) in seen:
                 continue
             seen.add(id(value))
             if isinstance(value, keras.layers.Layer):
@@ -145,8 +227,9 @@ def _is_another_view(
     """Whether a model in a model, such as Keras makes, has the same layers."""
     if not (isinstance(child, keras.Model) and isinstance(model, keras.Model)):
         return False
-    own = {id(layer) for layer in model.layers}
-    return id(child) not in own and own >= {id(la) for la in child.layers}
+    outer = {id(layer) for layer in model.layers}
+    inner = {id(layer) for layer in child.layers}
+    return id(child) not in outer and outer >= inner
 
 
 def _labels(named: list[tuple[str, str]]) -> list[str]:
@@ -154,9 +237,12 @@ def _labels(named: list[tuple[str, str]]) -> list[str]:
 
     Keras numbers the layers without a name through the process. Here they are
     numbered among the siblings of their kind.
+
+    Args:
+        named: The name of each sibling, and the name of its kind.
     """
     count: Counter[str] = Counter()
-    labels = []
+    labels: list[str] = []
     for name, kind in named:
         stem = _NUMBER.sub("", name)
         bare = stem.removeprefix("forward_").removeprefix("backward_")

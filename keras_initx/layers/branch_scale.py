@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from keras_initx import theory
-from keras_initx.inspection.geometry import Geometry, register_geometry
+from keras_initx.inspection.geometry import Geometry
+from keras_initx.inspection.layer_rule import LayerRule, register_layer
 from keras_initx.validation import check_int, is_real
 
 
@@ -178,6 +179,6 @@ def _float(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-@register_geometry(BranchScale)
-def _branch_scale(layer, weight):
-    return Geometry("branch scale")
+@register_layer(BranchScale)
+def _rule(layer: BranchScale) -> LayerRule:
+    return LayerRule({"scale": Geometry("branch scale")})

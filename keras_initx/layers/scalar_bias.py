@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_initx.inspection.geometry import Geometry, register_geometry
+from keras_initx.inspection.geometry import Geometry
+from keras_initx.inspection.layer_rule import LayerRule, register_layer
 from keras_initx.validation import is_real
 
 
@@ -72,6 +73,6 @@ class ScalarBias(keras.layers.Layer):
         return super().get_config() | {"initial_value": self.initial_value}
 
 
-@register_geometry(ScalarBias)
-def _scalar_bias(layer, weight):
-    return Geometry("bias")
+@register_layer(ScalarBias)
+def _rule(layer: ScalarBias) -> LayerRule:
+    return LayerRule({"bias": Geometry("bias")})

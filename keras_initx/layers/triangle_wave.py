@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from scipy import special
 
-from keras_initx.inspection.geometry import Geometry, register_geometry
+from keras_initx.inspection.geometry import Geometry
+from keras_initx.inspection.layer_rule import LayerRule, register_layer
 from keras_initx.layers.relu_stack import relu_stack
 from keras_initx.theory.triangle_waves.curve import triangle_wave_scales
 from keras_initx.theory.triangle_waves.peaks import (
@@ -256,6 +257,7 @@ def _raw(peaks: np.ndarray) -> np.ndarray:
     return special.logit(np.clip(share, _FLAT, 1 - _FLAT)) / _SLOPE
 
 
-@register_geometry(TriangleWave)
-def _triangle_wave(layer, weight):
-    return Geometry("wave")
+@register_layer(TriangleWave)
+def _rule(layer: TriangleWave) -> LayerRule:
+    wave = Geometry("wave")
+    return LayerRule({"peaks": wave, "log_ratios": wave})

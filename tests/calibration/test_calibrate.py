@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
-from keras_initx.inspection.linear_units import readout
+from keras_initx.inspection.layer_rule import layer_rule
 
 L = keras.layers
 
@@ -201,7 +201,7 @@ def test_channels_first():
     for cls in (L.Conv2D, L.Conv2DTranspose, L.SeparableConv2D):
         layer = cls(5, 3, data_format="channels_first")
         layer.build((None, 4, 9, 9))
-        assert readout(layer).signal_axes == (1,)
+        assert layer_rule(layer).units.signal_axes == (1,)
 
 
 def test_batches_are_as_good_as_one(rng):
@@ -314,7 +314,7 @@ def test_subclasses_frozen_and_tied(rng):
     assert dict(done.skipped) == {
         "frozen": "frozen",
         "own": "not known to be linear in one kernel",
-        "lora": "not known to be linear in one kernel",
+        "lora": "LoRA adapter",
         "part": "its bias is not one for each unit",
     }
     # One number for the layer can be folded into any bias.
@@ -578,10 +578,10 @@ def test_an_exception_on_the_way_changes_nothing(rng):
 
 
 BAD = {
-    "per": (dict(per="channel"), 'per must be "unit" or "layer"'),
+    "per": (dict(per="channel"), "per must be 'unit' or 'layer'"),
     "target_variance": (
         dict(target_variance=0),
-        "target_variance must be a number > 0",
+        "target_variance must be a finite number > 0",
     ),
     "layers": (dict(layers="none"), "must pick"),
     "batch_size": (dict(batch_size=0), "batch_size must be"),

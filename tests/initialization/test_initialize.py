@@ -282,7 +282,7 @@ def test_left_alone_and_listed():
     done = kx.initialize(model, "he_normal", seed=1)
     reasons = {row.name: row.skipped for row in done.skipped}
     assert reasons == {
-        "odd:0/w": "unknown: see register_geometry",
+        "odd:0/w": "unknown: see register_layer",
         "frozen/kernel": "frozen",
         "frozen/bias": "frozen",
         "lora/kernel": "LoRA adapter",
@@ -296,7 +296,7 @@ def test_left_alone_and_listed():
         if not np.array_equal(before[w.path], w)
     }
     assert changed == {"dense"}
-    assert "unknown: see register_geometry" in str(done)
+    assert "unknown: see register_layer" in str(done)
     assert "<table>" in done._repr_html_()
     assert repr(done) == (
         "<Initialization of 9 weights: 2 initialized, 7 skipped>"
@@ -666,7 +666,7 @@ def test_bad_arguments_change_nothing(case):
         assert np.array_equal(old, new)
 
 
-def bad_rule(layer, weight):
+def bad_rule(layer):
     return "kernel"
 
 
@@ -675,10 +675,13 @@ def test_a_rule_that_answers_otherwise_is_named():
         def build(self, shape):
             self.w = self.add_weight(shape=(2, 3), name="w")
 
-    kx.inspection.register_geometry(Odd)(bad_rule)
+    kx.inspection.register_layer(Odd)(bad_rule)
     layer = Odd(name="odd_one")
     layer.build((None, 2))
-    with pytest.raises(ValueError, match=r"rule of Odd .*'w' of 'odd_one'"):
+    with pytest.raises(
+        ValueError,
+        match=r"rule of Odd .*'odd_one' with the weights 'w' of shape \(2, 3\)",
+    ):
         kx.inspection.kernel_geometry(layer)
 
 

@@ -1,4 +1,4 @@
-"""What the weights of Keras layers are, against plain readings of them."""
+"""The rules of the layers of Keras, against plain readings of the layers."""
 
 import inspect
 
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import keras_initx as kx
+from keras_initx.inspection.layer_rule import measured_by_default
+from keras_initx.inspection.traversal import inspect as inspected
 
 L = keras.layers
 
@@ -133,8 +135,8 @@ SHAPES = [
 ]
 
 
-def roles(name):
-    """The roles in a layer on the first input that it takes; else none."""
+def built(name):
+    """A layer of Keras on the first input that it takes, None without one."""
     cls = getattr(L, name)
     asked = [
         p.name
@@ -142,7 +144,7 @@ def roles(name):
         if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD
     ][1:]
     if name not in MADE and not set(asked) <= set(ASKED):
-        return set()
+        return None
     make = MADE.get(name, lambda: cls(**{key: ASKED[key] for key in asked}))
     call = CALLED.get(name, lambda layer, x: layer(x))
     for shape in SHAPES:
@@ -152,8 +154,15 @@ def roles(name):
             call(layer, np.ones(shape, dtype))
         except Exception:
             continue
-        return {g.role for g in kx.inspection.kernel_geometry(layer).values()}
-    return set()
+        return layer
+    return None
+
+
+def roles(name):
+    layer = built(name)
+    if layer is None:
+        return set()
+    return {g.role for g in kx.inspection.kernel_geometry(layer).values()}
 
 
 def test_every_layer_of_keras_is_known():
@@ -169,6 +178,69 @@ def test_every_layer_of_keras_is_known():
     # frameworks.
     assert len(with_weights) >= 41, sorted(set(layers) - with_weights)
     assert not [n for n, kinds in found.items() if "unknown" in kinds]
+
+
+# Each layer of Keras that has weights, and the classes of the layers in it that
+# are rows of `measure` by default, as of the time when the names of attributes
+# decided.
+ROWS = {
+    "AdditiveAttention": [],
+    "Attention": [],
+    "BatchNormalization": [],
+    "Bidirectional": ["GRUCell", "GRUCell"],
+    "Conv1D": ["Conv1D"],
+    "Conv1DTranspose": ["Conv1DTranspose"],
+    "Conv2D": ["Conv2D"],
+    "Conv2DTranspose": ["Conv2DTranspose"],
+    "Conv3D": ["Conv3D"],
+    "Conv3DTranspose": ["Conv3DTranspose"],
+    "ConvLSTM1D": ["ConvLSTMCell"],
+    "ConvLSTM2D": ["ConvLSTMCell"],
+    "ConvLSTM3D": ["ConvLSTMCell"],
+    "Dense": ["Dense"],
+    "DepthwiseConv1D": ["DepthwiseConv1D"],
+    "DepthwiseConv2D": ["DepthwiseConv2D"],
+    "EinsumDense": ["EinsumDense"],
+    "Embedding": ["Embedding"],
+    "GRU": ["GRUCell"],
+    "GroupNormalization": [],
+    "GroupQueryAttention": ["EinsumDense"] * 4,
+    "LSTM": ["LSTMCell"],
+    "LayerNormalization": [],
+    "MultiHeadAttention": ["EinsumDense"] * 4,
+    "Normalization": [],
+    "PReLU": [],
+    "RMSNormalization": [],
+    "RNN": ["LSTMCell", "GRUCell"],
+    "ReversibleEmbedding": ["ReversibleEmbedding"],
+    "STFTSpectrogram": [],
+    "SeparableConv1D": ["SeparableConv1D"],
+    "SeparableConv2D": ["SeparableConv2D"],
+    "SimpleRNN": ["SimpleRNNCell"],
+    "SpectralNormalization": ["Dense"],
+    "TimeDistributed": ["Dense"],
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_default_rows_of_keras_layers(name):
+    layers = inspected(built(name)).layers
+    rows = [type(la).__name__ for la in layers if measured_by_default(la)]
+    assert rows == ROWS[name]
+
+
+def test_the_table_of_default_rows_has_every_layer_with_weights():
+    with_weights = {
+        getattr(L, name).__name__
+        for name in dir(L)
+        if isinstance(getattr(L, name), type)
+        and issubclass(getattr(L, name), L.Layer)
+        and (layer := built(name)) is not None
+        and layer.weights
+    }
+    # The class has another name than Keras exports it under.
+    with_weights -= {"GroupedQueryAttention"}
+    assert with_weights <= set(ROWS)
 
 
 def test_every_layer_here_is_known():
