@@ -51,30 +51,30 @@ def test_every_function_of_an_activation_is_in_the_table():
         for name in theory.__all__
         if inspect.isfunction(getattr(theory, name))
     }
-    found = {
+    result = {
         function
         for function in functions
         if "activation" in inspect.signature(function).parameters
     }
-    assert found == set(CALLS)
+    assert result == set(CALLS)
 
 
 @pytest.mark.parametrize("function", CALLS, ids=lambda f: f.__name__)
 def test_record_stands_for_name_and_parameters(function):
     arguments, activation = CALLS[function]
-    found = function(*arguments, activation=activation)
+    result = function(*arguments, activation=activation)
     expected = function(
         *arguments,
         activation=activation.function,
         **activation.parameters(),
     )
-    np.testing.assert_equal(found, expected)
+    np.testing.assert_equal(result, expected)
     if activation.parameters():
         default = Activation("relu")
         if function is theory.stable_scale_recursion:
             default = Activation("tanh")
         other = function(*arguments, activation=default)
-        assert np.any(np.asarray(found != other))
+        assert np.any(np.asarray(result != other))
         with pytest.raises(ValueError, match=r"to the Activation.*Received: "):
             function(
                 *arguments, activation=activation, **activation.parameters()

@@ -1,4 +1,4 @@
-"""theory: the mean-field maps against tables, slow twins and exact limits."""
+"""theory.mean_field: tables, integrals, exact limits and random networks."""
 
 import functools
 import math
@@ -89,7 +89,7 @@ def hard_tanh(z):
 
 
 def rule(edges):
-    """Gauss-Legendre between the edges: points and plain weights."""
+    """Returns points and weights of a Gauss-Legendre rule between edges."""
     points, weights = np.polynomial.legendre.leggauss(100)
     edges = np.array(edges, dtype=float)
     half = np.diff(edges)[:, None] / 2
@@ -97,8 +97,8 @@ def rule(edges):
     return (middle + half * points).ravel(), (half * weights).ravel()
 
 
-def slow_map(phi, rho, edges=(-10, 0, 10)):
-    """c(rho) as defined: both integrals over the density of (u, v)."""
+def map_by_definition(phi, rho, edges=(-10, 0, 10)):
+    """Returns c(rho) by its definition, as integrals over u and v."""
     z, weight = rule(edges)
     u, v = z[:, None], z[None, :]
     density = np.exp(-(u * u - 2 * rho * u * v + v * v) / (2 - 2 * rho**2))
@@ -117,29 +117,29 @@ def mean(function, edges=(-10, 0, 10)):
 
 
 @pytest.mark.parametrize("rho", RELU)
-def test_relu_table(rho):
-    wanted = [float(number) for number in RELU[rho].split()]
+def test_table_of_relu(rho):
+    expected = [float(number) for number in RELU[rho].split()]
     profile = theory.sample_variance_decay(100, initial_correlation=rho)
     np.testing.assert_allclose(
-        profile.sample_variance[list(LAYERS)], wanted, rtol=5.5e-8
+        profile.sample_variance[list(LAYERS)], expected, rtol=5.5e-8
     )
 
 
 @pytest.mark.parametrize("slope", LEAKY)
-def test_leaky_relu_table(slope):
-    wanted = [float(number) for number in LEAKY[slope].split()]
+def test_table_of_leaky_relu(slope):
+    expected = [float(number) for number in LEAKY[slope].split()]
     profile = theory.sample_variance_decay(
         50, "leaky_relu", negative_slope=slope
     )
     np.testing.assert_allclose(
-        profile.sample_variance[list(LEAKY_LAYERS)], wanted, rtol=5.5e-8
+        profile.sample_variance[list(LEAKY_LAYERS)], expected, rtol=5.5e-8
     )
 
 
 def test_leaky_relu_slope_is_that_of_keras():
     ours = theory.sample_variance_decay(9, "leaky_relu")
-    wanted = theory.sample_variance_decay(9, "leaky_relu", negative_slope=0.2)
-    assert ours == wanted
+    expected = theory.sample_variance_decay(9, "leaky_relu", negative_slope=0.2)
+    assert ours == expected
 
 
 def test_ratio_of_mean_to_deviation():
@@ -153,7 +153,7 @@ def test_ratio_of_mean_to_deviation():
     )
 
 
-def test_record():
+def test_profile_of_the_recursion():
     profile = theory.sample_variance_decay(2, initial_correlation=-0.5)
     assert isinstance(profile, VarianceProfile)
     assert profile.layers == ("layer 0", "layer 1", "layer 2")
@@ -166,17 +166,20 @@ def test_record():
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "erf", "tanh", "elu"])
 def test_recursion_is_the_map_repeated(name):
-    found = theory.sample_variance_decay(3, name, 0.3).squared_mean
-    assert found[0] == pytest.approx(0.3, rel=1e-15)
+    result = theory.sample_variance_decay(3, name, 0.3).squared_mean
+    assert result[0] == pytest.approx(0.3, rel=1e-15)
     np.testing.assert_allclose(
-        found[1:], theory.correlation_map(found[:-1], name), rtol=0, atol=1e-13
+        result[1:],
+        theory.correlation_map(result[:-1], name),
+        rtol=0,
+        atol=1e-13,
     )
 
 
 def decimal_relu(eps, layers):
-    """The relu recursion in 40 digits, for eps <= 1/2."""
+    """Returns eps of the relu recursion in 40 digits, for eps <= 1/2."""
     pi = Decimal("3.14159265358979323846264338327950288419716939937510")
-    found = [eps]
+    result = [eps]
     for _ in range(layers):
         x = (eps / 2).sqrt()
         term, theta = x, 2 * x
@@ -188,20 +191,20 @@ def decimal_relu(eps, layers):
             term *= -theta * theta / (2 * k * (2 * k + 1))
             bracket -= 2 * k * term
         eps -= bracket / pi
-        found.append(eps)
-    return found
+        result.append(eps)
+    return result
 
 
 @pytest.mark.parametrize("power", [1, 20, 52])
-def test_relu_in_forty_digits(power):
+def test_recursion_of_relu_against_forty_digits(power):
     with localcontext() as context:
         context.prec = 40
-        wanted = decimal_relu(Decimal(2) ** -power, 300)
+        expected = decimal_relu(Decimal(2) ** -power, 300)
     profile = theory.sample_variance_decay(
         300, initial_correlation=1 - 2.0**-power
     )
     np.testing.assert_allclose(
-        profile.sample_variance, [float(eps) for eps in wanted], rtol=5e-15
+        profile.sample_variance, [float(eps) for eps in expected], rtol=5e-15
     )
 
 
@@ -232,12 +235,12 @@ def test_slope_at_one_holds_to_the_last_digit(
     )
     first, second = profile.sample_variance
     assert first == 2.0**-53
-    gain = theory.critical_scale(activation, **parameters)
-    assert second / first == pytest.approx(mean_square_slope * gain, rel=3e-8)
+    scale = theory.critical_scale(activation, **parameters)
+    assert second / first == pytest.approx(mean_square_slope * scale, rel=3e-8)
 
 
 def test_indistinguishable_samples_decay_far_below_rounding():
-    # Softplus is ordered: each layer multiplies eps by c'(1) = 0.318.
+    # For softplus c'(1) = 0.318 < 1, the factor of eps per layer.
     eps = theory.sample_variance_decay(200, "softplus").sample_variance
     slope = theory.critical_scale("softplus") * mean(
         lambda z: special.expit(z) ** 2
@@ -246,11 +249,11 @@ def test_indistinguishable_samples_decay_far_below_rounding():
     np.testing.assert_allclose(eps[101:] / eps[100:-1], slope, rtol=1e-12)
 
 
-def test_asymptotic_law():
+def test_asymptotic_sample_variance():
     assert theory.asymptotic_sample_variance(1) == pytest.approx(44.413220)
-    found = theory.sample_variance_decay(10000).sample_variance
-    assert found[1000] * 1000**2 == pytest.approx(43.1297, abs=5e-5)
-    assert found[10000] * 10000**2 == pytest.approx(44.25193, abs=5e-6)
+    result = theory.sample_variance_decay(10000).sample_variance
+    assert result[1000] * 1000**2 == pytest.approx(43.1297, abs=5e-5)
+    assert result[10000] * 10000**2 == pytest.approx(44.25193, abs=5e-6)
     layers = np.array([[10.0, 100.0]])
     np.testing.assert_allclose(
         theory.asymptotic_sample_variance(layers), 4.5 * np.pi**2 / layers**2
@@ -259,17 +262,17 @@ def test_asymptotic_law():
 
 @pytest.mark.parametrize("slope", [-1.0, 0.1, 0.5])
 @pytest.mark.parametrize("rho", [-0.5, 0.9])
-def test_asymptotic_law_of_leaky_relu(slope, rho):
-    found = theory.sample_variance_decay(
+def test_asymptotic_sample_variance_of_leaky_relu(slope, rho):
+    result = theory.sample_variance_decay(
         30000, "leaky_relu", rho, negative_slope=slope
     ).sample_variance
-    wanted = theory.asymptotic_sample_variance(
+    expected = theory.asymptotic_sample_variance(
         30000, "leaky_relu", negative_slope=slope
     )
-    assert wanted == pytest.approx(
+    assert expected == pytest.approx(
         4.5 * math.pi**2 * ((1 + slope**2) / (1 - slope) ** 2) ** 2 / 30000**2
     )
-    assert found[-1] / wanted == pytest.approx(1, abs=0.02)
+    assert result[-1] / expected == pytest.approx(1, abs=0.02)
 
 
 # The map
@@ -279,9 +282,9 @@ def test_asymptotic_law_of_leaky_relu(slope, rho):
     ("name", "parameters", "phi"), QUADRATURE, ids=names(QUADRATURE)
 )
 def test_quadrature_against_the_definition(name, parameters, phi):
-    found = theory.correlation_map(RHO, name, **parameters)
-    wanted = [slow_map(phi, rho) for rho in RHO]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-13)
+    result = theory.correlation_map(RHO, name, **parameters)
+    expected = [map_by_definition(phi, rho) for rho in RHO]
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2e-13)
 
 
 @pytest.mark.parametrize(
@@ -308,10 +311,10 @@ def test_closed_forms_against_quadrature_of_a_callable(name, parameters, phi):
     ],
 )
 def test_breakpoints_of_a_callable(phi, breakpoints):
-    found = theory.correlation_map(RHO, phi, breakpoints=breakpoints)
+    result = theory.correlation_map(RHO, phi, breakpoints=breakpoints)
     edges = sorted({-10, 10, 0, *breakpoints})
-    wanted = [slow_map(phi, rho, edges) for rho in RHO]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11)
+    expected = [map_by_definition(phi, rho, edges) for rho in RHO]
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-11)
 
 
 def test_steep_callables_use_every_refinement():
@@ -319,17 +322,17 @@ def test_steep_callables_use_every_refinement():
         return np.tanh(3 * z)
 
     edges = (-10, -5, -2, -1, 0, 1, 2, 5, 10)
-    wanted = [slow_map(steep, rho, edges) for rho in RHO]
+    expected = [map_by_definition(steep, rho, edges) for rho in RHO]
     np.testing.assert_allclose(
-        theory.correlation_map(RHO, steep), wanted, rtol=0, atol=2e-13
+        theory.correlation_map(RHO, steep), expected, rtol=0, atol=2e-13
     )
 
 
-def test_argument_is_the_correlation_and_not_its_root():
+def test_argument_is_the_correlation_and_not_its_square_root():
     assert theory.correlation_map(0.5) == pytest.approx(0.60899778, abs=5e-9)
 
 
-def test_map_of_relu_and_erf_as_printed():
+def test_map_of_relu_and_erf_as_published():
     theta = np.arccos(RHO)
     np.testing.assert_allclose(
         theory.correlation_map(RHO),
@@ -406,9 +409,9 @@ def test_limits():
 def test_leaky_relu_of_any_slope(rho, slope):
     c = theory.correlation_map(rho, "leaky_relu", negative_slope=slope)
     assert max(rho, -1) - 1e-15 <= c <= 1
-    gain = theory.critical_scale("leaky_relu", negative_slope=slope)
-    assert gain * (1 + slope**2) == pytest.approx(2)
-    # Turning the activation around is a change of the sign of its input.
+    scale = theory.critical_scale("leaky_relu", negative_slope=slope)
+    assert scale * (1 + slope**2) == pytest.approx(2)
+    # z -> -z exchanges the two slopes, and keeps the map.
     if slope > 1e-3:
         turned = theory.correlation_map(
             rho, "leaky_relu", negative_slope=1 / slope
@@ -432,13 +435,13 @@ def test_scaling_a_callable_changes_nothing(slope, scale):
 
 @settings(max_examples=30)
 @given(rho=st.floats(-1, 1), depth=st.integers(0, 60))
-def test_relu_always_correlates(rho, depth):
+def test_relu_never_increases_the_sample_variance(rho, depth):
     profile = theory.sample_variance_decay(depth, initial_correlation=rho)
     assert (np.diff(profile.sample_variance) <= 0).all()
     assert (profile.sample_variance >= 0).all()
 
 
-# The gain, and batch normalisation
+# The critical scale, and batch normalization
 
 
 def test_critical_scale():
@@ -471,13 +474,13 @@ def test_batch_norm():
     assert theory.batch_norm_raw_variance("linear") == 1
     assert theory.batch_norm_gradient_growth("linear") == 1
     slope = 0.3
-    wanted = 1 - (1 - slope) ** 2 / (1 + slope**2) / math.pi
+    expected = 1 - (1 - slope) ** 2 / (1 + slope**2) / math.pi
     assert theory.batch_norm_raw_variance(
         "leaky_relu", negative_slope=slope
-    ) == pytest.approx(wanted, rel=1e-14)
+    ) == pytest.approx(expected, rel=1e-14)
     assert theory.batch_norm_gradient_growth(
         "leaky_relu", negative_slope=slope
-    ) == pytest.approx(1 / wanted, rel=1e-14)
+    ) == pytest.approx(1 / expected, rel=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -485,10 +488,10 @@ def test_batch_norm():
 )
 def test_batch_norm_raw_variance_is_a_variance(name, parameters, phi):
     square = mean(lambda z: phi(z) ** 2)
-    wanted = 1 - mean(phi) ** 2 / square
-    found = theory.batch_norm_raw_variance(name, **parameters)
-    assert found == pytest.approx(wanted, abs=1e-13)
-    assert found <= 1
+    expected = 1 - mean(phi) ** 2 / square
+    result = theory.batch_norm_raw_variance(name, **parameters)
+    assert result == pytest.approx(expected, abs=1e-13)
+    assert result <= 1
 
 
 # Against random networks
@@ -500,16 +503,16 @@ def test_map_of_a_wide_random_network(name):
     width, depth, rho = 1000, 4, 0.3
     phi = resolve(name, {}).function
     scale = math.sqrt(theory.critical_scale(name) / width)
-    found = []
+    result = []
     for _ in range(4):
         y = random.standard_normal((width, 2))
         y[:, 1] = rho * y[:, 0] + math.sqrt(1 - rho**2) * y[:, 1]
         for _ in range(depth):
             y = scale * random.standard_normal((width, width)) @ phi(y)
-        found.append(cosine(y))
-    wanted = theory.sample_variance_decay(depth, name, rho).squared_mean[-1]
+        result.append(cosine(y))
+    expected = theory.sample_variance_decay(depth, name, rho).squared_mean[-1]
     # The standard deviation of the mean is below 0.02.
-    assert np.mean(found) == pytest.approx(wanted, abs=0.06)
+    assert np.mean(result) == pytest.approx(expected, abs=0.06)
 
 
 def cosine(y):
@@ -522,9 +525,9 @@ def test_batch_norm_of_a_wide_random_network():
     x = random.standard_normal((width, samples))
     saved, raw = [], []
     for layer in range(depth):
-        gain = 2.0 if layer else 1.0
+        scale = 2.0 if layer else 1.0
         kernel = random.standard_normal((width, width)) * math.sqrt(
-            gain / width
+            scale / width
         )
         y = kernel @ x
         deviation = y.std(axis=1, keepdims=True)
@@ -535,7 +538,7 @@ def test_batch_norm_of_a_wide_random_network():
     assert np.mean(raw[1:]) == pytest.approx(
         theory.batch_norm_raw_variance(), abs=0.02
     )
-    # The statistics stay frozen on the way back.
+    # The statistics are constants in the backward pass.
     gradient = random.standard_normal((width, samples))
     squares = []
     for kernel, deviation, alive in reversed(saved[1:]):
@@ -556,10 +559,10 @@ def test_batch_norm_of_a_wide_random_network():
 def test_activations_are_those_of_keras(name, parameters):
     z = np.linspace(-6, 6, 101)
     function = getattr(keras.activations, "silu" if name == "swish" else name)
-    wanted = np.asarray(function(z, **parameters))
-    found = resolve(name, parameters).function(z)
+    expected = np.asarray(function(z, **parameters))
+    result = resolve(name, parameters).function(z)
     # Keras keeps some of its constants in float32.
-    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-13)
+    np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-13)
 
 
 def test_a_keras_activation_is_a_callable_like_any_other():
@@ -571,7 +574,7 @@ def test_a_keras_activation_is_a_callable_like_any_other():
     )
 
 
-# Refusals
+# Bad arguments
 
 
 @pytest.mark.parametrize(
@@ -645,13 +648,13 @@ def test_activations_are_refused(activation, parameters, message):
     ],
     ids=["kinks elsewhere", "jump at 0", "jumps", "steep"],
 )
-def test_what_does_not_settle_is_refused(phi):
+def test_map_that_does_not_settle_is_refused(phi):
     with pytest.raises(ValueError, match=r"does not settle.*breakpoints="):
         theory.correlation_map(0.5, phi)
 
 
 @pytest.mark.parametrize("phi", [hard_tanh, lambda z: np.floor(z) + 0.0])
-def test_gain_that_does_not_settle_is_refused(phi):
+def test_scale_that_does_not_settle_is_refused(phi):
     with pytest.raises(ValueError, match=r"does not settle.*breakpoints="):
         theory.critical_scale(phi)
 

@@ -1,4 +1,4 @@
-"""moments: against tables, thirty digits, twins and random networks."""
+"""theory.norm_moments of Gaussian weights: tables, limits, random networks."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from keras_initx.theory import (
 )
 from tests.helpers.stat_checks import DEVIATIONS
 
-# Printed to 9 digits: s = 0.5, 1, 1.5 for linear, then 0.5, 0.8, 1, 1.5, 2
+# Given to 9 digits: s = 0.5, 1, 1.5 for linear, then 0.5, 0.8, 1, 1.5, 2
 # for relu.
 COLUMNS = [("linear", s) for s in (0.5, 1.0, 1.5)]
 COLUMNS += [("relu", s) for s in (0.5, 0.8, 1.0, 1.5, 2.0)]
@@ -32,7 +32,7 @@ TABLE = {
     1024: "0.031261448 0.031257630 0.031253814 0.044234698 0.044226580 "
     "0.044221172 0.044207664 0.044194174",
 }
-# The same, s = 0.5, 1, 1.5 and where there is a fourth number 2.
+# The same for s = 0.5, 1, 1.5, and 2 where there is a fourth number.
 OTHERS = [
     (
         64,
@@ -86,6 +86,10 @@ OTHERS = [
         "0.129294816 0.127787892 0.126359002 0.125000000",
     ),
 ]
+DEFAULT = {"negative_slope_range": (0.125, 1 / 3)}
+UNIT = {"negative_slope_range": (0.0, 1.0)}
+MIXED = {"negative_slope_range": (-0.5, 0.25)}
+FIXED = {"negative_slope_range": (0.3, 0.3)}
 # s, width, activation, parameters, sigma by mpmath with 30 digits: Gamma
 # functions for linear, the binomial sum for relu and dropout, a binomial sum
 # of hypergeometric functions 2F1 for leaky_relu; for rrelu E |a|^s at width 1,
@@ -124,122 +128,26 @@ DIGITS = [
     (1.999999, 16, "leaky_relu", {"negative_slope": 0.5}, 0.31622777328652585),
     (0.01, 64, "leaky_relu", {"negative_slope": 0.2}, 0.17649841242830802),
     (1.0, 64, "leaky_relu", {"negative_slope": -0.7}, 0.14548520051185304),
-    (
-        0.01,
-        1,
-        "rrelu",
-        {"negative_slope_range": (0.125, 1 / 3)},
-        3.9791368757382934,
-    ),
-    (
-        1.0,
-        1,
-        "rrelu",
-        {"negative_slope_range": (0.125, 1 / 3)},
-        2.039290799699797,
-    ),
-    (
-        0.01,
-        1,
-        "rrelu",
-        {"negative_slope_range": (0.0, 1.0)},
-        3.0812232046424293,
-    ),
-    (1.0, 1, "rrelu", {"negative_slope_range": (0.0, 1.0)}, 1.671085516420667),
-    (
-        0.01,
-        1,
-        "rrelu",
-        {"negative_slope_range": (-0.5, 0.25)},
-        4.873410534331565,
-    ),
-    (
-        1.0,
-        1,
-        "rrelu",
-        {"negative_slope_range": (-0.5, 0.25)},
-        2.0744509859015174,
-    ),
-    (0.01, 1, "rrelu", {"negative_slope_range": (0.3, 0.3)}, 3.418569549710519),
-    (1.0, 1, "rrelu", {"negative_slope_range": (0.3, 0.3)}, 1.9281755958700004),
-    (
-        1.0,
-        2,
-        "rrelu",
-        {"negative_slope_range": (0.125, 1 / 3)},
-        1.2337424249949793,
-    ),
-    (1.0, 2, "rrelu", {"negative_slope_range": (0.0, 1.0)}, 1.0313932570353204),
-    (
-        1.0,
-        2,
-        "rrelu",
-        {"negative_slope_range": (-0.5, 0.25)},
-        1.2393790288447624,
-    ),
-    (
-        0.5,
-        64,
-        "rrelu",
-        {"negative_slope_range": (0.125, 1 / 3)},
-        0.17426804760233827,
-    ),
-    (
-        1.0,
-        64,
-        "rrelu",
-        {"negative_slope_range": (0.125, 1 / 3)},
-        0.17350410589832063,
-    ),
-    (
-        0.5,
-        64,
-        "rrelu",
-        {"negative_slope_range": (0.0, 1.0)},
-        0.15447181821440228,
-    ),
-    (
-        1.0,
-        64,
-        "rrelu",
-        {"negative_slope_range": (0.0, 1.0)},
-        0.15400729275910174,
-    ),
-    (
-        0.5,
-        64,
-        "rrelu",
-        {"negative_slope_range": (-0.5, 0.25)},
-        0.17372513114338328,
-    ),
-    (
-        1.0,
-        64,
-        "rrelu",
-        {"negative_slope_range": (-0.5, 0.25)},
-        0.17297034605992445,
-    ),
-    (
-        1.0,
-        100000,
-        "rrelu",
-        {"negative_slope_range": (0.125, 1 / 3)},
-        0.004351688709106228,
-    ),
-    (
-        1.0,
-        100000,
-        "rrelu",
-        {"negative_slope_range": (0.0, 1.0)},
-        0.0038729981119803693,
-    ),
-    (
-        1.0,
-        100000,
-        "rrelu",
-        {"negative_slope_range": (-0.5, 0.25)},
-        0.00433863280491456,
-    ),
+    (0.01, 1, "rrelu", DEFAULT, 3.9791368757382934),
+    (1.0, 1, "rrelu", DEFAULT, 2.039290799699797),
+    (0.01, 1, "rrelu", UNIT, 3.0812232046424293),
+    (1.0, 1, "rrelu", UNIT, 1.671085516420667),
+    (0.01, 1, "rrelu", MIXED, 4.873410534331565),
+    (1.0, 1, "rrelu", MIXED, 2.0744509859015174),
+    (0.01, 1, "rrelu", FIXED, 3.418569549710519),
+    (1.0, 1, "rrelu", FIXED, 1.9281755958700004),
+    (1.0, 2, "rrelu", DEFAULT, 1.2337424249949793),
+    (1.0, 2, "rrelu", UNIT, 1.0313932570353204),
+    (1.0, 2, "rrelu", MIXED, 1.2393790288447624),
+    (0.5, 64, "rrelu", DEFAULT, 0.17426804760233827),
+    (1.0, 64, "rrelu", DEFAULT, 0.17350410589832063),
+    (0.5, 64, "rrelu", UNIT, 0.15447181821440228),
+    (1.0, 64, "rrelu", UNIT, 0.15400729275910174),
+    (0.5, 64, "rrelu", MIXED, 0.17372513114338328),
+    (1.0, 64, "rrelu", MIXED, 0.17297034605992445),
+    (1.0, 100000, "rrelu", DEFAULT, 0.004351688709106228),
+    (1.0, 100000, "rrelu", UNIT, 0.0038729981119803693),
+    (1.0, 100000, "rrelu", MIXED, 0.00433863280491456),
 ]
 ACTIVATIONS = [
     ("linear", {}),
@@ -262,27 +170,29 @@ def numbers(text):
 
 
 @pytest.mark.parametrize("width", TABLE)
-def test_table(width):
-    found = [fractional_moment_std(s, width, name) for name, s in COLUMNS]
+def test_table_of_standard_deviations(width):
+    result = [fractional_moment_std(s, width, name) for name, s in COLUMNS]
     np.testing.assert_allclose(
-        found, numbers(TABLE[width]), rtol=0, atol=5.1e-10
+        result, numbers(TABLE[width]), rtol=0, atol=5.1e-10
     )
 
 
-@pytest.mark.parametrize(("width", "name", "parameters", "wanted"), OTHERS)
-def test_table_of_other_activations(width, name, parameters, wanted):
-    wanted = numbers(wanted)
-    found = [
+@pytest.mark.parametrize(("width", "name", "parameters", "expected"), OTHERS)
+def test_table_of_other_activations(width, name, parameters, expected):
+    expected = numbers(expected)
+    result = [
         fractional_moment_std(s, width, name, **parameters)
-        for s in (0.5, 1.0, 1.5, 2.0)[: len(wanted)]
+        for s in (0.5, 1.0, 1.5, 2.0)[: len(expected)]
     ]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=5.1e-10)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=5.1e-10)
 
 
-@pytest.mark.parametrize(("s", "width", "name", "parameters", "wanted"), DIGITS)
-def test_thirty_digits(s, width, name, parameters, wanted):
-    found = fractional_moment_std(s, width, name, **parameters)
-    assert found == pytest.approx(wanted, rel=1e-12, abs=0)
+@pytest.mark.parametrize(
+    ("s", "width", "name", "parameters", "expected"), DIGITS
+)
+def test_values_of_thirty_digits(s, width, name, parameters, expected):
+    result = fractional_moment_std(s, width, name, **parameters)
+    assert result == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def mean_square(
@@ -291,7 +201,7 @@ def mean_square(
     negative_slope=0.2,
     negative_slope_range=(1 / 8, 1 / 3),
 ):
-    """E phi(z)^2, slope by slope."""
+    """Returns E phi(z)^2, as the mean over both slopes."""
     low, high = negative_slope_range
     negative = {
         "linear": 1,
@@ -304,12 +214,14 @@ def mean_square(
 
 @pytest.mark.parametrize("width", [1, 2, 17, 1000, 10**6])
 @pytest.mark.parametrize(("name", "parameters"), ACTIVATIONS, ids=NAMES)
-def test_order_two_is_kaiming_to_the_last_digits(name, parameters, width):
-    found = fractional_moment_std(2, width, name, **parameters)
-    wanted = 1 / math.sqrt(width * mean_square(name, **parameters))
-    assert found == pytest.approx(wanted, rel=1e-15, abs=0)
+def test_order_two_is_he_initialization_to_the_last_digits(
+    name, parameters, width
+):
+    result = fractional_moment_std(2, width, name, **parameters)
+    expected = 1 / math.sqrt(width * mean_square(name, **parameters))
+    assert result == pytest.approx(expected, rel=1e-15, abs=0)
     near = fractional_moment_std(2 - 1e-9, width, name, **parameters)
-    assert -1e-15 <= near / wanted - 1 < 1e-8 / math.sqrt(width)
+    assert -1e-15 <= near / expected - 1 < 1e-8 / math.sqrt(width)
 
 
 DRIFTS = [
@@ -328,13 +240,13 @@ DRIFTS = [
 @pytest.mark.parametrize(("name", "width", "s", "drift", "variance"), DRIFTS)
 def test_table_of_drifts(name, width, s, drift, variance):
     std = fractional_moment_std(s, width, name)
-    found = log_norm_drift_and_variance(std, width, name)
-    np.testing.assert_allclose(found, (drift, variance), rtol=0, atol=5.1e-8)
+    result = log_norm_drift_and_variance(std, width, name)
+    np.testing.assert_allclose(result, (drift, variance), rtol=0, atol=5.1e-8)
 
 
 def test_small_outputs_are_rarer_at_lower_order():
     # relu, width 64, 100 layers: log(sigma_s / sigma_2) and the chance that
-    # |x_100| < |x_0| / 10 in the limit law.
+    # |x_100| < |x_0| / 10 in the limit distribution.
     kaiming = fractional_moment_std(2, 64)
     shifts, chances = [], []
     for s in (2, 1.5, 1, 0.8, 0.5):
@@ -354,16 +266,16 @@ def test_small_outputs_are_rarer_at_lower_order():
 
 
 def test_no_order_at_all_keeps_the_logarithm():
-    wanted = 0.180357614
-    drift, _ = log_norm_drift_and_variance(wanted, 64)
+    expected = 0.180357614
+    drift, _ = log_norm_drift_and_variance(expected, 64)
     assert drift == pytest.approx(0, abs=3e-9)
     exact = math.exp(-log_norm_drift_and_variance(1, 64)[0])
-    assert exact == pytest.approx(wanted, abs=5.1e-10)
+    assert exact == pytest.approx(expected, abs=5.1e-10)
     for s in (1e-7, 1e-12, 1e-17):
         # All units are 0 with probability 2^-64.
         limit = exact * math.exp(2.0**-64 / s - s * 0.0207493 / 2)
-        found = fractional_moment_std(s, 64)
-        assert found == pytest.approx(limit, rel=1e-13)
+        result = fractional_moment_std(s, 64)
+        assert result == pytest.approx(limit, rel=1e-13)
     # Not the random walk's, exp(1.2 / 61.6) sqrt(2 / 64).
     assert math.exp(1.2 / 61.6) * math.sqrt(2 / 64) == pytest.approx(
         0.180254158
@@ -389,23 +301,24 @@ def binomial_std(s, width, alive, keep_rate):
 )
 def test_binomial_sum(s, width, keep_rate):
     for name, alive in (("relu", keep_rate / 2), ("linear", keep_rate)):
-        found = fractional_moment_std(
+        result = fractional_moment_std(
             s, width, name, dropout_rate=1 - keep_rate
         )
-        wanted = binomial_std(s, width, alive, keep_rate)
-        # gammaln, of thousands, costs the twin 1e-12, divided by s.
-        assert found == pytest.approx(wanted, rel=2e-10)
+        expected = binomial_std(s, width, alive, keep_rate)
+        # The expected value is exact to 1e-12 / s, since gammaln of thousands
+        # is rounded.
+        assert result == pytest.approx(expected, rel=2e-10)
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 64, 1000])
 def test_drift_and_variance_of_linear_and_relu(width):
-    found = log_norm_drift_and_variance(0.3, width, "linear")
+    result = log_norm_drift_and_variance(0.3, width, "linear")
     psi = special.digamma(width / 2)
-    wanted = (
+    expected = (
         math.log(0.3) + (math.log(2) + psi) / 2,
         special.polygamma(1, width / 2) / 4,
     )
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-13)
     # relu: the same, given how many units are alive, and that some are.
     alive = np.arange(1, width + 1)
     chance = stats.binom.pmf(alive, width, 0.5)
@@ -414,9 +327,9 @@ def test_drift_and_variance_of_linear_and_relu(width):
     mean = chance @ psi
     variance = chance @ special.polygamma(1, alive / 2)
     variance += chance @ (psi - mean) ** 2
-    found = log_norm_drift_and_variance(1.0, width)
+    result = log_norm_drift_and_variance(1.0, width)
     np.testing.assert_allclose(
-        found, ((math.log(2) + mean) / 2, variance / 4), rtol=0, atol=1e-13
+        result, ((math.log(2) + mean) / 2, variance / 4), rtol=0, atol=1e-13
     )
 
 
@@ -456,15 +369,15 @@ def test_expansion_in_the_width(name, parameters, s):
     errors = []
     for width in (1000, 2000):
         std = fractional_moment_std(s, width, name, **parameters)
-        wanted = 1 + (2 - s) * k / (4 * width)
+        expected = 1 + (2 - s) * k / (4 * width)
         square = std**2 * width * mean_square(name, **parameters)
-        errors.append(square - wanted)
+        errors.append(square - expected)
         drift, variance = log_norm_drift_and_variance(
             std, width, name, **parameters
         )
         assert variance * 4 * width == pytest.approx(k, rel=20 / width)
         assert drift * 8 * width == pytest.approx(-s * k, rel=20 / width)
-    # What is left is of the second order, so a quarter at twice the width.
+    # The remainder is of the second order, so a quarter at twice the width.
     assert abs(errors[0]) < 20 / 1000**2
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.03)
 
@@ -483,11 +396,11 @@ def test_expansion_in_the_width(name, parameters, s):
         ("linear", 1.0, 256, -9.5e-7),
     ],
 )
-def test_error_of_the_customary_approximation(name, s, width, error):
+def test_error_of_the_authors_approximation(name, s, width, error):
     # Gürbüzbalaban & Hu's code: 2/d + 5 (2-s) / (2 d^2) for relu, and
     # 1/d + (2-s) / (2 d^2) for linear.
-    gain, k = (2, 5) if name == "relu" else (1, 2)
-    square = gain / width + gain * k * (2 - s) / (4 * width**2)
+    scale, k = (2, 5) if name == "relu" else (1, 2)
+    square = scale / width + scale * k * (2 - s) / (4 * width**2)
     exact = fractional_moment_std(s, width, name)
     assert math.sqrt(square) / exact - 1 == pytest.approx(error, rel=0.03)
 
@@ -516,7 +429,7 @@ def test_limits_of_the_slope(s, width, slope, keep_rate):
     assert leaky == pytest.approx(
         std("rrelu", negative_slope_range=(slope, slope)), **same
     )
-    # Turned around, z -> -z, it is a leaky relu of slope 1 / a, times a.
+    # With z -> -z it is a leaky relu of slope 1 / a, times a.
     turned = std("leaky_relu", negative_slope=1 / slope)
     assert leaky * slope == pytest.approx(turned, **same)
     relu = std("leaky_relu", negative_slope=0)
@@ -546,7 +459,8 @@ def test_std_falls_as_the_order_grows(s, width, case):
         std, width, name, **parameters
     )
     assert variance > 0
-    # Jensen, but for the chance that all units are 0, which counts in E.
+    # Jensen's inequality, except for the event that all units are 0, which
+    # counts in E.
     if width > 200:
         assert drift < 0
 
@@ -555,42 +469,43 @@ def test_slopes_of_any_size():
     for slope in (1e-200, 1e150):
         size = max(slope, 1)
         for s in (0.01, 1.0, 2.0):
-            found = fractional_moment_std(
+            result = fractional_moment_std(
                 s, 64, "leaky_relu", negative_slope=slope
             )
-            # The smaller slope is nothing, but to the logarithm.
-            wanted = fractional_moment_std(s, 64) / size
-            assert found == pytest.approx(wanted, rel=1e-12, abs=0)
+            # The smaller slope has no effect on the moment.
+            expected = fractional_moment_std(s, 64) / size
+            assert result == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_units_of_which_none_is_ever_zero():
-    # Rounding must not make a chance of it, which a small order would feel.
+    # Rounding must not give this event a probability, which would change the
+    # result at a small order.
     for bounds in ((0.0, 1.0), (-0.5, 0.25), (1 / 8, 1 / 3), (-1.0, 1.0)):
         drift, _ = log_norm_drift_and_variance(
             1, 1, "rrelu", negative_slope_range=bounds
         )
-        found = fractional_moment_std(
+        result = fractional_moment_std(
             1e-14, 1, "rrelu", negative_slope_range=bounds
         )
-        assert found == pytest.approx(math.exp(-drift), rel=1e-12)
+        assert result == pytest.approx(math.exp(-drift), rel=1e-12)
 
 
 @pytest.mark.parametrize("slope", [1e-100, 1e-3, 1e100])
 @pytest.mark.parametrize("s", [0.01, 1.0, 2.0])
 def test_one_unit_of_any_slope(slope, s):
     # E |phi(z)|^s = E |z|^s (1 + a^s) / 2
-    wanted = fractional_moment_std(s, 1, "linear")
-    wanted *= ((1 + slope**s) / 2) ** (-1 / s)
-    found = fractional_moment_std(s, 1, "leaky_relu", negative_slope=slope)
-    assert found == pytest.approx(wanted, rel=1e-12, abs=0)
+    expected = fractional_moment_std(s, 1, "linear")
+    expected *= ((1 + slope**s) / 2) ** (-1 / s)
+    result = fractional_moment_std(s, 1, "leaky_relu", negative_slope=slope)
+    assert result == pytest.approx(expected, rel=1e-12, abs=0)
 
 
-def test_plain_floats_of_plain_ints():
-    wanted = fractional_moment_std(1.0, 64)
+def test_results_are_python_floats():
+    expected = fractional_moment_std(1.0, 64)
     for s, width in ((1, 64), (np.float32(1), np.int32(64))):
-        found = fractional_moment_std(s, width)
-        assert type(found) is float
-        assert found == wanted
+        result = fractional_moment_std(s, width)
+        assert type(result) is float
+        assert result == expected
     pair = log_norm_drift_and_variance(np.float32(0.5), np.int64(3))
     assert [type(number) for number in pair] == [float, float]
 
@@ -606,7 +521,7 @@ def activate(
     negative_slope=0.2,
     negative_slope_range=(1 / 8, 1 / 3),
 ):
-    """phi of the definition, slopes and dropout drawn for each unit."""
+    """Returns phi(z) by its definition, with slopes and dropout per unit."""
     slope = {
         "linear": 1.0,
         "relu": 0.0,
@@ -617,13 +532,13 @@ def activate(
     return np.where(z > 0, z, slope * z) * kept / (1 - dropout_rate)
 
 
-def assert_mean_is(wanted, values):
-    """The mean of iid values is as wanted, with 6 standard errors.
+def assert_mean_is(expected, values):
+    """Asserts that the mean of iid values is within 6 standard errors.
 
     False alarms: below 1e-8 for a normal mean; the means here are of 20000
     values or more and nearly normal.
     """
-    error = values.mean() - wanted
+    error = values.mean() - expected
     chance = DEVIATIONS * values.std() / math.sqrt(len(values))
     assert abs(error) <= chance, f"off by {error}, where {chance} is chance"
 
@@ -638,11 +553,11 @@ def test_moment_of_a_random_layer(rng, name, parameters):
     norm = np.linalg.norm(y, axis=1)
     std = fractional_moment_std(s, width, name, **parameters)
     assert_mean_is(1, (std * norm) ** s)
-    # It sees an error of 4% of the std, hence Kaiming's of relu.
-    seen = [std * 1.04, std / 1.04]
+    # An error of 4% is detected, hence the std of He et al. for relu.
+    others = [std * 1.04, std / 1.04]
     if name == "relu":
-        seen.append(fractional_moment_std(2, width, name, **parameters))
-    for wrong in seen:
+        others.append(fractional_moment_std(2, width, name, **parameters))
+    for wrong in others:
         with pytest.raises(AssertionError, match="off by"):
             assert_mean_is(1, (wrong * norm) ** s)
     drift, variance = log_norm_drift_and_variance(
@@ -655,7 +570,7 @@ def test_moment_of_a_random_layer(rng, name, parameters):
         assert_mean_is(variance * 1.25, (logs - drift) ** 2)
 
 
-def test_formula_of_another_activation_is_seen(rng):
+def test_formula_of_another_activation_is_detected(rng):
     norm = np.linalg.norm(rng.standard_normal((20000, 16)), axis=1)
     for name in ("relu", "leaky_relu", "rrelu"):
         std = fractional_moment_std(1, 16, name)
@@ -663,9 +578,9 @@ def test_formula_of_another_activation_is_seen(rng):
             assert_mean_is(1, std * norm)
 
 
-def test_which_width(rng):
-    # From 6 units to 12, 4 and 9. With the fan-out E |x|^s stays; with the
-    # fan-in, that divided by its value for as many normal units.
+def test_fan_out_keeps_the_moment_and_fan_in_its_ratio(rng):
+    # From 6 units to 12, 4 and 9. With the fan-out E |x|^s is kept; with the
+    # fan-in, its ratio to the value for as many normal units is.
     widths, nets, s = (6, 12, 4, 9), 40000, 1.0
     norms = {}
     for fan in ("fan_in", "fan_out"):
@@ -700,7 +615,7 @@ def test_log_norm_of_deep_networks(rng):
         assert_mean_is(depth * linear, logs)
 
 
-# Refusals
+# Bad arguments
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Residual scaling, schemes, the covariance SDE, and regularity in depth."""
+"""theory.residual, and theory.trained_weights over depth."""
 
 import math
 
@@ -25,11 +25,11 @@ from keras_initx.theory import (
     tfixup_factor,
 )
 
-# ---- Growth ----------------------------------------------------------------
+# Growth
 
 
 @pytest.mark.parametrize(
-    ("depth", "beta", "growth"),
+    ("depth", "exponent", "growth"),
     [
         (10, 0.25, 4.3400),
         (10, 0.5, 1.6289),
@@ -41,23 +41,23 @@ from keras_initx.theory import (
         (1000, 0.25, 6.50e6),
     ],
 )
-def test_growth_of_relu(depth, beta, growth):
-    found = residual_growth(depth, beta)
-    assert found == pytest.approx(growth, rel=1e-3)
-    slow = 1.0
+def test_growth_of_relu(depth, exponent, growth):
+    result = residual_growth(depth, exponent)
+    assert result == pytest.approx(growth, rel=1e-3)
+    product = 1.0
     for _ in range(depth):
-        slow += slow * depth ** (-2 * beta) / 2
-    assert found == pytest.approx(slow, rel=1e-10)
+        product += product * depth ** (-2 * exponent) / 2
+    assert result == pytest.approx(product, rel=1e-10)
 
 
-def test_growth_of_others():
+def test_growth_of_other_activations_and_extreme_arguments():
     assert residual_growth(50, activation="linear") == pytest.approx(
         1.02**50, rel=1e-12
     )
     assert residual_growth(50, scale=2.0) == pytest.approx(1.02**50, rel=1e-12)
     slope = residual_growth(8, activation="leaky_relu", negative_slope=0.5)
     assert slope == pytest.approx((1 + 0.625 / 8) ** 8, rel=1e-12)
-    # At depth 10^6 to the last digits of e^(1/2), less 1/(8 L) of it.
+    # At depth L = 10^6 it is e^(1/2) (1 - 1 / (8 L)).
     assert residual_growth(10**6) / math.exp(0.5) == pytest.approx(
         1 - 1 / 8e6, rel=1e-12
     )
@@ -66,11 +66,11 @@ def test_growth_of_others():
     assert residual_log_norm(1000, 10, exponent=-400.0) == (math.inf, math.inf)
 
 
-def nets(rng, depth, width, beta, count, matrices):
-    """log |h_L| / |h_0| and |h_L|^2 / |h_0|^2 of relu nets, each its own."""
+def norm_ratios(rng, depth, width, exponent, count, matrices):
+    """Returns |h_L| / |h_0| of independent residual relu nets."""
     h = rng.standard_normal((count, width, 1))
     start = np.linalg.norm(h, axis=1)
-    scale = depth**-beta / math.sqrt(width)
+    scale = depth**-exponent / math.sqrt(width)
     for _ in range(depth):
         x = h
         if matrices == 2:
@@ -81,17 +81,17 @@ def nets(rng, depth, width, beta, count, matrices):
     return (np.linalg.norm(h, axis=1) / start)[:, 0]
 
 
-def test_log_norm_of_real_nets(rng):
-    """Mean and deviation of log |h_L| at width 40, 1500 nets of 50 layers.
+def test_log_norm_of_random_nets(rng):
+    """Mean and variance of log |h_L| at width 40, for 1500 nets of 50 layers.
 
-    Bands of 6 deviations: false alarms below 1e-8. They see 1 / width left
-    out (0.0125 of the mean), and a doubled variance.
+    Bands of 6 standard deviations: false alarms below 1e-8. Leaving out
+    1 / width (0.0125 of the mean) or doubling the variance is detected.
     """
     depth, width, count = 50, 40, 1500
-    log = np.log(nets(rng, depth, width, 0.5, count, matrices=2))
+    log = np.log(norm_ratios(rng, depth, width, 0.5, count, matrices=2))
     mean, variance = residual_log_norm(depth, width)
     assert (mean, variance) == pytest.approx((0.2375, 0.0125))
-    # Of order 1 / L beyond the limit: at most 0.002 here.
+    # The distance to the limit is of order 1 / L: at most 0.002 here.
     band = 6 * math.sqrt(variance / count) + 0.002
     assert abs(log.mean() - mean) < band
     assert log.var() / variance == pytest.approx(
@@ -99,16 +99,16 @@ def test_log_norm_of_real_nets(rng):
     )
 
 
-def test_narrow_nets_grow_exactly_with_two_matrices(rng):
-    """The mean square at width 4, within 6 deviations; it sees 8%."""
-    ratio = nets(rng, 10, 4, 0.5, 8000, matrices=2) ** 2
+def test_growth_of_narrow_nets_with_two_matrices_is_exact(rng):
+    """The mean square at width 4 is within 6 deviations; 8% is detected."""
+    ratio = norm_ratios(rng, 10, 4, 0.5, 8000, matrices=2) ** 2
     error = ratio.mean() / residual_growth(10) - 1
     band = 6 * ratio.std() / ratio.mean() / math.sqrt(8000)
     assert abs(error) < band < 0.08
 
 
 @pytest.mark.parametrize(
-    ("given", "beta"),
+    ("arguments", "exponent"),
     [
         ({}, 0.5),
         ({"matrices": 2}, 0.5),
@@ -137,43 +137,44 @@ def test_narrow_nets_grow_exactly_with_two_matrices(rng):
         ),
     ],
 )
-def test_critical_exponent(given, beta):
-    assert critical_exponent(**given) == pytest.approx(beta, rel=1e-12)
+def test_critical_exponent(arguments, exponent):
+    assert critical_exponent(**arguments) == pytest.approx(exponent, rel=1e-12)
 
 
 @pytest.mark.parametrize("hurst", [0.3, 0.7])
-def test_fractional_weights_balance_at_their_hurst(hurst, rng):
-    """One matrix: |h_L - h_0| keeps its size at beta = H, and no other.
+def test_critical_exponent_of_random_nets_is_the_hurst_index(hurst, rng):
+    """With one matrix |h_L - h_0| keeps its size at the exponent H alone.
 
     The exponent of L in the median over 40 nets of width 20, from L = 125 to
     2000, has a standard deviation of 0.03, and at these depths a mean within
-    0.04 of 0. A band of 0.25 is 7 deviations more: false alarms below 1e-9. It
-    sees a beta that is off by 0.5 with as much certainty.
+    0.04 of 0. A band of 0.25 is 7 deviations more: false alarms below 1e-9. An
+    exponent that is wrong by 0.5 is detected with the same certainty.
     """
     depths, width, count = (125, 2000), 20, 40
 
-    def exponent(beta):
+    def growth_exponent(exponent):
         moved = []
         for depth in depths:
-            law = fractional_process(depth, hurst)
-            w = law.sample(count * width**2, rng)
+            process = fractional_process(depth, hurst)
+            w = process.sample(count * width**2, rng)
             w = w.reshape(depth, count, width, width)
             start = h = rng.standard_normal((count, width, 1))
-            scale = depth**-beta / math.sqrt(width)
+            scale = depth**-exponent / math.sqrt(width)
             for layer in w:
                 h = h + scale * (layer @ np.maximum(h, 0))
             size = np.linalg.norm(h - start, axis=1)
             moved.append(np.median(size / np.linalg.norm(start, axis=1)))
         return np.log(moved[1] / moved[0]) / np.log(depths[1] / depths[0])
 
-    assert abs(exponent(critical_exponent("fractional", hurst))) < 0.25
-    assert exponent(hurst + 0.5) < -0.25
+    critical = critical_exponent("fractional", hurst)
+    assert abs(growth_exponent(critical)) < 0.25
+    assert growth_exponent(hurst + 0.5) < -0.25
 
 
-# ---- Schemes ---------------------------------------------------------------
+# Schemes
 
 
-def test_numbers_of_the_papers():
+def test_values_of_the_papers():
     assert fixup_factor(54) == pytest.approx(0.1361, abs=5e-5)
     assert fixup_factor(16, layers=3) == 0.5
     assert tfixup_factor(6) == pytest.approx(0.4281, abs=5e-5)
@@ -192,11 +193,11 @@ def test_numbers_of_the_papers():
         assert sum(squares) == pytest.approx(total, abs=5e-3)
 
 
-# ---- The covariance SDE ----------------------------------------------------
+# The covariance SDE
 
 
-def test_drift_is_that_of_the_kernel():
-    """nu is the bend of E phi(u) phi(v) for slopes 1 + c / sqrt(n)."""
+def test_relu_drift_is_the_nonlinear_part_of_the_kernel():
+    """nu is the nonlinear part of E phi(u) phi(v), at any two slopes."""
     table = {0.0: 0.15915, 0.3: 0.09137, -0.5: 0.30450, 0.9: 0.00477}
     for rho, nu in table.items():
         assert shaped_relu_drift(rho) == pytest.approx(nu, abs=5e-6)
@@ -204,23 +205,24 @@ def test_drift_is_that_of_the_kernel():
             9 * shaped_relu_drift(rho), rel=1e-12
         )
     for plus, minus in ((1.5, 0.2), (1.0, 0.0)):
-        gain = 2 / (plus**2 + minus**2)
+        scale = 2 / (plus**2 + minus**2)
 
         def phi(z, plus=plus, minus=minus):
             return np.where(z > 0, plus * z, minus * z)
 
         for rho in (-0.5, 0.0, 0.3, 0.9):
             c = theory.correlation_map(rho, phi)
-            exact = rho + gain * shaped_relu_drift(rho, plus, minus)
+            exact = rho + scale * shaped_relu_drift(rho, plus, minus)
             assert c == pytest.approx(exact, abs=1e-10)
 
 
 @pytest.mark.parametrize("c_minus", [0.0, -1.0, -3.0])
 def test_sde_against_its_density(c_minus):
-    """Of 20,000 paths, mean and deviation within 6 of theirs: below 1e-8.
+    """Mean and deviation of 20,000 paths are those of the density.
 
-    The twin solves the forward equation for artanh rho on a grid. Sees the
-    drift's 1/2, and a noise that is off by 5%.
+    The density solves the forward equation for artanh rho on a grid. Bands of
+    6 standard errors: false alarms below 1e-8. A drift without its 1/2, or a
+    noise that is wrong by 5%, is detected.
     """
     time, rho_0 = 1.0, 0.3
     x = np.linspace(-6, 6, 1201)
@@ -236,7 +238,7 @@ def test_sde_against_its_density(c_minus):
         flow = np.concatenate([[0], flow, [0]])
         return -np.diff(flow) / step
 
-    # From a narrow normal law, the drift of whose short life is put back.
+    # The start is a narrow normal density, moved by the drift until then.
     early = 1e-3
     center = math.atanh(rho_0) + early * float(
         np.interp(math.atanh(rho_0), middle, drift)
@@ -249,22 +251,22 @@ def test_sde_against_its_density(c_minus):
     assert density.sum() == pytest.approx(1, abs=1e-4)
     mean = density @ np.tanh(x)
     stddev = math.sqrt(density @ np.tanh(x) ** 2 - mean**2)
-    found = neural_covariance_sde(time, rho_0, c_minus=c_minus)
-    assert abs(found.mean - mean) < 6 * stddev / math.sqrt(20_000) + 2e-3
-    assert found.stddev == pytest.approx(stddev, abs=0.02)
-    assert (np.diff(found.quantiles) > 0).all()
+    result = neural_covariance_sde(time, rho_0, c_minus=c_minus)
+    assert abs(result.mean - mean) < 6 * stddev / math.sqrt(20_000) + 2e-3
+    assert result.stddev == pytest.approx(stddev, abs=0.02)
+    assert (np.diff(result.quantiles) > 0).all()
     if c_minus == -3.0:
         assert mean == pytest.approx(0.710, abs=3e-3)
         assert stddev == pytest.approx(0.319, abs=3e-3)
 
 
-def test_sde_at_its_ends():
+def test_sde_at_time_zero_and_near_minus_one():
     at_once = neural_covariance_sde(0.0, 0.3)
     assert at_once.mean == pytest.approx(0.3)
     assert at_once.stddev == pytest.approx(0, abs=1e-7)
-    law = neural_covariance_sde(2.0, -0.999, c_minus=-20.0, paths=100)
-    assert np.isfinite(law.quantiles).all()
-    assert law.mean > 0.9
+    late = neural_covariance_sde(2.0, -0.999, c_minus=-20.0, paths=100)
+    assert np.isfinite(late.quantiles).all()
+    assert late.mean > 0.9
 
 
 def test_variance_drift():
@@ -279,13 +281,13 @@ def test_variance_drift():
     assert shaped_variance_drift(bent) == pytest.approx(0.75 - 1.5, rel=1e-8)
 
 
-# ---- Regularity ------------------------------------------------------------
+# Regularity over depth
 
 
 @pytest.mark.parametrize("hurst", [0.2, 0.5, 0.8, 0.95])
 @pytest.mark.parametrize(("depth", "deviation"), [(32, 0.02), (1000, 0.005)])
 def test_hurst_of_fractional_noise(hurst, depth, deviation, rng):
-    """Within 6 deviations: false alarms below 1e-7 for all eight."""
+    """Bands of 6 deviations: false alarms below 1e-7 for all eight cases."""
     w = fractional_process(depth, hurst).sample(100, rng)
     assert abs(estimate_hurst(w).hurst - hurst) < 6 * deviation
 
@@ -301,7 +303,7 @@ def test_hurst_of_smooth_and_trended_weights(rng):
     tied = estimate_hurst(np.ones((50, 1)) * [[1e-200, -3e-200, 0.1e-200]])
     assert tied.hurst == pytest.approx(1)
     assert math.isnan(tied.without_mean)
-    # Any shape of a layer.
+    # Layers may have any shape.
     cube = white.reshape(1000, 20, 20)
     assert estimate_hurst(cube) == estimate_hurst(white)
 
@@ -311,17 +313,17 @@ DEPTHS = (64, 256, 1024, 4096)
 
 @pytest.mark.parametrize("hurst", [0.3, 0.5, 0.7, 0.9])
 def test_scaling_of_fractional_weights(hurst, rng):
-    """Within 0.05 of the exponents; the measured spread is 0.006 at 100."""
+    """Bands of 0.05; the measured spread is 0.006 for 100 entries."""
     nets = [
         fractional_process(depth, hurst).sample(100, rng) * depth**-hurst
         for depth in DEPTHS
     ]
-    found = estimate_scaling(nets)
-    assert found.exponent == pytest.approx(hurst, abs=0.05)
-    assert found.root_sum_of_squares == pytest.approx(0.5 - hurst, abs=0.05)
-    assert found.quadratic_variation == pytest.approx(1 - 2 * hurst, abs=0.05)
-    assert abs(found.increment) < 0.1
-    assert found.limit == ("sde" if hurst == 0.5 else "neither")
+    result = estimate_scaling(nets)
+    assert result.exponent == pytest.approx(hurst, abs=0.05)
+    assert result.root_sum_of_squares == pytest.approx(0.5 - hurst, abs=0.05)
+    assert result.quadratic_variation == pytest.approx(1 - 2 * hurst, abs=0.05)
+    assert abs(result.increment) < 0.1
+    assert result.limit == ("sde" if hurst == 0.5 else "neither")
 
 
 def test_scaling_of_smooth_and_tied_weights(rng):
@@ -329,17 +331,17 @@ def test_scaling_of_smooth_and_tied_weights(rng):
         smooth_process(depth).sample(2000, rng) * depth**-0.3
         for depth in DEPTHS
     ]
-    found = estimate_scaling(nets)
-    assert found.exponent == pytest.approx(0.3, abs=0.05)
-    assert found.increment == pytest.approx(-1, abs=0.1)
-    assert found.quadratic_variation == pytest.approx(-1.6, abs=0.1)
-    assert found.limit == "ode"
+    result = estimate_scaling(nets)
+    assert result.exponent == pytest.approx(0.3, abs=0.05)
+    assert result.increment == pytest.approx(-1, abs=0.1)
+    assert result.quadratic_variation == pytest.approx(-1.6, abs=0.1)
+    assert result.limit == "ode"
     tied = [np.ones((depth, 3)) / depth for depth in DEPTHS]
     assert estimate_scaling(tied).limit == "ode"
     assert estimate_scaling(tied).exponent == pytest.approx(1)
 
 
-# ---- Bad input -------------------------------------------------------------
+# Bad arguments
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""stable: moments, tails and scales against closed forms, digits and draws."""
+"""theory.norm_moments of stable weights: closed forms, digits, random draws."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ from keras_initx.theory import (
 )
 from tests.helpers.stat_checks import DEVIATIONS
 
-# activation, preserve, stability, widths and scales, printed to 5 digits.
+# activation, order, stability, and scales to 5 digits at widths 64, 256, 1024.
 TABLE = [
     ("relu", "log", 1.0, "0.0087597 0.0016893 0.00034598"),
     ("relu", "log", 1.5, "0.049830 0.017170 0.0060974"),
@@ -31,7 +31,7 @@ TABLE = [
     ("linear", "log", 1.5, "0.029013 0.010196 0.0036591"),
     ("linear", "log", 1.0, "0.0037911 0.00075931 0.00015886"),
 ]
-# stability, width, activation, preserve, scale by mpmath with 25 digits:
+# stability, width, activation, order, scale by mpmath with 25 digits:
 #   E Q^p = p / Gamma(1-p) int (1 - l(t)^width) t^(-p-1) dt,
 #   E log Q = int (e^-t - l(t)^width) / t dt,
 # with l from its Mellin transform on another line. At stability 1.5 that l was
@@ -102,7 +102,7 @@ DIGITS = [
 
 @functools.cache
 def sampled_on_a_grid(stability):
-    """Points and weights of |Z|, by Chambers, Mallows & Stuck.
+    """Returns points and weights of |Z|, by Chambers, Mallows & Stuck.
 
     Their sampler turns a uniform V and an exponential W into Z; here both are
     the points of a rule that converges exponentially.
@@ -117,13 +117,13 @@ def sampled_on_a_grid(stability):
     )
     weight = special.expit(u) * special.expit(-u) * np.exp(y - w) * step**2
     assert weight.sum() == pytest.approx(1, abs=1e-13)
-    # The far ends of both integrals have no weight worth the time.
+    # The far ends of both integrals have no weight.
     some = weight > 1e-24
     return np.exp(log[some]), weight[some]
 
 
 def draw(rng, stability, shape):
-    """Chambers, Mallows & Stuck, unit scale, symmetric."""
+    """Returns symmetric stable draws of unit scale (Chambers et al., 1976)."""
     v = rng.uniform(-np.pi / 2, np.pi / 2, shape)
     w = rng.exponential(size=shape)
     return (
@@ -133,22 +133,22 @@ def draw(rng, stability, shape):
     )
 
 
-def assert_mean_is(wanted, values):
-    """The mean of iid values is as wanted, with 6 standard errors.
+def assert_mean_is(expected, values):
+    """Asserts that the mean of iid values is within 6 standard errors.
 
     False alarms: below 1e-8 for a normal mean; the means here are of 20000
     values or more with exponential tails at worst.
     """
-    error = values.mean() - wanted
+    error = values.mean() - expected
     chance = DEVIATIONS * values.std() / math.sqrt(len(values))
     assert abs(error) <= chance, f"off by {error}, where {chance} is chance"
 
 
-# The law
+# The distribution
 
 
 @pytest.mark.parametrize(
-    ("stability", "p", "wanted"),
+    ("stability", "p", "expected"),
     [
         (1.5, 0.5, 1.080430),
         (1.2, 0.4, 1.123953),
@@ -157,12 +157,12 @@ def assert_mean_is(wanted, values):
         (1.9, 0.9, 1.132875),
     ],
 )
-def test_table_of_moments(stability, p, wanted):
-    assert stable_moment(p, stability) == pytest.approx(wanted, abs=5.1e-7)
+def test_table_of_moments(stability, p, expected):
+    assert stable_moment(p, stability) == pytest.approx(expected, abs=5.1e-7)
 
 
 @pytest.mark.parametrize(
-    ("stability", "wanted"),
+    ("stability", "expected"),
     [
         (0.8, 0.704896),
         (1.0, 0.636620),
@@ -171,21 +171,21 @@ def test_table_of_moments(stability, p, wanted):
         (1.8, 0.183228),
     ],
 )
-def test_table_of_tail_constants(stability, wanted):
-    found = stable_tail_constant(stability)
-    assert found == pytest.approx(wanted, abs=5.1e-7)
+def test_table_of_tail_constants(stability, expected):
+    result = stable_tail_constant(stability)
+    assert result == pytest.approx(expected, abs=5.1e-7)
 
 
 @given(stability=st.floats(0.01, 1.999))
 def test_tail_constant(stability):
-    found = stable_tail_constant(stability)
+    result = stable_tail_constant(stability)
     sine = math.sin(math.pi * stability / 2)
-    wanted = 2 / math.pi * math.gamma(stability) * sine
-    assert found == pytest.approx(wanted, rel=1e-12)
+    expected = 2 / math.pi * math.gamma(stability) * sine
+    assert result == pytest.approx(expected, rel=1e-12)
     # E |Z|^p, as p nears the stability a, is that of the tail, a C / (a - p).
     gap = 1e-9
     moment = stable_moment(stability * (1 - gap), stability)
-    assert moment * gap == pytest.approx(found, rel=1e-5)
+    assert moment * gap == pytest.approx(result, rel=1e-5)
 
 
 def test_tail_constant_at_the_ends():
@@ -195,20 +195,20 @@ def test_tail_constant_at_the_ends():
     assert stable_tail_constant(1) == pytest.approx(2 / math.pi, rel=1e-15)
 
 
-def test_moments_of_the_normal_and_the_cauchy_law():
+def test_moments_of_the_normal_and_the_cauchy_distribution():
     # Z ~ N(0, 2) at stability 2, so E Z^2 = 2 and E Z^4 = 12.
-    for p, wanted in ((2, 2), (4, 12), (1, 2 / math.sqrt(math.pi)), (0, 1)):
-        assert stable_moment(p, 2) == pytest.approx(wanted, rel=1e-14)
+    for p, expected in ((2, 2), (4, 12), (1, 2 / math.sqrt(math.pi)), (0, 1)):
+        assert stable_moment(p, 2) == pytest.approx(expected, rel=1e-14)
     for p in (-0.9, -0.5, 0.0, 0.5, 0.9):
-        wanted = 1 / math.cos(math.pi * p / 2)
-        assert stable_moment(p, 1) == pytest.approx(wanted, rel=1e-13)
-    for found, wanted in zip(
+        expected = 1 / math.cos(math.pi * p / 2)
+        assert stable_moment(p, 1) == pytest.approx(expected, rel=1e-13)
+    for result, expected in zip(
         stable_log_moments(1), (0, math.pi**2 / 4), strict=True
     ):
-        assert found == pytest.approx(wanted, rel=1e-15)
+        assert result == pytest.approx(expected, rel=1e-15)
     normal = (special.digamma(0.5) + math.log(4)) / 2
-    found, variance = stable_log_moments(2)
-    assert found == pytest.approx(normal, rel=1e-14)
+    result, variance = stable_log_moments(2)
+    assert result == pytest.approx(normal, rel=1e-14)
     assert variance == pytest.approx(math.pi**2 / 8, rel=1e-15)
 
 
@@ -217,8 +217,8 @@ def test_moments_of_the_sampler(stability):
     size, weight = sampled_on_a_grid(stability)
     for share in (-0.3, 0.2, 0.5):
         p = share * min(stability, 1)
-        wanted = weight @ size**p
-        assert stable_moment(p, stability) == pytest.approx(wanted, rel=1e-8)
+        expected = weight @ size**p
+        assert stable_moment(p, stability) == pytest.approx(expected, rel=1e-8)
     mean, variance = stable_log_moments(stability)
     logs = np.log(size)
     assert mean == pytest.approx(weight @ logs, abs=1e-9)
@@ -237,24 +237,24 @@ def test_log_moments_are_derivatives(stability):
 # The scale of weights
 
 
-@pytest.mark.parametrize(("name", "preserve", "stability", "scales"), TABLE)
-def test_table(name, preserve, stability, scales):
+@pytest.mark.parametrize(("name", "order", "stability", "scales"), TABLE)
+def test_table_of_scales(name, order, stability, scales):
     for width, scale in zip((64, 256, 1024), scales.split(), strict=True):
-        found = stable_weight_scale(stability, width, name, preserve)
+        result = stable_weight_scale(stability, width, name, order)
         half_a_digit = 0.501 * 10.0 ** -len(scale.split(".")[1])
-        assert found == pytest.approx(float(scale), rel=0, abs=half_a_digit)
+        assert result == pytest.approx(float(scale), rel=0, abs=half_a_digit)
 
 
 @pytest.mark.parametrize(
-    ("stability", "width", "name", "preserve", "wanted"), DIGITS
+    ("stability", "width", "name", "order", "expected"), DIGITS
 )
-def test_twenty_digits(stability, width, name, preserve, wanted):
-    found = stable_weight_scale(stability, width, name, preserve)
-    assert found == pytest.approx(wanted, rel=1e-12, abs=0)
+def test_scales_of_many_digits(stability, width, name, order, expected):
+    result = stable_weight_scale(stability, width, name, order)
+    assert result == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("stability", [0.7, 1.0, 1.5])
-def test_twin(stability):
+def test_scale_against_direct_integrals(stability):
     # E Q^p = p / Gamma(1-p) int (1 - l(t)^width) t^(-p-1) dt, at t = e^x, with
     # l straight from the sampler, for a leaky relu with dropout.
     slope, keep_rate, p = 0.3, 0.6, 0.4
@@ -275,7 +275,7 @@ def test_twin(stability):
         moment = step * (rises @ np.exp(-p * x) + rest)
         moment *= p / special.gamma(1 - p)
         s = p * stability
-        found = stable_weight_scale(
+        result = stable_weight_scale(
             stability,
             width,
             "leaky_relu",
@@ -283,7 +283,7 @@ def test_twin(stability):
             dropout_rate=1 - keep_rate,
             negative_slope=slope,
         )
-        assert found == pytest.approx(moment ** (-1 / s), rel=1e-7)
+        assert result == pytest.approx(moment ** (-1 / s), rel=1e-7)
 
 
 @given(
@@ -293,26 +293,26 @@ def test_twin(stability):
 @settings(max_examples=40)
 def test_one_unit_is_one_variable(stability, share):
     s = share * stability
-    found = stable_weight_scale(stability, 1, "linear", s)
-    wanted = stable_moment(s, stability) ** (-1 / s)
-    assert found == pytest.approx(wanted, rel=1e-10, abs=0)
-    # Half of the time relu's is 0.
+    result = stable_weight_scale(stability, 1, "linear", s)
+    expected = stable_moment(s, stability) ** (-1 / s)
+    assert result == pytest.approx(expected, rel=1e-10, abs=0)
+    # relu gives 0 with probability 1/2.
     relu = stable_weight_scale(stability, 1, "relu", s)
-    assert relu == pytest.approx(wanted * 2 ** (1 / s), rel=1e-10, abs=0)
+    assert relu == pytest.approx(expected * 2 ** (1 / s), rel=1e-10, abs=0)
     for name in ("linear", "relu"):
-        found = stable_weight_scale(stability, 1, name)
-        wanted = math.exp(-stable_log_moments(stability)[0])
-        assert found == pytest.approx(wanted, rel=1e-10, abs=0)
+        result = stable_weight_scale(stability, 1, name)
+        expected = math.exp(-stable_log_moments(stability)[0])
+        assert result == pytest.approx(expected, rel=1e-10, abs=0)
 
 
 @pytest.mark.parametrize("slope", [1e-100, 1e-3, 1e100])
 @pytest.mark.parametrize("s", [0.01, 1.0])
 def test_one_unit_of_any_slope(slope, s):
     # E |phi(Z)|^s = E |Z|^s (1 + a^s) / 2
-    wanted = stable_moment(s, 1.5) ** (-1 / s)
-    wanted *= ((1 + slope**s) / 2) ** (-1 / s)
-    found = stable_weight_scale(1.5, 1, "leaky_relu", s, negative_slope=slope)
-    assert found == pytest.approx(wanted, rel=1e-11, abs=0)
+    expected = stable_moment(s, 1.5) ** (-1 / s)
+    expected *= ((1 + slope**s) / 2) ** (-1 / s)
+    result = stable_weight_scale(1.5, 1, "leaky_relu", s, negative_slope=slope)
+    assert result == pytest.approx(expected, rel=1e-11, abs=0)
 
 
 CASES = [
@@ -328,13 +328,13 @@ CASES = [
 @pytest.mark.parametrize("width", [1, 5, 64, 10**6])
 def test_stability_two_is_the_gaussian_theory(name, parameters, width):
     for s in (0.01, 0.5, 1, 1.5, 1.99, 1.999999):
-        found = stable_weight_scale(2, width, name, s, **parameters)
+        result = stable_weight_scale(2, width, name, s, **parameters)
         std = fractional_moment_std(s, width, name, **parameters)
-        assert found * math.sqrt(2) == pytest.approx(std, rel=2e-12, abs=0)
+        assert result * math.sqrt(2) == pytest.approx(std, rel=2e-12, abs=0)
     drift, _ = theory.log_norm_drift_and_variance(1, width, name, **parameters)
-    found = stable_weight_scale(2.0, width, name, **parameters)
-    wanted = math.exp(-drift) / math.sqrt(2)
-    assert found == pytest.approx(wanted, rel=1e-12, abs=0)
+    result = stable_weight_scale(2.0, width, name, **parameters)
+    expected = math.exp(-drift) / math.sqrt(2)
+    assert result == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_nearly_two_is_nearly_gaussian():
@@ -344,42 +344,42 @@ def test_nearly_two_is_nearly_gaussian():
 
 
 def test_limits_of_the_slope():
-    def scale(name, preserve, **parameters):
-        return stable_weight_scale(1.3, 20, name, preserve, **parameters)
+    def scale(name, order, **parameters):
+        return stable_weight_scale(1.3, 20, name, order, **parameters)
 
-    for preserve in ("log", 0.2, 1.29):
-        leaky = scale("leaky_relu", preserve, negative_slope=4.0)
+    for order in ("log", 0.2, 1.29):
+        leaky = scale("leaky_relu", order, negative_slope=4.0)
         same = {"rel": 1e-12}
         for other in (
-            scale("leaky_relu", preserve, negative_slope=-4),
-            scale("rrelu", preserve, negative_slope_range=(4, 4)),
-            scale("leaky_relu", preserve, negative_slope=0.25) / 4,
+            scale("leaky_relu", order, negative_slope=-4),
+            scale("rrelu", order, negative_slope_range=(4, 4)),
+            scale("leaky_relu", order, negative_slope=0.25) / 4,
         ):
             assert leaky == pytest.approx(other, **same)
-        assert scale("relu", preserve) == pytest.approx(
-            scale("leaky_relu", preserve, negative_slope=0), **same
+        assert scale("relu", order) == pytest.approx(
+            scale("leaky_relu", order, negative_slope=0), **same
         )
-        assert scale("linear", preserve) == pytest.approx(
-            scale("leaky_relu", preserve, negative_slope=1), **same
+        assert scale("linear", order) == pytest.approx(
+            scale("leaky_relu", order, negative_slope=1), **same
         )
-        # A slope that is next to nothing is relu's, but that no unit is 0.
-        assert scale("relu", preserve) == pytest.approx(
-            scale("leaky_relu", preserve, negative_slope=1e-100), rel=1e-3
+        # A tiny slope is close to relu, except that no unit is 0.
+        assert scale("relu", order) == pytest.approx(
+            scale("leaky_relu", order, negative_slope=1e-100), rel=1e-3
         )
 
 
 @pytest.mark.parametrize("stability", [0.5, 1.0, 1.5, 1.8])
-def test_asymptotic_law(stability):
+def test_asymptotic_scale(stability):
     for name, share in (("relu", 0.5), ("linear", 1.0)):
         ratios = []
         for width in (64, 1024, 10**6, 10**12):
             power = share * stable_tail_constant(stability)
             power *= width * math.log(width)
-            found = stable_weight_scale(stability, width, name)
-            ratios.append(found * power ** (1 / stability))
+            result = stable_weight_scale(stability, width, name)
+            ratios.append(result * power ** (1 / stability))
         assert ratios == sorted(ratios)
         assert 0.5 < ratios[1] < 0.8
-        # Slow: of relative order log(log(width)) / log(width).
+        # The approach is slow: of relative order log(log(width)) / log(width).
         assert 1 - ratios[3] < 0.65 * (1 - ratios[1])
         assert ratios[3] < 1
 
@@ -388,8 +388,8 @@ def test_asymptotic_law(stability):
 @settings(max_examples=30)
 def test_order_and_width(stability, width):
     scales = [
-        stable_weight_scale(stability, width, "linear", preserve)
-        for preserve in ("log", 0.1 * stability, 0.5 * stability)
+        stable_weight_scale(stability, width, "linear", order)
+        for order in ("log", 0.1 * stability, 0.5 * stability)
     ]
     assert scales == sorted(scales, reverse=True)
     wider = stable_weight_scale(stability, 2 * width, "linear")
@@ -400,7 +400,7 @@ def test_order_and_width(stability, width):
 
 
 def norms_through_layers(rng, stability, width, scale, nets, depth, slope):
-    """log |x_k|_a - log |x_0|_a of networks of stable weights."""
+    """Returns log |x_k|_a - log |x_0|_a of networks of stable weights."""
     x = np.tile(rng.standard_normal(width), (nets, 1))
 
     def log_norm():
@@ -425,14 +425,14 @@ def test_log_norm_of_random_networks(rng, stability, name, slope):
     logs = norms_through_layers(
         rng, stability, width, scale, nets, depth, slope
     )
-    # relu: with probability 2e-4 all units of a layer are 0.
+    # With relu all units of a layer are 0 with probability 2e-4.
     logs = logs[np.isfinite(logs)]
     assert_mean_is(0, logs)
-    # It sees an error of 12 standard errors: of the scale, 15% at stability
+    # An error of 12 standard errors is detected: 15% of the scale at stability
     # 0.7 and 4% at 1.9.
-    seen = 12 * logs.std() / math.sqrt(nets)
-    assert seen < {0.7: 0.4, 1.5: 0.15, 1.9: 0.1}[stability]
-    wrong = [scale * math.exp(seen / depth), scale * math.exp(-seen / depth)]
+    margin = 12 * logs.std() / math.sqrt(nets)
+    assert margin < {0.7: 0.4, 1.5: 0.15, 1.9: 0.1}[stability]
+    wrong = [scale * math.exp(sign * margin / depth) for sign in (1, -1)]
     if name != "relu":
         wrong.append(stable_weight_scale(stability, width, "relu"))
     if stability < 1.9 or name == "linear":
@@ -444,18 +444,18 @@ def test_log_norm_of_random_networks(rng, stability, name, slope):
 
 @pytest.mark.parametrize("stability", [0.7, 1.5])
 def test_moment_of_a_random_layer(rng, stability):
-    # At an eighth of the stability what is averaged has a seventh moment.
+    # At an eighth of the stability the averaged values have a seventh moment.
     s, width = stability / 8, 12
     scale = stable_weight_scale(stability, width, "relu", s)
     logs = norms_through_layers(rng, stability, width, scale, 20000, 1, 0.0)
     assert_mean_is(1, np.exp(s * logs))
-    # It sees 12 standard errors, hence a scale of quite another order.
+    # 12 standard errors are detected, hence the scale of another order.
     wrong = stable_weight_scale(stability, width, "relu", 0.9 * stability)
     with pytest.raises(AssertionError, match="off by"):
         assert_mean_is(1, np.exp(s * logs) * (wrong / scale) ** s)
 
 
-def test_customary_scale_explodes():
+def test_customary_scale_makes_the_norm_grow():
     # relu, stability 1.5, width 256: nats a layer.
     growth = math.log(256 ** (-1 / 1.5) / stable_weight_scale(1.5, 256))
     assert growth == pytest.approx(0.3678, abs=5e-5)
@@ -468,12 +468,12 @@ def test_customary_scale_explodes():
 def test_table_of_tanh():
     # weight_scale 1, bias_scale 0.3, an input of ones.
     first = (0.3**1.5 + 1) ** (1 / 1.5)
-    found = stable_scale_recursion(
+    result = stable_scale_recursion(
         4, 1.5, "tanh", bias_scale=0.3, initial_scale=first
     )
-    wanted = [1.1067, 0.8480, 0.7891, 0.7723, 0.7673]
-    # These came from a coarser quadrature; see the sampler's twin below.
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=2.1e-4)
+    expected = [1.1067, 0.8480, 0.7891, 0.7723, 0.7673]
+    # These are from a coarser quadrature; the next test is exact.
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2.1e-4)
 
 
 @pytest.mark.parametrize("stability", [0.3, 0.7, 1.0, 1.5, 1.97, 2.0])
@@ -482,8 +482,8 @@ def test_recursion_against_the_sampler(stability, scale):
     size, weight = sampled_on_a_grid(stability)
     for name, phi in (("tanh", np.tanh), ("erf", special.erf)):
         power = weight @ np.abs(phi(scale * size)) ** stability
-        wanted = (0.2**stability + 1.3**stability * power) ** (1 / stability)
-        found = stable_scale_recursion(
+        expected = (0.2**stability + 1.3**stability * power) ** (1 / stability)
+        result = stable_scale_recursion(
             1,
             stability,
             name,
@@ -491,33 +491,33 @@ def test_recursion_against_the_sampler(stability, scale):
             bias_scale=0.2,
             initial_scale=scale,
         )
-        assert found[1] == pytest.approx(wanted, rel=1e-8)
+        assert result[1] == pytest.approx(expected, rel=1e-8)
 
 
-def test_recursion_of_the_cauchy_law():
+def test_recursion_of_the_cauchy_distribution():
     def integrand(z):
         return abs(math.tanh(0.7 * z)) * 2 / math.pi / (1 + z * z)
 
-    wanted = sum(
+    expected = sum(
         integrate.quad(integrand, *ends, epsabs=1e-13)[0]
         for ends in ((0, 1), (1, 10), (10, math.inf))
     )
-    found = stable_scale_recursion(1, 1, initial_scale=0.7)
-    assert found[1] == pytest.approx(wanted, rel=1e-10)
+    result = stable_scale_recursion(1, 1, initial_scale=0.7)
+    assert result[1] == pytest.approx(expected, rel=1e-10)
 
 
 def test_recursion_at_stability_two_is_the_gaussian_one():
-    # Scale c is N(0, 2 c^2); at the critical gain variance 1 stays.
+    # Scale c is N(0, 2 c^2); the critical scale keeps variance 1.
     for name in ("tanh", "gelu", "relu", "softplus", "linear"):
-        gain = theory.critical_scale(name)
-        found = stable_scale_recursion(
+        scale = theory.critical_scale(name)
+        result = stable_scale_recursion(
             3,
             2,
             name,
-            weight_scale=math.sqrt(gain / 2),
+            weight_scale=math.sqrt(scale / 2),
             initial_scale=math.sqrt(0.5),
         )
-        np.testing.assert_allclose(found, math.sqrt(0.5), rtol=1e-10)
+        np.testing.assert_allclose(result, math.sqrt(0.5), rtol=1e-10)
 
 
 def hard_tanh(z):
@@ -526,47 +526,47 @@ def hard_tanh(z):
 
 def test_recursion_of_callables():
     for stability in (0.05, 0.1, 0.6, 1.5):
-        # The tail of |z|^0.9 is felt as far as e^-8 of the probability.
+        # The tail of |z|^0.9 matters as far as e^-8 of the probability.
         for growth in (0.5, 0.9):
-            found = stable_scale_recursion(
+            result = stable_scale_recursion(
                 1,
                 stability,
                 lambda z, growth=growth: np.abs(z) ** growth,
                 initial_scale=4.0,
             )
-            wanted = stable_moment(growth * stability, stability)
-            wanted = 4.0**growth * wanted ** (1 / stability)
+            expected = stable_moment(growth * stability, stability)
+            expected = 4.0**growth * expected ** (1 / stability)
             promised = 1e-9 / min(stability, 1)
-            assert found[1] == pytest.approx(wanted, rel=promised)
-        # A constant has no law to average over.
-        found = stable_scale_recursion(
+            assert result[1] == pytest.approx(expected, rel=promised)
+        # The average of a constant is the constant.
+        result = stable_scale_recursion(
             2, stability, lambda z: 0 * z + 0.5, weight_scale=3.0
         )
-        np.testing.assert_allclose(found, [1, 1.5, 1.5], rtol=promised)
-    # The Cauchy law, cut where the pre-activation is 1.
+        np.testing.assert_allclose(result, [1, 1.5, 1.5], rtol=promised)
+    # The Cauchy distribution, cut where the pre-activation is 1.
     for scale in (0.3, 1.0, 50.0):
-        found = stable_scale_recursion(
+        result = stable_scale_recursion(
             1, 1.0, hard_tanh, initial_scale=scale, breakpoints=(-1, 1)
         )
-        wanted = scale / 2 * math.log1p(scale**-2) + math.atan(scale)
-        assert found[1] == pytest.approx(2 / math.pi * wanted, rel=1e-10)
+        expected = scale / 2 * math.log1p(scale**-2) + math.atan(scale)
+        assert result[1] == pytest.approx(2 / math.pi * expected, rel=1e-10)
 
 
 def test_recursion_of_a_shrinking_network():
-    found = stable_scale_recursion(
+    result = stable_scale_recursion(
         4000, 1.5, np.tanh, weight_scale=1e-3, initial_scale=1e-3
     )
-    assert (np.diff(found) <= 0).all()
-    assert found[-1] == 0
-    found = stable_scale_recursion(0, 1.5)
-    assert found.shape == (1,)
-    assert found.dtype == np.float64
+    assert (np.diff(result) <= 0).all()
+    assert result[-1] == 0
+    result = stable_scale_recursion(0, 1.5)
+    assert result.shape == (1,)
+    assert result.dtype == np.float64
 
 
 def test_recursion_of_a_wide_random_network(rng):
     stability, width, nets = 1.5, 400, 30
     scale = [1.0]
-    wanted = stable_scale_recursion(3, stability, bias_scale=0.3)
+    expected = stable_scale_recursion(3, stability, bias_scale=0.3)
     y = draw(rng, stability, (nets, width))
     for _ in range(3):
         kernel = draw(rng, stability, (nets, width, width))
@@ -575,14 +575,14 @@ def test_recursion_of_a_wide_random_network(rng):
         y = y + 0.3 * draw(rng, stability, y.shape)
         mean, _ = stable_log_moments(stability)
         scale.append(np.exp(np.log(np.abs(y)).mean() - mean))
-    # Of 12000 logs of standard deviation 1.25, and the spread of the scale
-    # from net to net: a standard error below 0.02 in all.
-    np.testing.assert_allclose(scale, wanted, rtol=0.12)
+    # 12000 logs of standard deviation 1.25, and the spread of the scale from
+    # net to net, give a standard error below 0.02.
+    np.testing.assert_allclose(scale, expected, rtol=0.12)
     other = stable_scale_recursion(3, 1.0, bias_scale=0.3)
     assert abs(scale[-1] / other[-1] - 1) > 0.12
 
 
-# Refusals
+# Bad arguments
 
 
 @pytest.mark.parametrize(

@@ -168,15 +168,15 @@ def test_number_of_linear_regions(form, concave, depth, rng):
         assert count_linear_regions(weights, START[form]) == 2**depth
         # Half of them are on one side of the first peak.
         peak = 2 * a[0] - 1 if form == "v" else a[0]
-        found = count_linear_regions(weights, START[form], peak)
-        assert found == 2 ** (depth - 1)
+        result = count_linear_regions(weights, START[form], peak)
+        assert result == 2 ** (depth - 1)
 
 
 def regions_in_fractions(weights, low, high):
     """Returns the number of linear regions, counted in exact fractions.
 
-    The breakpoints of each layer are found between those of the layers before,
-    where its units are linear.
+    The breakpoints of each layer are computed between those of the layers
+    before, where its units are linear.
     """
 
     def layer_outputs(x, depth):
@@ -192,13 +192,13 @@ def regions_in_fractions(weights, low, high):
 
     cuts = [Fraction(low), Fraction(high)]
     for depth in range(1, len(weights)):
-        found = set(cuts)
+        points = set(cuts)
         for a, b in itertools.pairwise(cuts):
             ends = zip(
                 layer_outputs(a, depth), layer_outputs(b, depth), strict=True
             )
-            found |= {a + (b - a) * p / (p - q) for p, q in ends if p * q < 0}
-        cuts = sorted(found)
+            points |= {a + (b - a) * p / (p - q) for p, q in ends if p * q < 0}
+        cuts = sorted(points)
     slopes = []
     for a, b in itertools.pairwise(cuts):
         ends = (layer_outputs(x, len(weights)) for x in (a, b))
@@ -248,10 +248,10 @@ def test_rounding_makes_no_regions():
 )
 def test_fitted_peaks_against_another_optimizer(target, concave, mse):
     x = np.linspace(0, 1, 500)
-    found = fit_peaks(x, target(x), 5, concave, starts=8)
-    assert found.mse == pytest.approx(mse, rel=1e-3)
-    error = triangle_wave(x, found.peaks, concave) - target(x)
-    assert found.mse == pytest.approx(np.mean(error**2), rel=1e-12)
+    result = fit_peaks(x, target(x), 5, concave, starts=8)
+    assert result.mse == pytest.approx(mse, rel=1e-3)
+    error = triangle_wave(x, result.peaks, concave) - target(x)
+    assert result.mse == pytest.approx(np.mean(error**2), rel=1e-12)
 
 
 # Bad arguments
