@@ -302,7 +302,7 @@ DONE = {
 # The words to use instead are those of Keras, TensorFlow Probability and torch.
 BANNED = {
     # hook, record
-    r"hear|hears|heard|hearing|listen\w*|tap|taps|tapped|told|eavesdrop\w*": "",
+    r"hear|hears|heard|hearing|listen\w*|tapped|told|eavesdrop\w*": "told apart",
     # non-finite
     r"culprits?|innocent\w*": "",
     # skipped
@@ -380,7 +380,7 @@ def test_language(path):
         ("A power law, the law of large numbers and Zipf's law.", []),
         ("What a layer has heard, and was told.", ["heard", "told"]),
         ("The layer that was left alone is idle.", ["left alone", "idle"]),
-        ("Near a staple, midled.", []),
+        ("Near a sidle; two samples are told apart.", []),
         ("Normalisation; normalised colours.", None),
         ("Raises an error; exercise, precise noise, promised.", []),
         ("epochs: Of the training.", ["Of"]),

@@ -87,7 +87,7 @@ def test_small_notebook_runs(notebook, monkeypatch):
     if ".table(" in "".join(cell.source for cell in code):
         # A table is text, in a notebook too.
         assert re.search(
-            r"sample variance +squared mean +decay|spread +forward", printed
+            r"squared mean +sample fraction|spread +forward", printed
         )
 
 
