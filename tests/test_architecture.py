@@ -306,7 +306,7 @@ DONE = {
 # The words to use instead are those of Keras, TensorFlow Probability and torch.
 BANNED = {
     # hook, record
-    r"hear|hears|heard|hearing|listen\w*|tapped|told|eavesdrop\w*": "told apart",
+    r"hear|hears|heard|hearing|listen\w*|tapped|told": "told apart",
     # non-finite
     r"culprits?|innocent\w*": "",
     # skipped
