@@ -466,7 +466,7 @@ def test_two_devices_run_the_job_go_on_and_fit_as_keras(tmp_path, rng):
     out, found = machine(tmp_path, rng)
     before, _, after = out.partition("Stopped.")
     assert "2 replicas, mixed_bfloat16" in before
-    assert "Step 4: sample variance" in before
+    assert "Step 4: sample fraction" in before
     assert "Epoch 2/2" in before
     assert "Epoch 1/2" not in after and "Epoch 2/2" in after
     kinds = {file.suffix for file in (tmp_path / "log").iterdir()}
