@@ -146,8 +146,8 @@ def as_activation(
     """
     if not isinstance(activation, Activation):
         known = {field.name for field in fields(Activation)[1:]}
-        own = {key: v for key, v in parameters.items() if key in known}
-        record = Activation(activation, **own)
+        accepted = {key: v for key, v in parameters.items() if key in known}
+        record = Activation(activation, **accepted)
         for key in parameters.keys() - known:
             _refuse_parameter(
                 record.name, key, parameters[key], record.parameters()

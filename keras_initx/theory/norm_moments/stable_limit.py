@@ -25,7 +25,7 @@ _STEP = 1 / 32
 # Largest logarithm of |Z|: the square of e^350 is still a float64.
 _LAST = 350
 # Scales below this are counted as 0, since their powers would leave float64.
-_NOTHING = 1e-100
+_NEGLIGIBLE = 1e-100
 # Nodes per panel of the two rules that must agree. The panels are of length 1
 # in log |z|.
 _NODES = (16, 24)
@@ -133,7 +133,7 @@ def _mean_power(
         return (both[0] ** stability + both[1] ** stability) / 2
 
     def average(scale: float) -> float:
-        if scale < _NOTHING:
+        if scale < _NEGLIGIBLE:
             return float(power(np.zeros(1))[0])
         log_scale = math.log(scale)
         # The last panel ends where phi has become a power of z.

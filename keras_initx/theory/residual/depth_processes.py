@@ -124,8 +124,8 @@ class DepthSpectrum:
         depth: int. L, the number of layers.
         period: int. M.
         variance: float64 array. The variance of each frequency
-            j = 0, 1, ...; the frequencies at the end whose variance is nothing
-            but rounding are left out.
+            j = 0, 1, ...; high frequencies whose variance is rounding error
+            are left out.
 
     Raises:
         ValueError: If `sample` is asked for anything but an int >= 0 of paths.
