@@ -1,4 +1,4 @@
-"""Kernels whose center tap passes channels on or averages them."""
+"""Kernels whose center passes channels on or averages them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from keras_initx.validation import check_real, refuse
 _RANGE = "[-1e30, 1e30]"
 
 
-class _CenterTap(FanInInitializer):
-    """Base class: `matrix` is what the center tap does to the channels."""
+class _CenterKernel(FanInInitializer):
+    """Base class: `matrix` is the kernel at the center of the window."""
 
     entrywise = False
 
@@ -38,11 +38,11 @@ class _CenterTap(FanInInitializer):
         self.scale = check_real("scale", scale, "[0, 1e30]")
 
     def matrix(self, inputs: int, outputs: int) -> tf.Tensor:
-        """Returns the matrix of the center tap, (inputs, outputs), float32."""
+        """Returns the matrix at the center, (inputs, outputs), float32."""
         raise NotImplementedError
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
-        """Returns the center tap and the noise in float32."""
+        """Returns the weights at the center plus the noise, in float32."""
         weights = self._structure(shape) * ((1 - self.noise) * self.value)
         if not self.noise:
             return weights
@@ -59,10 +59,10 @@ class _CenterTap(FanInInitializer):
             return self._along_axes(shape)
         *window, inputs, outputs = (1,) * (2 - len(shape)) + shape
         center = [(max(0, size - 1) // 2, size // 2) for size in window]
-        tap = tf.reshape(
+        matrix = tf.reshape(
             self.matrix(inputs, outputs), [1] * len(window) + [inputs, outputs]
         )
-        weights = tf.pad(tap, [*center, (0, 0), (0, 0)])
+        weights = tf.pad(matrix, [*center, (0, 0), (0, 0)])
         # An empty window has no center. A shape of one axis is a column.
         return tf.reshape(weights if 0 not in window else (), shape)
 
@@ -96,7 +96,7 @@ class _CenterTap(FanInInitializer):
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
-class Dirac(_CenterTap):
+class Dirac(_CenterKernel):
     """Kernels whose output channels start as copies of the input channels.
 
         w[mid, d mod c_in, d] = value,    0 elsewhere
@@ -109,12 +109,11 @@ class Dirac(_CenterTap):
 
         (1 - noise) w + N(0, scale noise / fan_in)
 
-    The initializer is meant for `Dense`, whose window is a single tap,
-    `Conv1D`, `Conv2D`, `Conv3D` and `EinsumDense`. Transposed and depthwise
-    kernels need `input_axes` and `output_axes`, or `kx.initialize`. The center
-    of an even window is the tap that padding "same" lays over the position
-    itself, (size - 1) // 2. In a kernel of one axis or none each entry is
-    `value`.
+    The initializer is meant for `Dense`, which has no window, `Conv1D`,
+    `Conv2D`, `Conv3D` and `EinsumDense`. Transposed and depthwise kernels need
+    `input_axes` and `output_axes`, or `kx.initialize`. The center of an even
+    window is at (size - 1) // 2, which padding "same" lays over the position
+    itself. In a kernel of one axis or none each entry is `value`.
 
     Args:
         noise: float. The share of noise, in [0, 1]. Defaults to 0.
@@ -161,7 +160,7 @@ class Dirac(_CenterTap):
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
-class DiracAverage(_CenterTap):
+class DiracAverage(_CenterKernel):
     """Kernels whose output channels start as the mean of the input channels.
 
         w[mid, c, d] = value / c_in,    0 off the center of the window

@@ -1,7 +1,8 @@
 """Layers that keep the signal of deep networks alive.
 
-Residual branches that are scaled, activations that are bent less the wider or
-deeper the network is, and curves that deep relu nets draw exactly.
+Residual branches with a scale, activations that come nearer to the identity the
+wider or deeper the network is, and curves that deep relu networks compute
+exactly.
 """
 
 from keras_initx.layers.branch_scale import BranchScale

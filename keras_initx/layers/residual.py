@@ -8,48 +8,50 @@ from typing import Any
 import keras
 
 from keras_initx.layers.branch_scale import BranchScale
-from keras_initx.validation import is_real
+from keras_initx.validation import check_instance, check_real, is_real, refuse
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
 class Residual(keras.layers.Layer):
-    """Adds a branch, scaled, to its own input.
+    """Adds a scaled branch to its own input.
 
         skip_weight * projection(x) + scale(branch(x))
 
     Args:
-        branch: A layer or model, or a list of layers, of one input: attention
-            in a model or layer that hands it all its inputs.
-        scale: None, a finite number, or a layer such as `BranchScale`. One
-            that learns should be of this block alone: Keras saves what blocks
-            share but once, and does not load it.
-        projection: A layer for the skip, where the branch changes the shape,
-            such as `keras.layers.Dense` or a 1 by 1 convolution; by default the
-            input itself.
-        skip_weight: A finite number: 1, or the alpha of DeepNorm, see
-            `theory.deepnorm_scale`, with a `LayerNormalization` after.
-        **kwargs: As in `keras.layers.Layer`.
+        branch: A layer or model of one input, or a list of layers. A layer of
+            several inputs, such as attention, must be wrapped in a model or
+            layer of one input.
+        scale: None, float, or a layer such as `BranchScale`. A scale that is
+            trained must belong to one block only: Keras saves a layer that
+            blocks share once, and does not load it for the others.
+        projection: A layer for the skip if the branch changes the shape, such
+            as `keras.layers.Dense` or a convolution with a window of 1 by 1.
+            By default the skip is the input itself.
+        skip_weight: float. The factor of the skip, such as the alpha of
+            DeepNorm, see `theory.deepnorm_scale`, which also needs a
+            `LayerNormalization` after the block. Defaults to 1.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Returns:
-        When called with a tensor, the sum, of the shape of the branch and in
-        the block's compute dtype. The branch sees the mask, and it is passed
-        on as the skip passes it.
+        When called with a tensor: the sum, with the shape of the branch, in the
+        layer's compute dtype. The branch sees the mask of the input. The mask
+        is passed on as the skip passes it on.
 
     Raises:
-        ValueError: An argument is none of these, or branch and skip have
-            different shapes: nothing is broadcast.
+        ValueError: If an argument has another type. When called: if branch and
+            skip have different shapes, which are not broadcast.
 
     Example:
+        >>> block = Residual(
+        ...     [keras.layers.Dense(8, "relu"), keras.layers.Dense(8)],
+        ...     scale=BranchScale(depth=100),
+        ... )
+        >>> block(keras.ops.ones((2, 8))).shape
+        TensorShape([2, 8])
 
-    >>> block = Residual(
-    ...     [keras.layers.Dense(8, "relu"), keras.layers.Dense(8)],
-    ...     scale=BranchScale(depth=100),
-    ... )
-    >>> block(keras.ops.ones((2, 8))).shape
-    TensorShape([2, 8])
-
-    Reference: He et al., CVPR (2016), arXiv:1512.03385; for the scales see
-    `BranchScale`.
+    Reference:
+        He et al., CVPR (2016), arXiv:1512.03385; for the scales see
+        `BranchScale`.
     """
 
     def __init__(
@@ -62,40 +64,45 @@ class Residual(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        several = isinstance(branch, list | tuple) and branch
-        if several and all(isinstance(b, keras.layers.Layer) for b in branch):
+        if (
+            isinstance(branch, list | tuple)
+            and branch
+            and all(isinstance(b, keras.layers.Layer) for b in branch)
+        ):
             branch = keras.Sequential(list(branch))
         if is_real(scale):
             scale = BranchScale(constant=scale, dtype=self.dtype_policy)
-        for name, part, expected in (
-            ("branch", branch, "a Keras layer, or a list of layers"),
-            ("scale", scale, "None, a finite number or a Keras layer"),
-            ("projection", projection, "None or a Keras layer"),
-        ):
-            optional = name != "branch" and part is None
-            if not (optional or isinstance(part, keras.layers.Layer)):
-                raise ValueError(
-                    f"{name} must be {expected}. Received: {name}={part!r}"
-                )
-        if not is_real(skip_weight):
-            raise ValueError(
-                "skip_weight must be a finite number. "
-                f"Received: skip_weight={skip_weight!r}"
-            )
+        layer = keras.layers.Layer
+        check_instance(
+            "branch", branch, layer, "a Keras layer or a list of them"
+        )
+        check_instance(
+            "scale",
+            scale,
+            layer,
+            "a finite number, a Keras layer",
+            optional=True,
+        )
+        check_instance(
+            "projection", projection, layer, "a Keras layer", optional=True
+        )
         if isinstance(branch, keras.Model):
-            # It hands masks on to its layers, but Keras warns that it may not.
+            # A model passes masks on to its layers, but without this Keras
+            # warns that it may not.
             branch.supports_masking = True
-        self.branch = branch
-        self.scale = scale
+        self.branch: Any = branch
+        self.scale: Any = scale
         self.projection = projection
-        self.skip_weight = float(skip_weight)
+        self.skip_weight = check_real("skip_weight", skip_weight)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        # A symbolic call builds every kind of layer, and tells its shape.
+        """Builds the layers inside."""
+        # A symbolic call builds every kind of layer.
         self.compute_output_shape(input_shape)
         self.built = True
 
     def call(self, inputs: Any) -> Any:
+        """Returns the sum of the skip and the scaled branch."""
         added = self.branch(inputs)
         if self.scale is not None:
             added = self.scale(added)
@@ -117,15 +124,14 @@ class Residual(keras.layers.Layer):
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]
     ) -> tuple[int | None, ...]:
+        """Returns the shape of the sum."""
         if any(not (n is None or isinstance(n, int)) for n in input_shape):
-            raise ValueError(
-                "Residual takes one tensor. "
-                f"Received: input_shape={input_shape}"
-            )
+            refuse("Residual takes one tensor.", input_shape=input_shape)
         inputs = keras.KerasTensor(input_shape, dtype=self.compute_dtype)
         return tuple(self.call(inputs).shape)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """Returns the mask as the skip passes it on."""
         if self.projection is None:
             return previous_mask
         if not self.projection.supports_masking:
@@ -133,7 +139,7 @@ class Residual(keras.layers.Layer):
         return self.projection.compute_mask(inputs, previous_mask)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, fit for JSON."""
+        """Returns the constructor's arguments as JSON can hold them."""
         parts = {
             "branch": self.branch,
             "scale": self.scale,
@@ -148,7 +154,7 @@ class Residual(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Residual:
-        """A residual block from its `get_config`."""
+        """Returns a block made from its config."""
         parts = ("branch", "scale", "projection")
         restore = keras.saving.deserialize_keras_object
         return cls(**config | {name: restore(config[name]) for name in parts})
@@ -157,7 +163,7 @@ class Residual(keras.layers.Layer):
 def _can_add(branch: Sequence[int | None], skip: Sequence[int | None]) -> bool:
     """Whether the shapes are equal, as far as they are known.
 
-    A branch of size 1, where the skip's is not known, would be broadcast.
+    A branch of size 1 would be broadcast if the size of the skip is unknown.
     """
     return len(branch) == len(skip) and all(
         b == s or b is None or (s is None and b != 1)

@@ -1,4 +1,4 @@
-"""Activations that are bent less, the wider or deeper the network is."""
+"""Activations that come nearer to the identity in wide or deep networks."""
 
 from __future__ import annotations
 
@@ -12,73 +12,76 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx import theory
-from keras_initx.validation import check_int, is_real
+from keras_initx.validation import check_int, check_real, refuse
 
 
 class _Shaped(keras.layers.Layer):
-    """What both share: a size, width or depth, whose root shapes them."""
+    """Base class: the root of the width or depth sets the shape."""
 
     def __init__(self, width: int | None, depth: int | None, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
         if (width is None) == (depth is None):
-            raise ValueError(
-                f"{type(self).__name__} takes width or depth, one of them. "
-                f"Received: width={width!r}, depth={depth!r}"
+            refuse(
+                f"{type(self).__name__} takes either width or depth.",
+                width=width,
+                depth=depth,
             )
-        name = "width" if depth is None else "depth"
-        check_int(name, width if depth is None else depth, 1)
-        self.width = None if width is None else int(width)
-        self.depth = None if depth is None else int(depth)
-        self.root = math.sqrt(width if depth is None else depth)
+        self.width = check_int("width", width, 1, optional=True)
+        self.depth = check_int("depth", depth, 1, optional=True)
+        self.root = math.sqrt(self.depth if width is None else self.width)
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]
     ) -> tuple[int | None, ...]:
+        """Returns the input shape."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, fit for JSON."""
+        """Returns the constructor's arguments as JSON can hold them."""
         return super().get_config() | {"width": self.width, "depth": self.depth}
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
 class ShapedReLU(_Shaped):
-    """A relu that comes near the identity as the network grows wide.
+    """A leaky relu that comes nearer to the identity in wide networks.
 
         s_+ max(x, 0) + s_- min(x, 0),    s_+- = 1 + c_+- / sqrt(width)
 
-    At this rate, and no other, networks as deep as wide have a limit that
-    neither forgets their inputs nor is linear, `theory.neural_covariance_sde`.
+    Only at this rate do networks that are as deep as wide have a limit that
+    depends on their inputs and is not linear, `theory.neural_covariance_sde`.
+
+    The attribute `critical_scale` is the variance of weights, times the fan-in,
+    that preserves the variance of the signal: 2 / (s_+^2 + s_-^2).
 
     Args:
-        width: Of the hidden layers, an int >= 1.
-        c_plus: Finite.
-        c_minus: Finite.
-        depth: An int >= 1, in place of the width.
-        **kwargs: As in `keras.layers.Layer`.
+        width: int. The width of the hidden layers, at least 1.
+        c_plus: float. The constant c_+ of the slope above 0. Defaults to 0.
+        c_minus: float. The constant c_- of the slope below 0. Defaults to -1.
+        depth: int. The depth of the network, at least 1, in place of the
+            width.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Returns:
-        When called with a tensor, one of the same shape and dtype. The
-        attribute `critical_scale` is that of the weights which keep the
-        variance, 2 / (s_+^2 + s_-^2).
+        When called with a tensor: a tensor of the same shape, in the layer's
+        compute dtype.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is out of range.
 
     Example:
+        >>> shaped = ShapedReLU(width=100)
+        >>> dense = keras.layers.Dense(
+        ...     100,
+        ...     kernel_initializer=keras.initializers.VarianceScaling(
+        ...         shaped.critical_scale, "fan_in", "untruncated_normal"
+        ...     ),
+        ... )
+        >>> round(shaped.critical_scale, 4)
+        1.105
 
-    >>> shaped = ShapedReLU(width=100)
-    >>> dense = keras.layers.Dense(
-    ...     100,
-    ...     kernel_initializer=keras.initializers.VarianceScaling(
-    ...         shaped.critical_scale, "fan_in", "untruncated_normal"
-    ...     ),
-    ... )
-    >>> round(shaped.critical_scale, 4)
-    1.105
-
-    Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
+    Reference:
+        Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
     """
 
     def __init__(
@@ -90,33 +93,28 @@ class ShapedReLU(_Shaped):
         **kwargs: Any,
     ):
         super().__init__(width, depth, **kwargs)
-        for name, value in {"c_plus": c_plus, "c_minus": c_minus}.items():
-            if not is_real(value):
-                raise ValueError(
-                    f"{name} must be a finite number. "
-                    f"Received: {name}={value!r}"
-                )
-        self.c_plus = float(c_plus)
-        self.c_minus = float(c_minus)
+        self.c_plus = check_real("c_plus", c_plus)
+        self.c_minus = check_real("c_minus", c_minus)
         self.slopes = (
             1 + self.c_plus / self.root,
             1 + self.c_minus / self.root,
         )
         if self.slopes == (0, 0):
-            raise ValueError(
-                "The slopes must not both be 0. "
-                f"Received: c_plus={c_plus!r}, c_minus={c_minus!r}"
+            refuse(
+                "The slopes must not both be 0.", c_plus=c_plus, c_minus=c_minus
             )
         self.critical_scale = 2 / (self.slopes[0] ** 2 + self.slopes[1] ** 2)
 
     def call(self, inputs: Any) -> Any:
+        """Returns the activation of the inputs."""
         x = keras.ops.cast(inputs, self.compute_dtype)
         positive, negative = self.slopes
-        # Not a sum of two halves: at 0 that has the sum of the two slopes.
+        # The gradient of a sum of two halves would be the sum of both slopes
+        # at 0.
         return keras.ops.where(x > 0, positive * x, negative * x)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, fit for JSON."""
+        """Returns the constructor's arguments as JSON can hold them."""
         return super().get_config() | {
             "c_plus": self.c_plus,
             "c_minus": self.c_minus,
@@ -125,32 +123,36 @@ class ShapedReLU(_Shaped):
 
 @keras.saving.register_keras_serializable(package="keras_initx")
 class ShapedActivation(_Shaped):
-    """A smooth activation that is stretched as the network grows wide.
+    """A smooth activation that comes nearer to the identity in wide networks.
 
         s phi(x / s),    s = a sqrt(width)
 
+    The attribute `critical_scale` is the variance of weights, times the fan-in,
+    that preserves a variance of 1: 1 / E[(s phi(z / s))^2] for normal z.
+
     Args:
-        activation: phi, a name of `keras.activations` or a callable, with
-            phi(0) = 0 and phi'(0) = 1, such as "tanh".
-        width: Of the hidden layers, an int >= 1.
-        a: Finite and > 0.
-        depth: An int >= 1, in place of the width.
-        **kwargs: As in `keras.layers.Layer`.
+        activation: str or function. The activation phi, a name of
+            `keras.activations` or a function with phi(0) = 0 and
+            phi'(0) = 1, such as "tanh".
+        width: int. The width of the hidden layers, at least 1.
+        a: float. The factor a of the stretch s, above 0. Defaults to 1.
+        depth: int. The depth of the network, at least 1, in place of the
+            width.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Returns:
-        When called with a tensor, one of the same shape and dtype. The
-        attribute `critical_scale` is that of the weights which keep a
-        variance of 1, 1 / E[(s phi(z / s))^2].
+        When called with a tensor: a tensor of the same shape, in the layer's
+        compute dtype.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: If an argument is out of range.
 
     Example:
+        >>> round(ShapedActivation("tanh", width=100).critical_scale, 4)
+        1.0198
 
-    >>> round(ShapedActivation("tanh", width=100).critical_scale, 4)
-    1.0198
-
-    Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
+    Reference:
+        Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
     """
 
     def __init__(
@@ -162,34 +164,33 @@ class ShapedActivation(_Shaped):
         **kwargs: Any,
     ):
         super().__init__(width, depth, **kwargs)
-        if not (is_real(a) and a > 0):
-            raise ValueError(f"a must be finite and > 0. Received: a={a!r}")
+        self.a = check_real("a", a, "(0, inf)")
         self.activation = keras.activations.get(activation)
-        self.a = float(a)
-        self.critical_scale = _stretched_scale(
+        self.critical_scale = _critical_scale(
             self.activation, self.a * self.root
         )
 
     def call(self, inputs: Any) -> Any:
+        """Returns the activation of the inputs."""
         x = keras.ops.cast(inputs, self.compute_dtype)
         stretch = self.a * self.root
         return stretch * self.activation(x / stretch)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, fit for JSON."""
+        """Returns the constructor's arguments as JSON can hold them."""
         return super().get_config() | {
             "activation": keras.activations.serialize(self.activation),
             "a": self.a,
         }
 
 
-# Deep networks have many layers of one kind.
+# Deep networks have many layers with the same activation and stretch.
 @functools.lru_cache(maxsize=32)
-def _stretched_scale(activation: Callable[[Any], Any], stretch: float) -> float:
-    """1 / E[(s phi(z / s))^2], having checked phi at 0."""
+def _critical_scale(activation: Callable[[Any], Any], stretch: float) -> float:
+    """Returns 1 / E[(s phi(z / s))^2], after a check of phi at 0."""
 
     def phi(z: np.ndarray) -> np.ndarray:
-        # Eager, also where a model is built inside a graph.
+        # Runs eagerly, also where a model is built inside a graph.
         with tf.init_scope():
             return activation(tf.constant(z, tf.float64)).numpy()
 

@@ -531,10 +531,13 @@ def test_float32_blocks_keep_a_small_branch_under_bfloat16(x):
         (lambda: BranchScale(depth=2, exponent=math.nan), "exponent"),
         (lambda: BranchScale(depth=2, exponent=-0.5), "exponent"),
         (lambda: BranchScale(depth=2, exponent="a"), "exponent"),
-        (lambda: BranchScale(index=2, exponent=0.5), "exponent is of depth"),
+        (
+            lambda: BranchScale(index=2, exponent=0.5),
+            "exponent must be None without depth",
+        ),
         (
             lambda: BranchScale(initial_value=0.0, exponent=0.5),
-            "exponent is of depth",
+            "exponent must be None without depth",
         ),
         (lambda: BranchScale(index=0), "index"),
         (lambda: BranchScale(constant="a"), "constant"),
