@@ -1,8 +1,8 @@
-"""What runs in a step is what a TPU can run; no TPU is at hand.
+"""What runs in a training step can run on a TPU, tested without one.
 
-Static shapes, float32 at most, no call back into Python, and XLA compiles it.
-That its values are right is tested where the values are: test_initializers,
-test_layers; here of the measuring pass. The tables are those of these tests.
+It has static shapes and float32 at most, does not call Python, and XLA compiles
+it. Values of initializers and layers are tested in their own tests, those of
+the measuring pass here.
 """
 
 import keras
@@ -21,11 +21,11 @@ WIDE = {tf.float64.as_datatype_enum, tf.complex128.as_datatype_enum}
 
 
 def compiled(function, *arguments, wide=False):
-    """What XLA makes of `function`, which holds nothing that a TPU lacks."""
-    made = tf.function(
+    """Runs a function compiled by XLA, without operations a TPU lacks."""
+    concrete = tf.function(
         function, jit_compile=True, autograph=False
     ).get_concrete_function(*arguments)
-    graph = made.graph.as_graph_def()
+    graph = concrete.graph.as_graph_def()
     nodes = list(graph.node)
     for inner in graph.library.function:
         nodes += inner.node_def
@@ -35,13 +35,13 @@ def compiled(function, *arguments, wide=False):
         for attribute in node.attr.values():
             types = {attribute.type, *attribute.list.type}
             assert wide or not types & WIDE, f"{node.name} in float64"
-    for output in made.outputs:
+    for output in concrete.outputs:
         assert output.shape.is_fully_defined(), output.name
-    # Only now does XLA compile.
-    return made(*arguments)
+    # XLA compiles at the first run.
+    return concrete(*arguments)
 
 
-def test_what_xla_cannot_compile_is_seen():
+def test_an_operation_that_xla_cannot_compile_fails():
     with pytest.raises(tf.errors.InvalidArgumentError, match="AsString"):
         compiled(lambda x: tf.strings.to_number(tf.strings.as_string(x)), X)
 
@@ -53,8 +53,8 @@ def test_what_xla_cannot_compile_is_seen():
 )
 def test_initializers(name, make, shape, seed):
     made = make(seed=seed)
-    # TensorFlow Probability draws some laws in float64, and built weights are
-    # float64 constants: both on the host, before there is a step.
+    # TensorFlow Probability draws some distributions in float64, and weights
+    # by formula are float64 constants: both on the host, before the first step.
     wide = name.startswith(("drawn-", "wave-"))
     compiled(lambda: made(shape), wide=wide)
 
@@ -105,7 +105,7 @@ def model_of(policy):
 @pytest.mark.parametrize("on", ["a CPU", "an accelerator"])
 def test_the_measuring_pass_is_compiled_whole(training, on, rng, monkeypatch):
     if on == "an accelerator":
-        # Which needs no pieces of a signal.
+        # It reduces a signal at once, not in parts.
         monkeypatch.setattr(moments, "_rows_at_once", lambda: None)
     model = model_of("float32")
     x = tf.constant(rng.normal(size=(16, 8, 8, 2)).astype(np.float32))
@@ -113,15 +113,15 @@ def test_the_measuring_pass_is_compiled_whole(training, on, rng, monkeypatch):
     def forward(batch):
         return forward_pass(model, batch, selectors(None), training).moments
 
-    found = compiled(forward, x)
+    rows = compiled(forward, x)
     if training:
         # XLA's dropout draws other numbers.
-        found = found[:1]
-    for mine, its in zip(found, forward(x), strict=False):
-        assert int(mine.samples) == int(its.samples) == 16
-        np.testing.assert_allclose(mine.mean, its.mean, atol=1e-6)
+        rows = rows[:1]
+    for row, expected in zip(rows, forward(x), strict=False):
+        assert int(row.samples) == int(expected.samples) == 16
+        np.testing.assert_allclose(row.mean, expected.mean, atol=1e-6)
         np.testing.assert_allclose(
-            mine.half_squares, its.half_squares, rtol=1e-5
+            row.half_squares, expected.half_squares, rtol=1e-5
         )
 
 

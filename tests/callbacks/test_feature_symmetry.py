@@ -1,4 +1,4 @@
-"""Features that start out identical stay so, until something breaks it."""
+"""FeatureSymmetry: spreads and correlations of kernels, also in training."""
 
 import re
 import subprocess
@@ -21,20 +21,20 @@ ROOT = Path(kx.__file__).parent.parent
 KEYS = ("feature_spread", "forward_correlation", "backward_correlation")
 
 
-def twin(kernel):
-    """Pair by pair, of (taps, channels, outputs) in float64."""
+def expected_symmetry(kernel):
+    """Spread and correlations pair by pair in float64."""
     kernel = np.float64(kernel)
     channels, outputs = kernel.shape[1:]
 
     def mean(rows):
-        found = []
+        values = []
         for i in range(len(rows)):
             for j in range(i):
                 if np.ptp(rows[i]) == 0 or np.ptp(rows[j]) == 0:
-                    found.append(1.0)
+                    values.append(1.0)
                 else:
-                    found.append(np.corrcoef(rows[i], rows[j])[0, 1])
-        return np.mean(found) if found else np.nan
+                    values.append(np.corrcoef(rows[i], rows[j])[0, 1])
+        return np.mean(values) if values else np.nan
 
     return [
         np.sqrt(kernel.var(-1).mean()),
@@ -66,13 +66,17 @@ KERNELS = {
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_numbers_are_those_of_all_pairs(kernel, rng):
+def test_the_numbers_equal_those_of_all_pairs(kernel, rng):
     kernel = np.float32(kernel(rng))
-    found = kernel_symmetry(kernel)
-    np.testing.assert_allclose(found, twin(kernel), rtol=2e-4, atol=2e-6)
+    np.testing.assert_allclose(
+        kernel_symmetry(kernel),
+        expected_symmetry(kernel),
+        rtol=2e-4,
+        atol=2e-6,
+    )
 
 
-def test_xla_finds_the_same(rng):
+def test_xla_computes_the_same_numbers(rng):
     for name in ("random", "some constant", "zero"):
         kernel = np.float32(KERNELS[name](rng))[:4, :3, :5]
         np.testing.assert_allclose(
@@ -85,18 +89,27 @@ def test_xla_finds_the_same(rng):
 
 @pytest.mark.parametrize("channels", [3, 7, 48, 160, 1000])
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-12, -7.3])
-def test_spread_is_0_if_and_only_if_all_are_equal(channels, value):
-    # Of so many equal numbers the mean in float32 is another number.
+def test_the_spread_is_0_if_and_only_if_all_outputs_are_equal(channels, value):
+    # In float32 the mean of so many equal numbers differs from them.
     kernel = np.full((2, 3, channels), value, np.float32)
     np.testing.assert_array_equal(kernel_symmetry(kernel), [0, 1, 1])
     kernel[1, 2, -1] = np.nextafter(kernel[1, 2, -1], np.float32(1))
     assert kernel_symmetry(kernel)[0] > 0
 
 
-def test_equal_rows_that_vary_are_alike_by_1(rng):
-    row = rng.standard_normal((1, 50)).astype(np.float32)
-    found = float(mean_correlation(np.repeat(row, 640, 0)))
-    assert found == pytest.approx(1, abs=1e-6)
+def test_equal_rows_have_correlation_1(rng):
+    for rows in (2, 3, 640):
+        row = rng.standard_normal((1, 50)).astype(np.float32)
+        correlation = float(mean_correlation(np.repeat(row, rows, 0)))
+        assert correlation == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1e-2, 0.3, 1, 3, 30])
+def test_correlations_of_any_size_are_exact_to_1e_6(noise, rng):
+    rows = rng.standard_normal((1, 50)) + noise * rng.standard_normal((640, 50))
+    rows = rows.astype(np.float32)
+    expected = (np.corrcoef(np.float64(rows)).sum() - 640) / (640 * 639)
+    assert float(mean_correlation(rows)) == pytest.approx(expected, abs=1e-6)
 
 
 def layers_of_all_kinds():
@@ -118,7 +131,7 @@ def layers_of_all_kinds():
     )
 
 
-def test_every_kind_of_kernel_is_read_as_it_is_meant():
+def test_kernels_of_every_layer_are_split_into_taps_channels_and_outputs():
     model = layers_of_all_kinds()
     symmetry = FeatureSymmetry(verbose=0)
     symmetry.set_model(model)
@@ -143,10 +156,10 @@ def test_every_kind_of_kernel_is_read_as_it_is_meant():
     }
     assert symmetry.names == list(expected)
     for i, (name, kernel) in enumerate(expected.items()):
-        found = [symmetry.spread, symmetry.forward, symmetry.backward]
+        columns = [symmetry.spread, symmetry.forward, symmetry.backward]
         np.testing.assert_allclose(
-            [column[-1, i] for column in found],
-            twin(kernel),
+            [column[-1, i] for column in columns],
+            expected_symmetry(kernel),
             rtol=1e-4,
             atol=1e-5,
             err_msg=name,
@@ -157,9 +170,9 @@ def test_every_kind_of_kernel_is_read_as_it_is_meant():
 
 
 def small(dropout=0.0, noise=0.0):
-    """Two hidden layers of identical features, which are equal but for noise.
+    """A model with two hidden layers, whose features are equal but for noise.
 
-    As in a ConstNet the first step moves the logits only.
+    The first step changes only the logits, as in a ConstNet.
     """
 
     def start():
@@ -196,7 +209,7 @@ def fit(model, xy, *callbacks, **options):
     return model.fit(*xy, callbacks=list(callbacks), **options).history
 
 
-def test_dropout_breaks_it_at_the_second_step_and_logs_say_so(xy, tmp_path):
+def test_dropout_breaks_the_symmetry_at_the_second_step(xy, tmp_path):
     model = small(dropout=0.5)
     symmetry = FeatureSymmetry(update_freq=1, log_dir=tmp_path, verbose=0)
     history = fit(model, xy, symmetry)
@@ -205,16 +218,16 @@ def test_dropout_breaks_it_at_the_second_step_and_logs_say_so(xy, tmp_path):
         *[(1, n) for n in range(4, 7)],
     ]
     assert symmetry.names == ["one", "two"]
-    # Only the logits have a gradient at first.
+    # At the first step only the logits have a gradient.
     np.testing.assert_array_equal(symmetry.spread[:2], 0)
     assert symmetry.broken_at == (0, 2)
     assert (symmetry.spread[-1] > 0).all()
-    # Kernels of equal entries, until then.
+    # Until then the entries of each kernel are equal.
     np.testing.assert_array_equal(symmetry.forward[:2], 1)
     assert (symmetry.forward[-1] < 1).all()
     columns = symmetry.spread, symmetry.forward, symmetry.backward
     for i, name in enumerate(symmetry.names):
-        expected = twin(model.get_layer(name).kernel.numpy()[None])
+        expected = expected_symmetry(model.get_layer(name).kernel.numpy()[None])
         for key, column, value in zip(KEYS, columns, expected, strict=True):
             # The last of each epoch's three batches.
             assert history[f"{key}/{name}"] == list(column[[3, 6], i])
@@ -231,14 +244,14 @@ def test_dropout_breaks_it_at_the_second_step_and_logs_say_so(xy, tmp_path):
     assert tags["feature_spread/two", 6] == symmetry.spread[-1, 1]
 
 
-def test_noise_has_broken_it_before_the_first_step(xy):
+def test_noise_breaks_the_symmetry_before_the_first_step(xy):
     symmetry = FeatureSymmetry(verbose=0)
     fit(small(noise=0.01), xy, symmetry, initial_epoch=1)
     assert symmetry.measured_at == [(1, 0), (2, 3)]
     assert symmetry.broken_at == (1, 0)
 
 
-def test_a_second_fit_starts_anew_and_looks_at_its_model(xy):
+def test_a_second_fit_starts_a_new_record_of_its_model(xy):
     symmetry = FeatureSymmetry(verbose=0)
     fit(small(noise=0.01), xy, symmetry)
     fit(small(dropout=0.5), xy, symmetry, epochs=1)
@@ -257,14 +270,14 @@ def test_a_second_fit_starts_anew_and_looks_at_its_model(xy):
         (lambda layer: "o" in layer.name, ["one", "two", "logits"]),
     ],
 )
-def test_layers_are_chosen(layers, names):
+def test_layers_selects_kernels(layers, names):
     symmetry = FeatureSymmetry(layers=layers, verbose=0)
     symmetry.set_model(small())
     symmetry.on_train_begin()
     assert symmetry.names == names
 
 
-def test_a_single_kernel_of_one_channel_is_looked_at(capsys):
+def test_a_single_kernel_of_one_channel_has_no_backward_correlation(capsys):
     symmetry = FeatureSymmetry(verbose=1)
     symmetry.set_model(
         keras.Sequential([keras.Input((1,)), keras.layers.Dense(3)])
@@ -274,7 +287,7 @@ def test_a_single_kernel_of_one_channel_is_looked_at(capsys):
     assert "1 forward, nan backward" in capsys.readouterr().out
 
 
-def test_equal_features_are_said_to_be_equal(capsys):
+def test_the_message_names_equal_features(capsys):
     symmetry = FeatureSymmetry(verbose=1)
     symmetry.set_model(small())
     symmetry.on_train_begin()
@@ -300,7 +313,7 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
     for verbose in (0, 1, 2):
         model = small(noise=0.01)
         symmetry = FeatureSymmetry(verbose=verbose)
-        # Of nothing measured, the heads alone.
+        # Before a measurement the table has only its head.
         heads = symmetry.table().split()
         assert [h for h in heads if h.isalpha()][:2] == ["layer", "spread"]
         assert "two" not in heads
@@ -388,12 +401,12 @@ strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     broken, _ = trained(dropout=0.01)
 assert strategy.num_replicas_in_sync == 2
-# Nothing is dropped before the stem.
+# There is no dropout before the stem.
 print("broken", broken.broken_at, *np.flatnonzero(broken.spread[-1] == 0))
 """
 
 
-def test_without_a_breaker_it_stays_and_dropout_ends_it_on_replicas():
+def test_symmetry_lasts_without_dropout_and_ends_with_it_on_replicas():
     ran = subprocess.run(
         [sys.executable, "-c", DETERMINISTIC],
         capture_output=True,
