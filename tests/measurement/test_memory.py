@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 # A process of its own, whose peak resident memory Linux keeps a record of.
-# That only rises, so the runs follow each other in the order of their memory.
 RECORD_PEAKS = """
 import json
 import keras, tensorflow as tf
@@ -37,14 +36,19 @@ few = tf.random.normal((4, 64, 64, 16))
 for run in runs.values():
     run(few)
 x = tf.tile(few, [96, 1, 1, 1])
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # The record starts anew.
+
+def resident(record):
+    status = open("/proc/self/status").read()
+    return int(status.split(record)[1].split()[0]) / 1024
+
 peaks = {}
 for name, run in runs.items():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # The record of the peak, VmHWM, starts anew.
+    before = resident("VmRSS:")
     run(x)
     run(x)
-    status = open("/proc/self/status").read()
-    peaks[name] = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    peaks[name] = resident("VmHWM:") - before
 print(json.dumps(peaks))
 """
 SIGNAL = 96  # MiB of each layer's output
