@@ -3,14 +3,22 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The tests of a file share what is compiled, so they run in one process; files
+# are handed out in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 \
+	--dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test test-quick lint docs bench clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/keras-initx report --out demo
 
 test: $(VENV)/test.done
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
+
+# Without the tests that take long or start processes.
+test-quick: $(VENV)/test.done
+	$(PYTEST) -m "not slow and not isolated"
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -1,6 +1,8 @@
-"""What all tests share: one seed, a fresh Keras, a backend, no display."""
+"""Settings and fixtures of all tests: backend, seeds, order, CPU times."""
 
+import collections
 import os
+import resource
 import zlib
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -13,11 +15,12 @@ import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("tests.helpers.stat_checks")
-# Scripts that tests run in processes of their own.
+# Scripts that tests start as processes.
 collect_ignore = ["scripts"]
 
 _FIXED_SEED = 20190213
 _ANY = "any"
+_CPU_BEFORE = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser):
@@ -29,25 +32,50 @@ def pytest_addoption(parser):
         metavar="SEED",
         help="draw the tests' random numbers from SEED, or from a new seed",
     )
+    parser.addoption(
+        "--cpu-times",
+        type=int,
+        default=0,
+        metavar="N",
+        help="list the N tests that took the most CPU time, in seconds, with "
+        "that of the processes they started",
+    )
 
 
 def pytest_configure(config):
-    given = config.getoption("--vary-seed")
-    if given is None:
+    option = config.getoption("--vary-seed")
+    if option is None:
         config.seed = _FIXED_SEED
-    elif given == _ANY:
+    elif option == _ANY:
         config.seed = int.from_bytes(os.urandom(4), "little")
     else:
-        config.seed = int(given)
-    if given is not None:
-        # For the processes of pytest-xdist, which read the option anew.
+        config.seed = int(option)
+    if option is not None:
+        # The processes of pytest-xdist read the option again.
         config.option.vary_seed = str(config.seed)
     hypothesis.settings.register_profile(
-        "house", deadline=None, derandomize=given is None, print_blob=True
+        "keras_initx",
+        deadline=None,
+        derandomize=option is None,
+        print_blob=True,
     )
-    hypothesis.settings.load_profile("house")
-    if given is not None and config.option.hypothesis_seed is None:
+    hypothesis.settings.load_profile("keras_initx")
+    if option is not None and config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(config.seed)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Sorts files by their number of slow tests, those with most first.
+
+    With `--dist loadfile --no-loadscope-reorder`, pytest-xdist hands out files
+    in this order, so that none of the long ones is left to one process at the
+    end.
+    """
+    slow = collections.Counter(
+        item.path for item in items if item.get_closest_marker("slow")
+    )
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_report_header(config):
@@ -58,14 +86,46 @@ def pytest_terminal_summary(terminalreporter, config):
     # "-q" hides the header.
     if config.getoption("--vary-seed") is not None:
         terminalreporter.write_line(_how_to_repeat(config))
+    shown = config.getoption("--cpu-times")
+    if shown:
+        _write_cpu_times(terminalreporter, shown)
+
+
+def _write_cpu_times(terminalreporter, shown):
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "teardown":
+                seconds[report.nodeid] = dict(report.user_properties)["cpu"]
+    terminalreporter.section(f"CPU times: {seconds.total():.0f} s in all")
+    for name, each in seconds.most_common(shown):
+        terminalreporter.write_line(f"{each:8.2f} s  {name}")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item):
+def pytest_runtest_protocol(item):
+    item.stash[_CPU_BEFORE] = _cpu_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    if call.when == "teardown":
+        # Reports carry the item's properties from pytest-xdist's processes.
+        seconds = _cpu_seconds() - item.stash[_CPU_BEFORE]
+        item.user_properties.append(("cpu", seconds))
     report = yield
     if report.failed:
         report.sections.append(("Seed", _how_to_repeat(item.config)))
     return report
+
+
+def _cpu_seconds():
+    """CPU time of this process and of those that it has waited for."""
+    usages = map(
+        resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _how_to_repeat(config):
@@ -74,7 +134,7 @@ def _how_to_repeat(config):
 
 @pytest.fixture
 def seed(request):
-    """An integer, another one in each test; fixed but under --vary-seed."""
+    """An integer that differs between tests, fixed without --vary-seed."""
     name = zlib.crc32(request.node.nodeid.encode())
     return int(
         np.random.SeedSequence([request.config.seed, name]).generate_state(1)[0]
@@ -88,6 +148,6 @@ def rng(seed):
 
 @pytest.fixture(autouse=True)
 def fresh_keras(seed):
-    """Layers are named from "dense" on, and drawn from the seed, in each."""
+    """Resets Keras's layer names and seeds its random numbers."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
