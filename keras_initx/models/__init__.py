@@ -1,4 +1,4 @@
-"""Networks whose start is constructed."""
+"""Networks with a constructed start, and a network that fits a curve."""
 
 from keras_initx.models.constnet import ConstNet
 from keras_initx.models.leakynet import LeakyNet

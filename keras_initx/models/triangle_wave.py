@@ -1,4 +1,4 @@
-"""Plain relu nets that start as triangle waves."""
+"""Relu networks of dense layers that start as triangle waves."""
 
 from __future__ import annotations
 
@@ -24,68 +24,67 @@ def triangle_wave_network(
     seed: int | None = None,
     dtype: Any = None,
 ) -> keras.Sequential:
-    """A relu net of Dense layers that starts with 2^depth linear pieces.
+    """Returns a relu network that starts with 2^depth linear pieces.
 
-    `depth` layers of 4 units a block with relu, and one without, with the
-    weights of `initializers.TriangleWaveKernel`, which says how blocks take
-    several inputs and what they are summed to.
+    The network has `depth` dense layers with 4 units for each block and relu,
+    and one layer without. Its weights are those of
+    `initializers.TriangleWaveKernel`, which describes how blocks take several
+    inputs and how they are summed.
 
     Args:
-        depth: Number of hidden layers, an int >= 1.
-        concave: As in `initializers.TriangleWaveKernel`.
-        form: "ramp", for inputs in [0, 1], or "v", for inputs in [-1, 1].
-        peaks: As in `initializers.TriangleWaveKernel`.
-        blocks: Number of triangle waves side by side, an int >= 1.
-        connect_blocks: Whether training may connect the blocks; False keeps
-            them apart by `constraints.BlockDiagonal`.
-        inputs: Number of features, an int >= 1.
-        outputs: An int >= 1.
-        seed: Of peaks and sums, an int >= 0; None draws one.
-        dtype: Of the layers, as in `keras.layers.Layer`. In bfloat16 deep
-            waves are lost in rounding.
+        depth: int. The number of hidden layers, at least 1.
+        concave: bool. Whether the waves are added, which makes the curves
+            concave, or subtracted, which makes them convex. Defaults to True.
+        form: str. "ramp" for inputs in [0, 1], "v" for inputs in [-1, 1].
+            Defaults to "ramp".
+        peaks: Sequence of depth + 1 floats in (0, 1), for all blocks, or one
+            such sequence for each block. By default they are uniform in
+            (0.05, 0.95).
+        blocks: int. The number of triangle waves side by side, at least 1.
+            Defaults to 1.
+        connect_blocks: bool. Whether training may connect the blocks. If False,
+            `constraints.BlockDiagonal` keeps them apart. Defaults to True.
+        inputs: int. The number of input features, at least 1. Defaults to 1.
+        outputs: int. The number of outputs, at least 1. Defaults to 1.
+        seed: int. The seed of the peaks and of the sums, at least 0. By default
+            it is drawn from the generator that `keras.utils.set_random_seed`
+            seeds.
+        dtype: str or dtype policy. The dtype of the layers, as in
+            `keras.layers.Layer`. In bfloat16 deep waves are lost in rounding.
 
     Returns:
-        A `keras.Sequential` of ordinary layers, not compiled.
+        A `keras.Sequential` of Keras layers, not compiled.
 
     Raises:
-        ValueError: An argument is none of these.
+        ValueError: If an argument has another type or is out of range.
 
     Example:
+        >>> model = triangle_wave_network(
+        ...     depth=5, concave=False, peaks=[0.5] * 6
+        ... )
+        >>> y = model(keras.ops.array([[0.0], [0.25], [1.0]]))  # x^2
+        >>> keras.ops.convert_to_numpy(y).ravel().tolist()
+        [0.0, 0.0625, 1.0]
 
-    >>> model = triangle_wave_network(depth=5, concave=False, peaks=[0.5] * 6)
-    >>> y = model(keras.ops.array([[0.0], [0.25], [1.0]]))  # x^2
-    >>> keras.ops.convert_to_numpy(y).ravel().tolist()
-    [0.0, 0.0625, 1.0]
-
-    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections
-    4 and 5.
+    Reference:
+        Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections 4 and 5.
     """
-    for name, value in (
-        ("blocks", blocks),
-        ("inputs", inputs),
-        ("outputs", outputs),
-    ):
-        check_int(name, value, 1)
+    check_int("blocks", blocks, 1)
+    check_int("inputs", inputs, 1)
+    check_int("outputs", outputs, 1)
+    check_bool("connect_blocks", connect_blocks)
     if seed is None:
         seed = keras.initializers.RandomUniform().seed
-    net = {
-        "depth": depth,
-        "concave": concave,
-        "form": form,
-        "peaks": peaks,
-        "seed": seed,
-    }
-    # Refuses what is wrong, before a stack of that depth is made.
-    TriangleWaveKernel(index=0, **net)
+
+    def initializers(index: int) -> dict[str, Any]:
+        network = depth, index, concave, form, peaks, seed
+        return {
+            "kernel_initializer": TriangleWaveKernel(*network),
+            "bias_initializer": TriangleWaveBias(*network),
+        }
+
+    # This refuses bad arguments before a stack of that depth is made.
+    initializers(0)
     return relu_stack(
-        (inputs,),
-        depth,
-        blocks,
-        outputs,
-        check_bool("connect_blocks", connect_blocks),
-        dtype,
-        lambda index: {
-            "kernel_initializer": TriangleWaveKernel(index=index, **net),
-            "bias_initializer": TriangleWaveBias(index=index, **net),
-        },
+        (inputs,), depth, blocks, outputs, connect_blocks, dtype, initializers
     )
