@@ -77,8 +77,8 @@ class FeatureSymmetry(Periodic):
             the last fit: epochs and batches that the model had been trained
             on, including those of earlier fits.
         spread: array. Shape (measurements, kernels). The spreads.
-        forward: array. Of the same shape. The forward correlations.
-        backward: array. Of the same shape. The backward correlations.
+        forward: array. The same shape. The forward correlations.
+        backward: array. The same shape. The backward correlations.
         broken_at: tuple. The `(epoch, step)` of the first measurement of the
             last fit with a spread above 0, None if there is none.
 

@@ -30,7 +30,7 @@ def forward_hooks(
 
     The pre-activation of a layer is what first enters `layer.activation`; of a
     layer without that attribute, or that does not use it, it is the output (the
-    first floating-point tensor of several). Of an LSTM or GRU it is therefore
+    first floating-point tensor of several). For an LSTM or GRU it is therefore
     the candidate, which has the shape of the output. A selected layer that
     holds no kernel stands for the layers inside it that do, or for itself if
     there are none.

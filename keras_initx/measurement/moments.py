@@ -6,9 +6,9 @@ For `n` samples of `u` units each, a layer's moments are
     mean      <y_j>, one for each unit j
     variance  (1/u) sum_j <(y_j - <y_j>)^2>, already averaged over units
 
-which is all that the moments of more samples can be made of, exactly. What is
-one number a layer is kept in one vector for all of them: of a thousand layers
-the graph has few operations a layer, and Python hands few tensors about.
+from which the moments of all samples are computed exactly. Quantities of one
+number a layer are kept in one vector for all layers, so that the graph of a
+model of a thousand layers has few operations a layer, and Python few tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ import tensorflow as tf
 
 
 class LayerMoments(NamedTuple):
-    """Of one layer in one batch, as its signal passes by."""
+    """Moments of one layer in one batch.
+
+    Args:
+        samples: tf.Tensor. The number of samples, a scalar.
+        mean: tf.Tensor. The mean of each unit, shape `(units,)`.
+        half_squares: tf.Tensor. Half the sum of the units' variances, a scalar.
+    """
 
     samples: tf.Tensor
     mean: tf.Tensor
@@ -32,9 +38,11 @@ class Moments(NamedTuple):
     """Moments of the signals of all layers over the samples seen so far.
 
     Args:
-        count: Float64, shape `(layers,)`.
-        means: For each layer a vector, float32 or float64.
-        variance: Float64, shape `(layers,)`.
+        count: tf.Tensor. The number of samples, float64, shape `(layers,)`.
+        means: tuple of tf.Tensor. For each layer the mean of each unit, a
+            float32 or float64 vector.
+        variance: tf.Tensor. The average of the units' variances, float64,
+            shape `(layers,)`.
     """
 
     count: tf.Tensor
@@ -43,16 +51,17 @@ class Moments(NamedTuple):
 
 
 def layer_moments(signal: tf.Tensor) -> LayerMoments:
-    """Moments of one layer in one batch.
+    """Returns the moments of one layer in one batch.
 
-    Two passes, the second about the mean: one pass over sums of squares would
-    lose v^2 where m^2 is a thousand times larger, as in deep layers.
+    There are two passes, the second one about the mean: a single pass over sums
+    of squares would lose v^2 where m^2 is a thousand times larger, as in deep
+    layers.
 
     Args:
-        signal: Floating tensor, shape `(samples, ...)`.
+        signal: tf.Tensor. A floating-point tensor, shape `(samples, ...)`.
 
     Returns:
-        Moments in float32, or in float64 if `signal` is.
+        `LayerMoments` in float64 if `signal` is, else in float32.
     """
     samples = tf.shape(signal)[0]
     flat = signal
@@ -66,7 +75,7 @@ def layer_moments(signal: tf.Tensor) -> LayerMoments:
 
 
 def of_all_layers(layers: Sequence[LayerMoments]) -> Moments:
-    """The moments of one batch."""
+    """Returns the moments of all layers in one batch."""
     samples, means, half_squares = zip(*layers, strict=True)
     return Moments(
         tf.cast(tf.stack(samples), tf.float64),
@@ -76,7 +85,7 @@ def of_all_layers(layers: Sequence[LayerMoments]) -> Moments:
 
 
 def merged(a: Moments, b: Moments) -> Moments:
-    """Moments of the samples of `a` and of `b` together.
+    """Returns the moments of the samples of `a` and of `b` together.
 
     Reference: Chan, Golub & LeVeque, "Updating formulae and a pairwise
     algorithm for computing sample variances", 1979, eq. 2.1.
@@ -98,13 +107,13 @@ def merged(a: Moments, b: Moments) -> Moments:
 
 
 def mean_squares(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Mean of the squares of each vector, float64, shape `(vectors,)`."""
+    """Returns the mean square of each vector, float64, shape `(vectors,)`."""
     return _mean_squares([_half_squares(x) for x in vectors], vectors)
 
 
 def _half_squares(x: tf.Tensor) -> tf.Tensor:
-    # On a CPU this kernel sums in a tree over several threads; reduce_mean,
-    # ten times slower for a large layer, is no more exact.
+    # On a CPU this kernel sums in a tree over several threads; reduce_mean is
+    # ten times slower for a large layer and not more exact.
     return tf.nn.l2_loss(x)
 
 
@@ -118,9 +127,9 @@ def _mean_squares(
 
 
 def all_finite(x: tf.Tensor) -> tf.Tensor:
-    """Whether no element is NaN or infinite."""
-    # The fast sum of squares says so of almost all data. It overflows before
-    # its elements do; only then does each of them have to be looked at.
+    """Returns whether no element is NaN or infinite."""
+    # For almost all data the fast sum of squares is finite, and so are they. It
+    # overflows before its elements do; only then each of them is examined.
     return tf.cond(
         tf.math.is_finite(tf.nn.l2_loss(x)),
         lambda: tf.constant(True),
@@ -131,8 +140,8 @@ def all_finite(x: tf.Tensor) -> tf.Tensor:
 def _mean_and_deviation(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     share = 1 / tf.cast(tf.shape(flat)[0], flat.dtype)
     first = flat[0]
-    # About the first sample: a sum of what all samples share would round it,
-    # and of a constant signal leave a variance that is none.
+    # Sums are about the first sample: a sum of a part that all samples share
+    # would round it, and a constant signal would have a variance.
     mean = first + _sum_of_rows(flat, lambda rows: (rows - first) * share)
     square = _sum_of_rows(flat, lambda rows: (rows - mean) ** 2 * share)
     return mean, tf.sqrt(square)
@@ -159,21 +168,20 @@ def _sum_of_rows(
 
 
 def _rows_at_once() -> int | None:
-    """Rows that are summed at once; None for all of them."""
-    # XLA on a CPU writes out the terms of more than 32 rows before it adds
-    # them up: memory of the signal's size, and most of the time. (So it does
-    # with any number of differences that nothing is multiplied with.)
+    """The number of rows that are summed at once; None for all of them."""
+    # XLA on a CPU stores the terms of more than 32 rows before it adds them up,
+    # which takes memory of the signal's size and most of the time. (It also
+    # does so for any number of differences that are multiplied with nothing.)
     devices = tf.config.list_logical_devices()
     return 32 if all(d.device_type == "CPU" for d in devices) else None
 
 
 @functools.cache
 def _fused(function: Callable) -> Callable:
-    """`function` in one kernel, so that nothing of its input's size is stored.
+    """Compiles a function to one kernel that stores no intermediate result.
 
-    Memory is the point, and half of the time. Where the fusing compiler does
-    not run (a GPU installation may lack parts of it), the same operations run
-    one by one.
+    This saves the memory, and half of the time. Where XLA does not run (a GPU
+    installation may lack parts of it), the same operations run one by one.
     """
     if _can_fuse():
         return tf.function(function, autograph=False, jit_compile=True)

@@ -99,8 +99,8 @@ def test_several_steps_in_an_execution_are_all_counted(xy):
      ("endless", None, 6)],
 )  # fmt: skip
 def test_steps_are_batches_not_executions(xy, kind, accumulated, batches):
-    # Keras reports whole executions, here of 3 batches where there are 4. Of
-    # endless data it trains on 6 when told 4.
+    # Keras reports whole executions, here of 3 batches where there are 4. With
+    # endless data it trains on 6 batches when asked for 4.
     data = tf.data.Dataset.from_tensor_slices(xy).batch(16)
     x, options = {
         "arrays": (xy, {}),
