@@ -228,7 +228,7 @@ def figure2(out: Path | None, nets: int = 10_000) -> None:
         density = np.exp(-((np.log(t) - mean) ** 2) / (2 * variance))
         ax.plot(t, density / (t * math.sqrt(2 * math.pi * variance)))
         ax.set(xlabel="|h_L| / |h_0|")
-        save_figure(ax, out / "figure2.png")
+        save_figure(ax, out / "figure2.png", legend=False)
 
 
 # Figures 7 and 9 -----------------------------------------------------------

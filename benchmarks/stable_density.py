@@ -144,11 +144,12 @@ def print_first(quantity: str, way: str) -> None:
     print(time.perf_counter() - start)
 
 
-def compare(quantity: str, rounds: int) -> None:
+def compare(quantity: str, ways: list[str], rounds: int) -> None:
+    """Prints the table of a quantity."""
     functions = {
         way: function
-        for way, (build, _) in WAYS.items()
-        if (function := build(quantity)) is not None
+        for way in ways
+        if (function := WAYS[way][0](quantity)) is not None
     }
     batches = {way: points(WAYS[way][1]) for way in functions}
     runs = {
@@ -171,7 +172,7 @@ def compare(quantity: str, rounds: int) -> None:
     )
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    for way in WAYS:
+    for way in ways:
         if way in functions:
             table.add_row(
                 way,
@@ -190,6 +191,16 @@ def compare(quantity: str, rounds: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--quantity", choices=QUANTITIES, nargs="+", default=list(QUANTITIES)
+    )
+    parser.add_argument(
+        "--way",
+        choices=WAYS,
+        nargs="+",
+        default=list(WAYS),
+        help=f"what to compare with {KERAS_INITX!r}",
+    )
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--first-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -199,8 +210,9 @@ def main(argv: list[str] | None = None) -> None:
     elif options.first_of:
         print_first(*options.first_of)
     else:
-        for quantity in QUANTITIES:
-            compare(quantity, options.rounds)
+        ways = [way for way in WAYS if way in (KERAS_INITX, *options.way)]
+        for quantity in options.quantity:
+            compare(quantity, ways, options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What tests hold numbers against: an obvious twin, and bands with a rate."""
+"""Reference implementations, and assertions with known rates of failure."""
 
 import numpy as np
 from scipy import stats
@@ -7,10 +7,9 @@ import keras_initx as kx
 
 
 def profile_of(signals):
-    """The profile of `{name: signal}`, in float64, written for the eye.
+    """Returns the profile of `{name: signal}`, computed simply in float64.
 
-    A signal has its samples along the first axis; what the others hold are
-    the units.
+    The first axis of a signal has the samples. The other axes have the units.
     """
     rows = []
     for signal in signals.values():
@@ -23,11 +22,11 @@ def profile_of(signals):
 
 
 def assert_same_profile(profile, expected, rtol):
-    """Same names and units, and numbers within `rtol`.
+    """Asserts that names and units are equal, and numbers within `rtol`.
 
-    Of the sample variance relative to itself, however large the mean. Of the
-    squared mean relative to the total, since a mean of zero comes out as a
-    rounding error of the signal.
+    The tolerance of the sample variance is relative to itself, however large
+    the mean is. That of the squared mean is relative to the total, because a
+    mean of zero is computed as a rounding error of the signal.
     """
     assert profile.layers == expected.layers
     assert profile.units.tolist() == expected.units.tolist()
@@ -42,27 +41,28 @@ def assert_same_profile(profile, expected, rtol):
         )
 
 
-# Normal deviations that 12 comparisons of a mean exceed with probability
-# 12 * 2e-9; with the spread known from 60 nets only, to 9%, below 1e-6.
+# 12 comparisons of a mean exceed this number of normal standard deviations with
+# probability 12 * 2e-9. If the standard deviation is known from 60 nets only,
+# to 9%, the probability is below 1e-6.
 DEVIATIONS = 6.0
 
 
 def smallest_detectable(spread, nets, reference_nets):
-    """The error of a mean that is seen at least half of the time.
+    """Returns the error of a mean that is detected half of the time.
 
     Args:
-        spread: Standard deviation from net to net.
-        nets: Nets that were measured.
-        reference_nets: Nets that the reference is the mean of.
+        spread: float. Standard deviation from net to net.
+        nets: int. Number of nets that were measured.
+        reference_nets: int. Number of nets whose mean is the reference.
     """
     return DEVIATIONS * spread * np.sqrt(1 / nets + 1 / reference_nets)
 
 
 def assert_mean(values, reference, spread, reference_nets):
-    """The mean over nets, the first axis, is that of the reference.
+    """Asserts that the mean over nets, the first axis, is the reference.
 
-    False alarms: below 1e-6 for each test. Sees an error of
-    `smallest_detectable`.
+    The assertion fails by chance with a probability below 1e-6 in each test. It
+    detects an error of `smallest_detectable`.
     """
     values = np.asarray(values)
     band = smallest_detectable(spread, len(values), reference_nets)
@@ -73,19 +73,21 @@ def assert_mean(values, reference, spread, reference_nets):
 
 
 def assert_shares(draws, quantiles, levels):
-    """Of the draws, a share `levels` lies below the `quantiles`.
+    """Asserts that shares `levels` of the draws lie below the `quantiles`.
 
-    Binomial counts, by their exact tails. False alarms: 1e-8 for each level.
-    Of 4e6 draws it sees a share that is off by 0.0025 with probability above
-    1 - 1e-5; an error of 1% in the scale of a normal, Laplace, stable or
-    Student law puts the median's share off by 0.003 or more.
+    The counts are compared with the exact tails of the binomial distribution.
+    The assertion fails by chance with a probability of 1e-8 for each level.
+    With 4e6 draws it detects an error of 0.0025 in a share with a probability
+    above 1 - 1e-5. An error of 1% in the scale of the absolute value of a
+    normal, Laplace, stable or Student variable changes the share below its
+    median by 0.003 or more.
     """
     draws = np.asarray(draws).ravel()
     assert np.isfinite(draws).all()
     for quantile, level in zip(quantiles, levels, strict=True):
         below = np.count_nonzero(draws <= quantile)
-        law = stats.binom(len(draws), level)
-        chance = 2 * min(law.cdf(below), law.sf(below - 1))
+        binomial = stats.binom(len(draws), level)
+        chance = 2 * min(binomial.cdf(below), binomial.sf(below - 1))
         assert chance > 1e-8, (
             f"{below / len(draws):.6f} of {len(draws)} draws lie below "
             f"{quantile}, where {level} should"
@@ -93,13 +95,15 @@ def assert_shares(draws, quantiles, levels):
 
 
 def bernstein(variance, bound, count, rate):
-    """A deviation of the mean of `count` variables that is rare.
+    """Returns a deviation of a mean that is exceeded with a small probability.
+
+    It is the bound of Bernstein's inequality.
 
     Args:
-        variance: Of each.
-        bound: Each is within this of its mean.
-        count: How many.
-        rate: Probability of a larger deviation, at most.
+        variance: Number or array. The variance of each of the variables.
+        bound: float. The largest distance of a variable from its mean.
+        count: int. The number of independent variables.
+        rate: float. An upper bound of the probability of a larger deviation.
     """
     log = np.log(2 / rate) / count
     linear = bound * log / 3

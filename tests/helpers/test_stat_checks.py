@@ -1,8 +1,8 @@
-"""Random networks decay as published, and as a twin of ours says.
+"""Tests that random networks decay as published, and as in NumPy.
 
-Every comparison is of a mean over nets, with a false-alarm rate below 1e-6 and
-the error it can see stated in `stat_checks`; each is shown to fail on a network
-that is wrong.
+Each comparison is of a mean over nets. It fails by chance with a probability
+below 1e-6; `stat_checks` states the error that it detects. Each is shown to
+fail for a network that is wrong.
 """
 
 import keras
@@ -14,9 +14,10 @@ from tests.helpers.stat_checks import assert_mean, smallest_detectable
 
 LAYERS = [1, 5, 10, 20, 30, 49]
 
-# m/v at LAYERS in He-ReLU nets on 1000 samples of white noise: the mean over
-# nets and the standard deviation from net to net, of a twin in plain NumPy.
-TWIN = {
+# m/v at LAYERS in relu nets with He weights, on 1000 samples of white noise:
+# the mean over nets, and the standard deviation from net to net, of an
+# implementation in NumPy.
+NUMPY = {
     100: {
         "nets": 1500,
         "mean": [0.6813, 1.5737, 2.1827, 2.7337, 2.9380, 3.0629],
@@ -28,7 +29,7 @@ TWIN = {
         "spread": [0.0164, 0.0749, 0.1570, 0.2830, 0.4210, 0.5492],
     },
 }
-# The same as other people's runs have it, at layer 49.
+# Published mean, standard deviation and number of nets, at layer 49.
 PUBLISHED = {100: (3.03, 0.35, 100), 1000: (6.77, 0.51, 8)}
 NETS = {100: 60, 1000: 8}
 
@@ -38,17 +39,17 @@ def network(width, depth=49, activation="relu"):
     return keras.Sequential([keras.Input((width,)), *layers])
 
 
-def draw(model, rng, gain=2.0):
-    """New normal weights: 1/N in the first layer, gain/N in the others."""
+def draw(model, rng, scale=2.0):
+    """Draws normal weights of variance 1/N in the first layer, else scale/N."""
     dense = [la for la in model.layers if isinstance(la, keras.layers.Dense)]
     for i, layer in enumerate(dense):
         shape = layer.kernel.shape
-        scale = np.float32(np.sqrt((gain if i else 1) / shape[0]))
-        layer.kernel.assign(scale * rng.standard_normal(shape, np.float32))
+        deviation = np.float32(np.sqrt((scale if i else 1) / shape[0]))
+        layer.kernel.assign(deviation * rng.standard_normal(shape, np.float32))
 
 
 def mean_over_deviation(model, width, nets, rng):
-    """m/v of every layer, a row for each net."""
+    """Returns m/v of every layer, with a row for each net."""
     rows = []
     for _ in range(nets):
         draw(model, rng)
@@ -60,19 +61,22 @@ def mean_over_deviation(model, width, nets, rng):
 
 @pytest.mark.parametrize("width", [100, 1000])
 def test_he_relu_nets_decay_as_published(width, rng):
-    found = mean_over_deviation(network(width), width, NETS[width], rng)
-    twin = TWIN[width]
+    measured = mean_over_deviation(network(width), width, NETS[width], rng)
+    reference = NUMPY[width]
     assert_mean(
-        found[:, LAYERS], twin["mean"], np.array(twin["spread"]), twin["nets"]
+        measured[:, LAYERS],
+        reference["mean"],
+        np.array(reference["spread"]),
+        reference["nets"],
     )
     mean, spread, nets = PUBLISHED[width]
-    assert_mean(found[:, 49], mean, spread, nets)
-    # Enough to see that 1000 is not infinity.
+    assert_mean(measured[:, 49], mean, spread, nets)
+    # The test can tell a width of 1000 from an infinite one.
     theory = kx.theory.sample_variance_decay(49).sample_fraction[-1]
     infinite = np.sqrt(1 / theory - 1)
     assert infinite - mean > smallest_detectable(spread, NETS[width], nets)
     with pytest.raises(AssertionError, match="off by"):
-        assert_mean(found[:, 49], infinite, spread, nets)
+        assert_mean(measured[:, 49], infinite, spread, nets)
 
 
 def wrong_layer(rng):
@@ -95,14 +99,16 @@ def wrong_square(rng):
 @pytest.mark.parametrize(
     "wrong", [wrong_layer, wrong_slope, wrong_width, wrong_square]
 )
-def test_a_wrong_network_is_seen(wrong, rng):
-    found = wrong(rng)
-    at = [layer for layer in LAYERS if layer < found.shape[1]]
-    twin = {
-        k: np.array(v)[: len(at)] for k, v in TWIN[100].items() if k != "nets"
+def test_wrong_network_is_rejected(wrong, rng):
+    measured = wrong(rng)
+    at = [layer for layer in LAYERS if layer < measured.shape[1]]
+    reference = {
+        k: np.array(v)[: len(at)] for k, v in NUMPY[100].items() if k != "nets"
     }
     with pytest.raises(AssertionError, match="off by"):
-        assert_mean(found[:, at], twin["mean"], twin["spread"], 1500)
+        assert_mean(
+            measured[:, at], reference["mean"], reference["spread"], 1500
+        )
 
 
 def batch_norm_network(width, depth, normalize=True):
@@ -116,8 +122,8 @@ def batch_norm_network(width, depth, normalize=True):
     return keras.Sequential([keras.Input((width,)), *stack])
 
 
-# v^2 / (m^2 + v^2) before normalisation, mean over layers 1 to 10: at width 300
-# the twin's mean over 120 nets is 0.005 above the theory for infinite width.
+# v^2 / (m^2 + v^2) before normalization, mean over layers 1 to 10. At width 300
+# the mean over 120 nets in NumPy is 0.005 above the theory for infinite width.
 RAW, RAW_SPREAD, RAW_NETS = 0.68657, 0.00576, 120
 
 
