@@ -1,7 +1,7 @@
 """Every public initializer and layer, for the tests that take all of them.
 
-Rows are those of test_initializers and test_layers. What is no law with a
-scale, and so no row there, is a row of BUILT here.
+The rows are those of test_initializers and test_layers, and BUILT for the
+initializers that do not draw their weights.
 """
 
 import keras

@@ -1,4 +1,4 @@
-"""Processes over depth: their covariance, and one path for all who ask."""
+"""Tests of processes over depth, of their sampler and of who owns the paths."""
 
 import copy
 import gc
@@ -26,7 +26,7 @@ HURSTS = (0.01, 0.2, 0.5, 0.7, 0.9, 0.97, 0.999, 1.0)
 
 
 def covariance(process):
-    """Of layers m apart, as the series of the spectrum has it."""
+    """Returns the covariance of layers at each distance, from the spectrum."""
     # sum_j variance_j cos(2 pi j m / M)
     return fft.fft(process.variance, process.period).real[: process.depth]
 
@@ -34,7 +34,7 @@ def covariance(process):
 # ---- The covariance --------------------------------------------------------
 
 
-def test_fractional_noise_covariance_of_the_literature():
+def test_fractional_noise_covariance_is_that_of_tables():
     table = {
         (0.2, 1): -0.3402,
         (0.7, 1): 0.3195,
@@ -51,7 +51,7 @@ def test_fractional_noise_covariance_of_the_literature():
 
 @pytest.mark.parametrize("hurst", HURSTS)
 def test_steps_of_fractional_noise_add_up(hurst):
-    # Var(x_1 + ... + x_L) = L^(2 H), which feels every lag.
+    # Var(x_1 + ... + x_L) = L^(2 H), which depends on every lag.
     for depth in (1, 2, 7, 8, 9, 1000, 100_000):
         lag = np.arange(1, depth)
         g = fractional_noise_covariance(lag, hurst)
@@ -79,7 +79,7 @@ def test_smooth_noise_is_exact(length_scale, depth):
 
 
 def test_no_eigenvalue_is_negative():
-    """So that nothing was cut off, but rounding at H = 1."""
+    """No variance was set to 0, apart from rounding at H = 1."""
     for hurst in HURSTS:
         for depth in (1, 2, 5, 100, 10_000):
             g = fractional_noise_covariance(np.arange(depth + 1), hurst)
@@ -91,10 +91,10 @@ def test_no_eigenvalue_is_negative():
 
 
 def published_sampler(depth, hurst, paths, rng):
-    """Davies and Harte with the two slips of the reference's first code.
+    """The sampler of Davies and Harte with two errors of the published code.
 
-    There is 0 in the middle of the circulant, and the first eigenvalue in
-    place of the last.
+    The middle of the circulant is 0, and the last eigenvalue is replaced by
+    the first.
     """
     g = fractional_noise_covariance(np.arange(depth + 1), hurst)
     g[depth] = 0
@@ -107,8 +107,8 @@ def published_sampler(depth, hurst, paths, rng):
     return fft.irfft(z, 2 * depth)[:, :depth].T
 
 
-# In units of their standard deviation. Of the 2 statistics of each of 8 tests
-# one is beyond with probability 16 * 2e-9.
+# In units of the standard deviation. The probability that one of the 2
+# statistics of the 8 tests is beyond is 16 * 2e-9.
 BAND = 6
 PATHS = 20_000
 
@@ -131,7 +131,7 @@ def deviations(x, factor):
 
 @pytest.mark.parametrize("hurst", [0.05, 0.3, 0.7, 0.9, 0.97])
 def test_fractional_paths_have_their_covariance(hurst, rng):
-    """False alarms below 1e-7; sees a hurst that is off by 0.03."""
+    """False alarms have probability 1e-7; an error of 0.03 is detected."""
     depth = 64
     lags = np.arange(depth)
     x = fractional_process(depth, hurst).sample(PATHS, rng)
@@ -147,7 +147,7 @@ def test_fractional_paths_have_their_covariance(hurst, rng):
     assert np.abs(deviations(x, factor(wrong))).max() > BAND
 
 
-def test_a_sampler_with_the_slips_of_the_first_is_seen(rng):
+def test_the_errors_of_the_published_sampler_are_detected(rng):
     depth = 256
     g = fractional_noise_covariance(np.arange(depth), 0.97)
     factor = linalg.cholesky(linalg.toeplitz(g), lower=True)
@@ -160,9 +160,9 @@ def test_a_sampler_with_the_slips_of_the_first_is_seen(rng):
 
 @pytest.mark.parametrize("length_scale", [0.01, 0.1])
 def test_smooth_paths_have_their_covariance(length_scale, rng):
-    """False alarms below 1e-7; sees a length scale that is off by 5%.
+    """False alarms have probability 1e-7; an error of 5% is detected.
 
-    On layers so far apart that their matrix can be factorised.
+    The layers are so far apart that their matrix can be factorized.
     """
     depth, apart = 100, max(1, int(100 * length_scale))
     x = smooth_process(depth, length_scale).sample(PATHS, rng)[::apart]
@@ -185,7 +185,7 @@ def test_smooth_paths_have_their_covariance(length_scale, rng):
     ids=["fractional", "smooth", "rough"],
 )
 def test_both_ways_to_sum_the_series_agree(process, seed):
-    """Some layers are those of all; the series is that of its definition."""
+    """Some layers equal those of all layers, and both the definition."""
     x = process.sample(50, np.random.default_rng(seed))
     some = process.sample(50, np.random.default_rng(seed), slice(100, 103))
     np.testing.assert_allclose(some, x[100:103], rtol=1e-6, atol=1e-6)
@@ -201,7 +201,7 @@ def test_both_ways_to_sum_the_series_agree(process, seed):
 
 
 def test_more_paths_do_not_change_the_first_ones(seed):
-    """Whatever is drawn at once: 2^21 numbers are more than one piece."""
+    """More than 2^21 numbers are drawn in several pieces."""
     process = fractional_process(2000, 0.7)
     few, many = (
         process.sample(paths, np.random.default_rng(seed), slice(0, 2))
@@ -223,7 +223,7 @@ KINDS = pytest.mark.parametrize("kind", ["white", "smooth", "fractional"])
 
 
 @KINDS
-def test_whoever_asks_first(kind):
+def test_weights_do_not_depend_on_the_order_of_calls(kind):
     process = process_of(kind)
     shape = (4, 5)
     forward = [np.asarray(process.at(k)(shape)) for k in range(7)]
@@ -290,7 +290,7 @@ def test_clearing_the_cache_frees_the_paths_and_changes_no_weights():
 
 
 class Lazy(keras.Model):
-    """Built by fit, symbolically first."""
+    """A subclassed model that is built by its first call."""
 
     def __init__(self, process):
         super().__init__()

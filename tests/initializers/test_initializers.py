@@ -1,6 +1,6 @@
-"""Initializers draw the law they say, at the scale of the right fan-in.
+"""Tests of the distributions, scales, seeds and configs of all initializers.
 
-A new initializer is one row of ROWS more.
+Add a new initializer as a row of ROWS.
 """
 
 import copy
@@ -34,13 +34,13 @@ def tfd():
     return tfp.distributions
 
 
-def quantiles(law):
-    """Those of |z| at LEVELS, of a symmetric law."""
-    return [law.ppf((1 + level) / 2) for level in LEVELS]
+def quantiles(symmetric):
+    """Returns the quantiles of |z| at LEVELS for a symmetric distribution."""
+    return [symmetric.ppf((1 + level) / 2) for level in LEVELS]
 
 
 NORMAL = quantiles(stats.norm)
-# Of |Z|, E exp(itZ) = exp(-|t|^alpha): the roots in x of
+# The quantiles of |Z| where E exp(itZ) = exp(-|t|^alpha): the roots in x of
 #   (2 / pi) int_0^inf sin(t x) / t exp(-t^alpha) dt = level.
 STABLE = {
     0.5: (1.283833, 12.741343, 57.304028, 1559.726),
@@ -51,7 +51,7 @@ STABLE = {
 
 
 def fractional_std(s):
-    """sigma of relu by the binomial sum, s < 2 or not."""
+    """Returns the function from fan-in to sigma of relu, by a binomial sum."""
 
     def std(fan_in):
         n = np.arange(1, fan_in + 1)
@@ -89,12 +89,12 @@ def mixture_quantile(level):
 
 @dataclass(frozen=True)
 class Row:
-    """An initializer, and what its weights are.
+    """An initializer and the distribution of its weights.
 
     Attributes:
-        make: Keywords of all initializers -> the initializer.
-        scale: Fan-in -> the scale; a dict, at the fan-ins it has.
-        quantiles: Of |weight| / scale, at LEVELS.
+        make: Function from the keywords that all have to the initializer.
+        scale: Function from fan-in to scale.
+        quantiles: The quantiles of |weight| / scale at LEVELS.
     """
 
     make: Callable
@@ -122,15 +122,15 @@ def stable(stability, scale, **parameters):
     )
 
 
-def drawn(distribution, law, variance=None, **parameters):
-    """A row of FromDistribution; the distribution is made when needed."""
-    own = law.std() if variance is None else np.sqrt(variance)
+def drawn(distribution, twin, **parameters):
+    """Returns a row of FromDistribution, whose twin is of SciPy."""
+    stddev = twin.std()
     return Row(
         lambda **keywords: kx.initializers.FromDistribution(
             distribution(), **parameters, **keywords
         ),
         he,
-        tuple(q / own for q in quantiles(law)),
+        tuple(q / stddev for q in quantiles(twin)),
     )
 
 
@@ -185,7 +185,7 @@ ROWS = {
         NORMAL,
     ),
 }
-# At a share of 1 the noise is all there is.
+# With noise=1 the weights are nothing but noise.
 ROWS |= {
     f"dirac-{name}": Row(
         functools.partial(kind, noise=1.0, scale=2.0), he, NORMAL
@@ -195,7 +195,7 @@ ROWS |= {
         "identity": kx.initializers.Dirac,
     }.items()
 }
-# The process has one seed for all layers, and so no generator.
+# All layers of a process share an int as seed, so that they take no generator.
 DEPTH_ROWS = {
     f"depth-{name}": Row(
         functools.partial(
@@ -217,7 +217,7 @@ DEPTH_ROWS["depth-he"] = Row(
     he,
     NORMAL,
 )
-SEEDED_BY_GENERATORS = dict(ROWS)
+TAKE_GENERATORS = dict(ROWS)
 ROWS |= DEPTH_ROWS
 BY_LAYER = [
     "kaiming",
@@ -231,7 +231,7 @@ BY_LAYER = [
 
 rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 rows_with_generator = pytest.mark.parametrize(
-    "row", SEEDED_BY_GENERATORS.values(), ids=SEEDED_BY_GENERATORS
+    "row", TAKE_GENERATORS.values(), ids=TAKE_GENERATORS
 )
 rows_by_layer = pytest.mark.parametrize(
     "row", [ROWS[name] for name in BY_LAYER], ids=BY_LAYER
@@ -243,11 +243,11 @@ def assert_drawn(weights, row, fan_in):
     assert_shares(size / row.scale(fan_in), row.quantiles, LEVELS)
 
 
-# ---- The law and its scale -------------------------------------------------
+# ---- Distribution and scale ------------------------------------------------
 
 
 @rows
-def test_weights_have_their_law_and_scale(row, seed):
+def test_weights_have_their_distribution_and_scale(row, seed):
     weights = np.asarray(row.make(seed=seed)((64, 65536)))
     assert_drawn(weights, row, 64)
     positive = stats.binomtest(np.count_nonzero(weights > 0), weights.size)
@@ -256,7 +256,7 @@ def test_weights_have_their_law_and_scale(row, seed):
         assert_drawn(1.01 * weights, row, 64)
 
 
-def test_a_wrong_stability_is_seen(seed):
+def test_a_wrong_stability_is_detected(seed):
     other = kx.initializers.AlphaStable(1.55, seed=seed)((64, 65536))
     # At the right scale, so that only the shape is wrong.
     unit = other / kx.theory.stable_weight_scale(1.55, 64)
@@ -345,7 +345,7 @@ def test_every_parameter_reaches_the_theory(kind, given, scale, seed):
 )
 def test_fans(shape, axes, fans):
     assert compute_fans(shape, **axes) == fans
-    # Keras says the same.
+    # Keras computes the same fans.
     unit = keras.random.normal(shape, seed=0)
     for mode, fan in zip(("fan_in", "fan_out"), fans, strict=True):
         twin = keras.initializers.VarianceScaling(
@@ -357,7 +357,7 @@ def test_fans(shape, axes, fans):
 
 
 def layer_kernels():
-    """A layer, its input's shape, and the fan-in of each of its kernels."""
+    """Returns a layer, the shape of its input and the fan-in of its kernels."""
     layers = keras.layers
     return {
         "Dense": (
@@ -393,8 +393,8 @@ def layer_kernels():
 @rows_by_layer
 @pytest.mark.parametrize("name", layer_kernels())
 def test_layers_get_the_right_fan_in(name, row, seed):
-    # 262144 weights at the most, which see an error of 4% in the scale; a
-    # fan-in that is wrong by a factor 4 makes one of 2 or more.
+    # The weights, 262144 at most, detect an error of 4% in the scale. A fan-in
+    # that is wrong by a factor 4 makes an error by a factor 2 or more.
     make, shape, fans = layer_kernels()[name]
     layer = make(kernel_initializer=row.make())
     layer.build(*[shape] * (2 if name == "MultiHeadAttention" else 1))
@@ -407,7 +407,7 @@ def test_layers_get_the_right_fan_in(name, row, seed):
 
 
 @rows_by_layer
-def test_fan_in_of_the_user_wins(row, seed):
+def test_fan_in_overrides_the_shape(row, seed):
     made = row.make(fan_in=64, seed=seed)
     assert_drawn(made((16, 65536)), row, 64)
     axes = row.make(fan_in=64, input_axes=[1], output_axes=[0], seed=seed)
@@ -420,7 +420,7 @@ def test_fan_in_of_the_user_wins(row, seed):
 
 
 @rows_by_layer
-def test_axes_of_the_user_win_over_the_shape(row, seed):
+def test_axes_override_the_shape(row, seed):
     made = row.make(input_axes=[1], output_axes=[0, 2], seed=seed)
     assert_drawn(made((16, 64, 512)), row, 64)
 
@@ -452,7 +452,7 @@ def test_set_random_seed_covers_seed_none(row, seed):
 
 
 @rows_with_generator
-def test_seed_generator_moves_on_and_a_copy_starts_again(row, seed):
+def test_seed_generators_change_at_each_call_and_copies_restart(row, seed):
     made = row.make(seed=keras.random.SeedGenerator(seed))
     copy = made.clone()
     first, second = np.asarray(made((4, 8))), np.asarray(made((4, 8)))
@@ -472,7 +472,7 @@ def test_attention_kernels_are_equal_unless_unseeded(row, seed_of, seed):
     )
     layer.build((None, 5, 8), (None, 5, 8))
     query, key, value, _ = map(np.asarray, layer.get_weights())
-    # As the docstrings warn.
+    # The docstrings warn of equal kernels.
     equal = seed_of is not None
     assert (query == key).all() == equal
     assert (query == value).all() == equal
@@ -486,7 +486,7 @@ def test_a_graph_draws_the_same(row, seed):
 
 
 @rows_by_layer
-def test_xla_draws_the_same_law(row, seed):
+def test_xla_draws_from_the_same_distribution(row, seed):
     made = row.make(seed=seed)
     weights = tf.function(lambda: made((64, 1024)), jit_compile=True)()
     assert_drawn(weights, row, 64)
@@ -495,7 +495,7 @@ def test_xla_draws_the_same_law(row, seed):
         assert median < 1e-6
 
 
-def test_s_2_is_kaiming_to_the_number(seed):
+def test_order_2_is_kaiming_exactly(seed):
     kaiming = keras.initializers.VarianceScaling(
         2.0, "fan_in", "untruncated_normal", seed=seed
     )
@@ -517,7 +517,7 @@ def test_symbolic_calls_have_shape_and_dtype(row):
 
 
 class Attentive(keras.Model):
-    """Subclassed, and not built before it sees data."""
+    """A subclassed model that is not built before its first call."""
 
     def __init__(self, make):
         super().__init__()
@@ -633,7 +633,7 @@ def test_clipping_is_as_rare_as_the_docstring_says(seed):
     clipped = np.count_nonzero(np.abs(weights) == np.float16(65504))
     c = kx.theory.stable_weight_scale(0.5, 1)
     tail = 2 / np.pi * special.gamma(0.5) * np.sin(np.pi / 4)
-    # The next term of the tail is smaller by about sqrt(c / M) < 1%.
+    # The next term of the tail is smaller by a factor of sqrt(c / M) < 1%.
     expected = 1e6 * tail * np.sqrt(c / 65504)
     assert abs(clipped - expected) < 6 * np.sqrt(expected) + 0.01 * expected
     assert expected > 100
@@ -718,28 +718,59 @@ def test_names_in_strings():
     layer.build((None, 3))
 
 
-def test_changing_a_config_does_not_change_the_initializer(seed):
-    made = kx.initializers.FromDistribution(tfd().Normal(0.0, 3.0), seed=seed)
+def emptied(config):
+    """Deletes all that a config holds, at any depth."""
+    values = config.values() if isinstance(config, dict) else config
+    for value in values:
+        if isinstance(value, dict | list):
+            emptied(value)
+    config.clear()
+
+
+@rows
+def test_changing_a_config_does_not_change_the_initializer(row, seed):
+    axes = {"input_axes": [0], "output_axes": [1]}
+    made = row.make(seed=seed, **axes)
     before = np.asarray(made((4, 4)))
-    kept = copy.deepcopy(made.get_config())
-    nested = made.get_config()["distribution"]
-    for key in list(nested):
-        del nested[key]
-    assert made.get_config() == kept
+    config = copy.deepcopy(made.get_config())
+    emptied(made.get_config())
+    assert made.get_config() == config
+    np.testing.assert_array_equal(made((4, 4)), before)
+    # Nor does changing the arguments.
+    emptied(axes)
     np.testing.assert_array_equal(made((4, 4)), before)
 
 
+@rows
+def test_calls_depend_on_config_shape_and_dtype_only(row, seed):
+    made, twin = row.make(seed=seed), row.make(seed=seed)
+    before = np.asarray(twin((16, 8)))
+    keras.utils.set_random_seed(1)
+    made((3, 5))
+    made((16, 8), "float16")
+    tf.function(lambda: made((2, 2)))()
+    row.make()((16, 8))
+    floatx = keras.config.floatx()
+    try:
+        keras.config.set_floatx("float64")
+        np.testing.assert_array_equal(made((16, 8), "float32"), before)
+    finally:
+        keras.config.set_floatx(floatx)
+    # The shape may be any sequence of ints.
+    np.testing.assert_array_equal(made([np.int64(16), 8]), before)
+
+
 def test_distribution_parameters_become_plain_numbers(seed):
-    law = tfd().Normal(
+    distribution = tfd().Normal(
         tf.Variable(0.0), keras.Variable(np.float32(2.0)).value, name="mine"
     )
-    made = kx.initializers.FromDistribution(law)
+    made = kx.initializers.FromDistribution(distribution)
     assert made.get_config()["distribution"] == {
         "distribution": "tfp.distributions.Normal",
         "parameters": {"loc": 0.0, "scale": 2.0},
     }
-    # What it was when read.
-    law.loc.assign(5.0)
+    # The parameters are those at the time of construction.
+    distribution.loc.assign(5.0)
     assert (
         kx.initializers.FromDistribution(tfd().Normal(0.0, 2.0), seed=seed)(
             (3, 3)
@@ -759,19 +790,21 @@ def test_distribution_of_another_dtype_draws_in_float32(dtype, seed):
     one = tf.ones((), dtype)
     if dtype == "float64":
         one = np.float64(1)
-    law = tfd().StudentT(5 * one, 0 * one, one)
-    assert law.dtype == dtype
-    weights = kx.initializers.FromDistribution(law, seed=seed)((8, 8), dtype)
+    distribution = tfd().StudentT(5 * one, 0 * one, one)
+    assert distribution.dtype == dtype
+    weights = kx.initializers.FromDistribution(distribution, seed=seed)(
+        (8, 8), dtype
+    )
     same = kx.initializers.FromDistribution(
         tfd().StudentT(5.0, 0.0, 1.0), seed=seed
     )((8, 8), dtype)
     np.testing.assert_array_equal(weights, same)
 
 
-def test_our_own_distributions(seed):
-    law = kx.distributions.AlphaStable(1.5, scale=2.0)
+def test_distributions_of_this_package(seed):
+    distribution = kx.distributions.AlphaStable(1.5, scale=2.0)
     made = kx.initializers.FromDistribution(
-        law, preserve_variance=False, seed=seed
+        distribution, preserve_variance=False, seed=seed
     )
     weights = np.abs(made((512, 512))) / 2
     assert_shares(weights, STABLE[1.5], LEVELS)
@@ -782,7 +815,7 @@ def test_our_own_distributions(seed):
     again = kx.initializers.FromDistribution.from_config(config)
     np.testing.assert_array_equal(again((4, 4)), made((4, 4)))
     with pytest.raises(ValueError, match="its variance is inf"):
-        kx.initializers.FromDistribution(law)
+        kx.initializers.FromDistribution(distribution)
     normal = kx.initializers.FromDistribution(
         kx.distributions.AlphaStable(2.0, scale=3.0), seed=seed
     )((64, 4096))
@@ -790,17 +823,17 @@ def test_our_own_distributions(seed):
 
 
 def test_nested_distributions_round_trip(seed):
-    law = tfd().Mixture(
+    distribution = tfd().Mixture(
         tfd().Categorical(logits=[0.0, 1.0]),
         (tfd().Independent(tfd().Normal(0, 1), 0), mixture()),
     )
-    made = kx.initializers.FromDistribution(law, seed=seed)
+    made = kx.initializers.FromDistribution(distribution, seed=seed)
     config = json.loads(json.dumps(keras.initializers.serialize(made)))
     again = keras.initializers.deserialize(config)
     np.testing.assert_array_equal(made((5, 5)), again((5, 5)))
 
 
-# ---- Times a factor --------------------------------------------------------
+# ---- Scaled ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -825,7 +858,7 @@ def test_scaled_is_its_initializer_times_the_factor(initializer, factor):
     assert again.get_config() == made.get_config()
 
 
-def test_axes_reach_the_initializer_but_its_own_come_first(seed):
+def test_axes_are_passed_on_unless_the_initializer_has_some(seed):
     he_normal = keras.initializers.HeNormal(seed=seed)
     twice = kx.initializers.Scaled(kx.initializers.Scaled(he_normal, 0.5), 6)
     axes = {"input_axes": [0], "output_axes": [1, 2]}
@@ -839,7 +872,7 @@ def test_axes_reach_the_initializer_but_its_own_come_first(seed):
     np.testing.assert_allclose(kernels[0], 3 * kernels[1], rtol=1e-6)
     seeded = kx.initializers.Scaled("he_normal", 2, seed=seed)
     np.testing.assert_allclose(seeded((4, 5)), 2 * he_normal((4, 5)), rtol=1e-6)
-    # That of the user is left as it was.
+    # The initializer of the user does not change.
     kx.initializers.Scaled(he_normal, 2, **axes)((7, 4, 5))
     assert he_normal.input_axes is None
     own = kx.initializers.FractionalMoment(
@@ -856,11 +889,11 @@ def test_scaled_beyond_the_range_is_clipped(dtype):
     np.testing.assert_array_equal(made((2, 2), dtype), -limit)
 
 
-# ---- Built, not drawn ------------------------------------------------------
+# ---- Dirac -----------------------------------------------------------------
 
 
 def built(kind, shape, value=1.0):
-    """A slow twin, entry by entry."""
+    """Returns the kernel, computed entry by entry."""
     kernel = np.zeros(shape)
     if 0 in shape:
         return kernel
@@ -875,23 +908,23 @@ def built(kind, shape, value=1.0):
     return kernel
 
 
-CENTER = (kx.initializers.DiracAverage, kx.initializers.Dirac)
-centers = pytest.mark.parametrize("kind", CENTER)
+DIRAC = (kx.initializers.DiracAverage, kx.initializers.Dirac)
+diracs = pytest.mark.parametrize("kind", DIRAC)
 
 
-@centers
+@diracs
 @pytest.mark.parametrize("value", [1.0, -100.0])
 @pytest.mark.parametrize(
     "shape",
     [
         *[(3, 7), (7, 3), (1, 1), (5, 3, 7), (3, 5, 4, 8), (1, 1, 4, 8)],
         (3, 1, 5, 2, 6),
-        # The tap that padding "same" lays over the position.
+        # The center is where padding "same" lays the position.
         *[(2, 3, 3), (4, 2, 3, 3)],
         *[(0, 4), (4, 0), (0, 3, 4)],
     ],
 )
-def test_the_centre_is_what_the_formula_says(kind, shape, value):
+def test_the_center_is_that_of_the_formula(kind, shape, value):
     made = kind(value=value)
     np.testing.assert_allclose(made(shape), built(kind, shape, value), 1e-7)
     other = kind(0.25, value, seed=1)
@@ -901,8 +934,8 @@ def test_the_centre_is_what_the_formula_says(kind, shape, value):
     )
 
 
-@centers
-def test_layers_pass_on_what_the_centre_says(kind, rng):
+@diracs
+def test_layers_copy_or_average_channels(kind, rng):
     layers = keras.layers
     options = {"kernel_initializer": kind(), "use_bias": False}
     for layer, shape in (
@@ -920,8 +953,8 @@ def test_layers_pass_on_what_the_centre_says(kind, rng):
         np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
-@centers
-def test_groups_are_averaged_and_passed_on_one_by_one(kind, rng):
+@diracs
+def test_groups_are_averaged_and_copied_one_by_one(kind, rng):
     layer = keras.layers.Conv1D(
         4, 3, groups=2, padding="same", kernel_initializer=kind()
     )
@@ -935,7 +968,7 @@ def test_groups_are_averaged_and_passed_on_one_by_one(kind, rng):
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
-@centers
+@diracs
 def test_named_axes_make_one_matrix(kind):
     flat = built(kind, (6, 4)).reshape(2, 3, 4)
     made = kind(input_axes=[2, 0], output_axes=[-2])
@@ -953,7 +986,7 @@ def test_named_axes_make_one_matrix(kind):
         kind(input_axes=[0], output_axes=[1])((3, 4, 2))
 
 
-@centers
+@diracs
 def test_without_noise_xla_builds_the_same(kind):
     made = kind()
     shape = (3, 3, 4, 8)
@@ -965,7 +998,7 @@ def test_without_noise_xla_builds_the_same(kind):
 
 
 def bad_values():
-    """(class, its required arguments, the name and the values to refuse)."""
+    """Yields a class, its required arguments, a name and values to refuse."""
     fractional, stable = (
         (kx.initializers.FractionalMoment, {}),
         (kx.initializers.AlphaStable, {"stability": 1.5}),
@@ -978,7 +1011,7 @@ def bad_values():
         yield *which, "seed", [1.5, "1", True, 2**70, [1]]
         yield *which, "activation", ["tanh", "nonsense", None, abs, ["relu"]]
         yield *which, "dropout_rate", [1, -0.1, 1.1, nan, "1", None]
-        # Of leaky_relu, and of rrelu.
+        # Arguments of other activations.
         yield *which, "negative_slope", [0.1, "0.1"]
         yield *which, "negative_slope_range", [[0.1, 0.3], 0.1]
         leaky = which[0], which[1] | {"activation": "leaky_relu"}
@@ -996,14 +1029,14 @@ def bad_values():
     yield *scaled, "initializer", [None, "nonsense", 3, abs, {"a": 1}]
     yield *scaled, "factor", [nan, inf, -1e31, "1", None, True, [1.0]]
     yield *scaled, "input_axes", [[0], 3, "01"]
-    # Of ones, which draw nothing.
+    # The initializer is "ones", which takes no seed.
     yield *scaled, "seed", [1.5, "1", 1]
-    for center in CENTER:
-        yield center, {}, "noise", [-0.1, 1.1, nan, "0.1", None, True, [0.1]]
-        yield center, {}, "value", [nan, inf, -1e31, "1", None, True]
-        yield center, {}, "scale", [-1, nan, inf, "1", None, True]
-        yield center, {}, "fan_in", [0, 2.5, True]
-        yield center, {}, "seed", [1.5, "1"]
+    for dirac in DIRAC:
+        yield dirac, {}, "noise", [-0.1, 1.1, nan, "0.1", None, True, [0.1]]
+        yield dirac, {}, "value", [nan, inf, -1e31, "1", None, True]
+        yield dirac, {}, "scale", [-1, nan, inf, "1", None, True]
+        yield dirac, {}, "fan_in", [0, 2.5, True]
+        yield dirac, {}, "seed", [1.5, "1"]
     yield *stable, "order", [0, 1.5, 1.6, -1, nan, "s", "Log", None, [0.5]]
 
 
@@ -1020,7 +1053,7 @@ def test_bad_arguments_raise_at_construction(kind, given, name, value):
         kind(**given | {name: value})
 
 
-def test_s_of_the_moment_must_be_below_the_stability():
+def test_the_order_must_be_below_the_stability():
     kx.initializers.AlphaStable(0.8, order=0.79)
     with pytest.raises(ValueError, match=r"Received: order=0.8, stab"):
         kx.initializers.AlphaStable(0.8, order=0.8)
@@ -1028,14 +1061,14 @@ def test_s_of_the_moment_must_be_below_the_stability():
 
 @pytest.mark.parametrize("axes", [([2], [0]), ([0], [-3]), ([0], [5, 1])])
 @rows_by_layer
-def test_axes_that_the_kernel_has_not_raise(row, axes):
+def test_axes_outside_the_kernel_are_refused(row, axes):
     made = row.make(input_axes=axes[0], output_axes=axes[1])
     with pytest.raises(ValueError, match=r"shape is \(4, 5\). Received: "):
         made((4, 5))
 
 
 class Own:
-    """What a user may have, and cannot be loaded."""
+    """The distribution of a user, which cannot be loaded."""
 
     @staticmethod
     def distribution():
@@ -1105,18 +1138,18 @@ def test_distributions_are_refused_with_the_reason(distribution, reason):
         kx.initializers.FromDistribution(distribution())
 
 
-def test_without_preserve_no_moment_is_asked_for(seed):
-    laws = {
+def test_without_preserve_variance_no_moment_is_needed(seed):
+    twins = {
         stats.cauchy(1, 2): tfd().Cauchy(1.0, 2.0),
         stats.gamma(2, 0, 3): tfd().Gamma(2.0, 1 / 3),
         stats.vonmises(2): tfd().VonMises(0.0, 2.0),
     }
-    for law, distribution in laws.items():
+    for twin, distribution in twins.items():
         make = kx.initializers.FromDistribution
         weights = make(distribution, preserve_variance=False, seed=seed)(
             (512, 512)
         )
-        assert_shares(weights, law.ppf(LEVELS), LEVELS)
+        assert_shares(weights, twin.ppf(LEVELS), LEVELS)
 
 
 @pytest.mark.parametrize(
@@ -1274,14 +1307,14 @@ def test_in_another_process_models_load_and_replicas_agree(tmp_path):
     ], ran.stderr
 
 
-# ---- What they are for -----------------------------------------------------
+# ---- Deep networks ---------------------------------------------------------
 
 
 NETS, DEPTH, WIDTH = 20, 50, 256
 
 
 def log_norm_growth(initializer, rng):
-    """Growth of log |x|_1.5 per layer, net by net.
+    """Returns the growth of log |x|_1.5 per layer in each of several nets.
 
     The nets lie side by side in one model, so that a kernel holds the weights
     of one layer of each.
@@ -1305,7 +1338,7 @@ def log_norm_growth(initializer, rng):
 
 
 def textbook(shape, dtype=None):
-    """Stable weights of scale fan_in^(-1 / alpha)."""
+    """Returns stable weights of scale fan_in^(-1 / alpha)."""
     made = kx.initializers.AlphaStable(1.5, fan_in=WIDTH)
     scale = kx.theory.stable_weight_scale(1.5, WIDTH)
     return made(shape, dtype) * (WIDTH ** (-1 / 1.5) / scale)

@@ -1,6 +1,6 @@
-"""Layers multiply and add what they say, in every kind of model.
+"""Tests of the values, shapes, dtypes and configs of all layers.
 
-A new layer is one row of ROWS more.
+Add a new layer as a row of ROWS.
 """
 
 import inspect
@@ -32,7 +32,7 @@ def twice():
 
 @keras.saving.register_keras_serializable(package="tests")
 class Subclassed(keras.layers.Layer):
-    """A branch that builds its own layers late."""
+    """A branch that builds its layers in `build`."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -55,7 +55,7 @@ def ones(units=4):
 
 
 def total(x):
-    """What `ones` makes of x."""
+    """Returns the output of the layer `ones`."""
     return np.broadcast_to(x.sum(-1, keepdims=True), x.shape)
 
 
@@ -64,12 +64,12 @@ def shaped(x, root, plus, minus):
 
 
 def ramp_of_one_wave(x):
-    """x + W_0 / 4, with its peak at 1/2."""
+    """Returns x + W_0 / 4, with the peak at 1/2."""
     return x + np.minimum(2 * x, 2 - 2 * x) / 4
 
 
 def v_of_two_waves(x):
-    """1 - W_0 - W_1 / 4, with peaks at 1/2, and W_i on to both sides."""
+    """Returns 1 - W_0 - W_1 / 4, with both peaks at 1/2."""
     w = np.minimum(1 + x, 1 - x)
     return 1 - w - np.minimum(2 * w, 2 - 2 * w) / 4
 
@@ -146,7 +146,7 @@ ROWS = {
 rows = pytest.mark.parametrize(("make", "expected"), ROWS.values(), ids=ROWS)
 
 
-class Own(keras.Model):
+class Subclass(keras.Model):
     """A subclassed model of one layer."""
 
     def __init__(self, layer):
@@ -166,7 +166,7 @@ MODELS = {
     "alone": lambda layer: layer,
     "sequential": lambda layer: keras.Sequential([layer]),
     "functional": functional,
-    "subclassed": Own,
+    "subclassed": Subclass,
 }
 
 
@@ -177,7 +177,7 @@ def x(rng):
 
 @rows
 @pytest.mark.parametrize("kind", MODELS)
-def test_what_it_computes(make, expected, kind, x):
+def test_outputs_are_those_of_the_formula(make, expected, kind, x):
     model = MODELS[kind](make())
     np.testing.assert_allclose(model(x), expected(x), rtol=1e-5, atol=1e-6)
 
@@ -217,7 +217,7 @@ def test_xla(make, expected, x):
 @rows
 def test_saved_loaded_and_cloned(make, expected, x, tmp_path):
     model = functional(make())
-    # Weights that an initializer does not give.
+    # The weights are not those of an initializer.
     model.set_weights([w + 0.25 for w in model.get_weights()])
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -261,10 +261,10 @@ def test_a_functional_branch_is_saved_with_its_weights(x, tmp_path):
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
-# ---- What they are for -----------------------------------------------------
+# ---- Training and depth ----------------------------------------------------
 
 
-def test_the_scale_learns_and_a_constant_does_not(x):
+def test_an_initial_value_is_trained_and_a_constant_is_not(x):
     learns = Residual(ones(), BranchScale(initial_value=0.0, per_channel=True))
     with tf.GradientTape() as tape:
         loss = keras.ops.sum(learns(x))
@@ -278,7 +278,7 @@ def test_the_scale_learns_and_a_constant_does_not(x):
     assert not BranchScale(depth=4).weights
 
 
-def test_a_scalar_bias_is_one_number_that_learns(x):
+def test_a_scalar_bias_is_one_trainable_number(x):
     layer = ScalarBias()
     with tf.GradientTape() as tape:
         loss = keras.ops.sum(layer(x))
@@ -287,13 +287,13 @@ def test_a_scalar_bias_is_one_number_that_learns(x):
     assert float(tape.gradient(loss, bias.value)) == x.size
 
 
-def test_training_reaches_the_branch(x):
+def test_the_training_argument_reaches_the_branch(x):
     block = Residual(keras.layers.Dropout(0.5))
     np.testing.assert_allclose(block(x), 2 * x, rtol=1e-6)
     assert np.abs(block(x, training=True) - 2 * x).max() > 0.1
 
 
-def test_every_layer_of_a_branch_is_heard(x):
+def test_layers_inside_a_branch_are_measured(x):
     inputs = keras.Input((4,))
     h = inputs
     for k in range(3):
@@ -307,7 +307,7 @@ def test_every_layer_of_a_branch_is_heard(x):
 
 
 class TwoMatrices(keras.layers.Layer):
-    """V relu(W x) of nets side by side; weights of variance 1 / width."""
+    """Computes V relu(W x) with weights of variance 1 / width."""
 
     def __init__(self, rng):
         super().__init__()
@@ -421,7 +421,7 @@ def test_arguments_from_numpy_can_be_saved(make, x):
 
 
 def test_shaped_relu_has_one_of_its_slopes_at_0():
-    """Where padding and biases of 0 leave many inputs."""
+    """Padding and zero biases make many inputs 0."""
     relu, x = ShapedReLU(width=100), tf.zeros((3,))
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -496,14 +496,14 @@ def test_the_critical_scale_keeps_the_variance(layer, scale, rng):
     assert np.mean(y**2) * scale == pytest.approx(1, abs=6e-3 * 4)
 
 
-def test_shaped_relu_is_named_by_its_slopes():
+def test_slopes_of_a_shaped_relu():
     relu = ShapedReLU(width=16, c_minus=-4.0)
     assert relu.slopes == (1.0, 0.0)
     np.testing.assert_array_equal(relu(np.array([-2.0, 3.0])), [0, 3])
 
 
 def test_float32_blocks_keep_a_small_branch_under_bfloat16(x):
-    """As `BranchScale` says: 1e-4 of the skip is lost in bfloat16 alone."""
+    """In bfloat16 a branch of 1e-4 of the skip is rounded away."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         moved = {}
@@ -570,7 +570,7 @@ def test_bad_arguments(make, name):
 @pytest.mark.parametrize("units", [1, 3, 8])
 @pytest.mark.parametrize("call", [np.ones((2, 4)), keras.KerasTensor((2, 4))])
 def test_a_branch_that_changes_the_shape_is_refused(units, call):
-    """Also where one could be broadcast to the other."""
+    """Shapes are not broadcast to each other."""
     with pytest.raises(ValueError, match=r"(?s)keep the shape.*Received: "):
         Residual(ones(units))(call)
 
@@ -578,7 +578,7 @@ def test_a_branch_that_changes_the_shape_is_refused(units, call):
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        # A size of 1 beside an unknown one.
+        # A size of 1 could be broadcast to the unknown size.
         (
             lambda: Residual(
                 keras.layers.GlobalAveragePooling2D(keepdims=True)

@@ -1,4 +1,4 @@
-"""Networks whose features start out identical, and when that ends."""
+"""Tests of the networks whose features start identical."""
 
 import json
 import math
@@ -15,8 +15,8 @@ from keras_initx.models import ConstNet, LeakyNet
 ROOT = Path(kx.__file__).parent.parent
 
 
-def heard(model, x, ending):
-    """The outputs of the layers whose names end so."""
+def outputs_of(model, x, ending):
+    """Returns the outputs of the layers whose names have this ending."""
     outputs = {
         layer.name: layer.output
         for layer in model.layers
@@ -27,14 +27,14 @@ def heard(model, x, ending):
 
 
 def spread(values):
-    """Of the last axis; 0 only if all along it are equal to the bit."""
+    """Returns 0 only if all entries along the last axis are equal."""
     return np.abs(values - values[..., :1]).max()
 
 
 # ---- ConstNet --------------------------------------------------------------
 
 
-def test_the_paper_s_net_is_what_it_should_be(rng):
+def test_the_network_of_the_paper_has_its_sizes_and_weights(rng):
     model = ConstNet()
     assert sum(w.numpy().size for w in model.trainable_weights) == 17_115_354
     convs = {
@@ -55,7 +55,7 @@ def test_the_paper_s_net_is_what_it_should_be(rng):
         assert count == inputs * outputs
         assert convs[name].sum() == pytest.approx(outputs, rel=1e-5)
     x = rng.standard_normal((1, 32, 32, 3)).astype(np.float32)
-    blocks = heard(model, x, "_add")
+    blocks = outputs_of(model, x, "_add")
     assert [v.shape[1:] for v in blocks.values()] == [
         *[(32, 32, 160)] * 4,
         *[(16, 16, 320)] * 4,
@@ -88,7 +88,7 @@ def compiled(model, rate=0.05):
 
 
 @pytest.mark.parametrize("classes", [3, 10, 100])
-def test_the_first_loss_is_that_of_not_knowing(classes, rng):
+def test_the_first_loss_is_log_classes(classes, rng):
     x = rng.standard_normal((5, 8, 8, 3)).astype(np.float32)
     y = rng.integers(classes, size=5)
     for model in (
@@ -105,7 +105,7 @@ def test_the_first_loss_is_that_of_not_knowing(classes, rng):
 
 
 def test_a_block_adds_what_its_formula_says(rng):
-    """In NumPy, with random weights: alignment, skips, inference statistics."""
+    """Compares with NumPy for random weights, at inference."""
     model = ConstNet(7, 2, 3, (6, 7, 2))
     model.set_weights(
         [
@@ -143,9 +143,10 @@ def test_a_block_adds_what_its_formula_says(rng):
 
 
 def test_random_init_and_noise_have_the_variances_of_the_authors(seed):
-    # Of n normal weights the mean square has the deviation sqrt(2 / n); a band
-    # of 6, false alarms below 1e-8 for each. Sees fan-in for fan-out (a factor
-    # 2 and more), and a factor 2 at all kernels of more than 1000 weights.
+    # The mean square of n normal weights has the deviation sqrt(2 / n). A band
+    # of 6 deviations has false alarms below 1e-8 for each kernel. It detects
+    # fan-in in place of fan-out (a factor 2 and more), and a factor 2 in all
+    # kernels of more than 1000 weights.
     random, noisy = (
         {
             layer.name: layer.kernel.numpy().astype(np.float64)
@@ -176,7 +177,7 @@ def test_random_init_and_noise_have_the_variances_of_the_authors(seed):
     )
 
 
-def test_dropout_is_where_it_is_asked_for():
+def test_dropout_layers():
     def dropouts(model):
         return [
             layer.rate
@@ -193,7 +194,7 @@ def test_dropout_is_where_it_is_asked_for():
 
 
 def passed_on(group):
-    """Which channel of the image each channel of a group has, 32 wide."""
+    """Returns the channel of the image that each channel of a group copies."""
     channels = np.arange(16) % 3
     for outputs in [32 * 2**g for g in range(group + 1)]:
         channels = channels[np.arange(outputs) % len(channels)]
@@ -207,7 +208,7 @@ def test_pairs_are_minus_the_identity(slope, letters, rng):
         letters, 2, 3, (16, 16, 3), negative_slope=slope, batch_norm=False
     )
     x = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)
-    pairs = heard(model, x, "_relu")
+    pairs = outputs_of(model, x, "_relu")
     n = len(letters.split("_")[1])
     exact = math.log2(slope).is_integer()
     for i, (name, values) in enumerate(pairs.items()):
@@ -226,12 +227,12 @@ def test_averages_are_of_rank_1_and_identities_are_not(rng):
     x = rng.standard_normal((4, 8, 8, 3)).astype(np.float32)
     for letters, rank in (("i_ii_ii_ii", 3), ("i_11_ii_ii", 1)):
         model = LeakyNet(letters, 1, 3, (8, 8, 3), batch_norm=False)
-        (values,) = heard(model, x, "pool").values()
+        (values,) = outputs_of(model, x, "pool").values()
         assert np.linalg.matrix_rank(values, tol=1e-4) == rank
         assert (spread(values) < 1e-5) == (rank == 1)
 
 
-def test_letters_and_phases_are_those_of_the_authors():
+def test_initializers_of_the_letters_are_those_of_the_authors():
     model = LeakyNet("h_ik_1a_hh", 1, negative_slope=0.25)
     found = {
         layer.name: layer.kernel_initializer
@@ -250,7 +251,7 @@ def test_letters_and_phases_are_those_of_the_authors():
         ("DiracAverage", 1.0, 1.0, scale),
         ("DiracAverage", 1.0, -4.0, scale),
     ]
-    # An odd number of layers in a group: pairs go on over its end.
+    # With an odd number of layers in a group, pairs extend over its end.
     odd = LeakyNet("1_iii_iii_iii", 1, negative_slope=0.25)
     values = [
         layer.kernel_initializer.value
@@ -297,7 +298,7 @@ def test_the_default_start_is_that_of_the_authors():
     )
 
 
-def test_every_weight_is_known():
+def test_every_weight_has_a_role():
     model = LeakyNet("1_i1_i1_i1", 1)
     roles = [g.role for g in kx.inspection.kernel_geometry(model).values()]
     assert "unknown" not in roles
@@ -385,7 +386,7 @@ def test_arguments_from_numpy_can_be_saved():
         json.loads(json.dumps(model.get_config()))
 
 
-def test_channels_are_last_whatever_keras_says(x):
+def test_channels_are_last_for_every_data_format(x):
     kept = keras.config.image_data_format()
     keras.config.set_image_data_format("channels_first")
     try:
@@ -440,7 +441,7 @@ def test_bad_arguments(make, name, value):
         make(**{name: value})
 
 
-def test_random_init_is_a_switch():
+def test_random_init_is_a_bool():
     with pytest.raises(ValueError, match="random_init must be True or False"):
         ConstNet(7, 1, random_init="no")
 
@@ -455,10 +456,10 @@ def test_slopes_that_float16_cannot_invert_are_refused():
         keras.config.set_dtype_policy(before)
 
 
-def test_the_parts_of_a_leakynet():
+def test_layers_of_a_leakynet():
     model = LeakyNet("1_ii_ii_ii", 1, input_shape=(8, 8, 1))
     kinds = [type(layer).__name__ for layer in model.layers]
-    # One after each convolution of the groups, and one before the logits.
+    # There is one after each layer of the groups, and one before the logits.
     assert kinds.count("LeakyReLU") == 7
     norms = [
         layer
@@ -469,6 +470,6 @@ def test_the_parts_of_a_leakynet():
     assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.9, 1e-5)}
 
 
-def test_random_init_has_no_share_of_noise():
+def test_noise_with_random_init_is_refused():
     with pytest.raises(ValueError, match=r"noise must be 0 with random_init"):
         ConstNet(noise=0.01, random_init=True)

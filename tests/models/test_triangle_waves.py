@@ -37,7 +37,7 @@ def pairs(model):
 
 
 def test_random_peaks_fill_their_range(seed):
-    """Of 10^5 the least and the largest are within 2e-4, but 1 in e^22."""
+    """The extremes of 10^5 peaks are within 2e-4 with probability 1 - e^-22."""
     a = random_peaks(9, 10**4, seed)
     assert a.shape == (10**4, 10)
     assert 0.05 <= a.min() < 0.0502
@@ -50,7 +50,7 @@ def test_random_peaks_fill_their_range(seed):
 def test_layer_formula_and_dense_stack_agree(
     form, sign, trainable_scales, depth, rng
 ):
-    """To float32, also outside of the interval, where slopes reach 100."""
+    """Compares in float32, also outside the interval."""
     peaks = rng.uniform(0.25, 0.75, (3, depth + 1))
     layer = TriangleWave(depth, sign == 1, trainable_scales, peaks, form)
     inside = np.float32(rng.uniform(START[form], 1, (200, 3)))
@@ -67,7 +67,7 @@ def test_layer_formula_and_dense_stack_agree(
     np.testing.assert_allclose(
         dense(outside), layer(outside), rtol=1e-5, atol=3e-6
     )
-    # Wide free scales, where the sum falls below 0 on its way.
+    # Large scales, where a partial sum is negative.
     if trainable_scales:
         layer.log_ratios.assign(rng.uniform(-2, 1, (3, depth)))
         np.testing.assert_allclose(
@@ -96,7 +96,7 @@ def test_gradients_are_those_of_the_curve(form, sign, rng):
 
 
 @pytest.mark.parametrize("trainable_scales", [False, True])
-def test_peaks_stay_inside_whatever_is_learnt(trainable_scales):
+def test_peaks_stay_inside_for_all_weights(trainable_scales):
     layer = TriangleWave(3, True, trainable_scales, [1e-9, 0.5, 0.5, 1 - 1e-9])
     layer.build((None, 1))
     start = np.asarray(layer.curves()[0])[0]
@@ -108,7 +108,7 @@ def test_peaks_stay_inside_whatever_is_learnt(trainable_scales):
         assert np.isfinite(layer(np.linspace(-1, 2, 9)[:, None])).all()
 
 
-def test_free_scales_start_at_the_rule_and_are_trained(rng):
+def test_trainable_scales_start_at_the_rule_and_are_trained(rng):
     peaks = rng.uniform(0.2, 0.8, 4)
     tied = TriangleWave(3, peaks=peaks, name="tied")
     free = TriangleWave(3, peaks=peaks, trainable_scales=True, name="free")
@@ -193,7 +193,7 @@ def test_features_of_sequences(rng):
 
 
 def test_random_sums_of_blocks_have_unit_variance(seed):
-    """20,000 weights: relative spread 1%, the band 6 of it, below 1e-8."""
+    """20,000 weights have a relative deviation of 1%; the band is 6 of them."""
     head = TriangleWaveKernel(2, 2, seed=seed)((4000, 20))
     weights = np.asarray(head)[0::4] * 1000**0.5
     assert np.mean(weights**2) == pytest.approx(1, abs=0.06)
@@ -271,7 +271,7 @@ def test_the_network_is_the_formula(form, sign, depth, rng):
 
 @pytest.mark.parametrize("form", ["ramp", "v"])
 def test_blocks_are_curves_of_sums(form, rng):
-    """The sum over blocks of head times curve, found from its parts."""
+    """The output is the sum over blocks of head times curve."""
     model = triangle_wave_network(
         3, False, form, blocks=5, inputs=3, outputs=2, seed=6, dtype="float64"
     )
@@ -304,7 +304,7 @@ def test_blocks_are_curves_of_sums(form, rng):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
 def test_networks_under_policies(policy):
-    """A shallow one survives bfloat16, to its 8 bits."""
+    """A shallow network is accurate to the 8 bits of bfloat16."""
     keras.config.set_dtype_policy(policy)
     try:
         model = triangle_wave_network(2, False, peaks=[0.5] * 3)
@@ -334,7 +334,7 @@ def test_the_network_is_saved_and_runs_under_xla(tmp_path):
 # ---- Training --------------------------------------------------------------
 
 
-def test_a_model_takes_scales_into_its_ends(rng):
+def test_scales_become_a_part_of_the_first_and_last_layer(rng):
     model = triangle_wave_network(3, seed=2, dtype="float64")
     u = rng.uniform(0, 1, 20)
     before = np.asarray(model(u[:, None]))[:, 0]
@@ -352,7 +352,7 @@ CURVES = {
 
 @pytest.mark.parametrize(("curve", "given"), CURVES.values(), ids=CURVES)
 def test_fit_reaches_the_curve_in_its_own_units(curve, given, capsys):
-    """From all halves, which explain half or more of the curve already."""
+    """Starts with all peaks at 1/2, which is half of the fit."""
     x = np.linspace(-7, 3, 60)[::-1]
     y = curve(x)
     model = fit_triangle_wave(
@@ -365,7 +365,7 @@ def test_fit_reaches_the_curve_in_its_own_units(curve, given, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_fit_trains_both_phases_and_says_so(capsys):
+def test_fit_trains_and_shows_both_phases(capsys):
     keras.utils.set_random_seed(1)
     x = np.linspace(0, 1, 40)
     losses = {}
@@ -381,7 +381,7 @@ def test_fit_trains_both_phases_and_says_so(capsys):
     )
     waves, dense = losses[TriangleWave], losses[keras.layers.Dense]
     assert len(waves) == len(dense) == 50
-    # Phase two goes on from where phase one came to.
+    # The second phase starts where the first one ends.
     assert waves[-1] < waves[0] / 2
     assert dense[0] < 1.5 * waves[-1]
     assert dense[-1] < waves[-1] / 2
