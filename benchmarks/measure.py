@@ -3,7 +3,7 @@
 Four ways run the same batches through the same model:
 
     forward   the compiled forward pass alone; its outputs are not kept
-    measure   keras_initx.measure
+    measure   a keras_initx.Meter, which like the others is compiled once
     predict   `predict` of a model with every layer as an output, then np.var
     copy      the same model compiled, its outputs copied to NumPy, then np.var
 
@@ -95,9 +95,10 @@ def ways(
         outputs = every_layer.predict(data, batch_size=samples, verbose=0)
         return [y.var(0).mean() for y in outputs]
 
+    meter = kx.Meter(model)
     return {
         "forward": run_forward,
-        "measure": lambda: kx.measure(model, data, batch_size=samples),
+        "measure": lambda: meter(data, batch_size=samples),
         "predict": run_predict,
         "copy": run_copy,
     }

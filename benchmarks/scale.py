@@ -1,4 +1,4 @@
-"""How do the costs of measure and calibrate grow with depth?
+"""How do the costs of a Meter and of calibrate grow with depth?
 
 Dense nets of 10, 100 and 1000 layers run once over the same samples. The first
 call traces and compiles; the time of later calls is the median of rounds. A
@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 import time
+from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -33,8 +34,8 @@ from keras_initx.measurement.replicas import packed
 WIDTH, SAMPLES = 256, 256
 DEPTHS = (10, 100, 1000)
 OPERATIONS = {
-    "measure": lambda model, x: kx.measure(model, x, batch_size=SAMPLES),
-    "calibrate": kx.calibrate,
+    "Meter": lambda model: partial(kx.Meter(model), batch_size=SAMPLES),
+    "calibrate": lambda model: partial(kx.calibrate, model),
 }
 
 
@@ -43,16 +44,16 @@ def growth(depths: list[int], rounds: int) -> list[list[object]]:
     rows = []
     x = np.random.default_rng(0).normal(size=(SAMPLES, WIDTH))
     x = x.astype(np.float32)
-    for name, run in OPERATIONS.items():
+    for name, operation in OPERATIONS.items():
         for depth in depths:
-            model = dense_net(WIDTH, depth)
+            run = operation(dense_net(WIDTH, depth))
             start = time.perf_counter()
-            run(model, x)
+            run(x)
             first = time.perf_counter() - start
             seconds = []
             for _ in range(rounds):
                 start = time.perf_counter()
-                run(model, x)
+                run(x)
                 seconds.append(time.perf_counter() - start)
             later = float(np.median(seconds))
             rows.append([name, depth, first, 1000 * later, 1e6 * later / depth])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +23,6 @@ from keras_initx.measurement.data import (
     build,
     samples_of,
 )
-from keras_initx.measurement.measure import one_at_a_time
 from keras_initx.measurement.moments import all_finite
 from keras_initx.validation import (
     check_backend,
@@ -30,6 +30,8 @@ from keras_initx.validation import (
     check_choice,
     check_real,
 )
+
+_one_at_a_time = threading.RLock()
 
 
 def calibrate(
@@ -147,8 +149,8 @@ def calibrate(
     chosen = selectors(layers)
     all_batches = _as_one(batches(data, batch_size), batch_size)
     bar = keras.utils.Progbar(None, unit_name="layer") if verbose else None
-    # Methods of layers are replaced for a while, which two threads cannot do.
-    with one_at_a_time:
+    # Two threads would each scale the same model as they found it.
+    with _one_at_a_time:
         build(model, all_batches)
         calibrator = Calibrator(
             inspect(model),

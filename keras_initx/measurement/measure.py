@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import keras
 
 from keras_initx.inspection.selection import Layers
@@ -11,8 +9,6 @@ from keras_initx.measurement.data import Data
 from keras_initx.measurement.meter import Meter
 from keras_initx.profile import VarianceProfile
 from keras_initx.validation import check_backend
-
-one_at_a_time = threading.RLock()
 
 
 def measure(
