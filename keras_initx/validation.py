@@ -27,7 +27,6 @@ def refuse(
         **received: The arguments as the user gave them.
 
     Example:
-
     >>> refuse("depth must be odd.", depth=4)
     Traceback (most recent call last):
     ...
@@ -79,7 +78,6 @@ def check_int(
         ValueError: If the value is something else.
 
     Example:
-
     >>> check_int("depth", 0, 1)
     Traceback (most recent call last):
     ...
@@ -120,7 +118,6 @@ def check_real(
         ValueError: If the value is something else.
 
     Example:
-
     >>> check_real("hurst", 1.5, "(0, 1]")
     Traceback (most recent call last):
     ...
@@ -158,7 +155,6 @@ def check_array(
             outside the interval.
 
     Example:
-
     >>> check_array("rho", [0, 1.5], "[-1, 1]")
     Traceback (most recent call last):
     ...
@@ -214,7 +210,6 @@ def check_choice(
         ValueError: If the value is something else.
 
     Example:
-
     >>> check_choice("per", "row", ("unit", "layer"))
     Traceback (most recent call last):
     ...
@@ -256,7 +251,6 @@ def check_instance(
         ValueError: If the value is something else.
 
     Example:
-
     >>> check_instance("path", 3, str, "a file name")
     Traceback (most recent call last):
     ...
