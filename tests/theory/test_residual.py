@@ -197,7 +197,7 @@ def test_values_of_the_papers():
 
 
 def test_relu_drift_is_the_nonlinear_part_of_the_kernel():
-    """nu is the nonlinear part of E phi(u) phi(v), at any two slopes."""
+    """The drift is the nonlinear part of E phi(u) phi(v), at any slopes."""
     table = {0.0: 0.15915, 0.3: 0.09137, -0.5: 0.30450, 0.9: 0.00477}
     for rho, nu in table.items():
         assert shaped_relu_drift(rho) == pytest.approx(nu, abs=5e-6)
