@@ -66,11 +66,11 @@ class FractionalMoment(FanInInitializer):
 
     Example:
         >>> layer = keras.layers.Dense(
-        ...     64, kernel_initializer=FractionalMoment(order=1.0)
+        ...     256, kernel_initializer=FractionalMoment(order=1.0)
         ... )
-        >>> layer.build((None, 64))
+        >>> layer.build((None, 256))
         >>> f"{keras.ops.std(layer.kernel):.2f}"
-        '0.18'
+        '0.09'
 
     Reference:
         Gürbüzbalaban & Hu, AISTATS (2021), arXiv:2005.11878. Dropout, and
