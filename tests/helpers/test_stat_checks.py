@@ -51,10 +51,11 @@ def draw(model, rng, scale=2.0):
 def mean_over_deviation(model, width, nets, rng):
     """Returns m/v of every layer, with a row for each net."""
     rows = []
+    meter = kx.Meter(model)
     for _ in range(nets):
         draw(model, rng)
         noise = rng.standard_normal((1000, width), np.float32)
-        profile = kx.measure(model, noise, batch_size=500)
+        profile = meter(noise, batch_size=500)
         rows.append(np.sqrt(profile.squared_mean / profile.sample_variance))
     return np.array(rows)
 
