@@ -153,6 +153,7 @@ class Calibrator:
     ):
         self._view = view
         self._chosen = chosen
+        self._is_default = chosen == selectors(None)
         self._by_unit = by_unit
         self._center = center
         self._target_variance = target_variance
@@ -186,7 +187,7 @@ class Calibrator:
                 layer.
         """
         first = next(iter(batches))
-        if self._chosen == selectors(None):
+        if self._is_default:
             # A user who names such a layer wants it calibrated.
             self._excluded |= normalized(self._view, first, self._training)
         if isinstance(batches, list):
@@ -213,7 +214,7 @@ class Calibrator:
                 f"Received: {sorted({call.name for call in self._ran})}"
             )
         skipped = {row.name: row.skipped for row in rows if row.skipped}
-        if self._chosen == selectors(None):
+        if self._is_default:
             ran = {id(call.layer) for call in self._ran}
             skipped |= unrecorded(self._view, set(self._rows), ran)
         for row in rows:
@@ -246,6 +247,8 @@ class Calibrator:
 
         def select(call: LayerCall) -> bool:
             self._ran.append(call)
+            if self._is_default:
+                return self._view.measured_by_default(call.layer)
             return matches_any(self._chosen, call)
 
         def on_pre_activation(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
@@ -262,6 +265,7 @@ class Calibrator:
                     on_pre_activation=on_pre_activation,
                     select=select,
                     after_call=self._run_again_if_corrected,
+                    measured=self._view.measured_by_default,
                 ),
                 taken_as_inputs(self._view.model, batch),
             ):

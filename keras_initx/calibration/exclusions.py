@@ -55,7 +55,11 @@ def normalized(view: ModelView, batch: Any, training: bool) -> dict[int, str]:
     few = keras.tree.map_structure(lambda t: t[:2], batch)
     with (
         keras.StatelessScope(),
-        forward_hooks(on_pre_activation=record, after_call=after_call),
+        forward_hooks(
+            on_pre_activation=record,
+            after_call=after_call,
+            measured=view.measured_by_default,
+        ),
     ):
         view.model(few, training=training)
     return {

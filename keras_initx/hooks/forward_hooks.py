@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import keras
 import tensorflow as tf
 
 from keras_initx.hooks.layer_call import around_layer_calls
@@ -25,6 +26,7 @@ def forward_hooks(
     on_pre_activation: OnPreActivation | None = None,
     select: Select | None = None,
     after_call: AfterCall | None = None,
+    measured: Callable[[keras.layers.Layer], bool] = measured_by_default,
 ) -> Iterator[None]:
     """Calls hooks for the layers that run within, in the order they run.
 
@@ -57,6 +59,9 @@ def forward_hooks(
             the layer's `call` again on the same arguments, `rerun.args` and
             `rerun.kwargs`, without hooks. Returns the output that goes on.
             Defaults to no hook.
+        measured: Called with a layer; returns whether it is measured by
+            default, that is, holds a kernel. Defaults to asking the rule of
+            its class, once for each call of the layer.
 
     Raises:
         RuntimeError: If a selected layer runs inside a loop, a branch or a
@@ -65,7 +70,11 @@ def forward_hooks(
     if on_pre_activation is None:
         on_pre_activation, select = _go_on, select or _none
     recorder = Recorder(
-        on_pre_activation, select or _with_kernel, after_call, around_steps
+        on_pre_activation,
+        select or (lambda layer_call: measured(layer_call.layer)),
+        after_call,
+        around_steps,
+        measured,
     )
     with around_layer_calls(recorder):
         yield
@@ -77,7 +86,3 @@ def _go_on(layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
 
 def _none(layer_call: LayerCall) -> bool:
     return False
-
-
-def _with_kernel(layer_call: LayerCall) -> bool:
-    return measured_by_default(layer_call.layer)

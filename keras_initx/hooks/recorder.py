@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from keras_initx.hooks import layer_call as layer_calls
 from keras_initx.hooks.patching import replaced
-from keras_initx.inspection.layer_rule import measured_by_default
 from keras_initx.inspection.selection import LayerCall
 
 
@@ -76,6 +75,7 @@ class Recorder:
         around_steps: Called as `around_steps(layer, recorder)`; returns the
             context in which a layer runs that itself runs others once a time
             step.
+        measured: Returns whether a layer is measured by default.
     """
 
     on_pre_activation: OnPreActivation
@@ -84,6 +84,7 @@ class Recorder:
     around_steps: Callable[
         [keras.layers.Layer, Recorder], contextlib.AbstractContextManager[None]
     ]
+    measured: Callable[[keras.layers.Layer], bool]
     frames: list[_Frame] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     sequence: SequenceRecorder | None = None
@@ -127,7 +128,7 @@ class Recorder:
             ):
                 output = call(*args, **kwargs)
             if frame.selected and (
-                measured_by_default(layer) or not frame.recorded_inner
+                self.measured(layer) or not frame.recorded_inner
             ):
                 output = _on_first_tensor(record, output)
         finally:
@@ -177,7 +178,7 @@ class Recorder:
         return _Frame(
             layer_call,
             path,
-            selected or (stands_for_inner and measured_by_default(layer)),
+            selected or (stands_for_inner and self.measured(layer)),
             stands_for_inner,
         )
 

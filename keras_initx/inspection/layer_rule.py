@@ -231,7 +231,9 @@ def layer_rule(layer: keras.layers.Layer) -> LayerRule:
     return _joined([rule for _, rule in _answers(layer)])
 
 
-def measured_by_default(layer: keras.layers.Layer) -> bool:
+def measured_by_default(
+    layer: keras.layers.Layer, rule: LayerRule | None = None
+) -> bool:
     """Whether a layer is a row of `measure` unless the user names others.
 
     The rule of its class says so. A layer without a rule is a row if it holds
@@ -240,10 +242,14 @@ def measured_by_default(layer: keras.layers.Layer) -> bool:
     `recurrent_kernel`, `embeddings`. A wrapper such as `TimeDistributed` is
     none; the layer inside it is.
 
+    Args:
+        layer: keras.layers.Layer. The layer.
+        rule: LayerRule. What `layer_rule` returns for it, if that is known.
+
     Raises:
         ValueError: As `layer_rule` does.
     """
-    rule = layer_rule(layer)
+    rule = layer_rule(layer) if rule is None else rule
     if rule.measured is not None:
         return rule.measured
     if rule.units or any(g.is_linear for g in rule.weights.values()):

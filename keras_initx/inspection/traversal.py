@@ -15,6 +15,7 @@ from keras_initx.inspection.layer_rule import (
     LayerRule,
     geometries,
     layer_rule,
+    measured_by_default,
 )
 
 # What Keras tracks are these, or subclasses of them.
@@ -74,6 +75,10 @@ class ModelView:
     def rule(self, layer: keras.layers.Layer) -> LayerRule:
         """The rule of a layer, empty if the model does not track it."""
         return self._rules.get(id(layer), LayerRule())
+
+    def measured_by_default(self, layer: keras.layers.Layer) -> bool:
+        """Whether a layer is a row of `measure` by default."""
+        return measured_by_default(layer, self._rules.get(id(layer)))
 
     def inside(self, layer: keras.layers.Layer) -> list[keras.layers.Layer]:
         """A layer and all layers in it, each once, outer ones first."""
