@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.inspection.layer_rule import LinearUnits
-from keras_initx.measurement.moments import all_finite
+from keras_initx.measurement.moments import all_finite, merged_variance
 
 # A unit is constant if its standard deviation is within rounding of its mean.
 _ROUNDING = 1e-6
@@ -80,20 +80,14 @@ def _axes(signal: tf.Tensor, units: LinearUnits) -> list[int]:
 
 
 def merged(a: UnitMoments, b: UnitMoments) -> UnitMoments:
-    """Moments of the samples of `a` and of `b` together.
-
-    Reference: Chan, Golub & LeVeque, "Updating formulae and a pairwise
-    algorithm for computing sample variances", 1979, eq. 2.1.
-    """
+    """Moments of the samples of `a` and of `b` together."""
     numbers = a.numbers + b.numbers
     share = b.numbers / numbers
     step = b.mean - a.mean
     return UnitMoments(
         numbers,
         a.mean + share * step,
-        a.variance
-        + share * (b.variance - a.variance)
-        + share * (1 - share) * step**2,
+        merged_variance(a.variance, b.variance, step**2, share),
     )
 
 

@@ -1,4 +1,4 @@
-"""The record of a calibration: a profile, and what was left alone."""
+"""The record of a calibration: a profile, and which layers were skipped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from keras_initx.profile import VarianceProfile
 
-# Where rounding errors of one in that many, amplified by 1.21 a layer, reach
-# half a percent: about 60 layers in float32.
+# The rounding error of each dtype. Amplified by 1.21 a layer, it reaches half a
+# percent in float32 after about 60 layers.
 _ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
 
 
@@ -19,19 +19,23 @@ _ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
 class Calibration(VarianceProfile):
     """The profile of a model on the data it was calibrated on.
 
-    Its rows are the layers that were heard, those left alone included. The
-    moments are those heard, after the correction as it is in exact arithmetic;
-    `measure` has what rounding makes of it.
+    It has a row for each layer whose pre-activation was recorded, skipped
+    layers included. The moments are the recorded ones after the correction in
+    exact arithmetic; `measure` shows what rounding makes of it.
 
     Args:
-        layers: As in `VarianceProfile`, as are the next three.
-        sample_variance: Averaged over units.
-        squared_mean: Averaged over units.
-        units: Channels of a convolution: positions are samples here.
-        skipped: For each layer that was not calibrated, the reason.
-        notes: For each that was so in part only, what was left out.
-        dtype: In which most layers compute.
-        per: "unit" or "layer", as `calibrate` was told.
+        layers: tuple of str. Names, as in `VarianceProfile`.
+        sample_variance: array of shape `(layers,)`. The variance between
+            samples, averaged over units.
+        squared_mean: array of shape `(layers,)`. The squared mean over
+            samples, averaged over units.
+        units: array of shape `(layers,)`. The number of units, which are the
+            channels of a convolution: its positions count as samples here.
+        skipped: dict. The reason for each layer that was not calibrated.
+        notes: dict. What a user should know of a layer that was, such as that
+            it has no bias.
+        dtype: str. The dtype in which most layers compute.
+        per: str. "unit" or "layer", as in `calibrate`.
 
     Raises:
         ValueError: As `VarianceProfile` does.
@@ -53,27 +57,29 @@ class Calibration(VarianceProfile):
     per: str = "unit"
 
     def table(self, expected: VarianceProfile | None = None) -> str:
-        """The profile as text, and under it what was left alone and why.
+        """Returns the profile as text, and under it what was skipped and why.
 
         Args:
-            expected: As in `VarianceProfile.table`.
+            expected: VarianceProfile. A profile to show beside this one, as in
+                `VarianceProfile.table`. Defaults to none.
         """
-        return "\n".join([super().table(expected), *self._told()])
+        return "\n".join([super().table(expected), *self._lines()])
 
     def _repr_html_(self) -> str:
-        told = "".join(f"<p>{html.escape(line)}</p>" for line in self._told())
-        return super()._repr_html_() + told
+        lines = (f"<p>{html.escape(line)}</p>" for line in self._lines())
+        return super()._repr_html_() + "".join(lines)
 
-    def _told(self) -> Iterator[str]:
+    def _lines(self) -> Iterator[str]:
+        """What stands under the table."""
         for head, by_name in (
             ("Skipped", self.skipped),
             ("In part", self.notes),
         ):
-            together: dict[str, list[str]] = {}
-            for name, why in by_name.items():
-                together.setdefault(why, []).append(name)
-            for why, names in together.items():
-                yield f"{head}: {', '.join(names)}: {why}"
+            by_text: dict[str, list[str]] = {}
+            for name, text in by_name.items():
+                by_text.setdefault(text, []).append(name)
+            for text, names in by_text.items():
+                yield f"{head}: {', '.join(names)}: {text}"
         done = sum(name not in self.skipped for name in self.layers)
         if self.per != "unit" or done < 2:
             return
@@ -90,7 +96,7 @@ class Calibration(VarianceProfile):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The calibration as plain lists and dicts, fit for JSON."""
+        """Returns the calibration as plain lists and dicts, fit for JSON."""
         return super().to_dict() | {
             "skipped": dict(self.skipped),
             "notes": dict(self.notes),
@@ -100,10 +106,13 @@ class Calibration(VarianceProfile):
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Calibration:
-        """The calibration that `to_dict` wrote.
+        """Returns the calibration that `to_dict` wrote.
+
+        Args:
+            config: dict. What `to_dict` returned.
 
         Raises:
-            ValueError: `config` is no such thing.
+            ValueError: If `config` is no such dict.
         """
         if "left_alone" in config:
             # The key of `skipped` in files of versions before 0.1.0.
@@ -111,20 +120,20 @@ class Calibration(VarianceProfile):
                 "skipped" if key == "left_alone" else key: value
                 for key, value in config.items()
             }
-        own = ("skipped", "notes", "dtype", "per")
-        missing = [key for key in own if key not in config]
+        keys = ("skipped", "notes", "dtype", "per")
+        missing = [key for key in keys if key not in config]
         if missing:
             raise ValueError(
-                f"A Calibration is read from a dict with {own}. "
+                f"A Calibration is read from a dict with {keys}. "
                 f"Received: config without {missing}"
             )
         profile = VarianceProfile.from_dict(
-            {key: value for key, value in config.items() if key not in own}
+            {key: value for key, value in config.items() if key not in keys}
         )
         return cls(
             profile.layers,
             profile.sample_variance,
             profile.squared_mean,
             profile.units,
-            **{key: config[key] for key in own},
+            **{key: config[key] for key in keys},
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -85,11 +85,7 @@ def of_all_layers(layers: Sequence[LayerMoments]) -> Moments:
 
 
 def merged(a: Moments, b: Moments) -> Moments:
-    """Returns the moments of the samples of `a` and of `b` together.
-
-    Reference: Chan, Golub & LeVeque, "Updating formulae and a pairwise
-    algorithm for computing sample variances", 1979, eq. 2.1.
-    """
+    """Returns the moments of the samples of `a` and of `b` together."""
     count = a.count + b.count
     share = b.count / count
     shares = {
@@ -101,9 +97,29 @@ def merged(a: Moments, b: Moments) -> Moments:
         old + shares[old.dtype][layer] * shift
         for layer, (old, shift) in enumerate(zip(a.means, shifts, strict=True))
     )
-    within = a.variance + share * (b.variance - a.variance)
-    between = share * (1 - share) * mean_squares(shifts)
-    return Moments(count, means, within + between)
+    variance = merged_variance(
+        a.variance, b.variance, mean_squares(shifts), share
+    )
+    return Moments(count, means, variance)
+
+
+def merged_variance(a: Any, b: Any, squared_shift: Any, share: Any) -> Any:
+    """Returns the variance of two groups of numbers together.
+
+    It is that within the groups and that between them,
+
+        a + share (b - a) + share (1 - share) shift^2
+
+    Args:
+        a: array or tensor. The variance of the first group.
+        b: array or tensor. The variance of the second group.
+        squared_shift: array or tensor. The squared difference of their means.
+        share: array or tensor. The share of the second group in all numbers.
+
+    Reference: Chan, Golub & LeVeque, "Updating formulae and a pairwise
+    algorithm for computing sample variances", 1979, eq. 2.1.
+    """
+    return a + share * (b - a) + share * (1 - share) * squared_shift
 
 
 def mean_squares(vectors: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""After calibration the data have the variance that was asked for."""
+"""Tests that calibrated layers have the variance that was asked for."""
 
 import threading
 
@@ -31,7 +31,7 @@ def dense_net(depth, width, activation="relu"):
 
 
 def pre_activations(model, x):
-    """Of each dense layer of a chain, in float64, from its weights alone."""
+    """The signal of each dense layer, in float64, from the weights alone."""
     signals = []
     for layer in model.layers:
         kernel, bias = (np.asarray(w, np.float64) for w in layer.weights)
@@ -45,25 +45,26 @@ def test_fifty_layers(rng):
     done = kx.calibrate(model, x)
     assert not done.skipped
     assert not done.notes
-    heard = []
-    probe = keras.Model(
+    outputs = keras.Model(
         model.inputs[0], [layer.output for layer in model.layers]
     )
-    inputs = [x, *probe(x, training=False)[:-1]]
-    for layer, before in zip(model.layers, inputs, strict=True):
-        heard.append(np.asarray(before @ layer.kernel + layer.bias))
-    for signal in heard:
+    inputs = [x, *outputs(x, training=False)[:-1]]
+    signals = [
+        np.asarray(before @ layer.kernel + layer.bias)
+        for layer, before in zip(model.layers, inputs, strict=True)
+    ]
+    for signal in signals:
         assert np.abs(signal.var(axis=0) - 1).max() < 1e-3
         assert (signal.mean(axis=0) ** 2).max() < 1e-6
-    # The same kernels in the same order: no rounding error to be amplified.
-    assert np.abs(heard[-1].var(axis=0) - 1).max() < 1e-5
+    # The same kernels ran in the same order, so no error is amplified.
+    assert np.abs(signals[-1].var(axis=0) - 1).max() < 1e-5
     profile = kx.measure(model, x, batch_size=1024)
     assert np.allclose(profile.sample_variance, 1, atol=1e-3)
     assert (profile.squared_mean < 1e-6).all()
 
 
 def test_twelve_layers_against_float64(rng):
-    """Weights alone say it, whatever TensorFlow computes."""
+    """The weights alone give the variance, whatever TensorFlow computes."""
     model, x = dense_net(12, 64), rng.standard_normal((500, 64))
     kx.calibrate(model, x.astype(np.float32), target_variance=0.25)
     for signal in pre_activations(model, x):
@@ -95,12 +96,13 @@ def test_lsuv_keeps_orthogonal_kernels(rng):
         assert np.allclose(values, values[0], rtol=1e-4)
 
 
-def heard(layer, x):
-    """The pre-activation of a layer without activation: its output."""
+def signal_of(layer, x):
+    """The pre-activation of a layer without activation, which is its output."""
     return np.asarray(layer(x), np.float64)
 
 
-# A layer, a sample's shape, and the axes of its output that tell units apart.
+# For each layer the shape of a sample, and the axes of its output along which
+# units differ.
 LAYERS = {
     "dense": (lambda **k: L.Dense(5, **k), (4,), (1,)),
     "dense on sequences": (lambda **k: L.Dense(5, **k), (7, 4), (2,)),
@@ -171,16 +173,16 @@ LAYERS = {
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batches", [1, 3])
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_unit_of_every_layer(name, batches, bias, rng):
+def test_every_unit_of_every_kind_of_layer(name, batches, bias, rng):
     make, shape, units = LAYERS[name]
     layer = make() if bias else make(use_bias=False)
     model = keras.Sequential([keras.Input(shape), layer])
     x = (2 + rng.standard_normal((60, *shape))).astype(np.float32)
-    before = heard(layer, x)
+    before = signal_of(layer, x)
     done = kx.calibrate(
         model, x, batch_size=None if batches == 1 else 60 // batches
     )
-    after = heard(layer, x)
+    after = signal_of(layer, x)
     over = tuple(i for i in range(after.ndim) if i not in units)
     assert np.allclose(after.var(axis=over), 1, atol=1e-4)
     mean = after.mean(axis=over)
@@ -197,14 +199,14 @@ def test_every_unit_of_every_layer(name, batches, bias, rng):
 
 
 def test_channels_first():
-    """A CPU may not run it, so only where the channels are is looked at."""
+    """A CPU may not run such a layer, so only the axis is tested."""
     for cls in (L.Conv2D, L.Conv2DTranspose, L.SeparableConv2D):
         layer = cls(5, 3, data_format="channels_first")
         layer.build((None, 4, 9, 9))
         assert layer_rule(layer).units.signal_axes == (1,)
 
 
-def test_batches_are_as_good_as_one(rng):
+def test_several_batches_give_the_weights_of_one(rng):
     x = rng.standard_normal((300, 32), np.float32)
     one, several, dataset = (dense_net(6, 32) for _ in range(3))
     for model in (several, dataset):
@@ -242,7 +244,7 @@ def test_a_shared_layer_is_calibrated_at_its_first_call(rng):
     ],
     ids=["batch", "layer", "group", "rms", "unit"],
 )
-def test_what_a_normalization_follows_is_left_alone(normalization, rng):
+def test_layers_before_a_normalization_are_skipped(normalization, rng):
     model = keras.Sequential(
         [
             keras.Input((8,)),
@@ -272,7 +274,7 @@ def encoder(tokens=20):
     return keras.Model(inputs, L.Dense(3, name="head")(x))
 
 
-def test_what_is_left_alone_says_why(rng):
+def test_skipped_layers_have_a_reason(rng):
     model = encoder()
     x = rng.integers(0, 20, (64, 6))
     before = {w.path: np.asarray(w) for w in model.weights}
@@ -294,7 +296,7 @@ def test_what_is_left_alone_says_why(rng):
     assert changed == {"up", "down", "head"}
 
 
-def test_subclasses_frozen_and_tied(rng):
+def test_subclasses_frozen_layers_and_partial_biases_are_skipped(rng):
     class Own(L.Dense):
         def call(self, inputs):
             return super().call(inputs) ** 3
@@ -317,7 +319,7 @@ def test_subclasses_frozen_and_tied(rng):
         "lora": "LoRA adapter",
         "part": "its bias is not one for each unit",
     }
-    # One number for the layer can be folded into any bias.
+    # One shift for the whole layer can be added to any bias.
     done = kx.calibrate(model, x, per="layer", layers="part")
     assert not done.skipped
     below = keras.Sequential(model.layers[:-1])
@@ -326,7 +328,7 @@ def test_subclasses_frozen_and_tied(rng):
     assert abs(y.mean()) < 1e-4
 
 
-def test_a_kernel_that_two_layers_share_is_left_alone(rng):
+def test_a_kernel_that_two_layers_share_is_skipped(rng):
     first = L.Dense(8, name="first")
 
     class Tied(L.Dense):
@@ -342,8 +344,8 @@ def test_a_kernel_that_two_layers_share_is_left_alone(rng):
     }
 
 
-def test_a_bias_along_other_axes_does_not_fit(rng):
-    # As many numbers as units, by chance.
+def test_a_bias_along_other_axes_than_units_is_not_used(rng):
+    # The bias has as many numbers as there are units, by chance.
     layer = L.EinsumDense("abc,cde->abde", (3, 2, 3), bias_axes="bd")
     model = keras.Sequential([keras.Input((3, 4)), layer])
     done = kx.calibrate(model, rng.standard_normal((60, 3, 4), np.float32))
@@ -371,7 +373,7 @@ def test_kernels_keep_their_precision_beside_bfloat16(policy, rng, batch_size):
         assert np.allclose(ratio, ratio[:1], rtol=1e-6)
 
 
-def test_what_float16_cannot_hold_is_left_alone(policy, rng):
+def test_a_layer_beyond_the_range_of_float16_is_skipped(policy, rng):
     policy("float16")
     model = dense_net(1, 16)
     x = 1e-3 * rng.standard_normal((200, 16)).astype(np.float16)
@@ -381,7 +383,7 @@ def test_what_float16_cannot_hold_is_left_alone(policy, rng):
 
 
 class Hidden(keras.Model):
-    """Holds a layer where no walk finds it."""
+    """Holds a layer where Keras does not track it."""
 
     def __init__(self):
         super().__init__()
@@ -393,17 +395,17 @@ class Hidden(keras.Model):
         return self.head(self.box.layer(inputs))
 
 
-def test_a_layer_that_is_not_found_is_left_alone(rng):
+def test_a_layer_that_is_not_tracked_is_skipped(rng):
     model = Hidden()
     x = rng.standard_normal((60, 8), np.float32)
     model(x)
     done = kx.calibrate(model, x)
-    assert list(done.skipped) == ["hidden"]
+    assert dict(done.skipped) == {"hidden": "not tracked by the model"}
     head = model.head(model.box.layer(x))
     assert np.allclose(np.var(head, axis=0), 1, atol=1e-4)
 
 
-def test_a_subclassed_functional_model_is_walked_whole(rng):
+def test_all_layers_of_a_subclassed_functional_model(rng):
     class More(keras.Model):
         def __init__(self, inputs, outputs):
             super().__init__(inputs, outputs)
@@ -423,7 +425,7 @@ def test_a_subclassed_functional_model_is_walked_whole(rng):
     assert "extra/kernel" in {row.name for row in drawn}
 
 
-def test_batches_that_take_different_ways(rng):
+def test_batches_that_run_different_layers(rng):
     class Ways(keras.Model):
         def __init__(self):
             super().__init__()
@@ -470,13 +472,13 @@ def test_threads_take_turns(rng):
         assert layer.activation is keras.activations.relu
 
 
-def test_labels_are_no_inputs(rng):
+def test_labels_are_refused_as_inputs(rng):
     x = rng.standard_normal((60, 8), np.float32)
     with pytest.raises(ValueError, match="pass x alone"):
         kx.calibrate(dense_net(2, 8), (x, x))
 
 
-def test_not_inside_a_function():
+def test_a_call_inside_a_function_is_refused():
     model = dense_net(1, 4)
 
     @tf.function
@@ -496,7 +498,7 @@ def test_a_picked_layer_is_calibrated_before_a_normalization(rng):
     assert not done.skipped
 
 
-def test_constant_units_are_left_as_they_are(rng):
+def test_constant_units_keep_their_weights(rng):
     model = dense_net(1, 8)
     layer = model.layers[0]
     kernel = np.array(layer.kernel)
@@ -518,12 +520,12 @@ def test_other_dtypes(name, policy, rng):
     x = rng.standard_normal((500, 64)).astype(np.float32).astype(np.float64)
     kx.calibrate(model, x)
     for signal in pre_activations(model, x):
-        # Kernels in bfloat16 are within 0.4% of what they should be.
+        # Rounding to bfloat16 moves an entry of a kernel by up to 0.4%.
         tolerance = 1e-9 if name == "float64" else 0.1
         assert np.allclose(signal.var(axis=0), 1, rtol=0, atol=tolerance)
 
 
-def test_the_model_is_otherwise_as_it_was(rng):
+def test_statistics_of_the_model_do_not_change(rng):
     inputs = keras.Input((8,))
     x = L.Dense(8)(inputs)
     x = L.BatchNormalization(name="norm")(x)
@@ -534,6 +536,104 @@ def test_the_model_is_otherwise_as_it_was(rng):
     kx.calibrate(model, data, training=True)
     for old, new in zip(states, model.non_trainable_variables, strict=True):
         assert np.array_equal(old, new)
+
+
+class Counted(L.Layer):
+    """Counts how often it runs."""
+
+    runs = 0
+
+    def call(self, inputs):
+        self.runs += 1
+        return inputs
+
+
+def counted_net(before, after):
+    counted = Counted()
+    layers = [keras.Input((8,)), *before, counted, *after]
+    model = keras.Sequential(layers)
+    counted.runs = 0
+    return model, counted
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_number_of_passes(batches, rng):
+    """One for a single batch, else one for each layer that is corrected."""
+    x = rng.standard_normal((60, 8), np.float32)
+    size = None if batches == 1 else 60 // batches
+
+    def made(trainable):
+        return [L.Dense(8, "relu", trainable=trainable) for _ in range(3)]
+
+    model, counted = counted_net(made(True), made(True))
+    kx.calibrate(model, x, batch_size=size)
+    assert counted.runs == (1 if batches == 1 else 6 * batches)
+    # Skipped layers take no pass of their own; those behind the last layer
+    # that is corrected are recorded in one more.
+    model, counted = counted_net(made(False) + made(True), made(False))
+    done = kx.calibrate(model, x, batch_size=size)
+    assert len(done.skipped) == 6
+    assert counted.runs == (1 if batches == 1 else 4 * batches)
+
+
+@pytest.mark.parametrize("batch_size", [None, 20])
+def test_a_corrected_layer_runs_as_it_will(batch_size, rng):
+    """What a layer hands on is bit for bit what it gives with new weights."""
+
+    class Kept(L.Layer):
+        def call(self, inputs):
+            self.inputs = inputs
+            return inputs
+
+    kept = Kept()
+    model = keras.Sequential([keras.Input((8,)), L.Dense(8, "tanh"), kept])
+    x = rng.standard_normal((20, 8), np.float32)
+    kx.calibrate(model, x, batch_size=batch_size)
+    passed_on = np.asarray(kept.inputs)
+    assert np.array_equal(passed_on, model.layers[0](x))
+
+
+def test_rows_of_skipped_layers_are_those_of_their_final_signal(rng):
+    frozen = [L.Dense(8, "relu", trainable=False) for _ in range(3)]
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            frozen[0],
+            L.Dense(8, "relu"),
+            frozen[1],
+            L.Dense(8, "relu"),
+            frozen[2],
+        ]
+    )
+    x = rng.standard_normal((60, 8), np.float32)
+    done = kx.calibrate(model, x, batch_size=20)
+    assert done.layers == tuple(layer.name for layer in model.layers)
+    measured = kx.measure(model, x)
+    assert np.allclose(done.sample_variance, measured.sample_variance)
+    assert np.allclose(done.squared_mean, measured.squared_mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["int8", "float8"])
+def test_quantized_layers_are_skipped(mode, rng):
+    model = dense_net(2, 8)
+    model.layers[0].quantize(mode)
+    done = kx.calibrate(model, rng.standard_normal((60, 8), np.float32))
+    assert dict(done.skipped) == {model.layers[0].name: "quantized"}
+
+
+def test_a_signal_that_is_not_finite_is_named_whatever_comes_of_it(rng):
+    class Picky(L.Layer):
+        def call(self, inputs):
+            if not np.isfinite(inputs).all():
+                raise RuntimeError("not finite")
+            return inputs
+
+    model = keras.Sequential([keras.Input((8,)), L.Dense(8, name="d")])
+    model.add(Picky())
+    model.layers[0].kernel.assign(np.full((8, 8), 1e30))
+    x = 1e20 * rng.standard_normal((60, 8), np.float32)
+    with pytest.raises(ValueError, match="at layer 'd'"):
+        kx.calibrate(model, x)
 
 
 class Failing(L.Layer):
@@ -555,7 +655,7 @@ NOTHING_CHANGES = {
 
 @pytest.mark.parametrize("batch_size", [None, 20])
 @pytest.mark.parametrize("case", NOTHING_CHANGES)
-def test_bad_data_change_nothing(case, batch_size, rng):
+def test_bad_data_are_refused_and_change_nothing(case, batch_size, rng):
     spoil, error, message = NOTHING_CHANGES[case]
     model = dense_net(3, 8)
     before = model.get_weights()
@@ -566,7 +666,7 @@ def test_bad_data_change_nothing(case, batch_size, rng):
         assert np.array_equal(old, new)
 
 
-def test_an_exception_on_the_way_changes_nothing(rng):
+def test_an_exception_in_the_pass_changes_nothing(rng):
     model = dense_net(2, 8)
     model.add(Failing())
     model.layers[-1].fails = True
@@ -607,12 +707,12 @@ def test_bad_arguments(case, rng):
         )
 
 
-def test_no_model():
+def test_a_model_is_required():
     with pytest.raises(ValueError, match="must be a keras"):
         kx.calibrate("model", np.ones((4, 2)))
 
 
-def test_layers_picks(rng):
+def test_layers_picks_the_layer_to_calibrate(rng):
     model = dense_net(3, 8)
     name = model.layers[1].name
     done = kx.calibrate(
@@ -621,7 +721,7 @@ def test_layers_picks(rng):
     assert done.layers == (name,)
 
 
-def test_layers_of_ones_own_are_listed(rng):
+def test_layers_without_a_rule_are_listed(rng):
     class Mix(L.Layer):
         def build(self, shape):
             self.w = self.add_weight(shape=(shape[-1], 8), name="w")
@@ -634,7 +734,7 @@ def test_layers_of_ones_own_are_listed(rng):
     assert dict(done.skipped) == {"mix": "not known to be linear in one kernel"}
 
 
-def test_notes(rng):
+def test_notes_of_calls_samples_constraints_and_large_factors(rng):
     twice = L.Dense(8, name="twice")
     model = keras.Sequential(
         [
@@ -656,7 +756,7 @@ def test_notes(rng):
     assert "units scaled by up to" in done.notes["twice"]
 
 
-def test_a_calibration_is_kept_whole(rng, tmp_path):
+def test_a_calibration_is_saved_and_loaded(rng, tmp_path):
     model = encoder()
     done = kx.calibrate(model, rng.integers(0, 20, (64, 6)))
     done.save(tmp_path / "done.json")
@@ -670,7 +770,7 @@ def test_a_calibration_is_kept_whole(rng, tmp_path):
         kx.Calibration.from_dict({})
 
 
-def test_data_that_run_out(rng):
+def test_data_that_end_after_one_pass_are_refused(rng):
     data = iter([rng.standard_normal((20, 8), np.float32)] * 2)
     once = tf.data.Dataset.from_generator(
         lambda: data, output_signature=tf.TensorSpec((20, 8), tf.float32)
@@ -679,7 +779,7 @@ def test_data_that_run_out(rng):
         kx.calibrate(dense_net(2, 8), once)
 
 
-def test_deep_nets_are_told_of_rounding(rng):
+def test_the_table_of_a_deep_net_warns_of_rounding(rng):
     done = kx.calibrate(
         dense_net(70, 16), rng.standard_normal((64, 16), np.float32)
     )

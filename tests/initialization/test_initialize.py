@@ -1,4 +1,4 @@
-"""A whole model drawn at the fans of its layers, from one seed."""
+"""Tests of models that are drawn at the fans of their layers."""
 
 import hashlib
 import subprocess
@@ -36,9 +36,9 @@ def policy():
 @pytest.mark.parametrize("name", layer_variance.CASES)
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_output_variance_is_one(name, scaling, seed):
-    """Relative standard deviation 0.6% at the most: false alarms below 1e-6.
+    """The relative standard deviation is 0.6% at most: false alarms below 1e-6.
 
-    It sees any wrong fan, which is off by a quarter or more.
+    The test detects any wrong fan, which is off by a quarter or more.
     """
     case = layer_variance.CASES[name]
     found = layer_variance.with_initialize(
@@ -51,7 +51,7 @@ def test_output_variance_is_one(name, scaling, seed):
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_output_variance_is_one_in_other_dtypes(name, dtype, seed, policy):
     policy(dtype)
-    # Rounding moves a bfloat16 weight by 0.4% at the most, either way.
+    # Rounding moves a bfloat16 weight by up to 0.4%, either way.
     test_output_variance_is_one(name, "VarianceScaling", seed)
 
 
@@ -103,7 +103,7 @@ def test_each_map_is_orthogonal(name, dtype, policy):
         assert np.allclose(values, 1, atol=tolerance)
 
 
-def test_heads_are_one_orthogonal_map_and_differ():
+def test_attention_kernels_are_one_orthogonal_map_and_differ():
     model = attention()
     kx.initialize(model, "orthogonal", seed=1)
     kernels = [w for w in model.get_weights() if w.ndim == 3]
@@ -118,7 +118,7 @@ def test_an_orthogonal_embedding_has_unit_variance():
     layer = L.Embedding(500, 40)
     layer.build()
     kx.initialize(layer, keras.initializers.Orthogonal(), seed=1)
-    # Orthonormal columns, times the root of the number of rows.
+    # Its columns are orthonormal, times the root of the number of rows.
     assert np.mean(np.square(layer.embeddings)) == pytest.approx(1, rel=1e-5)
 
 
@@ -132,10 +132,10 @@ def transformer():
     return keras.Model(tokens, L.Dense(3, name="head")(x + y))
 
 
-def test_same_seed_same_model_bit_for_bit():
+def test_the_same_seed_gives_the_same_model_bit_for_bit():
     first = transformer()
     kx.initialize(first, kx.initializers.FractionalMoment(), seed=5)
-    # Other layers, named before, do not matter; nor do earlier weights.
+    # Neither other layers, named before, nor earlier weights matter.
     keras.Sequential([keras.Input((3,)), L.Dense(2), L.Dense(2)])
     second = transformer()
     kx.initialize(second, "zeros", seed=1)
@@ -148,8 +148,8 @@ def test_same_seed_same_model_bit_for_bit():
     )
 
 
-def test_same_in_another_process():
-    """Bit for bit, whatever layers that process made before."""
+def test_the_same_seed_in_another_process():
+    """The weights are equal, whatever layers that process made before."""
     model = transformer()
     kx.initialize(model, kx.initializers.FractionalMoment(), seed=11)
     here = hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights()))
@@ -228,7 +228,7 @@ def test_equal_seeds_are_folded_again(monkeypatch):
     assert [row.seed for row in done.rows if row.role == "kernel"] == [2, 4, 6]
 
 
-def test_what_each_role_becomes():
+def test_values_of_each_role():
     model = keras.Sequential(
         [
             keras.Input((9, 6)),
@@ -253,7 +253,7 @@ def test_what_each_role_becomes():
     assert bias.tolist() == [0] * 5 + [1] * 5 + [0] * 10
 
 
-def test_biases():
+def test_bias_initializer():
     layer = L.Dense(4)
     layer.build((None, 3))
     layer.bias.assign([1, 2, 3, 4])
@@ -264,7 +264,7 @@ def test_biases():
     assert np.std(layer.bias) > 0
 
 
-def test_left_alone_and_listed():
+def test_skipped_weights_are_listed():
     class Odd(L.Layer):
         def build(self, shape):
             self.w = self.add_weight(shape=(2, 3), name="w")
@@ -333,7 +333,7 @@ def test_a_function_of_the_layer():
         assert np.array_equal(model.get_layer(name).kernel, expected)
 
 
-def test_one_layer_of_a_process_is_no_model():
+def test_one_layer_of_a_process_cannot_draw_two_weights():
     process = kx.initializers.DepthProcess(3, "smooth", seed=4)
     model = named("a", "b")
     before = model.get_weights()
@@ -343,7 +343,7 @@ def test_one_layer_of_a_process_is_no_model():
         assert np.array_equal(old, new)
 
 
-def test_scaled_follows_what_it_scales():
+def test_scaled_multiplies_the_weights_of_its_initializer():
     layer, plain = L.DepthwiseConv2D(3), L.DepthwiseConv2D(3)
     for each in (layer, plain):
         each.build((None, 8, 8, 16))
@@ -353,7 +353,7 @@ def test_scaled_follows_what_it_scales():
     assert np.allclose(layer.kernel, 0.5 * np.asarray(plain.kernel))
 
 
-def test_other_initializers_see_each_map_as_a_kernel():
+def test_other_initializers_are_called_with_the_shape_of_each_map():
     seen = []
 
     class Shapes(keras.initializers.Initializer):
@@ -374,12 +374,12 @@ def test_other_initializers_see_each_map_as_a_kernel():
     )
 
 
-def test_built_initializers_stay_what_they_are():
+def test_initializers_that_construct_their_weights():
     layer = L.Conv2DTranspose(6, 3, name="up")
     layer.build((None, 8, 8, 4))
     kx.initialize(layer, kx.initializers.DiracAverage(), seed=1)
     kernel = np.asarray(layer.kernel)
-    # The centre passes on the mean of 4 inputs, though the axes are turned.
+    # The center passes on the mean of 4 inputs, though the axes are turned.
     assert (kernel[1, 1] == 0.25).all()
     assert np.count_nonzero(kernel) == 24
 
@@ -412,9 +412,9 @@ FANS = {
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
 @pytest.mark.parametrize("name", FANS)
 def test_modes_of_variance_scaling(name, mode):
-    """Uniform weights: the largest of 20,000 is within 0.1% of the limit.
+    """The largest of 20,000 uniform weights is within 0.1% of the limit.
 
-    False alarms: exp(-20) each.
+    The probability of a false alarm is exp(-20) for each case.
     """
     make, shape, (fan_in, fan_out) = FANS[name]
     layer = make()
@@ -433,16 +433,16 @@ def test_the_gain_of_orthogonal_weights():
     kx.initialize(layer, keras.initializers.Orthogonal(gain=3.0), seed=1)
     values = np.linalg.svd(layer.kernel, compute_uv=False)
     assert np.allclose(values, 3, rtol=1e-5)
-    # Uniform over all rotations: a QR alone has a diagonal of one sign.
+    # They are uniform over rotations; a QR alone has a diagonal of one sign.
     signs = []
     for seed in range(40):
         kx.initialize(layer, "orthogonal", seed=seed)
         signs.append(float(layer.kernel[0, 0]) > 0)
-    # False alarm: 2^-39.
+    # The probability of a false alarm is 2^-39.
     assert len(set(signs)) == 2
 
 
-def test_other_initializers_draw_each_map_anew():
+def test_other_initializers_draw_each_map_from_another_seed():
     class Drawn(keras.initializers.RandomNormal):
         pass
 
@@ -453,14 +453,14 @@ def test_other_initializers_draw_each_map_anew():
     assert len({kernel[:, :, i].tobytes() for i in range(16)}) == 16
 
 
-def test_scaled_shares_what_it_scales():
+def test_scaled_layers_of_a_process_count_as_one():
     process = kx.initializers.DepthProcess(3, "smooth", seed=4)
     half = kx.initializers.Scaled(process.at(0), 0.5)
     with pytest.raises(ValueError, match="stream"):
         kx.initialize(named("a", "b"), half, seed=1)
 
 
-def test_private_classes_and_names_that_look_numbered():
+def test_paths_of_private_classes_and_of_equal_names():
     class _Block(L.Dense):
         pass
 
@@ -490,7 +490,7 @@ def test_private_classes_and_names_that_look_numbered():
     assert len(kx.inspection.kernel_geometry(model)) == 6
 
 
-def test_all_or_nothing():
+def test_assign_all_restores_values_after_an_error():
     from keras_initx.inspection.assign import assign_all
 
     a, b = keras.Variable(np.zeros(3)), keras.Variable(np.zeros(3))
@@ -520,7 +520,7 @@ def test_trained_models_inside_need_overwrite():
         kx.initialize(outer, "he_normal", seed=1)
 
 
-def test_quantized_layers_are_left_alone_whole():
+def test_all_weights_of_a_quantized_layer_are_skipped():
     model = named("a", "b")
     model.get_layer("a").bias.assign(np.ones(8))
     model.get_layer("a").quantize("int8")
@@ -530,7 +530,7 @@ def test_quantized_layers_are_left_alone_whole():
     assert (np.asarray(model.get_layer("a").bias) == 1).all()
 
 
-def test_by_role():
+def test_a_dict_of_initializers_by_role():
     layer = L.LSTM(16)
     layer.build((None, 5, 8))
     kx.initialize(
@@ -546,7 +546,7 @@ def test_by_role():
     assert [row.skipped for row in done.skipped] == ["not asked for"]
 
 
-def test_an_initializer_that_takes_no_seed_is_told_of():
+def test_equal_weights_of_an_initializer_without_a_seed_warn():
     class Mine(keras.initializers.Initializer):
         def __call__(self, shape, dtype=None):
             return keras.random.normal(shape, seed=1)
@@ -555,7 +555,7 @@ def test_an_initializer_that_takes_no_seed_is_told_of():
         kx.initialize(named("a", "b"), Mine(), seed=1)
 
 
-def test_weights_that_are_meant_to_be_equal_are_not_told_of(recwarn):
+def test_weights_that_are_meant_to_be_equal_do_not_warn(recwarn):
     process = kx.initializers.DepthProcess(2, "fractional", hurst=1, seed=4)
     kx.initialize(
         named("a", "b"), lambda la: process.at("ab".index(la.name)), seed=1
@@ -566,7 +566,7 @@ def test_weights_that_are_meant_to_be_equal_are_not_told_of(recwarn):
     assert not [w for w in recwarn if "has no seed" in str(w.message)]
 
 
-def test_statistics_of_a_frozen_normalization_are_left_alone():
+def test_statistics_of_a_frozen_normalization_are_skipped():
     norm = L.BatchNormalization()
     norm.build((None, 4))
     norm.moving_mean.assign(np.ones(4))
@@ -596,7 +596,7 @@ def test_layers_that_are_not_built_are_listed():
     ]
 
 
-def test_the_model_itself_and_shown_names_pick():
+def test_layers_takes_the_model_and_names_of_the_table():
     model = keras.Sequential([keras.Input((8,)), L.Dense(8), L.Dense(8)])
     assert not kx.initialize(model, "zeros", seed=1, layers=model).skipped
     done = kx.initialize(model, "zeros", seed=1, layers="dense:1")
@@ -606,7 +606,7 @@ def test_the_model_itself_and_shown_names_pick():
     }
 
 
-def test_under_a_strategy():
+def test_weights_under_a_strategy_are_the_same():
     def build():
         model = named("a", "b")
         model.compile("adam", "mse")
@@ -670,7 +670,7 @@ def bad_rule(layer):
     return "kernel"
 
 
-def test_a_rule_that_answers_otherwise_is_named():
+def test_a_rule_that_returns_no_layer_rule_is_named():
     class Odd(L.Layer):
         def build(self, shape):
             self.w = self.add_weight(shape=(2, 3), name="w")
@@ -685,7 +685,7 @@ def test_a_rule_that_answers_otherwise_is_named():
         kx.inspection.kernel_geometry(layer)
 
 
-def test_unbuilt_and_no_model():
+def test_unbuilt_models_and_other_objects_are_refused():
     with pytest.raises(ValueError, match="built"):
         kx.initialize(keras.Sequential([L.Dense(3)]), "zeros", seed=1)
     with pytest.raises(TypeError, match="Keras layer or model"):
@@ -701,7 +701,7 @@ APPLICATIONS = {
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_applications_hold_nothing_unknown(name):
+def test_applications_have_no_unknown_weights(name):
     make = getattr(keras.applications, name)
     model = make(weights=None, input_shape=APPLICATIONS[name], classes=10)
     done = kx.initialize(model, "he_normal", seed=1)

@@ -12,8 +12,8 @@ from keras_initx.inspection.traversal import inspect as inspected
 
 L = keras.layers
 
-# A layer, the shape of its input, and of each weight path the maps, rows,
-# columns, fan_in and fan_out.
+# A layer, the shape of its input, the path of a weight, and the weight's number
+# of maps, rows, columns, fan_in and fan_out.
 CASES = {
     "dense": (lambda: L.Dense(6), (4,), "kernel", (1, 4, 6, 4, 6)),
     "conv": (
@@ -82,7 +82,7 @@ def test_matrices_and_back():
     assert np.array_equal(back, weight)
 
 
-def test_unknown_is_said():
+def test_a_weight_without_a_rule_is_unknown():
     class Odd(L.Layer):
         def build(self, shape):
             self.w = self.add_weight(shape=(2, 3), name="w")
@@ -97,8 +97,8 @@ def test_unbuilt_is_refused():
         kx.inspection.kernel_geometry(L.Dense(3))
 
 
-# What the constructors of Keras's layers ask for, by name.
-ASKED = {
+# Arguments that the constructors of Keras's layers require, by name.
+REQUIRED = {
     "units": 8,
     "filters": 8,
     "kernel_size": 3,
@@ -138,14 +138,16 @@ SHAPES = [
 def built(name):
     """A layer of Keras on the first input that it takes, None without one."""
     cls = getattr(L, name)
-    asked = [
+    required = [
         p.name
         for p in inspect.signature(cls.__init__).parameters.values()
         if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD
     ][1:]
-    if name not in MADE and not set(asked) <= set(ASKED):
+    if name not in MADE and not set(required) <= set(REQUIRED):
         return None
-    make = MADE.get(name, lambda: cls(**{key: ASKED[key] for key in asked}))
+    make = MADE.get(
+        name, lambda: cls(**{key: REQUIRED[key] for key in required})
+    )
     call = CALLED.get(name, lambda layer, x: layer(x))
     for shape in SHAPES:
         dtype = "int32" if "Embedding" in name else "float32"
@@ -174,8 +176,8 @@ def test_every_layer_of_keras_is_known():
     ]
     found = {name: roles(name) for name in layers}
     with_weights = {name for name, kinds in found.items() if kinds}
-    # All that Keras 3.15 has, names twice included, but for wrappers of other
-    # frameworks.
+    # These are all layers of Keras 3.15, some under two names, except the
+    # wrappers of other frameworks.
     assert len(with_weights) >= 41, sorted(set(layers) - with_weights)
     assert not [n for n, kinds in found.items() if "unknown" in kinds]
 
@@ -243,7 +245,7 @@ def test_the_table_of_default_rows_has_every_layer_with_weights():
     assert with_weights <= set(ROWS)
 
 
-def test_every_layer_here_is_known():
+def test_every_layer_of_this_package_is_known():
     for layer in (
         kx.layers.BranchScale(initial_value=0.5, per_channel=True),
         kx.layers.Residual([L.Dense(8), L.Dense(4)], projection=L.Dense(4)),
