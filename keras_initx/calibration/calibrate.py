@@ -78,6 +78,9 @@ def calibrate(
     Arrays are one batch. A data set of several batches, or arrays with a
     `batch_size`, are handled exactly, by moments that are merged over batches,
     at the price of a pass over all batches for each layer that is corrected.
+    Skipped layers take no pass of their own. A pass runs to its end: for 30
+    equal dense layers that takes 1.7 times as long as passes that stop at the
+    layer, and 4 times as long where a slow layer, such as an LSTM, comes last.
     Each pass must give the same samples: cache what is shuffled. With
     `training=True` all batches have the same dropout mask. Under several
     workers each calibrates its own copy of the model, so all must call, with
