@@ -56,9 +56,9 @@ def critical_exponent(
         fractional    H             max(1/2, H) or max(1/2, 2 H - 1)
 
     With a smaller exponent of the scale L^(-exponent) the signal explodes as
-    the depth L grows; with a larger one the network tends to the identity. Of
-    the two values for two matrices, the second, smaller one holds where phi is
-    odd, as tanh and linear are, and for the gradient of these and of relu.
+    the depth L grows; with a larger one the network tends to the identity. Two
+    matrices have two values: the second, smaller one holds where phi is odd, as
+    tanh and linear are, and for the gradient of these and of relu.
 
     Args:
         kind: str. How the weights vary over depth: "white", "smooth" or
