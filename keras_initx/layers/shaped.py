@@ -184,10 +184,18 @@ class ShapedActivation(_Shaped):
         }
 
 
-# Deep networks have many layers with the same activation and stretch.
-@functools.lru_cache(maxsize=32)
 def _critical_scale(activation: Callable[[Any], Any], stretch: float) -> float:
     """Returns 1 / E[(s phi(z / s))^2], after a check of phi at 0."""
+    # Deep networks have many layers with the same activation and stretch. A
+    # function of Keras stays as it is; a callable of the user may change.
+    if getattr(activation, "__module__", "").startswith("keras."):
+        return _cached_critical_scale(activation, stretch)
+    return _computed_critical_scale(activation, stretch)
+
+
+def _computed_critical_scale(
+    activation: Callable[[Any], Any], stretch: float
+) -> float:
 
     def phi(z: np.ndarray) -> np.ndarray:
         # Runs eagerly, also where a model is built inside a graph.
@@ -206,3 +214,8 @@ def _critical_scale(activation: Callable[[Any], Any], stretch: float) -> float:
     return theory.critical_scale(
         lambda z: stretch * phi(z / stretch), breakpoints=()
     )
+
+
+_cached_critical_scale = functools.lru_cache(maxsize=32)(
+    _computed_critical_scale
+)

@@ -685,3 +685,18 @@ def test_replicas_train_as_one_device():
         cwd=Path(kx.__file__).parent.parent,
     )
     assert ran.stdout.split() == ["equal"], ran.stderr
+
+
+def test_shaped_activation_sees_a_callable_that_has_changed():
+    class Bent:
+        bend = 0.0
+
+        def __call__(self, x):
+            return x - self.bend * keras.ops.tanh(x) ** 3
+
+    activation = Bent()
+    first = kx.layers.ShapedActivation(activation, width=4).critical_scale
+    activation.bend = 0.3
+    second = kx.layers.ShapedActivation(activation, width=4).critical_scale
+    assert first == pytest.approx(1)
+    assert second > 1.01
