@@ -29,6 +29,7 @@ from keras_initx.validation import (
     check_bool,
     check_choice,
     check_real,
+    refuse,
 )
 
 _one_at_a_time = threading.RLock()
@@ -112,8 +113,8 @@ def calibrate(
         training: bool. Whether to run the model in training mode, in which
             Batch Normalization uses the batch. Defaults to False.
         batch_size: int. Samples a batch, for arrays. Defaults to all at once.
-        verbose: int. 1 shows a progress bar, which counts layers. Defaults
-            to 0.
+        verbose: int. 1 shows a progress bar, which counts layers, 0
+            nothing. Defaults to 0.
 
     Returns:
         A `Calibration`: the profile of the pre-activation of each layer after
@@ -148,6 +149,8 @@ def calibrate(
     center = check_bool("center", center)
     target_variance = check_real("target_variance", target_variance, "(0, inf)")
     training = check_bool("training", training)
+    if verbose not in (0, 1):
+        refuse("verbose must be 0 or 1.", verbose=verbose)
     check_eager("calibrate")
     chosen = selectors(layers)
     all_batches = _as_one(batches(data, batch_size), batch_size)

@@ -684,6 +684,9 @@ BAD = {
         "target_variance must be a finite number > 0",
     ),
     "layers": (dict(layers="none"), "must pick"),
+    "center": (dict(center="yes"), "center must be True or False"),
+    "training": (dict(training=2), "training must be True or False"),
+    "verbose": (dict(verbose=2), "verbose must be 0 or 1"),
     "batch_size": (dict(batch_size=0), "batch_size must be"),
 }
 

@@ -644,6 +644,10 @@ BAD = {
         "bias_initializer must be",
     ),
     "layer": (dict(initializer="zeros", seed=1, layers="z"), "must pick"),
+    "overwrite": (
+        dict(initializer="zeros", seed=1, overwrite="yes"),
+        "overwrite must be True or False",
+    ),
     "refusal": (
         dict(initializer=keras.initializers.STFT(), seed=1),
         "a/kernel",
