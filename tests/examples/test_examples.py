@@ -1,4 +1,4 @@
-"""Examples run from top to bottom, and README says nothing that does not."""
+"""Tests that the notebooks and the code in README run."""
 
 import os
 import re
@@ -66,17 +66,42 @@ def test_notebook_is_kept_with_its_outputs(notebook):
     kept = [output for cell in code_of(notebook) for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in kept)
     assert not any(output.output_type == "error" for output in kept)
-    # What libraries log names machines and times.
+    # Messages of libraries contain names of machines and times.
     assert not any(output.get("name") == "stderr" for output in kept)
 
 
-def test_small_notebook_runs(notebook, monkeypatch):
-    monkeypatch.setenv(SMALL, "1")
-    # Raises at the first cell that does.
-    NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
-    ).execute()
-    install, *code = code_of(notebook)
+@pytest.fixture(scope="module")
+def client():
+    """Runs cells in one kernel for all notebooks: TensorFlow starts once."""
+    client = NotebookClient(
+        nbformat.v4.new_notebook(),
+        timeout=1800,  # For a kernel that hangs.
+        resources={"metadata": {"path": str(ROOT)}},
+    )
+    with client.setup_kernel(env={**os.environ, SMALL: "1"}):
+        yield client
+
+
+FORGET = """\
+%reset -f in out
+import keras, matplotlib.pyplot
+
+keras.utils.clear_session()
+keras.config.set_dtype_policy("float32")
+matplotlib.pyplot.close("all")
+%reset -f"""
+
+
+@pytest.mark.slow
+@pytest.mark.isolated
+def test_small_notebook_runs(notebook, client):
+    # Without the names that another notebook has defined or imported.
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(FORGET))
+    client.nb = notebook
+    client.reset_execution_trackers()
+    for index, cell in enumerate(notebook.cells):
+        client.execute_cell(cell, index)  # Raises what the cell does.
+    _, install, *code = code_of(notebook)
     assert not install.outputs
     printed = "".join(
         output.text
@@ -85,7 +110,7 @@ def test_small_notebook_runs(notebook, monkeypatch):
         if output.output_type == "stream" and output.name == "stdout"
     )
     if ".table(" in "".join(cell.source for cell in code):
-        # A table is text, in a notebook too.
+        # Also in a notebook, a table is text.
         assert re.search(
             r"squared mean +sample fraction|spread +forward", printed
         )
@@ -95,6 +120,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_readme_python_runs(tmp_path, monkeypatch):
     import matplotlib
 
