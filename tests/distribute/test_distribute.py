@@ -1,7 +1,8 @@
-"""Several devices and several machines find and train what one does.
+"""Tests that several devices and several machines compute what one does.
 
-Logical CPUs stand for devices, processes on this machine for machines. Both
-run in processes of their own: on_replicas.py, one_machine.py, one_worker.py.
+Logical CPUs stand for devices, and processes on this machine for machines. The
+scripts compare_replicas.py, train_two_devices.py and train_worker.py run in
+processes of their own.
 """
 
 import contextlib
@@ -12,7 +13,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -24,13 +24,15 @@ import keras_initx as kx
 from keras_initx.distribute import training
 from keras_initx.distribute.worker_callbacks import without_writing
 from tests.helpers import tables
-from tests.scripts import one_worker
+from tests.scripts import train_worker
 
 TESTS = Path(__file__).parents[1]
+# Seconds after which a process is taken to hang, also on a busy machine.
+HANGS = 3600
 
 
-def started(script, *arguments, **environment):
-    """A process that runs a script of this folder."""
+def start(script, *arguments, **environment):
+    """Starts a process that runs a script of tests/scripts."""
     return subprocess.Popen(
         [sys.executable, str(TESTS / "scripts" / script), *map(str, arguments)],
         env={
@@ -47,7 +49,7 @@ def started(script, *arguments, **environment):
 
 @contextlib.contextmanager
 def running(processes):
-    """Within; afterwards none is."""
+    """Kills the processes at the end, also after an exception."""
     try:
         yield processes
     finally:
@@ -56,9 +58,9 @@ def running(processes):
             process.communicate()
 
 
-def ended(processes, timeout=180):
-    """Waits for all, and says of each its code, output and errors."""
-    texts = [process.communicate(timeout=timeout) for process in processes]
+def wait_for(processes):
+    """Waits for all and returns the code, output and errors of each."""
+    texts = [process.communicate(timeout=HANGS) for process in processes]
     codes = [process.returncode for process in processes]
     return [(code, *text) for code, text in zip(codes, texts, strict=True)]
 
@@ -67,29 +69,29 @@ def ended(processes, timeout=180):
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def claims(request):
-    """For each claim of on_replicas.py its largest relative error."""
-    process = started("on_replicas.py", request.param)
+def relative_errors(request):
+    """Returns the largest relative error of each comparison of replicas."""
+    process = start("compare_replicas.py", request.param)
     with running([process]):
-        code, out, errors = ended([process], timeout=300)[0]
+        code, out, errors = wait_for([process])[0]
     assert code == 0, errors
     return json.loads(out.splitlines()[-1])
 
 
-def test_replicas_draw_and_find_what_one_device_does(claims):
-    kinds = {name.split()[0] for name in claims}
+@pytest.mark.slow
+@pytest.mark.isolated
+def test_replicas_compute_what_one_device_does(relative_errors):
+    kinds = {name.split()[0] for name in relative_errors}
     assert kinds == {
         "initializer",
         "layer",
         "measure",
-        "whole",
-        "callback",
-        "own",
+        "weights",
+        "callbacks",
     }
-    # An initializer runs once, and its weights are copied.
-    exact = {n: e for n, e in claims.items() if n.startswith("initializer")}
-    assert set(exact.values()) == {0.0}
-    assert not {n: e for n, e in claims.items() if not e <= 1e-5}
+    for name, error in relative_errors.items():
+        # An initializer runs once, and its weights are copied.
+        assert error <= (0 if name.startswith("initializer") else 1e-5), name
 
 
 def test_every_public_object_is_in_the_tables():
@@ -107,8 +109,8 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
-def world(script, count, *arguments, chief=False):
-    """Several workers that know of each other, maybe one by name the chief."""
+def start_workers(script, count, *arguments, chief=False):
+    """Starts several workers of one cluster, the first as chief if asked."""
     hosts = [f"127.0.0.1:{port}" for port in free_ports(count)]
     cluster = {"worker": hosts}
     if chief:
@@ -119,7 +121,7 @@ def world(script, count, *arguments, chief=False):
         for i in range(len(hosts))
     ]
     return [
-        started(
+        start(
             script,
             *arguments,
             TF_CONFIG=json.dumps({"cluster": cluster, "task": task}),
@@ -131,136 +133,154 @@ def world(script, count, *arguments, chief=False):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What one device makes of the training of one_worker.py."""
-    folder = tmp_path_factory.mktemp("alone")
+def single_device(tmp_path_factory):
+    """Returns the results of train_worker.py on one device."""
+    folder = tmp_path_factory.mktemp("single_device")
     strategy = kx.distribute.get_strategy("default")
-    found = one_worker.train(strategy, folder)
-    found["whole model"] = one_worker.whole_model(strategy, folder)
-    return found
+    results = train_worker.train(strategy, folder)
+    results["custom step"] = train_worker.train_custom_step(strategy, folder)
+    return results
 
 
-def assert_same_training(found, alone, epochs=slice(None)):
-    assert found["epochs"] == alone["epochs"][epochs]
-    assert found["history"].keys() == alone["history"].keys()
-    for name, values in alone["history"].items():
+def assert_close_weights(weights, expected):
+    for weight, value in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(weight, value, rtol=1e-5, atol=1e-6)
+
+
+def assert_same_training(results, expected, epochs=slice(None)):
+    assert results["epochs"] == expected["epochs"][epochs]
+    assert results["history"].keys() == expected["history"].keys()
+    for name, values in expected["history"].items():
         np.testing.assert_allclose(
-            found["history"][name], values[epochs], rtol=1e-5, err_msg=name
+            results["history"][name], values[epochs], rtol=1e-5, err_msg=name
         )
-    for mine, its in zip(found["weights"], alone["weights"], strict=True):
-        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
-    for mine, its in zip(
-        found["profiles"][1:],
-        alone["profiles"][epochs.start or 0 :][1:],
+    assert_close_weights(results["weights"], expected["weights"])
+    for profile, reference in zip(
+        results["profiles"][1:],
+        expected["profiles"][epochs.start or 0 :][1:],
         strict=True,
     ):
         for name in ("sample_variance", "squared_mean"):
-            np.testing.assert_allclose(mine[name], its[name], rtol=1e-5)
+            np.testing.assert_allclose(
+                profile[name], reference[name], rtol=1e-5
+            )
 
 
-def results(folder, count):
+def read_results(folder, count):
     return [
         json.loads((folder / f"worker-{i}.json").read_text(encoding="utf-8"))
         for i in range(count)
     ]
 
 
-def test_three_machines_train_as_one_device(tmp_path, alone):
-    workers = world("one_worker.py", 3, tmp_path, chief=True)
+@pytest.mark.slow
+@pytest.mark.isolated
+def test_three_machines_train_as_one_device(tmp_path, single_device):
+    workers = start_workers("train_worker.py", 3, tmp_path, chief=True)
     with running(workers):
-        said = ended(workers)
-    for code, _, errors in said:
+        ended = wait_for(workers)
+    for code, _, errors in ended:
         assert code == 0, errors
-    assert "Epoch 4/4" in said[0][1] and "Step 20: sample" in said[0][1]
-    assert [out for _, out, _ in said[1:]] == ["", ""], "only the chief"
-    found = results(tmp_path, 3)
-    assert [each["chief"] for each in found] == [True, False, False]
-    for each in found:
+    (_, chief_output, _), *others = ended
+    assert "Epoch 4/4" in chief_output and "Step 20: sample" in chief_output
+    assert [output for _, output, _ in others] == ["", ""]
+    results = read_results(tmp_path, 3)
+    assert [each["chief"] for each in results] == [True, False, False]
+    for each in results:
         assert each["replicas"] == 3
         assert each["steps"] == [[0, 0], [1, 5], [2, 10], [3, 15], [4, 20]]
-        assert_same_training(each, alone)
-        # All workers decide by the same numbers, to the last bit.
-        assert each["history"] == found[0]["history"]
-        assert each["profiles"] == found[0]["profiles"]
+        assert_same_training(each, single_device)
+        # All workers hold the same numbers, to the last bit.
+        assert each["history"] == results[0]["history"]
+        assert each["profiles"] == results[0]["profiles"]
     with (tmp_path / "log.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == list("0123")
     saved = keras.models.load_model(tmp_path / "model.keras")
-    for mine, its in zip(saved.get_weights(), found[0]["weights"], strict=True):
-        np.testing.assert_array_equal(mine, np.float32(its))
+    for weight, expected in zip(
+        saved.get_weights(), results[0]["weights"], strict=True
+    ):
+        np.testing.assert_array_equal(weight, np.float32(expected))
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
     assert not (tmp_path / "backup").exists()
 
 
-def killed(folder):
-    """Two machines, of which one is killed."""
-    workers = world("one_worker.py", 2, folder, "die")
+def lose_killed_worker(folder):
+    """Runs two workers, of which the last is killed in the third epoch."""
+    workers = start_workers("train_worker.py", 2, folder, "kill")
     with running(workers):
-        last = ended(workers[1:])
-        died = time.time()
-        first = ended(workers[:1])
-        assert_gone(first + last, time.time() - died)
+        ended = wait_for(workers)
+    assert_lost_worker_is_named(ended)
     assert not list(folder.glob("worker-*.json"))
 
 
-def frozen(folder):
-    """Two machines, of which one freezes in the end: what both said."""
-    workers = world("one_worker.py", 2, folder, "freeze")
+def lose_frozen_worker(folder):
+    """Runs two workers, of which the last stops at the end.
+
+    Returns:
+        The code, output and errors of both.
+    """
+    workers = start_workers("train_worker.py", 2, folder, "freeze")
     with running(workers):
-        first = ended(workers[:1])
-        now = time.time()
+        # The chief ends while the other is frozen, neither ended nor killed.
+        chief = wait_for(workers[:1])
         assert workers[1].poll() is None
         workers[1].kill()
-        said = first + ended(workers[1:])
-        froze = (folder / "worker-1.json").stat().st_mtime
-        assert_gone(said, now - froze)
-    return said
+        ended = chief + wait_for(workers[1:])
+    assert_lost_worker_is_named(ended)
+    return ended
 
 
-def assert_gone(said, outlived):
-    """The chief has found that the other is gone, and says so."""
-    code, _, errors = said[0]
-    assert code != 0 and said[1][0] < 0, errors
-    last = "All workers must train together, and it is likely that another one"
-    assert last in errors
+def assert_lost_worker_is_named(ended):
+    """Asserts that the chief ended with an error about the lost worker."""
+    (code, _, errors), (lost_code, _, _) = ended
+    assert code != 0 and lost_code < 0, errors
+    explanation = (
+        "All workers must train together, and it is likely that another one"
+    )
+    assert explanation in errors
     assert "RuntimeError: UnavailableError: " in errors
     assert "BackupAndRestore" in errors
-    # TensorFlow takes 10 s to be sure; the rest is a busy machine's.
-    assert outlived < 60
 
 
-# One test, since each process that runs tests would run both worlds.
-def test_lost_workers_end_the_others_and_a_restart_goes_on(tmp_path, alone):
-    killed(tmp_path)
-    said = frozen(tmp_path)
-    for each in results(tmp_path, 2):
+# One test for both, because the second continues what the first has begun.
+@pytest.mark.slow
+@pytest.mark.isolated
+def test_lost_worker_ends_the_others_and_a_restart_continues(
+    tmp_path, single_device
+):
+    lose_killed_worker(tmp_path)
+    ended = lose_frozen_worker(tmp_path)
+    for each in read_results(tmp_path, 2):
         assert each["chief"] == (each["worker"] == 0)
         assert each["steps"] == [[2, 10], [3, 15], [4, 20]]
-        assert_same_training(each, alone, slice(2, None))
-        assert_same_whole_model(each["whole model"], alone["whole model"])
-        # A late worker finds of a backup what the chief finds.
-        assert each["left"] == [[0], []]
-        weights, epochs = each["refused"]
-        assert "same weights" in weights
-        assert "epochs [0, 1]" in epochs
+        assert_same_training(each, single_device, slice(2, None))
+        assert_same_custom_step(
+            each["custom step"], single_device["custom step"]
+        )
+        # A late worker finds the same state of the backup as the chief.
+        assert each["resumed"] == [[0], []]
+        weights_error, epochs_error = each["errors"]
+        assert "same weights" in weights_error
+        assert "epochs [0, 1]" in epochs_error
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == list("0123")
     np.testing.assert_allclose(
         [float(row["loss"]) for row in rows],
-        alone["history"]["loss"],
+        single_device["history"]["loss"],
         rtol=1e-5,
     )
-    # FeatureSymmetry before and after each of two epochs, by the chief.
-    assert [out.count("spread of features") for _, out, _ in said] == [4, 0]
+    # FeatureSymmetry of the chief, before and after each of two epochs.
+    printed = [output.count("spread of features") for _, output, _ in ended]
+    assert printed == [4, 0]
     assert len(list((tmp_path / "symmetry").iterdir())) == 2
 
 
-def assert_same_whole_model(found, alone):
-    for mine, its in zip(found["calibrated"], alone["calibrated"], strict=True):
-        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found["losses"], alone["losses"], rtol=1e-5)
-    # The steps of the model are again what they were.
-    assert found["kept"] and alone["kept"]
+def assert_same_custom_step(results, expected):
+    assert_close_weights(results["calibrated"], expected["calibrated"])
+    np.testing.assert_allclose(results["losses"], expected["losses"], rtol=1e-5)
+    # `fit` has restored the steps of the model.
+    assert results["kept"] and expected["kept"]
 
 
 @pytest.mark.parametrize(
@@ -273,10 +293,12 @@ def assert_same_whole_model(found, alone):
         tf.errors.UnavailableError,
     ],
 )
-def test_an_error_that_a_lost_worker_may_cause_comes_first(error):
-    said = rf"^{error.__name__}: a bug\nAll workers .* likely .*BackupAndRest"
+def test_explanation_starts_with_the_error_of_tensorflow(error):
+    message = (
+        rf"^{error.__name__}: a bug\nAll workers .* likely .*BackupAndRest"
+    )
     with (
-        pytest.raises(RuntimeError, match=said),
+        pytest.raises(RuntimeError, match=message),
         training._explain_lost_worker(),
     ):
         raise error(None, None, "a bug")
@@ -285,7 +307,7 @@ def test_an_error_that_a_lost_worker_may_cause_comes_first(error):
 @pytest.mark.parametrize(
     ("size", "known"), [(16, True), (15, False), (None, False), ((), False)]
 )
-def test_batches_that_are_known_to_be_of_equal_shares(size, known):
+def test_equal_shares_of_a_batch_are_recognized(size, known):
     class Two:
         num_replicas_in_sync = 2
 
@@ -296,18 +318,21 @@ def test_batches_that_are_known_to_be_of_equal_shares(size, known):
     assert training._has_equal_shares(Data, Two) == known
 
 
-def test_a_worker_restores_and_writes_nothing(tmp_path):
-    keep = [keras.callbacks.EarlyStopping("loss"), keras.callbacks.Callback()]
+def test_other_workers_restore_backups_and_write_nothing(tmp_path):
+    others = [
+        keras.callbacks.EarlyStopping("loss"),
+        keras.callbacks.Callback(),
+    ]
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    writes = [
+    writing = [
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"),
         keras.callbacks.ProgbarLogger(),
         keras.callbacks.RemoteMonitor(),
         keras.callbacks.TensorBoard(tmp_path / "tensorboard"),
     ]
-    *kept, restore = without_writing([*keep, *writes, backup])
-    assert kept == keep
+    *kept, restore = without_writing([*others, *writing, backup])
+    assert kept == others
     x = np.ones((8, 4), np.float32)
 
     def fit(callback):
@@ -321,17 +346,18 @@ def test_a_worker_restores_and_writes_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         model = compiled_model()
         model.fit(
-            x, x[:, :1], epochs=3, verbose=0, callbacks=[backup, Stops(3)]
+            x, x[:, :1], epochs=3, verbose=0, callbacks=[backup, Interrupt(3)]
         )
     assert fit(restore) == [2]
-    assert (tmp_path / "backup").exists(), "the chief's to remove"
+    # Only the chief removes the backup.
+    assert (tmp_path / "backup").exists()
 
 
 # ---- Saved in the middle ----------------------------------------------------
 
 
-class Stops(keras.callbacks.Callback):
-    """Raises in the middle of an epoch."""
+class Interrupt(keras.callbacks.Callback):
+    """Interrupts the training after a number of updates."""
 
     def __init__(self, update):
         super().__init__()
@@ -342,20 +368,20 @@ class Stops(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def summaries(folder):
-    """Of each step that TensorBoard finds, the decay of the last layer."""
-    found = {}
+def read_summaries(folder):
+    """Returns the decay of the last layer by step, as TensorBoard reads it."""
+    decay = {}
     for file in sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime_ns):
         for record in tf.data.TFRecordDataset(str(file)):
             event = tf.compat.v1.Event.FromString(record.numpy())
             for value in event.summary.value:
                 if value.tag == "sample_variance_decay/last":
-                    found[event.step] = float(tf.make_ndarray(value.tensor))
-    return found
+                    decay[event.step] = float(tf.make_ndarray(value.tensor))
+    return decay
 
 
-def interrupted(folder, stop):
-    """Four epochs of five steps, from where `folder` is."""
+def train_with_backup(folder, interrupt_at=None):
+    """Trains for four epochs of five steps, or continues from the backup."""
     keras.utils.set_random_seed(5)
     model = keras.Sequential(
         [
@@ -367,9 +393,9 @@ def interrupted(folder, stop):
         ]
     )
     model.compile(keras.optimizers.Adam(0.01), "mse")
-    x, y = one_worker.X, one_worker.Y
+    x, y = train_worker.X, train_worker.Y
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(24)
-    probe = kx.callbacks.SampleVarianceDecay(
+    decay = kx.callbacks.SampleVarianceDecay(
         x[:50], update_freq=3, log_dir=folder / "log", verbose=0
     )
     kx.distribute.fit(
@@ -378,35 +404,37 @@ def interrupted(folder, stop):
         epochs=4,
         verbose=0,
         callbacks=[
-            # First, so that what is measured has been restored.
+            # It comes first, so that the restored weights are measured.
             keras.callbacks.BackupAndRestore(folder / "backup"),
-            probe,
-            *([Stops(stop)] if stop else []),
+            decay,
+            *([Interrupt(interrupt_at)] if interrupt_at else []),
         ],
     )
     return model
 
 
-def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path):
-    model = interrupted(tmp_path / "whole", None)
+def test_interrupted_training_continues_with_equal_results(tmp_path):
+    model = train_with_backup(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        interrupted(tmp_path / "parts", 13)
-    again = interrupted(tmp_path / "parts", None)
-    for mine, its in zip(again.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, its)
-    whole = summaries(tmp_path / "whole" / "log")
-    parts = summaries(tmp_path / "parts" / "log")
+        train_with_backup(tmp_path / "parts", interrupt_at=13)
+    resumed = train_with_backup(tmp_path / "parts")
+    for weight, expected in zip(
+        resumed.get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(weight, expected)
+    whole = read_summaries(tmp_path / "whole" / "log")
+    parts = read_summaries(tmp_path / "parts" / "log")
     assert list(whole) == [0, 3, 6, 9, 12, 15, 18]
-    # The steps of the training, not of the process; one more where it was
-    # restored.
+    # Steps are counted over the whole training. The profile at step 10 is that
+    # of the restored weights.
     assert sorted(parts) == [0, 3, 6, 9, 10, 12, 15, 18]
     for step in {*whole} & {*parts}:
         assert parts[step] == pytest.approx(whole[step], rel=1e-6)
 
 
-def test_what_was_listened_to_is_saved_and_exported_as_it_is(tmp_path):
-    model = interrupted(tmp_path, None)
-    x = one_worker.X[:8]
+def test_measured_model_is_saved_and_exported_unchanged(tmp_path):
+    model = train_with_backup(tmp_path)
+    x = train_worker.X[:8]
     expected = model(x)
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(
@@ -417,14 +445,14 @@ def test_what_was_listened_to_is_saved_and_exported_as_it_is(tmp_path):
     np.testing.assert_allclose(served.serve(x), expected, rtol=1e-6)
 
 
-# ---- The job script --------------------------------------------------------
+# ---- The example script ----------------------------------------------------
 
-JOB = "../examples/train_tpu.py"
+TRAIN_TPU = "../../examples/train_tpu.py"
 SMALL = ["--depth=1", "--width=4"]
 
 
-def machine(folder, rng):
-    """What one_machine.py said and found, of images in a folder."""
+def run_two_devices(folder, rng):
+    """Returns the output and results of train_two_devices.py on images."""
     with tf.io.TFRecordWriter(str(folder / "images-0.tfrecord")) as writer:
         for i in range(64):
             image = rng.integers(0, 256, (9, 7, 3), np.uint8)
@@ -442,8 +470,8 @@ def machine(folder, rng):
                 features=tf.train.Features(feature=features)
             )
             writer.write(example.SerializeToString())
-    process = started(
-        "one_machine.py",
+    process = start(
+        "train_two_devices.py",
         *SMALL,
         "--strategy=mirrored",
         "--precision=mixed_bfloat16",
@@ -456,14 +484,16 @@ def machine(folder, rng):
         f"--checkpoint-dir={folder}/checkpoint",
     )
     with running([process]):
-        code, out, errors = ended([process])[0]
+        code, out, errors = wait_for([process])[0]
     assert code == 0, errors
-    out, _, found = out.rstrip().rpartition("\n")
-    return out, json.loads(found)
+    out, _, results = out.rstrip().rpartition("\n")
+    return out, json.loads(results)
 
 
-def test_two_devices_run_the_job_go_on_and_fit_as_keras(tmp_path, rng):
-    out, found = machine(tmp_path, rng)
+@pytest.mark.slow
+@pytest.mark.isolated
+def test_two_devices_train_resume_and_fit_as_keras_does(tmp_path, rng):
+    out, results = run_two_devices(tmp_path, rng)
     before, _, after = out.partition("Stopped.")
     assert "2 replicas, mixed_bfloat16" in before
     assert "Step 4: sample fraction" in before
@@ -475,40 +505,43 @@ def test_two_devices_run_the_job_go_on_and_fit_as_keras(tmp_path, rng):
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     model = keras.models.load_model(tmp_path / "checkpoint" / "model.keras")
     assert model.input_shape == (None, 8, 8, 3)
-    assert found["ours"] == found["Keras's"]
-    assert "steps_per_execution=2" in found["refused"]
-    # Keras's own fit ends in an error where replicas do not divide the first
-    # batch. A replica's mean counts as another's: each sample of a share of 8
-    # counts 7/8 of one of a share of 7.
-    for mine, its in zip(found["uneven"], found["weighed"], strict=True):
-        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
-    # The model is again what it was, and runs under Keras.
-    assert found["left over"] == []
-    assert np.isfinite(found["mine"]).all()
-    assert found["predicted"] == 16
+    assert results["fit"] == results["Keras fit"]
+    assert "steps_per_execution=2" in results["steps error"]
+    # Keras's own fit raises an error where replicas do not divide the first
+    # batch. The means of both replicas count alike, so that each sample of a
+    # share of 8 counts 7/8 of a sample of a share of 7.
+    assert_close_weights(results["uneven"], results["weighted"])
+    # `fit` leaves no attributes in the model, which then runs under Keras.
+    assert results["attributes"] == []
+    assert np.isfinite(results["evaluated"]).all()
+    assert results["predicted"] == 16
 
 
-def test_job_tells_its_options(capsys):
-    spec = importlib.util.spec_from_file_location("train_tpu", TESTS / JOB)
-    job = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(job)
+def test_train_tpu_lists_its_options(capsys):
+    path = TESTS / "scripts" / TRAIN_TPU
+    spec = importlib.util.spec_from_file_location("train_tpu", path)
+    train_tpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train_tpu)
     with pytest.raises(SystemExit, match=r"^0$"):
-        job.main(["--help"])
+        train_tpu.main(["--help"])
     assert "--checkpoint-dir" in capsys.readouterr().out
 
 
-def test_job_on_two_machines(tmp_path):
+@pytest.mark.slow
+@pytest.mark.isolated
+def test_train_tpu_on_two_machines(tmp_path):
     arguments = [*SMALL, "--epochs=1", "--batch-size=240"]
-    workers = world(JOB, 2, *arguments, f"--log-dir={tmp_path}")
+    workers = start_workers(TRAIN_TPU, 2, *arguments, f"--log-dir={tmp_path}")
     with running(workers):
-        said = ended(workers)
-    for code, _, errors in said:
+        ended = wait_for(workers)
+    for code, _, errors in ended:
         assert code == 0, errors
-    assert "val_accuracy" in said[0][1].splitlines()[-1]
-    assert said[1][1] == ""
+    (_, chief_output, _), (_, other_output, _) = ended
+    assert "val_accuracy" in chief_output.splitlines()[-1]
+    assert other_output == ""
 
 
-# ---- Mistakes --------------------------------------------------------------
+# ---- Strategies and arguments ---------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -528,7 +561,7 @@ def test_job_on_two_machines(tmp_path):
         ({"kind": "mirrored", "devices": "CPU:0"}, {}, "devices='CPU:0'"),
     ],
 )
-def test_strategies_that_are_refused(
+def test_wrong_arguments_of_get_strategy(
     arguments, environment, message, monkeypatch
 ):
     for name in ("TF_CONFIG", "TPU_NAME"):
@@ -539,20 +572,20 @@ def test_strategies_that_are_refused(
         kx.distribute.get_strategy(**arguments)
 
 
-def test_no_tpu_is_an_error_that_says_so(monkeypatch):
+def test_error_without_a_tpu(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(RuntimeError, match=r"must answer .* tpu=None"):
         kx.distribute.get_strategy("tpu")
 
 
 @pytest.mark.parametrize("how", ["named", "in the environment"])
-def test_a_tpu_is_connected_to_and_initialised_first(how, monkeypatch):
-    """With TensorFlow's own steps replaced: no TPU is at hand."""
-    done = []
+def test_tpu_is_connected_and_initialized_first(how, monkeypatch):
+    """Replaces TensorFlow's functions for TPUs, since the test has none."""
+    calls = []
 
     def step(name):
         def note(*args, **keywords):
-            done.append((name, *args, *keywords.values()))
+            calls.append((name, *args, *keywords.values()))
             return name
 
         return note
@@ -567,13 +600,13 @@ def test_a_tpu_is_connected_to_and_initialised_first(how, monkeypatch):
         monkeypatch.setattr(place, name, step(name))
     if how == "named":
         monkeypatch.delenv("TPU_NAME", raising=False)
-        found = kx.distribute.get_strategy("auto", tpu="pod")
+        strategy = kx.distribute.get_strategy("auto", tpu="pod")
     else:
         monkeypatch.setenv("TPU_NAME", "pod")
-        found = kx.distribute.get_strategy()
-    assert found == "TPUStrategy"
+        strategy = kx.distribute.get_strategy()
+    assert strategy == "TPUStrategy"
     resolver = "TPUClusterResolver"
-    assert done == [
+    assert calls == [
         (resolver, "pod"),
         ("experimental_connect_to_cluster", resolver),
         ("initialize_tpu_system", resolver),
@@ -588,7 +621,7 @@ def test_strategies_of_one_machine(monkeypatch):
     one = json.dumps({"cluster": {"worker": ["localhost:1"]}})
     monkeypatch.setenv("TF_CONFIG", one)
     assert kx.distribute.get_strategy("auto") is tf.distribute.get_strategy()
-    # A script for several machines runs on one as well.
+    # A script for several machines also runs on one.
     one = kx.distribute.get_strategy("auto", timeout=60)
     assert one is tf.distribute.get_strategy()
     mirrored = kx.distribute.get_strategy("mirrored", devices=["CPU:0"])
@@ -600,16 +633,14 @@ def test_strategies_of_one_machine(monkeypatch):
 def test_auto_counts_the_gpus(gpus, is_mirrored, monkeypatch):
     for name in ("TF_CONFIG", "TPU_NAME"):
         monkeypatch.delenv(name, raising=False)
-    found = {"GPU": ["GPU"] * gpus, "CPU": ["CPU"]}
-    monkeypatch.setattr(tf.config, "list_physical_devices", found.get)
+    devices = {"GPU": ["GPU"] * gpus, "CPU": ["CPU"]}
+    monkeypatch.setattr(tf.config, "list_physical_devices", devices.get)
     chosen = kx.distribute.get_strategy()
     assert isinstance(chosen, tf.distribute.MirroredStrategy) == is_mirrored
 
 
 @pytest.mark.parametrize("timeout", [None, 5])
-def test_the_timeout_is_that_of_what_workers_say_to_each_other(
-    timeout, monkeypatch
-):
+def test_timeout_applies_to_the_messages_between_workers(timeout, monkeypatch):
     def note(communication_options):
         return communication_options.timeout_seconds
 
@@ -627,15 +658,15 @@ def compiled_model(**options):
 
 
 @pytest.mark.parametrize("name", ["dataset", "validation_data"])
-def test_data_must_be_data_sets(name):
+def test_data_must_be_datasets(name):
     x = np.ones((8, 4), np.float32)
     good = tf.data.Dataset.from_tensors((x, x[:, :1]))
-    given = {"dataset": good, name: (x, x[:, :1])}
+    data = {"dataset": good, name: (x, x[:, :1])}
     with pytest.raises(ValueError, match=rf"{name} must be .*type tuple"):
-        kx.distribute.fit(compiled_model(), **given)
+        kx.distribute.fit(compiled_model(), **data)
 
 
-def test_one_device_takes_what_keras_takes():
+def test_one_device_accepts_all_arguments_of_keras_fit():
     x = np.ones((8, 4), np.float32)
     data = tf.data.Dataset.from_tensors((x, x[:, :1])).repeat(4)
     history = kx.distribute.fit(

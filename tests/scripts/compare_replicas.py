@@ -1,9 +1,9 @@
-"""On as many logical CPUs as are asked for: what each replica holds and finds.
+"""Compares replicas on several logical CPUs with a single device.
 
-Run by test_distribute.py in a process of its own, since logical devices must
-be asked for before TensorFlow starts. The tables of the other tests are read:
-a new initializer or layer is a row there. Prints a line of JSON: for each
-claim the largest relative error, which is 0 where it must be exact.
+The argument is the number of replicas. test_distribute.py runs this script in
+a process of its own, because logical devices must be configured before
+TensorFlow starts. Initializers and layers are those of tests/helpers/tables.py.
+The last printed line is JSON: the largest relative error of each comparison.
 """
 
 import json
@@ -21,11 +21,11 @@ tf.config.set_logical_device_configuration(
 import keras_initx as kx  # noqa: E402
 from tests.helpers import tables  # noqa: E402
 
-# A table of layers says what they do to 4 channels.
+# The table of layers describes what they do to 4 channels.
 X = np.random.default_rng(0).normal(size=(48, 4)).astype(np.float32)
 
 
-def on_all(strategy, values):
+def on_each_replica(strategy, values):
     return [np.asarray(v) for v in strategy.experimental_local_results(values)]
 
 
@@ -39,26 +39,27 @@ def pieces(strategy, x):
 
 
 def difference(a, b):
-    """The largest, in parts of the largest number; 0 only if equal."""
+    """Returns the largest difference, relative to the largest number of b."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
         return np.inf
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
 
 
-def initializer(strategy, make, shape):
+def compare_initializer(strategy, make, shape):
+    """Compares the copies of a weight with a weight without a strategy."""
     alone = make(seed=7)(shape)
     with strategy.scope():
         weight = keras.layers.Layer().add_weight(
             shape, initializer=make(seed=7)
         )
-    copies = on_all(strategy, weight.value)
+    copies = on_each_replica(strategy, weight.value)
     assert len(copies) == REPLICAS
     return max(difference(copy, alone) for copy in copies)
 
 
-def layer(strategy, make, expected):
-    """Outputs, and the gradient of their squares summed over replicas."""
+def compare_layer(strategy, make, expected):
+    """Compares outputs, and the gradient of their squares over all replicas."""
     with strategy.scope():
         made = make()
         made.build(X.shape)
@@ -74,11 +75,12 @@ def layer(strategy, make, expected):
     def run(x):
         return strategy.run(gradients, args=(x,))
 
-    y, of_pieces = run(pieces(strategy, X))
-    _, of_all = gradients(tf.constant(X))
-    errors = [difference(np.concatenate(on_all(strategy, y)), expected(X))]
-    for piece, whole in zip(of_pieces, of_all, strict=True):
-        errors.append(difference(sum(on_all(strategy, piece)), whole))
+    y, piece_gradients = run(pieces(strategy, X))
+    _, batch_gradients = gradients(tf.constant(X))
+    outputs = np.concatenate(on_each_replica(strategy, y))
+    errors = [difference(outputs, expected(X))]
+    for piece, whole in zip(piece_gradients, batch_gradients, strict=True):
+        errors.append(difference(sum(on_each_replica(strategy, piece)), whole))
     return max(errors)
 
 
@@ -106,21 +108,24 @@ def convolution():
 
 
 class Centered(keras.layers.Dense):
-    """Takes off the mean of all samples, for which replicas take turns."""
+    """Subtracts the mean over all replicas, so that each waits for the others.
 
-    breaks_at = None
+    The replica number `fails_at`, if not None, raises an error.
+    """
+
+    fails_at = None
 
     def call(self, x):
         replica = tf.distribute.get_replica_context()
         x -= replica.all_reduce("mean", tf.reduce_mean(x, axis=0))
-        here = tf.get_static_value(replica.replica_id_in_sync_group)
-        if here == self.breaks_at:
-            raise RuntimeError("broken")
+        number = tf.get_static_value(replica.replica_id_in_sync_group)
+        if number == self.fails_at:
+            raise RuntimeError("failed on purpose")
         return super().call(x)
 
 
-def waiting():
-    """Of layers within which a replica waits for the others."""
+def synchronized():
+    """Returns a model in which a replica waits for the others in each layer."""
     return keras.Sequential(
         [
             keras.Input((4,)),
@@ -133,8 +138,8 @@ def waiting():
     )
 
 
-def pair(strategy, build):
-    """The same model alone and under the strategy."""
+def model_pair(strategy, build):
+    """Returns the same model without the strategy and under it."""
     keras.utils.set_random_seed(3)
     alone = build()
     with strategy.scope():
@@ -145,7 +150,7 @@ def pair(strategy, build):
     return alone, model
 
 
-def profiles(a, b):
+def profile_difference(a, b):
     assert (a.units == b.units).all()
     return max(
         difference(a.sample_variance, b.sample_variance),
@@ -153,46 +158,55 @@ def profiles(a, b):
     )
 
 
-def measurement(strategy, build, samples, **options):
-    alone, model = pair(strategy, build)
-    # A mean far from zero, so that a merge about the wrong one would show.
+def compare_measurement(strategy, build, samples, **options):
+    """Compares the profiles of `measure`."""
+    alone, model = model_pair(strategy, build)
+    # The mean is far from zero, so that merging about a wrong mean would show.
     x = np.concatenate([X, X[::-1] + 1])[:samples] + 5
-    return profiles(kx.measure(model, x, **options), kx.measure(alone, x))
+    return profile_difference(
+        kx.measure(model, x, **options), kx.measure(alone, x)
+    )
 
 
-def waits(strategy):
-    """A measurement, and one that breaks off, leave no trace in the layers."""
-    alone, model = pair(strategy, waiting)
+def compare_synchronized(strategy):
+    """Compares profiles where replicas wait for each other inside layers.
+
+    Also asserts that measuring leaves no attribute in the layers, even if one
+    replica raises an error.
+    """
+    alone, model = model_pair(strategy, synchronized)
     options = {"training": True, "batch_size": 24}
     expected = kx.measure(alone, X, **options)
-    _, _, breaks, *_ = model.layers
+    centered = model.layers[2]
+    assert isinstance(centered, Centered)
     before = [dict(vars(layer)) for layer in model.layers]
 
-    def check():
+    def assert_unchanged():
         for layer, attributes in zip(model.layers, before, strict=True):
             assert vars(layer).keys() == attributes.keys(), layer.name
             for name, value in vars(layer).items():
                 assert value is attributes[name], f"{layer.name}.{name}"
 
-    error = profiles(kx.measure(model, X, **options), expected)
-    check()
+    error = profile_difference(kx.measure(model, X, **options), expected)
+    assert_unchanged()
     first, last = 0, REPLICAS - 1
     for replica in (first, last):
-        breaks.breaks_at = replica
+        centered.fails_at = replica
         try:
             kx.measure(model, X[:24], **options)
             error = np.inf
-        except RuntimeError as broken:
-            assert "broken" in str(broken)
+        except RuntimeError as failure:
+            assert "failed on purpose" in str(failure)
         finally:
-            del breaks.breaks_at
-        check()
-    return max(error, profiles(kx.measure(model, X, **options), expected))
+            del centered.fails_at
+        assert_unchanged()
+    again = kx.measure(model, X, **options)
+    return max(error, profile_difference(again, expected))
 
 
-def refusal(strategy):
-    """0 if a NaN that one replica meets is known to be one of the data's."""
-    _, model = pair(strategy, dense)
+def nan_error(strategy):
+    """Returns 0 if a NaN in one replica's data is reported as one in data."""
+    _, model = model_pair(strategy, dense)
     x = X.copy()
     x[-1, -1] = np.nan
     try:
@@ -202,23 +216,23 @@ def refusal(strategy):
     return np.inf
 
 
-def whole_model(strategy, run):
-    """Weights that a function of models gives, on each replica."""
-    alone, model = pair(strategy, dense)
+def compare_weights(strategy, run):
+    """Compares each replica's weights after `run(model)`."""
+    alone, model = model_pair(strategy, dense)
     for each in (alone, model):
         run(each)
     errors = [0.0]
-    for mine, its in zip(model.weights, alone.weights, strict=True):
-        for copy in on_all(strategy, mine.value):
-            errors.append(difference(copy, its))
+    for weight, expected in zip(model.weights, alone.weights, strict=True):
+        for copy in on_each_replica(strategy, weight.value):
+            errors.append(difference(copy, expected))
     return max(errors)
 
 
-def training(strategy):
-    """Profiles along a fit under the strategy and alone."""
-    found = []
-    for model in pair(strategy, convolution):
-        probe = kx.callbacks.SampleVarianceDecay(
+def compare_training(strategy):
+    """Compares what the callbacks record during `fit`."""
+    records = []
+    for model in model_pair(strategy, convolution):
+        decay = kx.callbacks.SampleVarianceDecay(
             X[:30], update_freq=2, verbose=0
         )
         symmetry = kx.callbacks.FeatureSymmetry(update_freq=2, verbose=0)
@@ -229,20 +243,23 @@ def training(strategy):
             epochs=2,
             shuffle=False,
             verbose=0,
-            callbacks=[probe, symmetry],
+            callbacks=[decay, symmetry],
         )
-        found.append((probe.profiles, symmetry.spread))
-    (alone, spread), (mirrored, same_spread) = found
+        records.append((decay.profiles, symmetry.spread))
+    (alone, spread), (mirrored, mirrored_spread) = records
     assert len(alone) == len(mirrored) == 4
     assert alone[0] != alone[-1]
-    return max(*map(profiles, mirrored, alone), difference(same_spread, spread))
+    return max(
+        *map(profile_difference, mirrored, alone),
+        difference(mirrored_spread, spread),
+    )
 
 
-def own_loop(strategy):
-    """CallbackList around a step of one's own, and a bare measurement."""
-    alone, model = pair(strategy, dense)
-    probe = kx.callbacks.SampleVarianceDecay(X, update_freq=1, verbose=0)
-    callbacks = keras.callbacks.CallbackList([probe], model=model)
+def compare_custom_loop(strategy):
+    """Compares the last profile of a custom training loop with `measure`."""
+    alone, model = model_pair(strategy, dense)
+    decay = kx.callbacks.SampleVarianceDecay(X, update_freq=1, verbose=0)
+    callbacks = keras.callbacks.CallbackList([decay], model=model)
 
     def step(x):
         with tf.GradientTape() as tape:
@@ -258,40 +275,42 @@ def own_loop(strategy):
         run(pieces(strategy, X))
         callbacks.on_train_batch_end(batch)
     callbacks.on_train_end()
-    assert probe.measured_at == [(0, 0), (0, 1), (0, 2)]
+    assert decay.measured_at == [(0, 0), (0, 1), (0, 2)]
     alone.set_weights(model.get_weights())
-    return profiles(probe.profiles[-1], kx.measure(alone, X))
+    return profile_difference(decay.profiles[-1], kx.measure(alone, X))
 
 
 def main():
     strategy = kx.distribute.get_strategy("mirrored")
     assert strategy.num_replicas_in_sync == REPLICAS
-    claims = {}
+    errors = {}
     for name, (make, shape) in tables.INITIALIZERS.items():
-        claims[f"initializer {name}"] = initializer(strategy, make, shape)
+        errors[f"initializer {name}"] = compare_initializer(
+            strategy, make, shape
+        )
     for name, (make, expected) in tables.LAYERS.items():
-        claims[f"layer {name}"] = layer(strategy, make, expected)
+        errors[f"layer {name}"] = compare_layer(strategy, make, expected)
     for name, build, samples, options in [
         ("dense", dense, 48, {}),
-        ("uneven pieces and batches", dense, 61, {"batch_size": 25}),
+        ("unequal pieces and batches", dense, 61, {"batch_size": 25}),
         ("fewer samples than replicas", dense, 48 + 1, {"batch_size": 48}),
-        # Of as many samples as replicas, and of one: pieces of one shape.
+        # Batches of one sample for each replica, and of a single sample.
         ("a sample each", dense, REPLICAS + 1, {"batch_size": REPLICAS}),
         ("convolution", convolution, 48, {"batch_size": 24}),
     ]:
-        claims[f"measure {name}"] = measurement(
+        errors[f"measure {name}"] = compare_measurement(
             strategy, build, samples, **options
         )
-    claims["measure waiting"] = waits(strategy)
-    claims["measure NaN"] = refusal(strategy)
+    errors["measure synchronized layers"] = compare_synchronized(strategy)
+    errors["measure NaN"] = nan_error(strategy)
     for name, run in [
         ("initialize", lambda m: kx.initialize(m, "he_normal", seed=3)),
         ("calibrate", lambda m: kx.calibrate(m, X)),
     ]:
-        claims[f"whole {name}"] = whole_model(strategy, run)
-    claims["callback"] = training(strategy)
-    claims["own loop"] = own_loop(strategy)
-    print(json.dumps(claims))
+        errors[f"weights {name}"] = compare_weights(strategy, run)
+    errors["callbacks in fit"] = compare_training(strategy)
+    errors["callbacks in a custom loop"] = compare_custom_loop(strategy)
+    print(json.dumps(errors))
 
 
 main()

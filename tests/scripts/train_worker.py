@@ -1,9 +1,10 @@
-"""One of several workers that train together, as TF_CONFIG tells it.
+"""Trains as one of several workers, which TF_CONFIG lists.
 
-Run by test_distribute.py, which also trains the same on one device. Arguments:
-a folder, and "die" if the last worker shall be killed in the third epoch, or
-"freeze" if it shall be stopped after all else. WORKER and WORKERS in the
-environment number the processes.
+test_distribute.py runs this script and also trains the same on one device. The
+first argument is a folder. The second is "kill" if the last worker is to be
+killed in the third epoch, or "freeze" if it is to be stopped at the end. The
+environment variables WORKER and WORKERS hold the number of this process and of
+all processes.
 """
 
 import json
@@ -20,32 +21,34 @@ import tensorflow as tf
 import keras_initx as kx
 
 EPOCHS, STEPS, BATCH = 4, 5, 24
-DIES_AT = 13
+KILLED_AT = 13
 rng = np.random.default_rng(0)
 X = rng.normal(size=(STEPS * BATCH, 4)).astype(np.float32) + 1
 Y = np.sin(X.sum(axis=1, keepdims=True))
 WEIGHTS = np.linspace(0.5, 1.5, len(X), dtype=np.float32)
 
 
-class Dies(keras.callbacks.Callback):
-    """As a machine does whose time is up: without a word."""
+class SendSignal(keras.callbacks.Callback):
+    """Sends a signal to its own process after a training step."""
 
-    def __init__(self, how=signal.SIGKILL, at=DIES_AT):
+    def __init__(self, signal_number, step):
         super().__init__()
-        self.how, self.at = how, at
+        self.signal_number, self.step = signal_number, step
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.optimizer.iterations.numpy()) == self.at:
-            os.kill(os.getpid(), self.how)
+        if int(self.model.optimizer.iterations.numpy()) == self.step:
+            os.kill(os.getpid(), self.signal_number)
 
 
-class Late(keras.callbacks.Callback):
+class StartLate(keras.callbacks.Callback):
+    """Delays the start of the training."""
+
     def on_train_begin(self, logs=None):
         time.sleep(1.5)
 
 
 def train(strategy, folder, *callbacks):
-    """Twenty steps with all that a training has; what came of it."""
+    """Trains for twenty steps and returns all results, for JSON."""
     keras.utils.set_random_seed(5)
     with strategy.scope():
         model = keras.Sequential(
@@ -73,7 +76,7 @@ def train(strategy, folder, *callbacks):
             weighted_metrics=["mse"],
         )
     data = tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(BATCH)
-    probe = kx.callbacks.SampleVarianceDecay(
+    decay = kx.callbacks.SampleVarianceDecay(
         X[:50], log_dir=folder / "tensorboard"
     )
     history = kx.distribute.fit(
@@ -84,7 +87,7 @@ def train(strategy, folder, *callbacks):
         verbose=2,
         callbacks=[
             keras.callbacks.BackupAndRestore(folder / "backup"),
-            probe,
+            decay,
             keras.callbacks.CSVLogger(folder / "log.csv", append=True),
             keras.callbacks.ModelCheckpoint(folder / "model.keras"),
             *callbacks,
@@ -94,13 +97,13 @@ def train(strategy, folder, *callbacks):
         "epochs": history.epoch,
         "history": history.history,
         "weights": [w.tolist() for w in model.get_weights()],
-        "steps": probe.measured_at,
-        "profiles": [profile.to_dict() for profile in probe.profiles],
+        "steps": decay.measured_at,
+        "profiles": [profile.to_dict() for profile in decay.profiles],
     }
 
 
-def small(strategy, **options):
-    """A model that is soon made."""
+def small_model(strategy, **options):
+    """Returns a compiled model of two layers."""
     keras.utils.set_random_seed(5)
     with strategy.scope():
         layers = [keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -109,13 +112,13 @@ def small(strategy, **options):
     return model
 
 
-def slices():
+def small_batches():
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH)
 
 
-def whole_model(strategy, folder):
-    """Drawn, calibrated and trained twice with a step of its own."""
-    model = small(strategy)
+def train_custom_step(strategy, folder):
+    """Initializes, calibrates and trains twice with a custom train step."""
+    model = small_model(strategy)
     kx.initialize(model, "he_normal", seed=3)
     kx.calibrate(model, X)
     calibrated = [w.tolist() for w in model.get_weights()]
@@ -128,7 +131,7 @@ def whole_model(strategy, folder):
     symmetry = kx.callbacks.FeatureSymmetry(log_dir=folder / "symmetry")
     losses = [
         kx.distribute.fit(
-            model, slices(), verbose=0, callbacks=symmetry
+            model, small_batches(), verbose=0, callbacks=symmetry
         ).history["loss"]
         for _ in range(2)
     ]
@@ -136,57 +139,69 @@ def whole_model(strategy, folder):
     return {"calibrated": calibrated, "losses": losses, "kept": kept}
 
 
-def epochs_left(strategy, folder, late):
-    """After a training that ended between its last backup and its end."""
-    left = []
+def resume_finished(strategy, folder, late):
+    """Trains, and again from the backup that the finished training left.
+
+    Args:
+        late: bool. Whether this worker starts the second training late.
+
+    Returns:
+        The epochs of both trainings.
+    """
+    epochs = []
     for keep in (True, False):
         backup = keras.callbacks.BackupAndRestore(
             folder / "ended", delete_checkpoint=not keep
         )
         history = kx.distribute.fit(
-            small(strategy),
-            slices(),
+            small_model(strategy),
+            small_batches(),
             verbose=0,
-            callbacks=[*[Late()] * (late and not keep), backup],
+            callbacks=[*[StartLate()] * (late and not keep), backup],
         )
-        left.append(history.epoch)
-    return left
+        epochs.append(history.epoch)
+    return epochs
 
 
-def refused(strategy, seed=0, **options):
-    """What is said to workers that do not start alike."""
-    model = small(strategy)
+def fit_error(strategy, seed=0, **options):
+    """Returns the error of `fit` for workers that start differently."""
+    model = small_model(strategy)
     kx.initialize(model, "he_normal", seed=seed)
     try:
-        kx.distribute.fit(model, slices(), epochs=2, verbose=0, **options)
+        kx.distribute.fit(
+            model, small_batches(), epochs=2, verbose=0, **options
+        )
     except ValueError as error:
         return str(error)
 
 
 def main():
-    folder, how = Path(sys.argv[1]), sys.argv[2:]
+    folder, end = Path(sys.argv[1]), sys.argv[2:]
     strategy = kx.distribute.get_strategy("auto")
     worker = int(os.environ["WORKER"])
     is_last = worker == int(os.environ["WORKERS"]) - 1
-    found = train(strategy, folder, *[Dies()] * (how == ["die"] and is_last))
-    found["replicas"] = strategy.num_replicas_in_sync
-    found["worker"] = worker
-    found["chief"] = kx.distribute.is_chief(strategy)
-    if how == ["freeze"]:
-        found["whole model"] = whole_model(strategy, folder)
-        found["left"] = epochs_left(strategy, folder, late=worker > 0)
-        found["refused"] = [
-            refused(strategy, seed=worker),
-            refused(strategy, initial_epoch=int(worker == 0)),
+    callbacks = []
+    if end == ["kill"] and is_last:
+        callbacks = [SendSignal(signal.SIGKILL, step=KILLED_AT)]
+    results = train(strategy, folder, *callbacks)
+    results["replicas"] = strategy.num_replicas_in_sync
+    results["worker"] = worker
+    results["chief"] = kx.distribute.is_chief(strategy)
+    if end == ["freeze"]:
+        results["custom step"] = train_custom_step(strategy, folder)
+        results["resumed"] = resume_finished(strategy, folder, late=worker > 0)
+        results["errors"] = [
+            fit_error(strategy, seed=worker),
+            fit_error(strategy, initial_epoch=int(worker == 0)),
         ]
     path = folder / f"worker-{worker}.json"
-    path.write_text(json.dumps(found), encoding="utf-8")
-    if how == ["freeze"]:
+    path.write_text(json.dumps(results), encoding="utf-8")
+    if end == ["freeze"]:
         kx.distribute.fit(
-            small(strategy),
-            slices(),
+            small_model(strategy),
+            small_batches(),
             verbose=0,
-            callbacks=[Dies(signal.SIGSTOP, at=2)] * is_last,
+            callbacks=[SendSignal(signal.SIGSTOP, step=2)] * is_last,
         )
 
 
