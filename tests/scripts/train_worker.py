@@ -142,11 +142,8 @@ def train_custom_step(strategy, folder):
 def resume_finished(strategy, folder, late):
     """Trains, and again from the backup that the finished training left.
 
-    Args:
-        late: bool. Whether this worker starts the second training late.
-
-    Returns:
-        The epochs of both trainings.
+    If `late` is true, this worker starts the second training late. The epochs
+    of both trainings are returned.
     """
     epochs = []
     for keep in (True, False):
