@@ -47,16 +47,11 @@ def test_an_operation_that_xla_cannot_compile_fails():
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "shape"),
-    [(name, *row) for name, row in tables.INITIALIZERS.items()],
-    ids=list(tables.INITIALIZERS),
+    "row", tables.INITIALIZER_ROWS.values(), ids=tables.INITIALIZER_ROWS
 )
-def test_initializers(name, make, shape, seed):
-    made = make(seed=seed)
-    # TensorFlow Probability draws some distributions in float64, and weights
-    # by formula are float64 constants: both on the host, before the first step.
-    wide = name.startswith(("drawn-", "wave-"))
-    compiled(lambda: made(shape), wide=wide)
+def test_initializers(row, seed):
+    made = row.make(seed=seed)
+    compiled(lambda: made(row.shape), wide=row.wide)
 
 
 @pytest.mark.parametrize(

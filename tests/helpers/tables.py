@@ -1,35 +1,17 @@
-"""Every public initializer and layer, for the tests that take all of them.
-
-The rows are those of test_initializers and test_layers, and BUILT for the
-initializers that do not draw their weights.
-"""
+"""Every public initializer and layer, for the tests that take all of them."""
 
 import keras
 
 import keras_initx as kx
-from tests.initializers import test_initializers
-from tests.layers import test_layers
+from tests.helpers import initializer_rows, layer_rows
 
+INITIALIZER_ROWS = initializer_rows.ROWS | initializer_rows.BUILT
 # name: (keyword seed -> initializer, shape of a kernel)
-BUILT = {
-    "wave-first": (
-        lambda seed: kx.initializers.TriangleWaveKernel(2, 0, seed=seed),
-        (3, 8),
-    ),
-    "wave-hidden": (
-        lambda seed: kx.initializers.TriangleWaveKernel(2, 1, seed=seed),
-        (8, 8),
-    ),
-    "wave-bias": (
-        lambda seed: kx.initializers.TriangleWaveBias(2, 1, seed=seed),
-        (8,),
-    ),
-}
 INITIALIZERS = {
-    name: (row.make, (64, 8)) for name, row in test_initializers.ROWS.items()
-} | BUILT
+    name: (row.make, row.shape) for name, row in INITIALIZER_ROWS.items()
+}
 # name: (how to make it, what it does to an array of 4 channels)
-LAYERS = test_layers.ROWS
+LAYERS = layer_rows.ROWS
 
 
 def missing() -> set[str]:
