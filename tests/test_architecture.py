@@ -42,19 +42,12 @@ ARROWS = {
     "distributions": set(),
     "hooks": {"inspection"},
     "initializers": {"distributions", "theory"},
-    "constraints": {"theory"},
+    "constraints": set(),
     "layers": {"constraints", "inspection", "theory"},
     "measurement": {"distribute", "hooks", "inspection", "profile"},
     "initialization": {"initializers", "inspection", "profile"},
-    "calibration": {"hooks", "inspection", "measurement", "profile", "theory"},
-    "models": {
-        "calibration",
-        "initialization",
-        "initializers",
-        "inspection",
-        "layers",
-        "theory",
-    },
+    "calibration": {"hooks", "inspection", "measurement", "profile"},
+    "models": {"initializers", "layers", "theory"},
     "callbacks": {"distribute", "inspection", "measurement", "profile"},
     "__init__": {
         "_startup",
@@ -148,6 +141,31 @@ def test_modules_import_the_rooms_below_them(path):
 
 
 @pytest.mark.parametrize("here", ARROWS)
+def test_every_arrow_is_used(here):
+    imported = set()
+    for path in MODULES:
+        if room(path) == here:
+            imported |= {room(other) for other in imported_modules(path)}
+    assert ARROWS[here] - imported == set()
+
+
+def test_contributing_has_the_same_arrows():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = {}
+    for line in text.splitlines():
+        if match := re.match(r"\| `(\w+)` \|.*\|(.*)\|$", line):
+            names = set(re.findall(r"`(\w+)`", match[2]))
+            # The package itself is the module __init__.
+            package = {"__init__"} if "keras_initx" in names else set()
+            table[match[1]] = names - {"keras_initx"} | package
+    # The modules beside the folders that hold no subject of their own.
+    for name in ("_startup", "validation", "__init__", "__main__"):
+        assert name not in table
+        table[name] = ARROWS[name]
+    assert table == ARROWS
+
+
+@pytest.mark.parametrize("here", ARROWS)
 def test_arrows_do_not_point_up(here):
     height = {name: i for i, level in enumerate(LEVELS) for name in level}
     assert set(height) == set(ARROWS)
@@ -184,8 +202,7 @@ def test_subjects_of_theory_import_those_below_them(path):
             assert there in allowed, f"{here} -> {there}"
 
 
-def test_measure_enters_each_room_once():
-    """The modules that `measure` uses call down, and never back up."""
+def test_modules_that_measure_uses_call_down_and_never_back_up():
     chain = ["measurement", "hooks", "inspection"]
     start = PACKAGE / "measurement" / "measure.py"
     reached, waiting = set(), [start]
