@@ -10,14 +10,17 @@ import numpy as np
 from keras_initx import initializers, theory
 from keras_initx.cli.errors import one_line
 from keras_initx.profile import VarianceProfile
-
-# With these activations, scaling the weights leaves the sample fraction as it
-# is.
-SCALE_FREE = ("linear", "relu", "leaky_relu")
-ACTIVATIONS = (
-    *SCALE_FREE,
-    *("tanh", "gelu", "silu", "elu", "selu", "softplus"),
+from keras_initx.theory.mean_field.activations import (
+    DETERMINISTIC,
+    POSITIVE_HOMOGENEOUS,
 )
+
+# The activations that the theory knows and Keras has under the same name.
+ACTIVATIONS = tuple(
+    name for name in DETERMINISTIC if hasattr(keras.activations, name)
+)
+# With these, scaling the weights leaves the sample fraction as it is.
+SCALE_FREE = tuple(name for name in ACTIVATIONS if name in POSITIVE_HOMOGENEOUS)
 # Initializers for which the theory holds: they draw the weights of a layer
 # independently, with mean zero and one finite variance.
 INDEPENDENT = (

@@ -5,7 +5,8 @@ the layer sums. Shapes are read as Keras reads them. `EinsumDense` and the
 attention layers tell an initializer which axes of a kernel they sum over. Where
 the shape does not tell the fan-in, set the argument `fan_in`: k * k for a
 `DepthwiseConv2D` with a window of k by k, 1 for an `Embedding`, k * k times the
-channels of the input for a `Conv2DTranspose` of stride 1.
+channels of the input for a `Conv2DTranspose` of stride 1. Or use
+`keras_initx.initialize`, which asks the layer.
 
 A call is a pure function of the initializer's config, the shape and the dtype:
 
@@ -18,7 +19,7 @@ A call is a pure function of the initializer's config, the shape and the dtype:
 - With a `keras.random.SeedGenerator`, every call gives other weights, and a
   copy made from the config starts from the beginning.
 
-`MultiHeadAttention` and `GroupedQueryAttention` make a copy from the config for
+`MultiHeadAttention` and `GroupQueryAttention` make a copy from the config for
 each of their kernels. With an int or a `SeedGenerator` the query, key and value
 kernels are therefore EQUAL if their shapes are, and attention scores start as
 those of x W W^T x. Give these layers an initializer with seed None, and call

@@ -78,6 +78,14 @@ def test_report_of_the_plain_network_on_the_digits(tmp_path, capsys):
     assert png.startswith(b"\x89PNG") and len(png) > 5000
 
 
+def test_activations_of_the_plain_network():
+    assert plain_network.SCALE_FREE == ("linear", "relu", "leaky_relu")
+    assert (
+        *plain_network.SCALE_FREE,
+        *("tanh", "gelu", "silu", "elu", "selu", "softplus"),
+    ) == plain_network.ACTIVATIONS
+
+
 def test_plain_network_keeps_the_variance_as_in_theory():
     keras.utils.set_random_seed(0)
     for activation in plain_network.ACTIVATIONS:

@@ -1,12 +1,14 @@
 """theory.Activation: its parameters, and the functions that accept it."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
 
-from keras_initx import theory
+from keras_initx import initializers, theory
 from keras_initx.theory import Activation
+from keras_initx.theory.mean_field import activations
 
 
 def hard_tanh(z):
@@ -79,6 +81,42 @@ def test_record_stands_for_name_and_parameters(function):
             function(
                 *arguments, activation=activation, **activation.parameters()
             )
+
+
+ALIASES = {"swish"}
+HOMOGENEOUS = {"linear", "relu", "leaky_relu", "rrelu"}
+
+
+@pytest.mark.parametrize(
+    ("documented", "names"),
+    [
+        (Activation, {*activations.DETERMINISTIC, "rrelu", *ALIASES}),
+        (theory.correlation_map, {*activations.DETERMINISTIC, *ALIASES}),
+        (theory.fractional_moment_std, HOMOGENEOUS),
+        (initializers.FractionalMoment, HOMOGENEOUS),
+        (initializers.AlphaStable, HOMOGENEOUS),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_docstrings_name_the_activations_that_are_accepted(documented, names):
+    entry = re.search(
+        r"\n {4,8}(?:function|activation): (.*?)(?:; or|, a leaky|, as in)",
+        documented.__doc__,
+        re.DOTALL,
+    )
+    assert set(re.findall(r'"(\w+)"', entry[1])) == names
+    for name in names:
+        assert Activation(name).name in {*activations._DEFAULTS}
+
+
+def test_names_of_activations():
+    assert set(activations._DEFAULTS) == {*activations.DETERMINISTIC, "rrelu"}
+    assert set(activations._ALIASES) == ALIASES
+    assert set(activations.POSITIVE_HOMOGENEOUS) == HOMOGENEOUS
+    with pytest.raises(
+        ValueError, match="must be 'linear', 'relu', 'leaky_relu' or 'rrelu':"
+    ):
+        theory.fractional_moment_std(1.0, 64, "tanh")
 
 
 def test_records_are_equal_if_they_are_the_same_function():

@@ -164,7 +164,7 @@ def as_activation(
 
 
 def _refuse_function(name: str) -> NoReturn:
-    deterministic = sorted({*_DEFAULTS, *_ALIASES} - {"rrelu"})
+    deterministic = sorted({*DETERMINISTIC, *_ALIASES})
     refuse(
         f"activation must be a callable or one of {deterministic}.",
         activation=name,
@@ -356,6 +356,16 @@ _NONLINEARITIES: dict[str, Callable[..., Nonlinearity]] = {
     "selu": lambda: _elu(_SELU_ALPHA, _SELU_FACTOR, "selu"),
     "softplus": lambda: Nonlinearity("softplus", lambda z: np.logaddexp(0, z)),
 }
+
+# Names, without aliases, of the activations that are one function, and of
+# those with phi(r z) = r phi(z) for every r > 0, one function or random.
+DETERMINISTIC = tuple(_NONLINEARITIES)
+POSITIVE_HOMOGENEOUS = tuple(
+    name
+    for name, defaults in _DEFAULTS.items()
+    if "negative_slope_range" in defaults
+    or _NONLINEARITIES[name](**defaults).negative_slope is not None
+)
 
 
 def _checked(name: str, activation: ArrayFunction) -> ArrayFunction:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_initx.theory.mean_field.activations import (
+    POSITIVE_HOMOGENEOUS,
     Activation,
     as_activation,
     resolve,
@@ -62,9 +63,10 @@ def slopes(
     else:
         phi = resolve(record, {})
         if phi.negative_slope is None:
+            *names, last = map(repr, POSITIVE_HOMOGENEOUS)
             refuse(
-                "activation must be 'linear', 'relu', 'leaky_relu' or 'rrelu': "
-                "a moment is kept at every size of the input only by a "
+                f"activation must be {', '.join(names)} or {last}: a moment is "
+                "kept at every size of the input only by a "
                 "positive-homogeneous activation.",
                 activation=activation,
             )
