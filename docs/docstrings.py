@@ -1,7 +1,7 @@
 """A griffe extension: doctests as code, and functions named as their modules.
 
-Keras's docstrings show doctests below `Example:` without indentation and
-without fences, which Markdown takes for quotations.
+Docstrings show doctests below `Example:` without indentation and without
+fences, as Keras's do. Markdown takes them for quotations.
 """
 
 import re
@@ -9,15 +9,17 @@ import re
 import griffe
 
 _DOCTEST = re.compile(r"^( *)>>> ")
+_HEADING = re.compile(r"^(Example:|Reference:)(?=\s|$)", re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
     """Prepares what griffe has read for the reference pages."""
 
     def on_object(self, *, obj, **kwargs):
-        """Puts the doctests of one object into fences."""
+        """Puts doctests into fences, and marks headings."""
         if obj.docstring:
-            obj.docstring.value = fenced_doctests(obj.docstring.value)
+            text = fenced_doctests(obj.docstring.value)
+            obj.docstring.value = marked_headings(text)
 
     def on_package(self, *, pkg, **kwargs):
         """Resolves `keras_initx.measure` to the function.
@@ -35,6 +37,11 @@ class Docstrings(griffe.Extension):
             if not found.is_alias and found.is_module:
                 function = found.members[last]
                 pkg.members[name] = griffe.Alias(name, function, parent=pkg)
+
+
+def marked_headings(text):
+    """The text, with `Example:` and `Reference:` as mkdocstrings' headings."""
+    return _HEADING.sub(r'<span class="doc-section-title">\1</span>', text)
 
 
 def fenced_doctests(text):

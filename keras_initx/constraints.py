@@ -33,14 +33,14 @@ class BlockDiagonal(keras.constraints.Constraint):
             cannot be divided into blocks.
 
     Example:
-        >>> kernel = np.ones((2, 4), "float32")
-        >>> keras.ops.convert_to_numpy(BlockDiagonal(2)(kernel))
-        array([[1., 1., 0., 0.],
-               [0., 0., 1., 1.]], dtype=float32)
 
-    Reference:
-        Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, whose wider
-        networks have this variant.
+    >>> kernel = np.ones((2, 4), "float32")
+    >>> keras.ops.convert_to_numpy(BlockDiagonal(2)(kernel))
+    array([[1., 1., 0., 0.],
+           [0., 0., 1., 1.]], dtype=float32)
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, whose wider
+    networks have this variant.
     """
 
     def __init__(self, blocks: int):

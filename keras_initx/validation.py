@@ -27,6 +27,7 @@ def refuse(
         **received: The arguments as the user gave them.
 
     Example:
+
     >>> refuse("depth must be odd.", depth=4)
     Traceback (most recent call last):
     ...
@@ -78,6 +79,7 @@ def check_int(
         ValueError: If the value is something else.
 
     Example:
+
     >>> check_int("depth", 0, 1)
     Traceback (most recent call last):
     ...
@@ -118,6 +120,7 @@ def check_real(
         ValueError: If the value is something else.
 
     Example:
+
     >>> check_real("hurst", 1.5, "(0, 1]")
     Traceback (most recent call last):
     ...
@@ -155,6 +158,7 @@ def check_array(
             outside the interval.
 
     Example:
+
     >>> check_array("rho", [0, 1.5], "[-1, 1]")
     Traceback (most recent call last):
     ...
@@ -210,6 +214,7 @@ def check_choice(
         ValueError: If the value is something else.
 
     Example:
+
     >>> check_choice("per", "row", ("unit", "layer"))
     Traceback (most recent call last):
     ...
@@ -251,6 +256,7 @@ def check_instance(
         ValueError: If the value is something else.
 
     Example:
+
     >>> check_instance("path", 3, str, "a file name")
     Traceback (most recent call last):
     ...

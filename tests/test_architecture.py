@@ -286,6 +286,27 @@ def test_public_objects_have_an_example_and_a_reference(module):
             assert part in text, f"{name} has no {part!r} in its docstring"
 
 
+# These still have no blank line after "Example:".
+OTHER_LAYOUT = {"measurement"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if room(path) not in OTHER_LAYOUT],
+    ids=relative,
+)
+def test_examples_and_references_have_one_layout(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        text = ast.get_docstring(node) or ""
+        assert not re.search(r"^(Examples|References):", text, re.MULTILINE)
+        example = re.search(r"^Example:(.*\n){3}", text, re.MULTILINE)
+        if example:
+            assert re.match(r"Example:\n\n>>> ", example[0]), example[0]
+        assert not re.search(r"^Reference:$", text, re.MULTILINE)
+
+
 # ---- Language ---------------------------------------------------------------
 
 # Folders and files with no banned word. Each owner adds those that pass.

@@ -88,6 +88,7 @@ class FeatureSymmetry(Periodic):
         RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
+
     >>> import keras_initx as kx
     >>> model = kx.models.ConstNet(7, 1, 3, (8, 8, 3), dropout=0.5)
     >>> model.compile(

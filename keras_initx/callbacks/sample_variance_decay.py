@@ -93,6 +93,7 @@ class SampleVarianceDecay(Periodic):
         RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
+
     >>> import keras, numpy as np
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), keras.layers.Dense(8, "relu"),

@@ -49,6 +49,7 @@ def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
         RuntimeError: If Keras does not run on TensorFlow.
 
     Example:
+
     >>> is_chief()
     True
 

@@ -63,6 +63,7 @@ def get_strategy(
             TensorFlow.
 
     Example:
+
     >>> get_strategy("default").num_replicas_in_sync
     1
 

@@ -110,6 +110,7 @@ def fit(
             likely one and not certain.
 
     Example:
+
     >>> import keras, keras_initx as kx, tensorflow as tf
     >>> with kx.distribute.get_strategy("default").scope():
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])

@@ -91,16 +91,16 @@ class AlphaStable(FanInInitializer):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> layer = keras.layers.Dense(256, kernel_initializer=AlphaStable(1.5))
-        >>> layer.build((None, 256))
-        >>> f"{keras.ops.median(abs(layer.kernel)):.2f}"
-        '0.02'
 
-    Reference:
-        Peluchetti, Favaro & Fortini, AISTATS (2020), arXiv:2003.00394, for
-        stable weights; Gürbüzbalaban & Hu, AISTATS (2021), arXiv:2005.11878,
-        for a preserved moment of the norm with normal weights. Stable weights
-        that preserve a moment are derived here.
+    >>> layer = keras.layers.Dense(256, kernel_initializer=AlphaStable(1.5))
+    >>> layer.build((None, 256))
+    >>> f"{keras.ops.median(abs(layer.kernel)):.2f}"
+    '0.02'
+
+    Reference: Peluchetti, Favaro & Fortini, AISTATS (2020), arXiv:2003.00394,
+    for stable weights; Gürbüzbalaban & Hu, AISTATS (2021), arXiv:2005.11878,
+    for a preserved moment of the norm with normal weights. Stable weights that
+    preserve a moment are derived here.
     """
 
     def __init__(

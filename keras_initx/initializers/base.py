@@ -147,14 +147,14 @@ def compute_fans(
         ValueError: If an axis is not an axis of `shape`.
 
     Example:
-        >>> compute_fans((3, 3, 64, 128))
-        (576, 1152)
-        >>> compute_fans((64, 4, 16), input_axes=[0], output_axes=[1, 2])
-        (64, 64)
 
-    Reference:
-        `keras.initializers.VarianceScaling` of Keras 3.15, which receives the
-        axes from `EinsumDense`.
+    >>> compute_fans((3, 3, 64, 128))
+    (576, 1152)
+    >>> compute_fans((64, 4, 16), input_axes=[0], output_axes=[1, 2])
+    (64, 64)
+
+    Reference: `keras.initializers.VarianceScaling` of Keras 3.15, which
+    receives the axes from `EinsumDense`.
     """
     shape = tuple(int(size) for size in shape)
     if input_axes is not None and output_axes is not None:

@@ -68,19 +68,19 @@ class DepthProcess:
         ValueError: If an argument is out of range.
 
     Example:
-        >>> process = DepthProcess(
-        ...     depth=1000, kind="fractional", hurst=0.7, seed=1
-        ... )
-        >>> layers = [
-        ...     keras.layers.Dense(64, kernel_initializer=process.at(index))
-        ...     for index in range(1000)
-        ... ]
 
-    Reference:
-        Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025, arXiv:2206.06929.
-        Smooth weights are the values of the process, as in the authors' later
-        code. Fractional weights have the exact covariance, see
-        `theory.fractional_process`.
+    >>> process = DepthProcess(
+    ...     depth=1000, kind="fractional", hurst=0.7, seed=1
+    ... )
+    >>> layers = [
+    ...     keras.layers.Dense(64, kernel_initializer=process.at(index))
+    ...     for index in range(1000)
+    ... ]
+
+    Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
+    arXiv:2206.06929. Smooth weights are the values of the process, as in the
+    authors' later code. Fractional weights have the exact covariance, see
+    `theory.fractional_process`.
     """
 
     def __init__(
@@ -186,12 +186,13 @@ class DepthWeights(FanInInitializer):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> third = DepthProcess(10, kind="smooth", seed=1).at(3)
-        >>> third((64, 64)).shape
-        TensorShape([64, 64])
 
-    Reference:
-        Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025, arXiv:2206.06929.
+    >>> third = DepthProcess(10, kind="smooth", seed=1).at(3)
+    >>> third((64, 64)).shape
+    TensorShape([64, 64])
+
+    Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
+    arXiv:2206.06929.
     """
 
     shares_seed = True

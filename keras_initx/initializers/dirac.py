@@ -140,17 +140,17 @@ class Dirac(_CenterKernel):
             are not each axis of the kernel once.
 
     Example:
-        >>> layer = keras.layers.Conv1D(4, 3, kernel_initializer=Dirac())
-        >>> layer.build((None, 8, 2))
-        >>> layer.kernel[1].numpy()
-        array([[1., 0., 1., 0.],
-               [0., 1., 0., 1.]], dtype=float32)
 
-    Reference:
-        Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as read from
-        the authors' code, where outputs are no fewer than inputs and windows
-        are odd. The other cases are derived here. `torch.nn.init.dirac_` is the
-        same with value 1 and zeros in the place of repeated channels.
+    >>> layer = keras.layers.Conv1D(4, 3, kernel_initializer=Dirac())
+    >>> layer.build((None, 8, 2))
+    >>> layer.kernel[1].numpy()
+    array([[1., 0., 1., 0.],
+           [0., 1., 0., 1.]], dtype=float32)
+
+    Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
+    read from the authors' code, where outputs are no fewer than inputs and
+    windows are odd. The other cases are derived here. `torch.nn.init.dirac_` is
+    the same with value 1 and zeros in the place of repeated channels.
     """
 
     def matrix(self, inputs: int, outputs: int) -> tf.Tensor:
@@ -202,13 +202,13 @@ class DiracAverage(_CenterKernel):
             are not each axis of the kernel once.
 
     Example:
-        >>> DiracAverage()((3, 4, 2))[1, :, 0].numpy()
-        array([0.25, 0.25, 0.25, 0.25], dtype=float32)
 
-    Reference:
-        Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as read from
-        the authors' code, where windows are odd. Other windows, and kernels of
-        `EinsumDense`, are derived here.
+    >>> DiracAverage()((3, 4, 2))[1, :, 0].numpy()
+    array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+
+    Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
+    read from the authors' code, where windows are odd. Other windows, and
+    kernels of `EinsumDense`, are derived here.
     """
 
     def matrix(self, inputs: int, outputs: int) -> tf.Tensor:

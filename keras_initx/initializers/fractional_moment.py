@@ -65,16 +65,16 @@ class FractionalMoment(FanInInitializer):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> layer = keras.layers.Dense(
-        ...     256, kernel_initializer=FractionalMoment(order=1.0)
-        ... )
-        >>> layer.build((None, 256))
-        >>> f"{keras.ops.std(layer.kernel):.2f}"
-        '0.09'
 
-    Reference:
-        Gürbüzbalaban & Hu, AISTATS (2021), arXiv:2005.11878. Dropout, and
-        layers that are not as wide as their input, are derived here.
+    >>> layer = keras.layers.Dense(
+    ...     256, kernel_initializer=FractionalMoment(order=1.0)
+    ... )
+    >>> layer.build((None, 256))
+    >>> f"{keras.ops.std(layer.kernel):.2f}"
+    '0.09'
+
+    Reference: Gürbüzbalaban & Hu, AISTATS (2021), arXiv:2005.11878. Dropout,
+    and layers that are not as wide as their input, are derived here.
     """
 
     def __init__(

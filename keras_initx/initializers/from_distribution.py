@@ -72,17 +72,17 @@ class FromDistribution(FanInInitializer):
             another argument is out of range.
 
     Example:
-        >>> import tensorflow_probability as tfp
-        >>> student = tfp.distributions.StudentT(df=5.0, loc=0.0, scale=1.0)
-        >>> layer = keras.layers.Dense(
-        ...     256, kernel_initializer=FromDistribution(student)
-        ... )
-        >>> layer.build((None, 256))
-        >>> f"{keras.ops.std(layer.kernel):.2f}"  # sqrt(2 / 256) = 0.088
-        '0.09'
 
-    Reference:
-        He et al., ICCV (2015), arXiv:1502.01852, for the scale.
+    >>> import tensorflow_probability as tfp
+    >>> student = tfp.distributions.StudentT(df=5.0, loc=0.0, scale=1.0)
+    >>> layer = keras.layers.Dense(
+    ...     256, kernel_initializer=FromDistribution(student)
+    ... )
+    >>> layer.build((None, 256))
+    >>> f"{keras.ops.std(layer.kernel):.2f}"  # sqrt(2 / 256) = 0.088
+    '0.09'
+
+    Reference: He et al., ICCV (2015), arXiv:1502.01852, for the scale.
     """
 
     def __init__(

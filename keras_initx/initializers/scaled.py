@@ -48,18 +48,18 @@ class Scaled(FanInInitializer):
             the initializer does not take a seed.
 
     Example:
-        >>> import keras_initx as kx
-        >>> factor = kx.theory.fixup_factor(branches=16)
-        >>> layer = keras.layers.Dense(
-        ...     512, kernel_initializer=Scaled("he_normal", factor)
-        ... )
-        >>> layer.build((None, 512))
-        >>> f"{keras.ops.std(layer.kernel):.3f}"  # sqrt(2 / 512) / 4 = 0.0156
-        '0.016'
 
-    Reference:
-        Zhang, Dauphin & Ma, ICLR (2019), arXiv:1901.09321, for the factor of
-        the example.
+    >>> import keras_initx as kx
+    >>> factor = kx.theory.fixup_factor(branches=16)
+    >>> layer = keras.layers.Dense(
+    ...     512, kernel_initializer=Scaled("he_normal", factor)
+    ... )
+    >>> layer.build((None, 512))
+    >>> f"{keras.ops.std(layer.kernel):.3f}"  # sqrt(2 / 512) / 4 = 0.0156
+    '0.016'
+
+    Reference: Zhang, Dauphin & Ma, ICLR (2019), arXiv:1901.09321, for the
+    factor of the example.
     """
 
     def __init__(

@@ -155,25 +155,25 @@ class TriangleWaveKernel(_TriangleWave):
             the output and (4 B, 4 B) between.
 
     Example:
-        >>> net = {"depth": 2, "concave": False, "peaks": [0.5, 0.5, 0.5]}
-        >>> layers = [
-        ...     keras.layers.Dense(
-        ...         units,
-        ...         activation,
-        ...         kernel_initializer=TriangleWaveKernel(index=k, **net),
-        ...         bias_initializer=TriangleWaveBias(index=k, **net),
-        ...     )
-        ...     for k, (units, activation) in enumerate(
-        ...         [(4, "relu"), (4, "relu"), (1, None)]
-        ...     )
-        ... ]
-        >>> y = keras.Sequential(layers)(np.array([[0.0], [0.5], [1.0]]))
-        >>> keras.ops.convert_to_numpy(y).ravel().tolist()
-        [0.0, 0.25, 1.0]
 
-    Reference:
-        Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections 4 and 5.
-        The sums of inputs and of blocks are derived here.
+    >>> net = {"depth": 2, "concave": False, "peaks": [0.5, 0.5, 0.5]}
+    >>> layers = [
+    ...     keras.layers.Dense(
+    ...         units,
+    ...         activation,
+    ...         kernel_initializer=TriangleWaveKernel(index=k, **net),
+    ...         bias_initializer=TriangleWaveBias(index=k, **net),
+    ...     )
+    ...     for k, (units, activation) in enumerate(
+    ...         [(4, "relu"), (4, "relu"), (1, None)]
+    ...     )
+    ... ]
+    >>> y = keras.Sequential(layers)(np.array([[0.0], [0.5], [1.0]]))
+    >>> keras.ops.convert_to_numpy(y).ravel().tolist()
+    [0.0, 0.25, 1.0]
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections 4
+    and 5. The sums of inputs and of blocks are derived here.
     """
 
     def weights(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -244,12 +244,13 @@ class TriangleWaveBias(_TriangleWave):
             the output.
 
     Example:
-        >>> bias = TriangleWaveBias(depth=2, index=0, peaks=[0.25, 0.5, 0.5])
-        >>> keras.ops.convert_to_numpy(bias((4,))).tolist()
-        [0.0, 0.0, -0.25, 1.0]
 
-    Reference:
-        Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections 4 and 5.
+    >>> bias = TriangleWaveBias(depth=2, index=0, peaks=[0.25, 0.5, 0.5])
+    >>> keras.ops.convert_to_numpy(bias((4,))).tolist()
+    [0.0, 0.0, -0.25, 1.0]
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections 4
+    and 5.
     """
 
     def weights(self, shape: tuple[int, ...]) -> np.ndarray:

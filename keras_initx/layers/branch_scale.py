@@ -61,16 +61,16 @@ class BranchScale(keras.layers.Layer):
             range, or if `exponent` or `per_channel` belongs to another one.
 
     Example:
-        >>> x = keras.ops.ones((2, 3))
-        >>> BranchScale(depth=100)(x)[0, 0].numpy()
-        np.float32(0.1)
 
-    Reference:
-        Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025, arXiv:2206.06929;
-        Hayou et al., AISTATS (2021), arXiv:2010.12859 (Stable ResNet); De &
-        Smith, NeurIPS (2020), arXiv:2002.10444 (SkipInit); Bachlechner et al.,
-        UAI (2021), arXiv:2003.04887 (ReZero); Touvron et al., ICCV (2021),
-        arXiv:2103.17239 (LayerScale: 1e-5 at 24 layers, 1e-6 at 36).
+    >>> x = keras.ops.ones((2, 3))
+    >>> BranchScale(depth=100)(x)[0, 0].numpy()
+    np.float32(0.1)
+
+    Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
+    arXiv:2206.06929; Hayou et al., AISTATS (2021), arXiv:2010.12859 (Stable
+    ResNet); De & Smith, NeurIPS (2020), arXiv:2002.10444 (SkipInit);
+    Bachlechner et al., UAI (2021), arXiv:2003.04887 (ReZero); Touvron et al.,
+    ICCV (2021), arXiv:2103.17239 (LayerScale: 1e-5 at 24 layers, 1e-6 at 36).
     """
 
     def __init__(

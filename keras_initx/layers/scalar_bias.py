@@ -32,12 +32,12 @@ class ScalarBias(keras.layers.Layer):
         ValueError: If `initial_value` is not a finite number.
 
     Example:
-        >>> ScalarBias(0.5)(keras.ops.ones((1, 2))).numpy()
-        array([[1.5, 1.5]], dtype=float32)
 
-    Reference:
-        Zhang, Dauphin & Ma, ICLR (2019), arXiv:1901.09321 (Fixup); Blumenfeld,
-        Gilboa & Soudry, ICML (2020), arXiv:2007.01038 (LeakyNet).
+    >>> ScalarBias(0.5)(keras.ops.ones((1, 2))).numpy()
+    array([[1.5, 1.5]], dtype=float32)
+
+    Reference: Zhang, Dauphin & Ma, ICLR (2019), arXiv:1901.09321 (Fixup);
+    Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038 (LeakyNet).
     """
 
     def __init__(self, initial_value: float = 0.0, **kwargs: Any):

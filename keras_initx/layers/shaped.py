@@ -70,18 +70,18 @@ class ShapedReLU(_Shaped):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> shaped = ShapedReLU(width=100)
-        >>> dense = keras.layers.Dense(
-        ...     100,
-        ...     kernel_initializer=keras.initializers.VarianceScaling(
-        ...         shaped.critical_scale, "fan_in", "untruncated_normal"
-        ...     ),
-        ... )
-        >>> round(shaped.critical_scale, 4)
-        1.105
 
-    Reference:
-        Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
+    >>> shaped = ShapedReLU(width=100)
+    >>> dense = keras.layers.Dense(
+    ...     100,
+    ...     kernel_initializer=keras.initializers.VarianceScaling(
+    ...         shaped.critical_scale, "fan_in", "untruncated_normal"
+    ...     ),
+    ... )
+    >>> round(shaped.critical_scale, 4)
+    1.105
+
+    Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
     """
 
     def __init__(
@@ -148,11 +148,11 @@ class ShapedActivation(_Shaped):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> round(ShapedActivation("tanh", width=100).critical_scale, 4)
-        1.0198
 
-    Reference:
-        Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
+    >>> round(ShapedActivation("tanh", width=100).critical_scale, 4)
+    1.0198
+
+    Reference: Li, Nica & Roy, NeurIPS (2022), arXiv:2206.02768.
     """
 
     def __init__(

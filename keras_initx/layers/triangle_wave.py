@@ -85,17 +85,17 @@ class TriangleWave(keras.layers.Layer):
         ValueError: If an argument has another type or is out of range.
 
     Example:
-        >>> layer = TriangleWave(depth=5, concave=False, peaks=[0.5] * 6)
-        >>> y = layer(np.array([[0.25], [0.5]]))  # x^2 with all peaks at 1/2
-        >>> keras.ops.convert_to_numpy(y).ravel().tolist()
-        [0.0625, 0.25]
-        >>> [layer.units for layer in layer.to_dense().layers]
-        [4, 4, 4, 4, 4, 1]
 
-    Reference:
-        Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, theorem 3.1 and
-        section 4. There peaks and scales are trained as they are; the sigmoid
-        of the peaks and the logarithms of trainable scales are added here.
+    >>> layer = TriangleWave(depth=5, concave=False, peaks=[0.5] * 6)
+    >>> y = layer(np.array([[0.25], [0.5]]))  # x^2 with all peaks at 1/2
+    >>> keras.ops.convert_to_numpy(y).ravel().tolist()
+    [0.0625, 0.25]
+    >>> [layer.units for layer in layer.to_dense().layers]
+    [4, 4, 4, 4, 4, 1]
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, theorem 3.1
+    and section 4. There peaks and scales are trained as they are; the sigmoid
+    of the peaks and the logarithms of trainable scales are added here.
     """
 
     def __init__(

@@ -68,21 +68,21 @@ def ConstNet(
         ValueError: If an argument is out of range.
 
     Example:
-        >>> model = ConstNet(depth=7, width_multiplier=1, dropout=0.01)
-        >>> model.compile(
-        ...     "sgd",
-        ...     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        ... )
-        >>> x, y = keras.ops.ones((4, 32, 32, 3)), keras.ops.arange(4)
-        >>> f"{model.evaluate(x, y, verbose=0):.4f}"  # log 10
-        '2.3026'
 
-    Reference:
-        Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as read from
-        the authors' code (github.com/yanivbl6/BeyondSigProp, model.py), with
-        batch normalization. `noise` is there `const` in the first convolution
-        and the skips and `sigmaW` in the blocks; one number for both is a
-        choice made here.
+    >>> model = ConstNet(depth=7, width_multiplier=1, dropout=0.01)
+    >>> model.compile(
+    ...     "sgd",
+    ...     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    ... )
+    >>> x, y = keras.ops.ones((4, 32, 32, 3)), keras.ops.arange(4)
+    >>> f"{model.evaluate(x, y, verbose=0):.4f}"  # log 10
+    '2.3026'
+
+    Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
+    read from the authors' code (github.com/yanivbl6/BeyondSigProp, model.py),
+    with batch normalization. `noise` is there `const` in the first convolution
+    and the skips and `sigmaW` in the blocks; one number for both is a choice
+    made here.
     """
     per_group = _blocks_per_group(depth)
     parts.check_network(width_multiplier, classes, input_shape, dropout)

@@ -86,15 +86,15 @@ def LeakyNet(
         ValueError: If an argument is out of range.
 
     Example:
-        >>> names = ["dirac_average"] + 3 * ["dirac", "dirac_average"]
-        >>> model = LeakyNet(names, width_multiplier=1)
-        >>> model.get_layer("group1_layer2_conv").kernel_initializer.value
-        -100.0
 
-    Reference:
-        Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as read from
-        the authors' code (github.com/yanivbl6/BeyondSigProp, remodel.py of the
-        camera-ready version), where any other letter is "a".
+    >>> names = ["dirac_average"] + 3 * ["dirac", "dirac_average"]
+    >>> model = LeakyNet(names, width_multiplier=1)
+    >>> model.get_layer("group1_layer2_conv").kernel_initializer.value
+    -100.0
+
+    Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
+    read from the authors' code (github.com/yanivbl6/BeyondSigProp, remodel.py
+    of the camera-ready version), where any other letter is "a".
     """
     first, *starts = _read(initialization)
     parts.check_network(width_multiplier, classes, input_shape, dropout)

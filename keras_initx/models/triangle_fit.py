@@ -109,16 +109,16 @@ def fit_triangle_wave(
             does not have the form.
 
     Example:
-        >>> x = np.linspace(-2, 2, 200)
-        >>> model = fit_triangle_wave(
-        ...     x, 3 * x**2, depth=3, form="v", epochs=2, verbose=0
-        ... )
-        >>> model.predict(x, verbose=0).shape
-        (200, 1)
 
-    Reference:
-        Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, section 4. The
-        scaling of x and y is derived here.
+    >>> x = np.linspace(-2, 2, 200)
+    >>> model = fit_triangle_wave(
+    ...     x, 3 * x**2, depth=3, form="v", epochs=2, verbose=0
+    ... )
+    >>> model.predict(x, verbose=0).shape
+    (200, 1)
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, section 4.
+    The scaling of x and y is derived here.
     """
     if concave is not None:
         concave = check_bool("concave", concave)

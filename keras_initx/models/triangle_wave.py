@@ -59,15 +59,16 @@ def triangle_wave_network(
         ValueError: If an argument has another type or is out of range.
 
     Example:
-        >>> model = triangle_wave_network(
-        ...     depth=5, concave=False, peaks=[0.5] * 6
-        ... )
-        >>> y = model(keras.ops.array([[0.0], [0.25], [1.0]]))  # x^2
-        >>> keras.ops.convert_to_numpy(y).ravel().tolist()
-        [0.0, 0.0625, 1.0]
 
-    Reference:
-        Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections 4 and 5.
+    >>> model = triangle_wave_network(
+    ...     depth=5, concave=False, peaks=[0.5] * 6
+    ... )
+    >>> y = model(keras.ops.array([[0.0], [0.25], [1.0]]))  # x^2
+    >>> keras.ops.convert_to_numpy(y).ravel().tolist()
+    [0.0, 0.0625, 1.0]
+
+    Reference: Milkert, Hyde & Laine, ICML (2025), arXiv:2311.18022, sections 4
+    and 5.
     """
     check_int("blocks", blocks, 1)
     check_int("inputs", inputs, 1)

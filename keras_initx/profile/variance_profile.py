@@ -85,6 +85,7 @@ class VarianceProfile:
             network has.
 
     Example:
+
     >>> profile = VarianceProfile(["a", "b"], [1.0, 0.5], [1.0, 1.5], [64, 64])
     >>> profile.sample_fraction
     array([0.5 , 0.25])

@@ -133,6 +133,17 @@ def test_doctests_get_fences():
     )
 
 
+def test_headings_are_marked():
+    text = "Example:\n\n1\n\nReference: A.\nNo Reference: here"
+    example, reference = (
+        f'<span class="doc-section-title">{word}:</span>'
+        for word in ("Example", "Reference")
+    )
+    assert module_of_docs("docstrings").marked_headings(text) == (
+        f"{example}\n\n1\n\n{reference} A.\nNo Reference: here"
+    )
+
+
 @pytest.mark.parametrize("text", ["No code here.", "a >>> b", ""])
 def test_text_without_doctests_is_left_as_it_is(text):
     assert module_of_docs("docstrings").fenced_doctests(text) == text

@@ -57,6 +57,7 @@ def log_density(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
         ValueError: If the shapes do not broadcast.
 
     Example:
+
     >>> log_density([0.0, 1.0], 1.0, 0.0).numpy().round(5)
     array([-1.14473, -1.83788], dtype=float32)
 
@@ -76,6 +77,7 @@ def density(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
     Arguments, result and errors are those of `log_density`.
 
     Example:
+
     >>> round(float(density(0.0, 2.0, 0.0)), 6)
     0.282095
     """
@@ -92,6 +94,7 @@ def log_survival(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
     both tails. Arguments, result and errors are those of `log_density`.
 
     Example:
+
     >>> round(float(log_survival(0.0, 1.5, 0.0)), 6)
     -0.693147
 
@@ -108,6 +111,7 @@ def survival(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
     Arguments, result and errors are those of `log_density`.
 
     Example:
+
     >>> round(float(survival(1.0, 1.0, 0.0)), 6)
     0.25
     """
@@ -122,6 +126,7 @@ def log_cdf(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
     opposite sign. Arguments, result and errors are those of `log_density`.
 
     Example:
+
     >>> round(float(log_cdf(0.0, 1.5, 0.0)), 6)
     -0.693147
     """
@@ -135,6 +140,7 @@ def cdf(z: Any, stability: Any, skewness: Any) -> tf.Tensor:
     Arguments, result and errors are those of `log_density`.
 
     Example:
+
     >>> round(float(cdf(1.0, 1.0, 0.0)), 6)
     0.75
     """

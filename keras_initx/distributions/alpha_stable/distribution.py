@@ -88,6 +88,7 @@ class AlphaStable(
             `allow_nan_stats=False`.
 
     Example:
+
     >>> distribution = AlphaStable(stability=[1.2, 2.0], scale=3.0)
     >>> distribution.sample(5, seed=1).shape
     TensorShape([5, 2])

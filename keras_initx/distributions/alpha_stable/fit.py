@@ -52,6 +52,7 @@ def fit(values: Any) -> StableFit:
             half of them are equal.
 
     Example:
+
     >>> result = fit(np.random.default_rng(0).standard_cauchy(10_000))
     >>> bool((abs(result.parameters - [1, 0, 0, 1]) < 0.1).all())
     True

@@ -44,6 +44,7 @@ def quantile(p: Any, stability: Any, skewness: Any) -> tf.Tensor:
         ValueError: If the shapes do not broadcast.
 
     Example:
+
     >>> round(float(quantile(0.75, 1.0, 0.0)), 6)
     1.0
 
@@ -79,6 +80,7 @@ def mode(stability: Any, skewness: Any) -> tf.Tensor:
         ValueError: If the shapes do not broadcast.
 
     Example:
+
     >>> round(float(mode(0.5, 1.0)), 6)
     -0.666667
 

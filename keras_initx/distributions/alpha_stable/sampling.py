@@ -82,6 +82,7 @@ def standard_stable(
         shape that is known when it is traced.
 
     Example:
+
     >>> standard_stable([3], 1.5, seed=[1, 2]).dtype
     tf.float32
 
