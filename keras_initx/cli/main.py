@@ -37,6 +37,10 @@ _KERAS_INITIALIZERS = {
     "truncated_normal": "",
     "variance_scaling": "",
 }
+_OF_INITIALIZERS = """\
+Keras takes an object, such as `kx.initializers.FractionalMoment()`, or a name
+with the package, such as "keras_initx>FractionalMoment"; `kx` is keras_initx.
+"""
 _LISTED_MODULES = ("initializers", "layers", "callbacks")
 _PLAIN_NETWORK = {
     "initializer": None,
@@ -291,6 +295,8 @@ def _list(options: argparse.Namespace) -> None:
         print(f"{name:{column}}{paper}".rstrip())
     for module, rows in rows_by_module.items():
         print(f"\nkeras_initx.{module}\n")
+        if module == "initializers":
+            print(_OF_INITIALIZERS)
         for name, summary, paper in rows:
             print(f"{name:{column}}{summary}")
             print(f"{'':{column}}{paper}".rstrip())
@@ -306,7 +312,7 @@ def _rows(module_name: str) -> Iterator[tuple[str, str, str]]:
         text = member.__doc__ or ""
         paper = re.search(r"References?:\s(.*?)(?:\n\s*\n|\Z)", text, re.DOTALL)
         yield (
-            name,
+            f"kx.{module_name}.{name}",
             text.strip().partition("\n")[0],
             re.sub(r"\s+", " ", paper[1]).strip() if paper else "",
         )

@@ -128,7 +128,9 @@ def named_initializer(name: str) -> keras.Initializer:
     """
     try:
         initializer = _initializer_or_none(name)
-        initializer = initializer or _initializer_or_none(f"keras_initx>{name}")
+        if initializer is None:
+            class_name = name.removeprefix("kx.initializers.")
+            initializer = _initializer_or_none(f"keras_initx>{class_name}")
         if initializer is not None:
             initializer((2, 2))
     except Exception as error:

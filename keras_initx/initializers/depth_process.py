@@ -19,7 +19,7 @@ _KINDS = ("white", "smooth", "fractional")
 
 
 class DepthProcess:
-    """A distribution of the weights of all layers of a deep network at once.
+    """A random process over depth that gives each layer its initial weights.
 
     Each entry of a kernel has one path over the layers, and `at(index)` is the
     initializer of the layer with that index. Its weights are
@@ -231,14 +231,17 @@ class DepthWeights(FanInInitializer):
                 )
         if kind == "smooth" and length_scale is None:
             length_scale = _LENGTH_SCALE
+        if kind == "fractional" and hurst is None:
+            refuse(
+                "kind='fractional' needs hurst, a number in (0, 1].",
+                hurst=hurst,
+            )
         self.depth = check_int("depth", depth, 1)
         self.index = check_int("index", index, 0, self.depth - 1)
         self.length_scale = check_real(
             "length_scale", length_scale, "(0, 100]", optional=True
         )
-        self.hurst = check_real(
-            "hurst", hurst, "(0, 1]", optional=kind != "fractional"
-        )
+        self.hurst = check_real("hurst", hurst, "(0, 1]", optional=True)
         self.scale = check_real("scale", scale, "[1e-30, 1e30]")
         self.stream = check_int("stream", stream, 0)
         parameter = self.length_scale if kind == "smooth" else self.hurst

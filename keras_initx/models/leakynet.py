@@ -36,7 +36,7 @@ def LeakyNet(
     batch_norm: bool = True,
     name: str = "leaky_net",
 ) -> keras.Model:
-    """Returns a deep network without skips whose layers are linear in pairs.
+    """Returns a deep network of leaky relus that undo one another in pairs.
 
     With phi(x) = x for x > 0 and phi(x) = a x for x < 0, a the negative slope,
 

@@ -108,7 +108,7 @@ def plot_by_layer(
         ax.legend()
     ax.set_yscale("log")
     ax.locator_params(axis="x", integer=True)
-    ax.set_xlabel("layer")
+    ax.set_xlabel("index of the layer")
     ax.set_ylabel(label)
     return ax
 

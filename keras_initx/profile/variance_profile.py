@@ -214,7 +214,8 @@ class VarianceProfile:
         if len(expected) != len(self):
             raise ValueError(
                 f"expected must have as many layers as the profile, "
-                f"{len(self)}. Received: expected of {len(expected)} layers"
+                f"{len(self)}; in theory, depth is the number of layers - 1. "
+                f"Received: expected of {len(expected)} layers"
             )
 
     def _repr_html_(self) -> str:
@@ -265,7 +266,7 @@ class VarianceProfile:
             self.check_expected(expected)
             curves["expected"] = (expected.sample_fraction, "k--")
         return display.plot_by_layer(
-            curves, "sample fraction, v² / (m² + v²)", ax
+            curves, "sample fraction: share that differs between samples", ax
         )
 
     def to_dict(self) -> dict[str, list]:

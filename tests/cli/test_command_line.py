@@ -5,6 +5,7 @@ import csv
 import inspect
 import io
 import os
+import re
 import subprocess
 import sys
 import types
@@ -150,6 +151,8 @@ def test_arrays_by_name_for_a_model_of_several_inputs(tmp_path, capsys):
         (["--initializer", "glorot_uniform"], True),
         (["--initializer", "orthogonal"], True),
         (["--initializer", "FractionalMoment"], True),
+        (["--initializer", "kx.initializers.FractionalMoment"], True),
+        (["--initializer", "keras_initx>FractionalMoment"], True),
         (["--initializer", "identity"], False),
         (["--activation", "tanh"], True),
         (["--activation", "tanh", "--initializer", "he_normal"], False),
@@ -236,10 +239,14 @@ def test_list_shows_every_initializer_and_callback_with_its_paper(capsys):
         (kx.initializers, "20"),
     ):
         for name in module.__all__:
-            row = listed.index(name)
+            row = listed.index(f"kx.{module.__name__.split('.')[1]}.{name}")
             assert paper in [line for line in lines if line][row + 1]
     for name in ("he_normal", "glorot_uniform", "orthogonal"):
         assert name in listed
+        keras.initializers.get(name)
+    quoted = re.findall(r'"(keras_initx>\w+)"', out)
+    assert quoted
+    for name in quoted:
         keras.initializers.get(name)
 
 
@@ -257,9 +264,9 @@ def test_list_shows_summary_and_paper_of_each_public_member(
     assert code == 0
     lines = [line.split(maxsplit=1) for line in out.splitlines()]
     start = lines.index(["keras_initx.layers"])
-    assert lines[start + 2] == ["Branch", "A branch."]
+    assert lines[start + 2] == ["kx.layers.Branch", "A branch."]
     assert lines[start + 3] == ["Some", "One, A Journal (2001), on two lines."]
-    assert lines[start + 4] == ["undocumented"]
+    assert lines[start + 4] == ["kx.layers.undocumented"]
     assert not any("CONSTANT" in line for line in lines)
 
 

@@ -567,6 +567,11 @@ def test_bad_processes_are_refused(given, name):
         kx.initializers.DepthProcess(**{"depth": 10, **given})
 
 
+def test_fractional_noise_needs_a_hurst_index():
+    with pytest.raises(ValueError, match="kind='fractional' needs hurst, a "):
+        kx.initializers.DepthProcess(10, "fractional")
+
+
 @pytest.mark.parametrize("index", [-1, 7, 2.0, None, True])
 def test_bad_indices_are_refused(index):
     with pytest.raises(

@@ -17,7 +17,7 @@ ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, repr=False)
 class Activation:
-    """An activation function with its parameters.
+    """Activation function of a layer, with its parameters, for the theory.
 
     It is accepted in place of a name and parameters by every function of
     `keras_initx.theory` that has an argument `activation`:

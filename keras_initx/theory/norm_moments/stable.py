@@ -23,7 +23,7 @@ from keras_initx.validation import check_int, check_real, is_real, refuse
 
 
 class LogMoments(NamedTuple):
-    """Mean and variance of log |Z|.
+    """Mean and variance of the logarithm of a stable variable's magnitude.
 
     Attributes:
         mean: float. E log |Z|, in nats.

@@ -141,7 +141,10 @@ def neural_covariance_sde(
 def shaped_variance_drift(
     activation: ActivationLike, a: float = 1.0, **parameters: Any
 ) -> float:
-    """Returns the drift coefficient b of the variance in a shaped network.
+    """Returns the drift coefficient of the variance in a shaped network.
+
+    In the limit of width and depth, the variance V of the pre-activations
+    follows the stochastic differential equation
 
         dV = b V (V - 1) dt + sqrt(2) V dB
         b = (3/4 phi''(0)^2 + phi'''(0)) / a^2

@@ -11,7 +11,7 @@ from keras_initx.validation import check_int
 
 
 class TailIndex(NamedTuple):
-    """An estimate of the tail index.
+    """Estimated tail index of heavy-tailed weights, with its standard error.
 
     Attributes:
         value: float. The estimate, > 0.

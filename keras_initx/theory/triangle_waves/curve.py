@@ -53,7 +53,7 @@ _MARGIN = 1e-6
 
 
 class FittedPeaks(NamedTuple):
-    """The curve of one family that is nearest to a target.
+    """Peaks of a fitted triangle wave curve, and the error of the fit.
 
     Attributes:
         peaks: float64 array of shape (depth + 1,). The peaks of the curve.
