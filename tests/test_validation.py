@@ -42,7 +42,9 @@ HUGE = 10**400
         (3j, False, False),
     ],
 )
-def test_integers_and_finite_reals_are_told_from_the_rest(value, integer, real):
+def test_is_int_and_is_real_accept_integers_and_finite_reals(
+    value, integer, real
+):
     assert is_int(value) is integer
     assert is_real(value) is real
 
