@@ -12,6 +12,8 @@ import keras
 
 from keras_initx.calibration.calibrator import Calibrator
 from keras_initx.calibration.record import Calibration
+from keras_initx.calibration.several_batches import SeveralBatches
+from keras_initx.calibration.single_batch import SingleBatch
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager, check_model
 from keras_initx.inspection.selection import Layers, selectors
@@ -158,7 +160,11 @@ def calibrate(
     # Two threads would each scale the same model as they found it.
     with _one_at_a_time:
         build(model, all_batches)
-        calibrator = Calibrator(
+        repeatable = _repeatable(all_batches)
+        _check(repeatable)
+        single = isinstance(repeatable, list)
+        kind: type[Calibrator] = SingleBatch if single else SeveralBatches
+        calibrator = kind(
             inspect(model),
             chosen,
             by_unit,
@@ -167,8 +173,6 @@ def calibrate(
             training,
             on_layer=lambda: bar.add(1) if bar else None,
         )
-        repeatable = _repeatable(all_batches)
-        _check(repeatable)
         calibrator.run(repeatable)
         result = calibrator.result()
         assign_all(calibrator.new_values())

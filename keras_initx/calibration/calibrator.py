@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.calibration.correction import (
+    Correction,
     UnitMoments,
+    corrected_moments,
     corrected_values,
     correction,
-    merged,
+    distance,
     notes,
+    rounded_otherwise,
     unit_moments,
 )
 from keras_initx.calibration.exclusions import (
@@ -25,9 +29,9 @@ from keras_initx.calibration.exclusions import (
     unrecorded,
     why_skipped,
 )
-from keras_initx.calibration.record import Calibration
+from keras_initx.calibration.record import ROUNDING, Calibration
 from keras_initx.hooks.forward_hooks import forward_hooks
-from keras_initx.hooks.recorder import Rerun
+from keras_initx.hooks.recorder import AfterCall, Rerun
 from keras_initx.inspection.selection import (
     LayerCall,
     Selector,
@@ -38,10 +42,14 @@ from keras_initx.inspection.selection import (
 from keras_initx.inspection.traversal import ModelView
 from keras_initx.measurement.data import taken_as_inputs
 
+# Rounding in another order moves moments by about as much as one trial run
+# does; that estimate is rarely ten times too small.
+_MARGIN = 10
+
 
 @dataclass
 class _Row:
-    """What became of one layer.
+    """The row of one layer in the record.
 
     Args:
         layer: The layer.
@@ -62,74 +70,8 @@ class _Row:
     notes: list[str] = field(default_factory=list)
 
 
-class _Pass:
-    """The moments that one pass over all batches gives.
-
-    Args:
-        moments: Returns the moments of a layer's signal.
-        why_skipped: Returns why a layer is skipped, "" if it is corrected.
-        done: The ids of the layers that are done.
-
-    Attributes:
-        too_early: The ids of the layers that are not done, and that in some
-            batch ran after a layer which is still to be corrected.
-    """
-
-    def __init__(
-        self,
-        moments: Callable[[LayerCall, tf.Tensor], UnitMoments | None],
-        why_skipped: Callable[[keras.layers.Layer], str],
-        done: set[int],
-    ):
-        self._moments = moments
-        self._why_skipped = why_skipped
-        self._done = done
-        self._target: keras.layers.Layer | None = None
-        self._moments_of: dict[int, tuple[LayerCall, UnitMoments]] = {}
-        self.too_early: set[int] = set()
-        self.start_batch()
-
-    def start_batch(self) -> None:
-        """Starts the next batch."""
-        self._met: set[int] = set()
-        self._final = True
-
-    def record(self, call: LayerCall, signal: tf.Tensor) -> None:
-        """Records the signal of a layer if nothing will change it any more."""
-        layer = call.layer
-        if id(layer) in self._done or id(layer) in self._met:
-            return
-        self._met.add(id(layer))
-        corrected = not self._why_skipped(layer)
-        if corrected and self._target is None:
-            self._target = layer
-        # Another batch may take another way through the model, on which the
-        # layer to correct comes later.
-        if layer is self._target or (self._final and not corrected):
-            self._merge(call, signal)
-        else:
-            self.too_early.add(id(layer))
-        self._final = self._final and not corrected
-
-    def _merge(self, call: LayerCall, signal: tf.Tensor) -> None:
-        moments = self._moments(call, signal)
-        if moments is None:
-            return
-        first, before = self._moments_of.get(id(call.layer), (call, None))
-        moments = merged(before, moments) if before else moments
-        self._moments_of[id(call.layer)] = (first, moments)
-
-    def complete(self) -> list[tuple[LayerCall, UnitMoments]]:
-        """The first call and the moments of each layer that is now done."""
-        return [
-            one
-            for layer, one in self._moments_of.items()
-            if layer not in self.too_early
-        ]
-
-
-class Calibrator:
-    """One calibration of one model.
+class Calibrator(abc.ABC):
+    """One calibration of one model; subclasses say how data pass through it.
 
     Args:
         view: ModelView. The model.
@@ -171,7 +113,7 @@ class Calibrator:
         self._rows: dict[int, _Row] = {}
         self._ran: list[LayerCall] = []
         self._calls: Counter[int] = Counter()
-        self._corrected_in_call: set[int] = set()
+        self._changes: dict[int, Correction] = {}
         self._error = ""
         self._scope = keras.StatelessScope()
 
@@ -179,23 +121,22 @@ class Calibrator:
         """Finds the new values of all layers.
 
         Args:
-            batches: A list of one batch, for one pass; or batches that can be
-                run through several times.
+            batches: The batches, which can be run through several times.
 
         Raises:
-            ValueError: If a signal is not finite, or a selector picks no
-                layer.
+            ValueError: If a signal is not finite, the rule of a layer does not
+                hold, or a selector picks no layer.
         """
-        first = next(iter(batches))
         if self._is_default:
             # A user who names such a layer wants it calibrated.
+            first = next(iter(batches))
             self._excluded |= normalized(self._view, first, self._training)
-        if isinstance(batches, list):
-            self._forward(first, self._correct_at_once)
-        else:
-            while self._correct_next(batches):
-                self._ran.clear()
+        self._correct_all(batches)
         check_all_matched(self._chosen, self._ran)
+
+    @abc.abstractmethod
+    def _correct_all(self, batches: Iterable[Any]) -> None:
+        """Corrects or skips every layer, and checks each correction."""
 
     def new_values(self) -> list[tuple[Any, tf.Tensor]]:
         """Pairs of a variable and its new value."""
@@ -235,13 +176,17 @@ class Calibrator:
         )
 
     def _forward(
-        self, batch: Any, record: Callable[[LayerCall, tf.Tensor], None]
+        self,
+        batch: Any,
+        record: Callable[[LayerCall, tf.Tensor], None],
+        after_call: AfterCall | None = None,
     ) -> None:
         """Runs the model on a batch with the new values that there are.
 
         Args:
             batch: The batch.
             record: Called with each picked layer's call and pre-activation.
+            after_call: The hook that runs after a layer. Defaults to none.
         """
         self._calls.clear()
 
@@ -264,7 +209,7 @@ class Calibrator:
                 forward_hooks(
                     on_pre_activation=on_pre_activation,
                     select=select,
-                    after_call=self._run_again_if_corrected,
+                    after_call=after_call,
                     measured=self._view.measured_by_default,
                 ),
                 taken_as_inputs(self._view.model, batch),
@@ -299,43 +244,73 @@ class Calibrator:
         )
         return None
 
-    def _correct_at_once(self, call: LayerCall, signal: tf.Tensor) -> None:
-        """Corrects a layer by the moments of the only batch."""
-        if id(call.layer) in self._rows:
-            return
-        moments = self._moments(call, signal)
-        if moments is not None and self._finish(call, moments):
-            self._corrected_in_call.add(id(call.layer))
+    def _check(
+        self,
+        call: LayerCall,
+        rerun: Rerun,
+        promised: UnitMoments,
+        signal: tf.Tensor,
+    ) -> None:
+        """Keeps an error if a corrected layer has not the promised moments.
 
-    def _run_again_if_corrected(
-        self, call: LayerCall, rerun: Rerun, output: Any
-    ) -> Any:
-        """The output of a layer as it is after its correction.
-
-        The signal that was recorded, corrected, would not do: it differs by a
-        rounding error, which later layers would amplify.
+        Args:
+            call: The call of the layer.
+            rerun: Runs the layer again.
+            promised: The moments that the correction should give.
+            signal: The pre-activation with the new values.
         """
-        if id(call.layer) not in self._corrected_in_call:
-            return output
-        self._corrected_in_call.remove(id(call.layer))
-        return rerun()
+        moments = self._moments(call, signal)
+        units = self._units.get(id(call.layer))
+        if moments is None or units is None:
+            return
+        # The input, the kernel, the bias and the sum are rounded once each.
+        # The moments of many numbers are not known to more than 1e-3.
+        rounding = ROUNDING.get(signal.dtype.name, 2.0**-53)
+        limit = max(1e-3, 4 * rounding)
+        if distance(promised, moments) <= limit:
+            return
+        again = self._run_with([], call, rerun)
+        if again is None or distance(again, moments) > limit:
+            # A layer with dropout inside gives other numbers at each run.
+            return
+        # A small difference of large terms has a large rounding error.
+        trial = [(units.kernel, rounded_otherwise(units, self._new, rounding))]
+        otherwise = self._run_with(trial, call, rerun)
+        if otherwise is None:
+            return
+        if distance(promised, moments) <= limit + _MARGIN * distance(
+            otherwise, moments
+        ):
+            return
+        name = type(call.layer).__name__
+        self._error = (
+            f"The rule of {name} says that its pre-activation is linear in "
+            f"{units.kernel.name!r}, and has no bias but that of its "
+            f"LinearUnits, but that of {call.name!r} is otherwise. A layer "
+            "that applies an activation does so through its attribute "
+            "`activation`. A layer is left out through `layers`, or through "
+            "skip_calibration in its rule. Received: a pre-activation that "
+            f"was scaled to a {_text(promised)}, and has a {_text(moments)}"
+        )
 
-    def _correct_next(self, batches: Iterable[Any]) -> bool:
-        """Corrects, in a pass over all batches, one further layer.
-
-        Layers that are skipped, and run before any layer that is still to be
-        corrected, are done in the same pass.
+    def _run_with(
+        self,
+        values: list[tuple[Any, tf.Tensor]],
+        call: LayerCall,
+        rerun: Rerun,
+    ) -> UnitMoments | None:
+        """The moments of a layer that runs again, with other values for once.
 
         Returns:
-            Whether layers are left.
+            The moments, None if they are not finite.
         """
-        one_pass = _Pass(self._moments, self._why_skipped, set(self._rows))
-        for batch in batches:
-            one_pass.start_batch()
-            self._forward(batch, one_pass.record)
-        for call, moments in one_pass.complete():
-            self._finish(call, moments)
-        return bool(one_pass.too_early)
+        signals: list[tf.Tensor] = []
+        for pair in values:
+            self._scope.add_update(pair)
+        rerun(signals.append)
+        for variable, _ in values:
+            self._scope.add_update(self._new[id(variable)])
+        return self._moments(call, signals[0]) if signals else None
 
     def _finish(self, call: LayerCall, moments: UnitMoments) -> bool:
         """Corrects a layer, or skips it, and adds its row.
@@ -346,9 +321,7 @@ class Calibrator:
         layer = call.layer
         units = self._units.get(id(layer))
         reason = self._why_skipped(layer)
-        factor: Any = 1.0
-        shift: Any = 0.0
-        told: list[str] = []
+        remarks: list[str] = []
         if not reason and units is not None:
             center = self._center and units.bias is not None
             change = correction(
@@ -358,17 +331,26 @@ class Calibrator:
             if values is None:
                 reason = "too large for its dtype"
             else:
-                factor, shift = change.factor, change.shift
-                told = list(notes(units, moments, change, self._center))
+                remarks = list(
+                    notes(
+                        units,
+                        moments,
+                        change,
+                        self._center,
+                        self._has_bias(layer),
+                    )
+                )
+                moments = corrected_moments(moments, change)
+                self._changes[id(layer)] = change
                 self._set(values)
         self._rows[id(layer)] = _Row(
             layer,
             call.name,
-            float(np.mean(moments.variance * factor**2)),
-            float(np.mean(((moments.mean - shift) * factor) ** 2)),
+            float(np.mean(moments.variance)),
+            float(np.mean(moments.mean**2)),
             moments.mean.size,
             reason,
-            told,
+            remarks,
         )
         self._on_layer()
         return not reason
@@ -387,3 +369,13 @@ class Calibrator:
         if self._by_unit and units is not None and not units.bias_per_unit:
             return "its bias is not one for each unit"
         return ""
+
+    def _has_bias(self, layer: keras.layers.Layer) -> bool:
+        weights = self._view.weights
+        return any(w.layer is layer and w.role == "bias" for w in weights)
+
+
+def _text(moments: UnitMoments) -> str:
+    variance = float(np.mean(moments.variance))
+    square = float(np.mean(moments.mean**2))
+    return f"variance of {variance:.3g} and a squared mean of {square:.3g}"

@@ -137,6 +137,29 @@ def correction(
     return Correction(factor, shift, constant)
 
 
+def corrected_moments(moments: UnitMoments, change: Correction) -> UnitMoments:
+    """The moments of units after their correction."""
+    return UnitMoments(
+        moments.numbers,
+        change.factor * (moments.mean - change.shift),
+        change.factor**2 * moments.variance,
+    )
+
+
+def distance(a: UnitMoments, b: UnitMoments) -> float:
+    """The distance of means and standard deviations, relative to those of `a`.
+
+    It is the root of
+
+        sum_j (mean_j - mean'_j)^2 + (s_j - s'_j)^2 over
+        sum_j mean_j^2 + s_j^2
+    """
+    deviations = np.sqrt(a.variance) - np.sqrt(b.variance)
+    square = np.sum((a.mean - b.mean) ** 2 + deviations**2)
+    whole = np.sum(a.mean**2 + a.variance)
+    return float(np.sqrt(square / whole)) if square else 0.0
+
+
 def corrected_values(
     units: LinearUnits, change: Correction, values: Mapping[int, tf.Tensor]
 ) -> list[tuple[Any, tf.Tensor]] | None:
@@ -169,6 +192,32 @@ def corrected_values(
     return pairs if all(bool(all_finite(value)) for value in narrow) else None
 
 
+def rounded_otherwise(
+    units: LinearUnits,
+    values: Mapping[int, tuple[Any, tf.Tensor]],
+    rounding: float,
+) -> tf.Tensor:
+    """The kernel with errors that act as the rounding of sums over it does.
+
+    A sum of n products is the exact sum for a kernel whose entries have
+    relative errors of about rounding * sqrt(n).
+
+    Args:
+        units: LinearUnits. They hold the kernel.
+        values: Pairs of a variable and its value, by the id of the variable.
+        rounding: float. The rounding error of the dtype of the sum.
+
+    Reference: Higham & Mary, SIAM Journal on Scientific Computing 41 (2019),
+    "A new approach to probabilistic rounding error analysis".
+    """
+    _, kernel = values[id(units.kernel)]
+    terms = math.prod(units.kernel.shape) / units.count
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], units.kernel.shape)
+    wide = tf.cast(kernel, tf.float64)
+    error = rounding * math.sqrt(terms) * signs
+    return tf.cast(wide * (1 + error), kernel.dtype)
+
+
 def _along_kernel(
     units: LinearUnits, by_unit: np.ndarray, dtype: tf.DType
 ) -> tf.Tensor:
@@ -188,11 +237,24 @@ def _along_kernel(
 
 
 def notes(
-    units: LinearUnits, moments: UnitMoments, change: Correction, center: bool
+    units: LinearUnits,
+    moments: UnitMoments,
+    change: Correction,
+    center: bool,
+    has_bias: bool,
 ) -> Iterator[str]:
-    """What a user should know of the correction of a layer, in few words."""
+    """What a user should know of the correction of a layer, in few words.
+
+    Args:
+        units: LinearUnits. How the pre-activation depends on its weights.
+        moments: UnitMoments. Those before the correction.
+        change: Correction. The correction.
+        center: bool. Whether the user asked to subtract the mean.
+        has_bias: bool. Whether the layer holds a bias.
+    """
     if center and units.bias is None:
-        yield "no bias, so scaled only"
+        why = "its LinearUnits name no bias" if has_bias else "no bias"
+        yield f"{why}, so scaled only"
     if moments.numbers < _FEW:
         yield f"from {moments.numbers} numbers a unit only"
     if getattr(units.kernel, "constraint", None) is not None:

@@ -12,7 +12,7 @@ from keras_initx.profile import VarianceProfile
 
 # The rounding error of each dtype. Amplified by 1.21 a layer, it reaches half a
 # percent in float32 after about 60 layers.
-_ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +87,7 @@ class Calibration(VarianceProfile):
             "The price: squared gradients and differences grow by "
             "pi/(pi-1) = 1.47 in each relu layer, as with Batch Normalization."
         )
-        rounding = _ROUNDING.get(self.dtype, 2.0**-53)
+        rounding = ROUNDING.get(self.dtype, 2.0**-53)
         if done > math.log(0.005 / rounding) / math.log(1.21):
             yield (
                 f"Rounding included: of {done} layers in {self.dtype} the "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-from keras_initx.hooks.layer_call import around_layer_calls
+from keras_initx.hooks.patched_call import around_layer_calls
 from keras_initx.hooks.recorder import (
     AfterCall,
     OnPreActivation,
@@ -30,9 +30,10 @@ def forward_hooks(
 ) -> Iterator[None]:
     """Calls hooks for the layers that run within, in the order they run.
 
-    The pre-activation of a layer is what first enters `layer.activation`; of a
-    layer without that attribute, or that does not use it, it is the output (the
-    first floating-point tensor of several). For an LSTM or GRU it is therefore
+    The pre-activation of a layer is what first enters `layer.activation`, an
+    attribute of the layer or of its class; of a layer without that attribute,
+    or that does not use it, it is the output (the first floating-point tensor
+    of several). For an LSTM or GRU it is therefore
     the candidate, which has the shape of the output. A selected layer that
     holds no kernel stands for the layers inside it that do, or for itself if
     there are none.
@@ -57,8 +58,9 @@ def forward_hooks(
             layer has run, inner layers before outer ones, but not for layers
             that a `TimeDistributed` or recurrent layer runs. `rerun()` runs
             the layer's `call` again on the same arguments, `rerun.args` and
-            `rerun.kwargs`, without hooks. Returns the output that goes on.
-            Defaults to no hook.
+            `rerun.kwargs`, without hooks; `rerun(record)` also calls
+            `record(signal)` with the pre-activation of that run. Returns the
+            output that goes on. Defaults to no hook.
         measured: Called with a layer; returns whether it is measured by
             default, that is, holds a kernel. Defaults to asking the rule of
             its class, once for each call of the layer.

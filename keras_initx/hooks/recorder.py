@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from keras_initx.hooks import layer_call as layer_calls
+from keras_initx.hooks import patched_call
 from keras_initx.hooks.patching import replaced
 from keras_initx.inspection.selection import LayerCall
 
@@ -20,20 +21,49 @@ class Rerun:
     """Runs a layer's `call` again on the same arguments, without hooks.
 
     Args:
+        layer: keras.layers.Layer. The layer.
         call: The layer's `call`.
         args: tuple. Its positional arguments.
         kwargs: dict. Its keyword arguments.
     """
 
-    def __init__(self, call: Callable, args: tuple, kwargs: dict[str, Any]):
-        self.call = call
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        call: Callable,
+        args: tuple,
+        kwargs: dict[str, Any],
+    ):
+        self._layer = layer
+        self._call = call
         self.args = args
         self.kwargs = kwargs
 
-    def __call__(self) -> Any:
-        """Returns the output of a further run."""
-        with layer_calls.plain_layer_calls():
-            return self.call(*self.args, **self.kwargs)
+    def __call__(
+        self, record: Callable[[tf.Tensor], None] | None = None
+    ) -> Any:
+        """Returns the output of a further run.
+
+        Args:
+            record: Called with the pre-activation of this run, if there is
+                one. Defaults to no record.
+        """
+        with patched_call.plain_layer_calls():
+            if record is None:
+                return self._call(*self.args, **self.kwargs)
+            recorded: list[tf.Tensor] = []
+
+            def keep(signal: tf.Tensor) -> tf.Tensor:
+                recorded.append(signal)
+                return signal
+
+            with _around_activation(self._layer, keep):
+                output = self._call(*self.args, **self.kwargs)
+            if not recorded:
+                _on_first_tensor(keep, output)
+            for signal in recorded[:1]:
+                record(signal)
+            return output
 
 
 Select = Callable[[LayerCall], bool]
@@ -92,7 +122,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def attached(self, layer: keras.layers.Layer) -> Iterator[None]:
-        """Sends the calls of `layer.call` through `run`, within."""
+        """Returns a context in which `run` runs each call of `layer.call`."""
 
         def through_run(call: Callable) -> Callable:
             # A tf.function has its own graph, perhaps traced long ago, in
@@ -114,7 +144,7 @@ class Recorder:
         **kwargs: Any,
     ) -> Any:
         """Runs a layer's `call` and the hooks."""
-        if not layer_calls.is_current(self):
+        if not patched_call.is_current(self):
             return call(*args, **kwargs)
         frame = self._frame(layer)
         record = functools.partial(self._record_once, frame)
@@ -138,13 +168,16 @@ class Recorder:
         if self.sequence is not None:
             return self.sequence.step_output(layer, output)
         if self.after_call is not None:
-            rerun = Rerun(call, args, kwargs)
+            rerun = Rerun(layer, call, args, kwargs)
             output = self.after_call(frame.layer_call, rerun, output)
         return output
 
     @contextlib.contextmanager
     def recording_in(self, sequence: SequenceRecorder | None) -> Iterator[None]:
-        """Records in `sequence`, within; None for the hook."""
+        """Returns a context in which signals go to `sequence`.
+
+        With None they go to the hook.
+        """
         outer, self.sequence = self.sequence, sequence
         try:
             yield
@@ -183,7 +216,7 @@ class Recorder:
         )
 
     def _record_once(self, frame: _Frame, signal: tf.Tensor) -> tf.Tensor:
-        if frame.recorded or not layer_calls.is_current(self):
+        if frame.recorded or not patched_call.is_current(self):
             return signal
         frame.recorded = True
         return self.record(frame.layer_call, signal)
@@ -209,7 +242,11 @@ def _around_activation(
     layer: keras.layers.Layer, record: Callable[[tf.Tensor], tf.Tensor]
 ) -> contextlib.AbstractContextManager[None]:
     """The context in which `layer.activation` records what it is given."""
-    if not callable(vars(layer).get("activation")):
+    in_class = inspect.getattr_static(type(layer), "activation", None)
+    # A property returns its own value, whatever the instance holds.
+    if isinstance(in_class, property) or not callable(
+        getattr(layer, "activation", None)
+    ):
         return contextlib.nullcontext()
 
     def recorded(activation: Callable) -> Callable:

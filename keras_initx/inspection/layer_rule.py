@@ -33,6 +33,13 @@ class LinearUnits:
 
         y_j = <kernel_j, x> + bias_j
 
+    The pre-activation is what the layer gives to its attribute `activation`,
+    an attribute of the layer or of its class; of a layer that has no such
+    attribute, or does not use it, it is the output. A layer that calls, say,
+    `keras.ops.relu` in its `call` has an output that is not linear in a kernel,
+    and so no `LinearUnits`. `calibrate` runs each layer with its new weights,
+    and refuses a rule that does not hold.
+
     Args:
         kernel: keras.Variable. The kernel.
         kernel_axes: tuple of ints. The axes of the kernel along which units
@@ -40,7 +47,8 @@ class LinearUnits:
         signal_axes: tuple of ints. The axes of y along which units differ;
             axis 0 counts samples. Defaults to the last axis.
         bias: keras.Variable. Has one number for each unit, in the order of
-            the signal, unless `bias_per_unit` is False. Defaults to no bias.
+            the signal, unless `bias_per_unit` is False. A layer that adds a
+            bias to its pre-activation must name it. Defaults to no bias.
         bias_per_unit: bool. Whether each unit has a bias of its own, or there
             is no bias. Defaults to True.
 
@@ -114,9 +122,11 @@ class LayerRule:
             name of the weight or of the attribute that holds it, its
             `Geometry`. Defaults to none.
         units: LinearUnits. The kernel in which the units of the layer's
-            pre-activation are linear. With it, `calibrate` scales the layer.
-            It holds for the `call` of the registered class, so a subclass
-            with a `call` of its own does not inherit it. Defaults to None.
+            pre-activation are linear: of what the layer gives to its attribute
+            `activation`, or of the output of a layer that uses no such
+            attribute. With it, `calibrate` scales the layer. It holds for the
+            `call` of the registered class, so a subclass with a `call` of its
+            own does not inherit it. Defaults to None.
         measured: bool. Whether the layer is a row of `measure` by default.
             Defaults to whether a weight is a linear map, or there are `units`.
         skip_calibration: str. Why `calibrate` skips the layer and the layers
@@ -166,7 +176,10 @@ def register_layer(*classes: type) -> Callable[[Rule], Rule]:
 
     `initialize` then draws the weights of such layers at their fans, `measure`
     reports them, `calibrate` scales them, and `callbacks.FeatureSymmetry`
-    compares their features. Subclasses inherit the rule. A rule takes the
+    compares their features. `measure` and `calibrate` look at what a layer
+    gives to its attribute `activation`; an activation that is applied in
+    another way belongs to the output, which is then not linear in a kernel
+    (`LinearUnits`). Subclasses inherit the rule. A rule takes the
     place of an earlier one for the same class.
 
     Args:
@@ -322,7 +335,7 @@ def _answers(layer: keras.layers.Layer) -> list[tuple[type, LayerRule]]:
                 f"{_shapes(layer.weights)}. Received: {error}"
             ) from error
         if type(layer).call is not getattr(cls, "call", None):
-            # What is folded into its kernel need not come out of it.
+            # A call of its own need not be linear in the kernel.
             answer = dataclasses.replace(answer, units=None)
         answers.append((cls, answer))
     return answers

@@ -28,7 +28,7 @@ class Nested(keras.layers.Layer):
 
 
 def test_every_layer_runs_through_the_class_attribute_call(monkeypatch):
-    """keras_initx/hooks/layer_call.py."""
+    """keras_initx/hooks/patched_call.py."""
     model = keras.Sequential([keras.Input((4, 3)), Nested()], name="model")
     ran, original = [], keras.layers.Layer.__call__
 
@@ -43,7 +43,7 @@ def test_every_layer_runs_through_the_class_attribute_call(monkeypatch):
 
 
 def test_a_layer_runs_the_call_of_the_instance():
-    """keras_initx/hooks/layer_call.py."""
+    """keras_initx/hooks/patched_call.py."""
     layer = keras.layers.Dense(3)
     layer(X)
     vars(layer)["call"] = lambda inputs: 2 * inputs
@@ -51,7 +51,7 @@ def test_a_layer_runs_the_call_of_the_instance():
 
 
 def test_a_quantized_layer_runs_the_quantized_call_of_the_instance():
-    """keras_initx/hooks/layer_call.py."""
+    """keras_initx/hooks/patched_call.py."""
     layer = keras.layers.Dense(3)
     layer(X)
     layer.quantize("int8")
