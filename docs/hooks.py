@@ -31,11 +31,22 @@ def on_files(files, config):
     files.append(
         File.generated(
             config,
-            "guides/tensorboard.png",
+            "notebooks/tensorboard.png",
             content=(NOTEBOOKS / "tensorboard.png").read_bytes(),
         )
     )
     return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Replaces links to the notebooks and figures of `examples/`.
+
+    The sources of the pages link to the files in the repository, and the site
+    has a page or a copy of each in `notebooks/`.
+    """
+    folder = r"\]\(\.\./((?:\.\./)*)examples/"
+    markdown = re.sub(rf"{folder}(\w+)\.ipynb", r"](\1notebooks/\2.md", markdown)
+    return re.sub(rf"{folder}(\w+\.png)", r"](\1notebooks/\2", markdown)
 
 
 def markdown_of(notebook, stem):

@@ -83,12 +83,6 @@ def test_links_lead_somewhere(path):
             assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc), link
             continue
         target = (path.parent / parts.path).resolve() if parts.path else path
-        in_site = target.parent == DOCS / "notebooks"
-        if in_site and target.suffix == ".md" and target.stem != "index":
-            # The site is built with a page for each notebook.
-            target = ROOT / "examples" / f"{target.stem}.ipynb"
-        if target == DOCS / "guides" / "tensorboard.png":
-            target = ROOT / "examples" / "tensorboard.png"
         assert target.exists(), link
         if parts.fragment:
             assert parts.fragment in anchors(target), link

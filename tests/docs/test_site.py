@@ -172,6 +172,23 @@ def test_a_notebook_becomes_markdown_with_its_outputs():
     )
 
 
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("../examples/calibrate.ipynb", "notebooks/calibrate.md"),
+        ("../../examples/calibrate.ipynb", "../notebooks/calibrate.md"),
+        ("../../examples/board.png", "../notebooks/board.png"),
+        ("../../examples/README.md", "../../examples/README.md"),
+        ("calibrate.md#cost", "calibrate.md#cost"),
+    ],
+)
+def test_links_to_notebooks_become_links_to_their_pages(link, expected):
+    markdown = module_of_docs("hooks").on_page_markdown(
+        f"A [link]({link}).", page=None, config=None, files=None
+    )
+    assert markdown == f"A [link]({expected})."
+
+
 def test_formulas_become_mathml():
     html = module_of_docs("hooks").on_page_content(
         r'<p><span class="arithmatex">\(a &lt; b^2\)</span></p>'
