@@ -44,9 +44,14 @@ def on_page_markdown(markdown, page, config, files):
     The sources of the pages link to the files in the repository, and the site
     has a page or a copy of each in `notebooks/`.
     """
-    folder = r"\]\(\.\./((?:\.\./)*)examples/"
-    markdown = re.sub(rf"{folder}(\w+)\.ipynb", r"](\1notebooks/\2.md", markdown)
-    return re.sub(rf"{folder}(\w+\.png)", r"](\1notebooks/\2", markdown)
+    return re.sub(
+        r"\]\(\.\./((?:\.\./)*)examples/(\w+)\.(ipynb|png)\b",
+        lambda match: (
+            f"]({match[1]}notebooks/{match[2]}."
+            + ("md" if match[3] == "ipynb" else "png")
+        ),
+        markdown,
+    )
 
 
 def markdown_of(notebook, stem):
