@@ -17,7 +17,7 @@ from keras_initx.calibration.single_batch import SingleBatch
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager, check_model
 from keras_initx.inspection.selection import Layers, selectors
-from keras_initx.inspection.traversal import inspect
+from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.data import (
     Batches,
     Data,
@@ -26,6 +26,11 @@ from keras_initx.measurement.data import (
     samples_of,
 )
 from keras_initx.measurement.moments import all_finite
+from keras_initx.measurement.refusals import (
+    empty_data,
+    nonfinite_data,
+    too_few_samples,
+)
 from keras_initx.validation import (
     check_backend,
     check_bool,
@@ -165,7 +170,7 @@ def calibrate(
         single = isinstance(repeatable, list)
         kind: type[Calibrator] = SingleBatch if single else SeveralBatches
         calibrator = kind(
-            inspect(model),
+            inspect_model(model),
             chosen,
             by_unit,
             center,
@@ -197,7 +202,7 @@ def _repeatable(data: Batches) -> Iterable[Any]:
     iterator = iter(data)
     first = next(iterator, None)
     if first is None:
-        raise ValueError("data must hold samples. Received: empty data")
+        raise empty_data()
     return [first] if next(iterator, None) is None else data
 
 
@@ -211,11 +216,8 @@ def _check(data: Iterable[Any]) -> None:
     for batch in data:
         passes += 1
         samples += samples_of(batch)
-        floats = [x for x in keras.tree.flatten(batch) if x.dtype.is_floating]
-        if not all(bool(all_finite(x)) for x in floats):
-            raise ValueError(
-                "data must be finite. Received: NaN or inf in data"
-            )
+        if not all_finite(batch):
+            raise nonfinite_data()
     if not passes:
         raise ValueError(
             "Several batches are run through once for each layer, so data must "
@@ -223,7 +225,4 @@ def _check(data: Iterable[Any]) -> None:
             "second time"
         )
     if samples < 2:
-        raise ValueError(
-            "Variance between samples needs at least two of them. "
-            "Received: data of one sample"
-        )
+        raise too_few_samples()

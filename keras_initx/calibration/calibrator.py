@@ -41,6 +41,7 @@ from keras_initx.inspection.selection import (
 )
 from keras_initx.inspection.traversal import ModelView
 from keras_initx.measurement.data import taken_as_inputs
+from keras_initx.measurement.refusals import no_signal, too_large
 
 # Rounding in another order moves moments by about as much as one trial run
 # does; that estimate is rarely ten times too small.
@@ -150,10 +151,7 @@ class Calibrator(abc.ABC):
         """
         rows = list(self._rows.values())
         if not rows:
-            raise ValueError(
-                "A picked layer must have a floating-point signal. "
-                f"Received: {sorted({call.name for call in self._ran})}"
-            )
+            raise no_signal(self._ran)
         skipped = {row.name: row.skipped for row in rows if row.skipped}
         if self._is_default:
             ran = {id(call.layer) for call in self._ran}
@@ -238,10 +236,7 @@ class Calibrator(abc.ABC):
             return None
         if np.isfinite(moments.mean + moments.variance).all():
             return moments
-        self._error = (
-            "The signal must stay finite, and small enough to be squared "
-            f"in float32. Received: NaN or inf at layer {call.name!r}"
-        )
+        self._error = str(too_large(call.name))
         return None
 
     def _check(

@@ -189,7 +189,7 @@ def corrected_values(
     pairs = [(w, tf.cast(value, values[id(w)].dtype)) for w, value in pairs]
     # No other dtype has so narrow a range.
     narrow = [value for _, value in pairs if value.dtype == tf.float16]
-    return pairs if all(bool(all_finite(value)) for value in narrow) else None
+    return pairs if bool(all_finite(narrow)) else None
 
 
 def rounded_otherwise(

@@ -11,7 +11,7 @@ from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import LayerCall
 from keras_initx.inspection.traversal import ModelView
-from keras_initx.inspection.untouchable import why_untouchable
+from keras_initx.inspection.writable import why_not_writable
 
 NOT_LINEAR = "not known to be linear in one kernel"
 
@@ -74,14 +74,14 @@ def why_skipped(view: ModelView, layer: keras.layers.Layer) -> str:
 
     Layers that are skipped for their kind, or for what follows them, could be.
     """
-    reason = why_untouchable(view, layer)
+    reason = why_not_writable(view, layer)
     if reason:
         return reason
     units = view.rule(layer).units
     if units is None:
         return NOT_LINEAR
     reasons = [
-        why_untouchable(view, layer, weight, alone=True)
+        why_not_writable(view, layer, weight, alone=True)
         for weight in units.weights
     ]
     return next(filter(None, reasons), "")

@@ -23,7 +23,7 @@ from keras_initx.inspection.selection import (
     matches_any,
     selectors,
 )
-from keras_initx.inspection.traversal import ModelWeight, inspect
+from keras_initx.inspection.traversal import ModelWeight, inspect_model
 from keras_initx.profile import display
 from keras_initx.validation import check_backend
 
@@ -217,7 +217,9 @@ def _selected(model: keras.Model, layers: Layers) -> list[ModelWeight]:
     Raises:
         ValueError: If one of `layers` selects no layer that holds a kernel.
     """
-    kernels = [w for w in inspect(model).weights if w.role.endswith("kernel")]
+    kernels = [
+        w for w in inspect_model(model).weights if w.role.endswith("kernel")
+    ]
     present = [LayerCall(_name(kernel), kernel.layer) for kernel in kernels]
     any_of = selectors(layers)
     check_all_matched(any_of, present)

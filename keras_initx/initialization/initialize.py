@@ -17,7 +17,7 @@ from keras_initx.initialization.record import Initialization
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager
 from keras_initx.inspection.selection import Layers
-from keras_initx.inspection.traversal import ModelView, inspect
+from keras_initx.inspection.traversal import ModelView, inspect_model
 from keras_initx.validation import check_bool, is_int, refuse
 
 
@@ -122,7 +122,7 @@ def initialize(
         bias_initializer = as_initializer(
             bias_initializer, "bias_initializer", "or None"
         )
-    view = inspect(model)
+    view = inspect_model(model)
     if not overwrite:
         _check_untrained(view)
     check_roles(initializer, view)

@@ -20,7 +20,7 @@ from keras_initx.initialization.record import InitializedWeight
 from keras_initx.initializers import DepthWeights, Scaled
 from keras_initx.initializers.base import cast_finite
 from keras_initx.inspection.traversal import ModelView, ModelWeight
-from keras_initx.inspection.untouchable import why_untouchable
+from keras_initx.inspection.writable import why_not_writable
 
 # For weights that are no linear map, where their layer has no initializer.
 _NEUTRAL = {
@@ -99,10 +99,10 @@ class Plan:
         return seed
 
     def _why_skipped(self, weight: ModelWeight) -> str:
-        reason = why_untouchable(self.view, weight.layer)
+        reason = why_not_writable(self.view, weight.layer)
         if not reason and weight.role == "unknown":
             reason = "unknown: see register_layer"
-        return reason or why_untouchable(
+        return reason or why_not_writable(
             self.view, weight.layer, weight.variable
         )
 

@@ -308,7 +308,7 @@ def geometries(
         raise ValueError(
             f"The rule of {type(layer).__name__} must name weights that "
             f"{layer.name!r} has. Received: {missing}, and no rule for "
-            f"{_shapes(left)}"
+            f"{_described(left)}"
         )
     return [by_id.get(id(weight), Geometry("unknown")) for weight in weights]
 
@@ -332,7 +332,7 @@ def _answers(layer: keras.layers.Layer) -> list[tuple[type, LayerRule]]:
             raise ValueError(
                 f"The rule of {cls.__name__} must return a LayerRule, or None, "
                 f"for {layer.name!r} with the weights "
-                f"{_shapes(layer.weights)}. Received: {error}"
+                f"{_described(layer.weights)}. Received: {error}"
             ) from error
         if type(layer).call is not getattr(cls, "call", None):
             # A call of its own need not be linear in the kernel.
@@ -384,5 +384,5 @@ def _check_geometry(
         ) from error
 
 
-def _shapes(weights: Iterable[Any]) -> str:
+def _described(weights: Iterable[Any]) -> str:
     return ", ".join(f"{w.name!r} of shape {tuple(w.shape)}" for w in weights)

@@ -144,10 +144,12 @@ def kernel_geometry(layer: keras.layers.Layer) -> dict[str, Geometry]:
 
     Reference: derived here, from what the layers of Keras 3 compute.
     """
-    return {weight.path: weight.geometry for weight in inspect(layer).weights}
+    return {
+        weight.path: weight.geometry for weight in inspect_model(layer).weights
+    }
 
 
-def inspect(model: keras.layers.Layer) -> ModelView:
+def inspect_model(model: keras.layers.Layer) -> ModelView:
     """Walks a built model once.
 
     Raises:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.measurement.refusals import empty_data
 from keras_initx.validation import check_int, refuse
 
 Data = Any
@@ -248,5 +249,5 @@ def _check_samples(arrays: Any) -> int:
             f"Received: {sorted(counts)} samples"
         )
     if not counts or counts == {0}:
-        raise ValueError("data must hold samples. Received: empty data")
+        raise empty_data()
     return counts.pop()

@@ -20,9 +20,10 @@ from keras_initx.measurement.moments import (
     all_finite,
     layer_moments,
 )
+from keras_initx.measurement.refusals import no_signal
 
 
-class Pass(NamedTuple):
+class ForwardResult(NamedTuple):
     """Result of one forward pass.
 
     Args:
@@ -47,7 +48,7 @@ def forward_pass(
     selectors: Sequence[Selector],
     training: bool = False,
     states: Iterable[tuple[keras.Variable, tf.Tensor]] = (),
-) -> Pass:
+) -> ForwardResult:
     """Runs a model without writing its variables.
 
     Args:
@@ -88,15 +89,12 @@ def forward_pass(
         model(batch, training=training)
     check_all_matched(selectors, ran)
     if not rows:
-        raise ValueError(
-            "A picked layer must have a floating-point signal. "
-            f"Received: {sorted({layer_call.name for layer_call in ran})}"
-        )
+        raise no_signal(ran)
     written = tuple(scope.written.values())
-    return Pass(
+    return ForwardResult(
         tuple(names),
         tuple(rows),
-        _inputs_finite(batch),
+        all_finite(batch),
         written,
         tuple(scope.get_current_value(variable) for variable in written),
     )
@@ -112,14 +110,3 @@ class _RecordingScope(keras.StatelessScope):
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
         self.written[id(update[0])] = update[0]
         super().add_update(update)
-
-
-def _inputs_finite(batch: Any) -> tf.Tensor:
-    return tf.reduce_all(
-        [
-            all_finite(x)
-            for x in keras.tree.flatten(batch)
-            if x.dtype.is_floating
-        ]
-        or [True]
-    )

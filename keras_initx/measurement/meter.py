@@ -22,14 +22,19 @@ from keras_initx.measurement.data import (
     samples_of,
     taken_as_inputs,
 )
-from keras_initx.measurement.forward import Pass, forward_pass
+from keras_initx.measurement.forward import ForwardResult, forward_pass
 from keras_initx.measurement.moments import Moments, mean_squares, merged
-from keras_initx.measurement.nonfinite import first_nonfinite
+from keras_initx.measurement.nonfinite import refuse_nonfinite
+from keras_initx.measurement.refusals import (
+    empty_data,
+    nonfinite_data,
+    too_few_samples,
+)
 from keras_initx.measurement.replicas import Placed, split
 from keras_initx.profile import VarianceProfile
 from keras_initx.validation import check_backend, check_bool, refuse
 
-_PASSES_KEPT = 8
+_COMPILED_KEPT = 8
 
 
 class Meter:
@@ -87,7 +92,7 @@ class Meter:
         self._model = check_model(model)
         self._selectors = selectors(layers)
         self._training = check_bool("training", training)
-        self._passes: OrderedDict[tuple, _CompiledPass] = OrderedDict()
+        self._compiled: OrderedDict[tuple, _CompiledForward] = OrderedDict()
         # Two threads may call one meter, and both compile.
         self._lock = threading.RLock()
 
@@ -124,7 +129,7 @@ class Meter:
                 all_batches, on_batch=lambda: bar.add(1) if bar else None
             )
         if result is None:
-            raise ValueError("data must hold samples. Received: empty data")
+            raise empty_data()
         self._check(result, all_batches)
         return VarianceProfile(
             result.names,
@@ -147,7 +152,7 @@ class Meter:
         for batch in all_batches:
             spec = _same_spec(batch, spec)
             placed = self._placed(batch, spec)
-            compiled = self._compiled_pass(placed, states, written)
+            compiled = self._compiled_for(placed, states, written)
             new, new_finite, states = compiled.function(placed.batch, states)
             written = compiled.written
             moments = compiled.merge(moments, new) if moments else new
@@ -167,29 +172,29 @@ class Meter:
             return Placed(batch, spec)
         return split(batch, strategy)
 
-    def _compiled_pass(
+    def _compiled_for(
         self,
         placed: Placed,
         states: tuple[tf.Tensor, ...],
         written: tuple[keras.Variable, ...],
-    ) -> _CompiledPass:
+    ) -> _CompiledForward:
         # The second batch has a pass of its own if the first one has written
         # states, which the second takes as arguments.
         key = (repr(placed.spec), placed.are_pieces, len(states))
-        if key not in self._passes:
-            self._passes[key] = self._compile(placed, states, written)
-            if len(self._passes) > _PASSES_KEPT:
-                self._passes.popitem(last=False)
-        self._passes.move_to_end(key)
-        return self._passes[key]
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(placed, states, written)
+            if len(self._compiled) > _COMPILED_KEPT:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(key)
+        return self._compiled[key]
 
     def _compile(
         self,
         placed: Placed,
         states: tuple[tf.Tensor, ...],
         written: tuple[keras.Variable, ...],
-    ) -> _CompiledPass:
-        passes: list[Pass] = []
+    ) -> _CompiledForward:
+        traces: list[ForwardResult] = []
 
         def forward(batch: Any, states: tuple[tf.Tensor, ...]) -> tuple:
             traced = forward_pass(
@@ -199,7 +204,7 @@ class Meter:
                 self._training,
                 zip(written, states, strict=True),
             )
-            passes.append(traced)
+            traces.append(traced)
             return traced.moments, traced.finite, traced.states
 
         state_specs = tuple(map(tf.type_spec_from_value, states))
@@ -208,9 +213,9 @@ class Meter:
                 placed.moments(forward), placed.spec, state_specs
             )
         # Each replica has traced one, and all of these are equal.
-        traced = passes[-1]
+        traced = traces[-1]
         moments = function.structured_outputs[0]
-        return _CompiledPass(
+        return _CompiledForward(
             function,
             _concrete(merged, moments, moments),
             _concrete(_summarize, moments),
@@ -220,9 +225,7 @@ class Meter:
 
     def _check(self, result: _Result, data: Batches) -> None:
         if not result.data_finite:
-            raise ValueError(
-                "data must be finite. Received: NaN or inf in data"
-            )
+            raise nonfinite_data()
         if 0 in result.units:
             raise ValueError(
                 "A layer must have at least one unit. Received: none at layer "
@@ -230,42 +233,15 @@ class Meter:
             )
         name = result.first_nonfinite()
         if name is not None:
-            place = first_nonfinite(self._model, data, self._training)
-            if place is not None:
-                raise ValueError(
-                    f"The signal must stay finite. Received: NaN or inf {place}"
-                )
-            name = self._first_too_large(data) or name
-            raise ValueError(
-                "The signal must stay finite, and small enough to be squared "
-                f"in float32. Received: NaN or inf at layer {name!r}"
-            )
+            refuse_nonfinite(self._model, data, self._training, name)
         if (result.samples < 2).any():
-            received, total = "data of one sample", sum(map(samples_of, data))
-            if total > 1:
-                name = result.names[int(np.argmin(result.samples))]
-                received = f"one sample at layer {name!r}, of {total} in data"
-            raise ValueError(
-                "Variance between samples needs at least two of them. "
-                f"Received: {received}"
+            total = sum(map(samples_of, data))
+            if total < 2:
+                raise too_few_samples()
+            name = result.names[int(np.argmin(result.samples))]
+            raise too_few_samples(
+                f"one sample at layer {name!r}, of {total} in data"
             )
-
-    def _first_too_large(self, data: Batches) -> str | None:
-        """The first layer of all, not only of the selected ones."""
-        meter = Meter(
-            self._model, layers=lambda layer: True, training=self._training
-        )
-        for batch in data:
-            try:
-                result = meter._run([batch])
-            except RuntimeError:
-                # The pre-activation of a layer that is not selected is out of
-                # reach.
-                return None
-            name = result.first_nonfinite() if result else None
-            if name is not None:
-                return name
-        return None
 
 
 class _Result(NamedTuple):
@@ -284,7 +260,7 @@ class _Result(NamedTuple):
         return None if finite.all() else self.names[int(np.argmin(finite))]
 
 
-class _CompiledPass(NamedTuple):
+class _CompiledForward(NamedTuple):
     """A compiled forward pass, and compiled functions of its moments.
 
     Args:

@@ -17,6 +17,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 
@@ -142,8 +143,17 @@ def _mean_squares(
     return 2 * tf.cast(sums, tf.float64) / tf.cast(tf.stack(sizes), tf.float64)
 
 
-def all_finite(x: tf.Tensor) -> tf.Tensor:
-    """Returns whether no element is NaN or infinite."""
+def all_finite(tensors: Any) -> tf.Tensor:
+    """Returns whether no floating-point number is NaN or infinite.
+
+    Args:
+        tensors: Structure of tensors. Those of other dtypes are finite.
+    """
+    floats = [x for x in keras.tree.flatten(tensors) if x.dtype.is_floating]
+    return tf.reduce_all([_finite(x) for x in floats] or [True])
+
+
+def _finite(x: tf.Tensor) -> tf.Tensor:
     # For almost all data the fast sum of squares is finite, and so are they. It
     # overflows before its elements do; only then each of them is examined.
     return tf.cond(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import tensorflow as tf
@@ -12,6 +12,9 @@ import tensorflow as tf
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import LayerCall
+from keras_initx.measurement.forward import forward_pass
+from keras_initx.measurement.moments import all_finite
+from keras_initx.measurement.refusals import too_large
 
 
 def first_nonfinite(
@@ -63,10 +66,66 @@ class _FoundError(Exception):
     """Ends the forward pass."""
 
 
-def _finite(tensors: Any) -> bool:
-    return all(
-        bool(tf.reduce_all(tf.math.is_finite(x)))
-        for x in keras.tree.flatten(tensors)
-        # Inside of a tf.function a tensor has no value yet.
-        if tf.is_tensor(x) and hasattr(x, "numpy") and x.dtype.is_floating
+def _finite(values: Any) -> bool:
+    return bool(
+        all_finite(
+            [
+                x
+                for x in keras.tree.flatten(values)
+                # Inside of a tf.function a tensor has no value yet.
+                if tf.is_tensor(x) and hasattr(x, "numpy")
+            ]
+        )
     )
+
+
+def first_too_large(
+    model: keras.Model, batches: Iterable[Any], training: bool
+) -> str | None:
+    """Finds the first layer whose signal is too large to be squared.
+
+    All layers are looked at, not only those that are measured.
+
+    Args:
+        model: keras.Model. Its variables are read, never written.
+        batches: Iterable of batches of inputs, run one after the other.
+        training: bool. Whether to run the model in training mode.
+
+    Returns:
+        str. The name of the layer; None if no place is found.
+    """
+    for batch in batches:
+        try:
+            result = forward_pass(model, batch, [lambda layer: True], training)
+        except RuntimeError:
+            # The pre-activation of a layer that is not selected is out of
+            # reach.
+            return None
+        for name, (_, mean, half_squares) in zip(
+            result.names, result.moments, strict=True
+        ):
+            if not all_finite([tf.nn.l2_loss(mean), half_squares]):
+                return name
+    return None
+
+
+def refuse_nonfinite(
+    model: keras.Model, batches: Iterable[Any], training: bool, layer: str
+) -> NoReturn:
+    """Refuses a model whose signal does not stay finite, and names the place.
+
+    Args:
+        model: keras.Model. Its variables are read, never written.
+        batches: Iterable of batches of inputs, run one after the other.
+        training: bool. Whether to run the model in training mode.
+        layer: str. The layer to name if no place before it is found.
+
+    Raises:
+        ValueError: Always.
+    """
+    place = first_nonfinite(model, batches, training)
+    if place is not None:
+        raise ValueError(
+            f"The signal must stay finite. Received: NaN or inf {place}"
+        )
+    raise too_large(first_too_large(model, batches, training) or layer)

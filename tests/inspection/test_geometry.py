@@ -8,7 +8,7 @@ import pytest
 
 import keras_initx as kx
 from keras_initx.inspection.layer_rule import measured_by_default
-from keras_initx.inspection.traversal import inspect as inspected
+from keras_initx.inspection.traversal import inspect_model as inspected
 
 L = keras.layers
 

@@ -1,4 +1,4 @@
-"""Why a weight must stay as it is."""
+"""Whether a weight may be written, and why not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_initx.inspection.traversal import ModelView
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def why_untouchable(
+def why_not_writable(
     view: ModelView,
     layer: keras.layers.Layer,
     weight: Any = None,

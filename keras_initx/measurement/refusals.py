@@ -1,0 +1,41 @@
+"""Errors about data and signals, which `measure` and `calibrate` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from keras_initx.inspection.selection import LayerCall
+
+
+def empty_data() -> ValueError:
+    """Returns the error for data without samples."""
+    return ValueError("data must hold samples. Received: empty data")
+
+
+def nonfinite_data() -> ValueError:
+    """Returns the error for data that hold NaN or inf."""
+    return ValueError("data must be finite. Received: NaN or inf in data")
+
+
+def too_few_samples(received: str = "data of one sample") -> ValueError:
+    """Returns the error for data of fewer than two samples."""
+    return ValueError(
+        "Variance between samples needs at least two of them. "
+        f"Received: {received}"
+    )
+
+
+def too_large(name: str) -> ValueError:
+    """Returns the error for a layer whose moments are NaN or inf."""
+    return ValueError(
+        "The signal must stay finite, and small enough to be squared in "
+        f"float32. Received: NaN or inf at layer {name!r}"
+    )
+
+
+def no_signal(ran: Iterable[LayerCall]) -> ValueError:
+    """Returns the error for a model in which no signal was recorded."""
+    return ValueError(
+        "A picked layer must have a floating-point signal. "
+        f"Received: {sorted({layer_call.name for layer_call in ran})}"
+    )
