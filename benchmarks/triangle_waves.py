@@ -1,4 +1,4 @@
-"""Do triangle waves learn curves better than random starts?
+"""Do triangle waves learn curves better than random weights?
 
 Repeats tables of Milkert, Hyde & Laine (ICML 2025, arXiv:2311.18022, section
 4): a relu net of width 4 with 5 hidden layers learns a curve on [0, 1] by
