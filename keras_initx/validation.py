@@ -7,6 +7,7 @@ reads `self.factor = check_real("factor", factor, "(0, inf)")`.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -264,9 +265,11 @@ def check_instance(
     """
     if (optional and value is None) or isinstance(value, classes):
         return value
+    # An array in the place of a model would fill the screen.
+    shown = reprlib.repr(value) if hasattr(value, "shape") else repr(value)
     raise ValueError(
         f"{name} must be {wanted}{' or None' if optional else ''}. "
-        f"Received: {name}={value!r} of type {type(value).__name__}"
+        f"Received: {name}={shown} of type {type(value).__name__}"
     )
 
 

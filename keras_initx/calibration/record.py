@@ -84,8 +84,8 @@ class Calibration(VarianceProfile):
         if self.per != "unit" or done < 2:
             return
         yield (
-            "The price: squared gradients and differences grow by "
-            "pi/(pi-1) = 1.47 in each relu layer, as with Batch Normalization."
+            "The cost: from relu layer to relu layer squared gradients and "
+            "differences grow by pi/(pi-1) = 1.47, as with Batch Normalization."
         )
         rounding = ROUNDING.get(self.dtype, 2.0**-53)
         if done > math.log(0.005 / rounding) / math.log(1.21):

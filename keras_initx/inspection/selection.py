@@ -55,7 +55,7 @@ def selectors(layers: Layers) -> tuple[Selector, ...]:
     if not chosen or not all(isinstance(s, str) or callable(s) for s in chosen):
         refuse(
             "layers must be a layer, its name, a layer class, a function of "
-            "a layer, or a list of these.",
+            "a layer, or a list of one or more of these.",
             layers=layers,
         )
     return chosen
@@ -95,8 +95,21 @@ def check_all_matched(
                 "No layer that holds a kernel ran in this model; name the "
                 f"layers to measure. Received: layers=None, among {names}"
             )
-        close = difflib.get_close_matches(str(selector), names, n=3)
         raise ValueError(
-            "Each of layers must pick a layer that the model runs, out of "
-            f"{close or names}. Received: layers={selector!r}"
+            "Each of layers must pick a layer that the model runs. "
+            f"{_advice(selector, names)} Received: layers={selector!r}"
         )
+
+
+def _advice(selector: Selector, names: list[str]) -> str:
+    """A sentence that tells what would have picked a layer."""
+    if isinstance(selector, keras.layers.Layer):
+        return (
+            f"This {type(selector).__name__} is none of its layers: it may "
+            "belong to another model, or does not run."
+        )
+    if isinstance(selector, str):
+        close = difflib.get_close_matches(selector, names, n=3)
+        if close:
+            return f"Did you mean {' or '.join(map(repr, close))}?"
+    return f"Its layers are {names}."
