@@ -39,6 +39,7 @@ from keras_initx.validation import (
     refuse,
 )
 
+# Models may share layers, so one lock is for all of them.
 _one_at_a_time = threading.RLock()
 
 
@@ -64,7 +65,7 @@ def calibrate(
 
     through its kernel and bias. This takes ONE forward pass, in which each
     layer runs as it was, is corrected, and runs once more for the layers after
-    it. With
+    it; a model that has normalizations runs before on two samples. With
 
         per="unit"                  m and s are those of each unit: the "sample
                                     initialization" of Luther & Seung, after
@@ -78,10 +79,15 @@ def calibrate(
     The price of the first: in a relu net squared gradients grow by
     pi / (pi - 1) = 1.47 a layer, as with Batch Normalization, and differences
     between signals likewise, rounding errors included. On the same data the
-    moments repeat to 1e-6 as long as the same operations run in the same order;
-    run otherwise (another machine, batch size or compiler) a relu net of 50
-    layers has them to 1e-3, of 60 to 1e-2, and of 100 not at all; with bfloat16
-    that is so after a few layers.
+    moments repeat to 1e-6 as long as the same operations run in the same order.
+    On another machine, in other batches or compiled, those of a relu net in
+    float32 repeat to
+
+        50 layers       1e-3
+        60 layers       1e-2
+        100 layers      not at all
+
+    and with bfloat16 they do not repeat after a few layers.
 
     Arrays are one batch. A data set of several batches, or arrays with a
     `batch_size`, are handled exactly, by moments that are merged over batches,
@@ -89,6 +95,8 @@ def calibrate(
     Skipped layers take no pass of their own. A pass runs to its end: for 30
     equal dense layers that takes 1.7 times as long as passes that stop at the
     layer, and 4 times as long where a slow layer, such as an LSTM, comes last.
+    At the end each corrected layer runs on one batch with its old weights too,
+    which checks its correction.
     Each pass must give the same samples: cache what is shuffled. With
     `training=True` all batches have the same dropout mask. Under several
     workers each calibrates its own copy of the model, so all must call, with
@@ -125,12 +133,13 @@ def calibrate(
 
     Returns:
         A `Calibration`: the profile of the pre-activation of each layer after
-        its correction, with `skipped` and `notes`. Its units are channels;
-        `measure`, whose units are single outputs, is the judge of the finished
-        model.
+        its correction, with `skipped` and `notes`. Its units are channels,
+        while those of `measure` are single outputs. Measure the calibrated
+        model to see its signal with all rounding errors.
 
     Raises:
-        ValueError: As `measure` does, or if an argument is none of these.
+        ValueError: As `measure` does, or if an argument is none of these, or
+            if a layer does not have the moments that follow from its rule.
         RuntimeError: If Keras runs on another backend than TensorFlow, if it
             is called inside a `tf.function`, or if a picked layer runs inside
             a loop of another layer.
@@ -162,7 +171,8 @@ def calibrate(
     chosen = selectors(layers)
     all_batches = _as_one(batches(data, batch_size), batch_size)
     bar = keras.utils.Progbar(None, unit_name="layer") if verbose else None
-    # Two threads would each scale the same model as they found it.
+    # All weights of a model are then those of one calibration: two at a time
+    # would build it twice, and each assign some of its weights last.
     with _one_at_a_time:
         build(model, all_batches)
         repeatable = _repeatable(all_batches)

@@ -31,9 +31,10 @@ def skipped_by_kind(view: ModelView) -> dict[int, str]:
 
 
 def normalized(view: ModelView, batch: Any, training: bool) -> dict[int, str]:
-    """The same for layers whose pre-activation enters a normalization.
+    """The reason of each layer that a normalization follows, by its id.
 
-    A model that has normalizations is run on two samples to see it.
+    Its pre-activation is the input of the normalization. A model that has
+    normalizations is run on two samples to find such layers.
     """
     if not any(view.rule(layer).normalizes for layer in view.layers):
         return {}
@@ -72,7 +73,8 @@ def normalized(view: ModelView, batch: Any, training: bool) -> dict[int, str]:
 def why_skipped(view: ModelView, layer: keras.layers.Layer) -> str:
     """Why a layer cannot be corrected, "" if it can.
 
-    Layers that are skipped for their kind, or for what follows them, could be.
+    Reasons that lie in its kind (`skipped_by_kind`), or in the layer after it
+    (`normalized`), are not among these.
     """
     reason = why_not_writable(view, layer)
     if reason:

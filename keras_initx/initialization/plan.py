@@ -111,9 +111,7 @@ class Plan:
             return self.choose(weight.layer, weight.role)
         if weight.role == "bias":
             return self.bias_initializer
-        return _layers_initializer(
-            weight.layer, weight.variable.name, weight.role
-        )
+        return _layers_initializer(weight)
 
     def _drawn(
         self,
@@ -132,8 +130,10 @@ class Plan:
             ) from error
         if weight.geometry.is_linear and not _may_repeat(initializer):
             self._warn_of_equals(initializer, weight, values)
-        if weight.role == "bias":
-            values = _with_forget_gate(values, weight.layer)
+        if weight.geometry.ones is not None:
+            start, stop = weight.geometry.ones
+            values = values.copy()
+            values.reshape(-1)[start:stop] = 1
         return values
 
     def _warn_of_equals(
@@ -211,28 +211,16 @@ def _may_repeat(initializer: keras.initializers.Initializer) -> bool:
 
 
 def _layers_initializer(
-    layer: keras.layers.Layer, name: str, role: str
+    weight: ModelWeight,
 ) -> keras.initializers.Initializer | None:
     """The initializer that a layer has for one of its weights."""
-    if role == "branch scale":
-        # The LayerScale of Keras has the plural.
-        start = getattr(layer, "initial_value", None)
-        start = getattr(layer, "init_values", start)
-        return None if start is None else keras.initializers.Constant(start)
-    # Weights of built-in layers have the names of their initializers.
-    initializer = getattr(layer, f"{name}_initializer", None)
-    return keras.initializers.get(initializer or _NEUTRAL.get(role))
-
-
-def _with_forget_gate(
-    values: np.ndarray, layer: keras.layers.Layer
-) -> np.ndarray:
-    """The biases of a layer, those of the forget gate of an LSTM being 1."""
-    if getattr(layer, "unit_forget_bias", False):
-        # Gates stand in the order input, forget, candidate, output.
-        values = values.copy()
-        values.reshape(4, -1)[1] = 1
-    return values
+    name = f"{weight.variable.name}_initializer"
+    return keras.initializers.get(
+        weight.geometry.initializer
+        # Weights of built-in layers have the names of their initializers.
+        or getattr(weight.layer, name, None)
+        or _NEUTRAL.get(weight.role)
+    )
 
 
 def _text(initializer: keras.initializers.Initializer) -> str:

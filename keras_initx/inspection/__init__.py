@@ -1,4 +1,4 @@
-"""What is known of a model and its layers without running it."""
+"""Rules of layers, and the inspection of a model without running it."""
 
 from keras_initx.inspection import keras_layers as _keras_layers  # noqa: F401
 from keras_initx.inspection.geometry import (

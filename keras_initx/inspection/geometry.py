@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -43,11 +43,8 @@ class Geometry:
             "depthwise kernel", "pointwise kernel", "embedding", "bias", "norm
             scale", "norm offset", "attention scale", "branch scale", "slope",
             "wave", "statistic", "fixed transform", "lora" or "unknown".
-            `initialize` draws a "bias" from its `bias_initializer`. Any other
-            weight that is no linear map it draws from the initializer that
-            the layer has for it, `layer.<weight>_initializer`; without one, a
-            "norm scale" and an "attention scale" become 1 and a "norm offset"
-            becomes 0.
+            `initialize` draws a "bias" from its `bias_initializer`, and any
+            other weight that is no linear map from `initializer`.
         split_shape: tuple of ints. The shape of the weight once the axes that
             hold several things are split. None if the weight is no linear map.
             Defaults to None.
@@ -64,6 +61,15 @@ class Geometry:
             positions. Defaults to the product of the sizes of `input_axes`.
         fan_out: float. How many outputs an input feeds, > 0. Defaults to the
             product of the sizes of `output_axes`.
+        initializer: keras.Initializer. What `initialize` draws a weight from
+            that is neither a linear map nor a bias. Defaults to the one that
+            the layer has for it, `layer.<weight>_initializer`; without one, a
+            "norm scale" and an "attention scale" become 1 and a "norm offset"
+            becomes 0.
+        ones: tuple of two ints. The first and the last entry of a bias,
+            counted in flattened order, the last one excluded, that
+            `initialize` sets to 1, as those of the forget gate of an LSTM.
+            Defaults to none.
 
     Raises:
         ValueError: If the role is none of these, if the axes are not each axis
@@ -87,9 +93,20 @@ class Geometry:
     window: int = 0
     fan_in: float | None = None
     fan_out: float | None = None
+    initializer: Any = field(default=None, compare=False)
+    ones: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_choice("role", self.role, get_args(Role))
+        if self.ones is not None:
+            start, stop = self.ones
+            if self.role != "bias" or not 0 <= start <= stop:
+                refuse(
+                    "ones must be the first and the last index of entries of "
+                    "a bias.",
+                    role=self.role,
+                    ones=self.ones,
+                )
         if self.split_shape is None:
             return
         if sorted(self.order) != list(range(len(self.split_shape))):

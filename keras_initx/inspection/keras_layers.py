@@ -140,7 +140,8 @@ def _layer_that_keras_does_not_export(layer: Any) -> LayerRule | None:
         if cls.__name__ == "ConvLSTMCell":
             return _cell(layer, gates=4)
         if cls.__name__ == "LayerScale":
-            return _all_weights(layer, "branch scale")
+            start = keras.initializers.Constant(layer.init_values)
+            return _all_weights(layer, "branch scale", start)
     return None
 
 
@@ -302,6 +303,11 @@ def _depthwise(shape: Shape, strides: int) -> Geometry:
 def _cell(layer: Any, gates: int) -> LayerRule:
     """The rule of a recurrent cell, whose kernels hold a map for each gate."""
     weights = _bias_and_lora(layer)
+    if getattr(layer, "unit_forget_bias", False):
+        for (size,) in _shapes(layer, "bias"):
+            # The gates of an LSTM: input, forget, candidate, output.
+            units = size // gates
+            weights["bias"] = Geometry("bias", ones=(units, 2 * units))
     roles: dict[str, Role] = {
         "kernel": "kernel",
         "recurrent_kernel": "recurrent kernel",
@@ -386,5 +392,6 @@ def _statistics(layer: Any) -> Weights:
     }
 
 
-def _all_weights(layer: Any, role: Role) -> LayerRule:
-    return LayerRule({weight.name: Geometry(role) for weight in layer.weights})
+def _all_weights(layer: Any, role: Role, initializer: Any = None) -> LayerRule:
+    geometry = Geometry(role, initializer=initializer)
+    return LayerRule({weight.name: geometry for weight in layer.weights})

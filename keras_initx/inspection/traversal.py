@@ -52,7 +52,7 @@ class ModelWeight:
 
 @dataclass
 class ModelView:
-    """What is known of a model without running it.
+    """The layers and weights of a model, and the rules of its layers.
 
     Attributes:
         model: The model or layer.

@@ -177,4 +177,7 @@ class BranchScale(keras.layers.Layer):
 
 @register_layer(BranchScale)
 def _rule(layer: BranchScale) -> LayerRule:
-    return LayerRule({"scale": Geometry("branch scale")})
+    start = layer.initial_value
+    initializer = None if start is None else keras.initializers.Constant(start)
+    scale = Geometry("branch scale", initializer=initializer)
+    return LayerRule({"scale": scale})

@@ -1,6 +1,7 @@
 """Tests that calibrated layers have the variance that was asked for."""
 
 import threading
+import time
 
 import keras
 import numpy as np
@@ -458,18 +459,53 @@ def test_batches_of_different_lengths(rng):
     assert np.allclose(y.var(axis=0), 1, atol=1e-4)
 
 
-def test_threads_take_turns(rng):
-    model, x = dense_net(10, 16), rng.standard_normal((60, 16), np.float32)
-    threads = [
-        threading.Thread(target=kx.calibrate, args=(model, x)) for _ in range(4)
+class Recorded(L.Layer):
+    """Records which thread runs it, and waits for the other one."""
+
+    def __init__(self, record, **kwargs):
+        super().__init__(**kwargs)
+        self.record = record
+
+    def call(self, inputs):
+        self.record(threading.get_ident())
+        time.sleep(0.01)
+        return inputs
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_threads_take_turns(count, rng):
+    """All weights of a model come from one calibration, that of one thread."""
+    runs = []
+    models = [
+        keras.Sequential(
+            [keras.Input((16,))]
+            + [
+                layer
+                for _ in range(4)
+                for layer in (L.Dense(16, "relu"), Recorded(runs.append))
+            ]
+        )
+        for _ in range(count)
     ]
+    data = [
+        scale * rng.standard_normal((60, 16), np.float32) for scale in (1, 30)
+    ]
+    pairs = list(zip([models[0], models[-1]], data, strict=True))
+    threads = [
+        threading.Thread(target=kx.calibrate, args=pair) for pair in pairs
+    ]
+    runs.clear()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for layer in model.layers:
+    assert len(runs) == 8
+    assert runs == runs[:1] * 4 + runs[-1:] * 4
+    variances = [kx.measure(*pair).sample_variance for pair in pairs]
+    done = [np.allclose(variance, 1, atol=1e-3) for variance in variances]
+    assert sum(done) == count
+    for layer in (layer for model in models for layer in model.layers):
         assert "call" not in vars(layer)
-        assert layer.activation is keras.activations.relu
 
 
 def test_labels_are_refused_as_inputs(rng):

@@ -100,6 +100,60 @@ def test_rerun_runs_with_changed_variables_and_without_hooks(compiled):
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_rerun_records_its_pre_activation():
+    model, signals = net(), {}
+
+    def after_call(layer_call, rerun, output):
+        rerun(lambda signal: signals.update({layer_call.name: signal}))
+        return output
+
+    with forward_hooks(after_call=after_call):
+        model(X)
+    first, _, last = model.layers
+    expected = X @ first.kernel.numpy()
+    np.testing.assert_allclose(signals["first"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(signals["last"], last(first(X)))
+
+
+class ActivationOfTheClass(keras.layers.Layer):
+    activation = staticmethod(keras.ops.relu)
+
+    def call(self, x):
+        return self.activation(x - 1)
+
+
+class ActivationAsAProperty(ActivationOfTheClass):
+    @property
+    def activation(self):
+        return keras.ops.relu
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (ActivationOfTheClass, X - 1),
+        # A property cannot be replaced, so this is the output.
+        (ActivationAsAProperty, np.maximum(X - 1, 0)),
+    ],
+)
+def test_the_pre_activation_enters_an_activation_of_the_class(cls, expected):
+    signals = []
+
+    def on_pre_activation(layer_call, signal):
+        signals.append(signal)
+        return signal
+
+    layer = cls()
+    with forward_hooks(
+        on_pre_activation=on_pre_activation, select=lambda call: True
+    ):
+        output = layer(X)
+    (signal,) = signals
+    np.testing.assert_array_equal(signal, expected)
+    np.testing.assert_array_equal(output, np.maximum(X - 1, 0))
+    assert "activation" not in vars(layer)
+
+
 class Block(keras.layers.Layer):
     """Two layers with kernels in a layer of their own."""
 

@@ -202,6 +202,29 @@ def test_a_rule_may_name_the_attribute_and_answer_for_part():
     assert [g.role for g in kinds] == ["kernel", "unknown"]
 
 
+def test_a_rule_says_what_weights_start_from():
+    class Gated(L.Layer):
+        def build(self, shape):
+            self.gate = self.add_weight(shape=(3,), name="gate")
+            self.offset = self.add_weight(shape=(6,), name="offset")
+
+    @kx.inspection.register_layer(Gated)
+    def gated(layer):
+        start = keras.initializers.Constant(0.25)
+        return LayerRule(
+            {
+                "gate": Geometry("branch scale", initializer=start),
+                "offset": Geometry("bias", ones=(2, 4)),
+            }
+        )
+
+    layer = Gated()
+    layer.build((None, 3))
+    kx.initialize(layer, "he_normal", seed=1)
+    assert np.asarray(layer.gate).tolist() == [0.25] * 3
+    assert np.asarray(layer.offset).tolist() == [0, 0, 1, 1, 0, 0]
+
+
 def test_a_rule_says_what_is_measured_and_skipped(rng):
     @kx.inspection.register_layer(Mix)
     def mix(layer):
@@ -248,6 +271,10 @@ MISTAKES = {
     "role": (
         lambda la: LayerRule({"w": Geometry("kernels")}),
         r"rule of Mix .*'w' of shape .*role must be 'kernel', .* or 'unknown'",
+    ),
+    "ones of a kernel": (
+        lambda la: LayerRule({"w": Geometry("kernel", ones=(0, 1))}),
+        r"rule of Mix .*ones must be .* of a bias",
     ),
     "no geometry": (
         lambda la: LayerRule({"w": "kernel"}),
