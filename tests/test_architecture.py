@@ -286,13 +286,9 @@ def test_public_objects_have_an_example_and_a_reference(module):
             assert part in text, f"{name} has no {part!r} in its docstring"
 
 
-# These still have no blank line after "Example:".
-OTHER_LAYOUT = {"measurement"}
-
-
 @pytest.mark.parametrize(
     "path",
-    [path for path in MODULES if room(path) not in OTHER_LAYOUT],
+    MODULES,
     ids=relative,
 )
 def test_examples_and_references_have_one_layout(path):
@@ -309,53 +305,6 @@ def test_examples_and_references_have_one_layout(path):
 
 # ---- Language ---------------------------------------------------------------
 
-# Folders and files with no banned word. Each owner adds those that pass.
-DONE = {
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "README.md",
-    "benchmarks",
-    "docs",
-    "examples",
-    "keras_initx/__init__.py",
-    "keras_initx/__main__.py",
-    "keras_initx/_startup.py",
-    "keras_initx/calibration",
-    "keras_initx/callbacks",
-    "keras_initx/cli",
-    "keras_initx/constraints.py",
-    "keras_initx/distribute",
-    "keras_initx/distributions",
-    "keras_initx/hooks",
-    "keras_initx/initialization",
-    "keras_initx/initializers",
-    "keras_initx/inspection",
-    "keras_initx/layers",
-    "keras_initx/measurement",
-    "keras_initx/models",
-    "keras_initx/profile",
-    "keras_initx/validation.py",
-    "tests/calibration",
-    "tests/callbacks",
-    "tests/cli",
-    "tests/conftest.py",
-    "tests/distributions",
-    "tests/docs",
-    "tests/examples",
-    "tests/helpers",
-    "tests/hooks",
-    "tests/initialization",
-    "tests/initializers",
-    "tests/inspection",
-    "tests/layers",
-    "tests/measurement",
-    "tests/models",
-    "tests/packaging",
-    "tests/profile",
-    "tests/test_static.py",
-    "tests/test_validation.py",
-    "tests/theory",
-}
 # The words to use instead are those of Keras, TensorFlow Probability and torch.
 BANNED = {
     # hook, record
@@ -385,8 +334,6 @@ TITLES = "Stable behaviour of"
 PRIVATE_PATH = re.compile(r"(?<![\w./~-])/(home|root|work|Users)/\w+")
 
 
-# Rooms in whose names there still are such words.
-NAMES_NOT_DONE = {"keras_initx/calibration", "tests/calibration"}
 # Names of other libraries.
 FOREIGN_NAMES = {"CancelledError"}
 
@@ -407,8 +354,6 @@ def texts(path: Path) -> list[str]:
     kinds.add(getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
     tokens = [*tokenize.generate_tokens(io.StringIO(content).readline)]
     names = {t.string for t in tokens if t.type == tokenize.NAME}
-    if any(room in path.as_posix() for room in NAMES_NOT_DONE):
-        names = set()
     return [
         *(token.string for token in tokens if token.type in kinds),
         *map(words_of, names - FOREIGN_NAMES),
@@ -439,12 +384,7 @@ WRITTEN = [
 ]
 
 
-def is_done(path: Path) -> bool:
-    name = relative(path)
-    return any(name == done or name.startswith(f"{done}/") for done in DONE)
-
-
-@pytest.mark.parametrize("path", [*filter(is_done, WRITTEN)], ids=relative)
+@pytest.mark.parametrize("path", WRITTEN, ids=relative)
 def test_language(path):
     found = {word for text in texts(path) for word in banned(text)}
     assert not found

@@ -86,6 +86,7 @@ def measure(
             selected layer runs inside a loop of another layer.
 
     Example:
+
     >>> import keras, numpy as np
     >>> model = keras.Sequential([
     ...     keras.Input((2,)),

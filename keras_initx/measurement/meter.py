@@ -67,6 +67,7 @@ class Meter:
             call, as in `measure`.
 
     Example:
+
     >>> import keras, numpy as np, keras_initx as kx
     >>> layer = keras.layers.Dense(3, kernel_initializer="ones")
     >>> model = keras.Sequential([keras.Input((2,)), layer])

@@ -214,8 +214,8 @@ def test_several_batches_give_the_weights_of_one(rng):
         model.set_weights(one.get_weights())
     kx.calibrate(one, x)
     kx.calibrate(several, x, batch_size=70)
-    labelled = tf.data.Dataset.from_tensor_slices((x, x)).batch(70)
-    kx.calibrate(dataset, labelled)
+    with_labels = tf.data.Dataset.from_tensor_slices((x, x)).batch(70)
+    kx.calibrate(dataset, with_labels)
     for a, b, c in zip(
         *(m.get_weights() for m in (one, several, dataset)), strict=True
     ):

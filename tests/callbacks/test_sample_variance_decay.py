@@ -386,7 +386,7 @@ def test_a_failing_measurement_only_warns_if_asked_to(xy):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "frist"}, r"\['first'\]. Received: layers='frist'"),
+        ({"layers": "frist"}, r"mean 'first'\? Received: layers='frist'"),
         ({"expected": kx.theory.sample_variance_decay(5)}, "of 6 layers"),
         ({"data": np.full((4, 4), np.nan)}, "NaN or inf in data"),
     ],

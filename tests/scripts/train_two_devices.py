@@ -91,7 +91,7 @@ def main():
     options = {"validation_data": data}
     results["fit"] = train(two, data, **options)[1]
     model, results["Keras fit"] = train(two, data, keras.Model.fit, **options)
-    # Of each batch, one device has eight samples and the other seven.
+    # One device has eight samples of each batch, the other seven.
     data = batches(45, 15)
     functions = model.train_function, model.test_function
     results["evaluated"] = kx.distribute.fit(
