@@ -95,8 +95,10 @@ def _write_cpu_times(terminalreporter, shown):
     seconds = collections.Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
-            if getattr(report, "when", None) == "teardown":
-                seconds[report.nodeid] = dict(report.user_properties)["cpu"]
+            # Examples in docstrings lie outside the folder of these hooks.
+            properties = dict(getattr(report, "user_properties", ()))
+            if "cpu" in properties and report.when == "teardown":
+                seconds[report.nodeid] = properties["cpu"]
     terminalreporter.section(f"CPU times: {seconds.total():.0f} s in all")
     for name, each in seconds.most_common(shown):
         terminalreporter.write_line(f"{each:8.2f} s  {name}")
