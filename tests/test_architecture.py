@@ -246,6 +246,7 @@ def test_theory_and_profile_import_no_framework(path):
     assert not {name.split(".")[0] for name in modules} & FRAMEWORKS
 
 
+@pytest.mark.isolated
 def test_importing_does_not_import_tensorflow_probability():
     code = (
         "import sys, keras_initx.distributions.alpha_stable.sampling; "

@@ -406,6 +406,8 @@ print("broken", broken.broken_at, *np.flatnonzero(broken.spread[-1] == 0))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.isolated
 def test_symmetry_lasts_without_dropout_and_ends_with_it_on_replicas():
     ran = subprocess.run(
         [sys.executable, "-c", DETERMINISTIC],

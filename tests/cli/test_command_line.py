@@ -517,6 +517,7 @@ def test_plain_network_is_not_bounded_by_the_recursion_limit(rng):
     assert profile.layers == ("layer_150",)
 
 
+@pytest.mark.slow
 def test_deep_saved_model_is_loaded_and_measured(tmp_path, rng):
     path, data = tmp_path / "model.keras", rng.normal(size=(9, 4))
     layers = [keras.layers.Dense(4, name=f"d{i}") for i in range(150)]
@@ -593,6 +594,8 @@ def test_process_of_the_command_is_recognized(started, argv, ours, monkeypatch):
     assert _startup.is_our_command() == ours
 
 
+@pytest.mark.slow
+@pytest.mark.isolated
 def test_standard_error_of_the_process_is_empty_or_one_line(files, tmp_path):
     command = [sys.executable, "-B", "-m", "keras_initx", "report"]
     options = {"capture_output": True, "text": True, "cwd": tmp_path}
@@ -616,6 +619,8 @@ def test_standard_error_of_the_process_is_empty_or_one_line(files, tmp_path):
     assert bad.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.isolated
 @pytest.mark.parametrize("start", ["package", "module", "script"])
 def test_each_way_to_start_the_command(start, tmp_path):
     # The script that pip writes for the entry point in the package's metadata.

@@ -31,6 +31,7 @@ def test_public_names_are_listed_before_they_are_imported():
         _ = kx.distributions.Stable
 
 
+@pytest.mark.slow
 def test_shapes_of_samples_and_statistics():
     distribution = batch()
     assert distribution.event_shape == ()
@@ -158,6 +159,7 @@ def test_samples_depend_on_the_seed_alone():
     assert (first == draw(7)).all()
 
 
+@pytest.mark.slow
 def test_xla_and_eager_results_agree(seed):
     distribution = AlphaStable([0.7, 1.5], 0.5, parameterization="S1")
 

@@ -60,6 +60,7 @@ def mean_over_deviation(model, width, nets, rng):
     return np.array(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [100, 1000])
 def test_he_relu_nets_decay_as_published(width, rng):
     measured = mean_over_deviation(network(width), width, NETS[width], rng)

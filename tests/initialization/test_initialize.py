@@ -148,6 +148,7 @@ def test_the_same_seed_gives_the_same_model_bit_for_bit():
     )
 
 
+@pytest.mark.isolated
 def test_the_same_seed_in_another_process():
     """The weights are equal, whatever layers that process made before."""
     model = transformer()
@@ -704,6 +705,7 @@ APPLICATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications_have_no_unknown_weights(name):
     make = getattr(keras.applications, name)

@@ -1089,6 +1089,8 @@ print("equal", kernels)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.isolated
 def test_in_another_process_models_load_and_replicas_agree(tmp_path):
     path = tmp_path / "model.keras"
     layers = [

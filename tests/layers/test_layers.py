@@ -560,6 +560,8 @@ print("equal")
 """
 
 
+@pytest.mark.slow
+@pytest.mark.isolated
 def test_replicas_train_as_one_device():
     ran = subprocess.run(
         [sys.executable, "-c", REPLICAS],

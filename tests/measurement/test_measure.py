@@ -116,6 +116,7 @@ def test_steps_stop_early(rng):
     assert_same_profile(kx.measure(model, data, steps=2), first, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_batch_size_does_not_matter():
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.Dense(2, kernel_initializer="ones")]
@@ -893,6 +894,8 @@ def test_another_backend_is_refused_in_one_sentence(monkeypatch):
         kx.callbacks.SampleVarianceDecay(X)
 
 
+@pytest.mark.slow
+@pytest.mark.isolated
 def test_a_model_under_a_strategy_of_two_devices():
     printed = python(
         "import numpy as np, tensorflow as tf, keras\n"

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 # A process of its own, whose peak resident memory Linux keeps a record of.
 RECORD_PEAKS = """
 import json
@@ -54,6 +56,8 @@ print(json.dumps(peaks))
 SIGNAL = 96  # MiB of each layer's output
 
 
+@pytest.mark.slow
+@pytest.mark.isolated
 def test_measure_stores_no_signal():
     """`measure` needs less than a third of a signal beside the forward pass.
 

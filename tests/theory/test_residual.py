@@ -216,6 +216,7 @@ def test_relu_drift_is_the_nonlinear_part_of_the_kernel():
             assert c == pytest.approx(exact, abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c_minus", [0.0, -1.0, -3.0])
 def test_sde_against_its_density(c_minus):
     """Mean and deviation of 20,000 paths are those of the density.
