@@ -245,9 +245,13 @@ def test_sde_against_its_density(c_minus):
         np.interp(math.atanh(rho_0), middle, drift)
     )
     start = stats.norm.pdf(x, center, math.sqrt(early))
-    solved = integrate.solve_ivp(
-        change, (early, time), start, method="BDF", rtol=1e-6, atol=1e-9
-    )
+    # SciPy's BDF subtracts a row of memory that it has yet to write, and uses
+    # the difference only once the row is written; NaN in it warns at random.
+    with np.errstate(invalid="ignore", over="ignore"):
+        solved = integrate.solve_ivp(
+            change, (early, time), start, method="BDF", rtol=1e-6, atol=1e-9
+        )
+    assert np.isfinite(solved.y).all()
     density = solved.y[:, -1] * step
     assert density.sum() == pytest.approx(1, abs=1e-4)
     mean = density @ np.tanh(x)
