@@ -168,9 +168,9 @@ class Calibrator(abc.ABC):
             np.array([row.squared_mean for row in rows]),
             np.array([row.units for row in rows]),
             skipped,
-            {row.name: ", ".join(row.notes) for row in rows if row.notes},
             dtype,
             "unit" if self._by_unit else "layer",
+            notes=[", ".join(row.notes) for row in rows],
         )
 
     def _forward(

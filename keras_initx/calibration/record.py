@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from keras_initx.profile import VarianceProfile
 
@@ -32,10 +31,10 @@ class Calibration(VarianceProfile):
         units: array of shape `(layers,)`. The number of units, which are the
             channels of a convolution: its positions count as samples here.
         skipped: dict. The reason for each layer that was not calibrated.
-        notes: dict. What a user should know of a layer that was, such as that
-            it has no bias.
         dtype: str. The dtype in which most layers compute.
         per: str. "unit" or "layer", as in `calibrate`.
+        notes: tuple of str. What a user should know of each layer, such as
+            that it has no bias; "" where there is nothing to say.
 
     Raises:
         ValueError: As `VarianceProfile` does.
@@ -46,40 +45,22 @@ class Calibration(VarianceProfile):
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> done = kx.calibrate(model, np.random.normal(size=(64, 4)))
     >>> done.skipped, done.notes
-    ({}, {})
+    ({}, ('',))
 
     Reference: derived here.
     """
 
     skipped: Mapping[str, str] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "float32"
     per: str = "unit"
 
-    def table(self, expected: VarianceProfile | None = None) -> str:
-        """Returns the profile as text, and under it what was skipped and why.
-
-        Args:
-            expected: VarianceProfile. A profile to show beside this one, as in
-                `VarianceProfile.table`. Defaults to none.
-        """
-        return "\n".join([super().table(expected), *self._lines()])
-
-    def _repr_html_(self) -> str:
-        lines = (f"<p>{html.escape(line)}</p>" for line in self._lines())
-        return super()._repr_html_() + "".join(lines)
-
     def _lines(self) -> Iterator[str]:
-        """What stands under the table."""
-        for head, by_name in (
-            ("Skipped", self.skipped),
-            ("In part", self.notes),
-        ):
-            by_text: dict[str, list[str]] = {}
-            for name, text in by_name.items():
-                by_text.setdefault(text, []).append(name)
-            for text, names in by_text.items():
-                yield f"{head}: {', '.join(names)}: {text}"
+        yield from super()._lines()
+        names_by_reason: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            names_by_reason.setdefault(reason, []).append(name)
+        for reason, names in names_by_reason.items():
+            yield f"Skipped: {', '.join(names)}: {reason}"
         done = sum(name not in self.skipped for name in self.layers)
         if self.per != "unit" or done < 2:
             return
@@ -99,13 +80,12 @@ class Calibration(VarianceProfile):
         """Returns the calibration as plain lists and dicts, fit for JSON."""
         return super().to_dict() | {
             "skipped": dict(self.skipped),
-            "notes": dict(self.notes),
             "dtype": self.dtype,
             "per": self.per,
         }
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Calibration:
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """Returns the calibration that `to_dict` wrote.
 
         Args:
@@ -114,26 +94,20 @@ class Calibration(VarianceProfile):
         Raises:
             ValueError: If `config` is no such dict.
         """
+        config = dict(config) if isinstance(config, Mapping) else {}
         if "left_alone" in config:
             # The key of `skipped` in files of versions before 0.1.0.
-            config = {
-                "skipped" if key == "left_alone" else key: value
-                for key, value in config.items()
-            }
-        keys = ("skipped", "notes", "dtype", "per")
+            config["skipped"] = config.pop("left_alone")
+        keys = ("skipped", "dtype", "per")
         missing = [key for key in keys if key not in config]
         if missing:
             raise ValueError(
                 f"A Calibration is read from a dict with {keys}. "
                 f"Received: config without {missing}"
             )
-        profile = VarianceProfile.from_dict(
-            {key: value for key, value in config.items() if key not in keys}
-        )
-        return cls(
-            profile.layers,
-            profile.sample_variance,
-            profile.squared_mean,
-            profile.units,
-            **{key: config[key] for key in keys},
-        )
+        notes = config.get("notes")
+        if isinstance(notes, Mapping):
+            # Notes by name, in files of versions before 0.1.0.
+            names = config.get("layers", ())
+            config["notes"] = [notes.get(name, "") for name in names]
+        return super().from_dict(config)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import html
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = ("sample_variance", "squared_mean", "units")
+# The columns that are NaN where nothing was measured.
+_SHARES = ("dead_fraction", "saturated_fraction")
 
 
 class Row(NamedTuple):
@@ -30,17 +34,26 @@ class Row(NamedTuple):
         units: int or float. Number of output elements that were averaged over.
         sample_variance: float. v^2.
         squared_mean: float. m^2.
+        total: float. m^2 + v^2.
         sample_fraction: float. v^2 / (m^2 + v^2).
         decay: float. `sample_fraction` over that of the first layer where it
             is positive.
+        dead_fraction: float. Share of dead units, NaN if not measured.
+        saturated_fraction: float. Share of saturated units, NaN if not
+            measured.
+        note: str. What a reader should know of the row, or "".
     """
 
     layer: str
     units: float
     sample_variance: float
     squared_mean: float
+    total: float
     sample_fraction: float
     decay: float
+    dead_fraction: float
+    saturated_fraction: float
+    note: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,6 +92,17 @@ class VarianceProfile:
         squared_mean: Array of shape `(layers,)`, finite.
         units: Array of shape `(layers,)`. Number of output elements of each
             layer that were averaged over, `inf` in the infinite-width theory.
+        dead_fraction: Array of shape `(layers,)`, in [0, 1]. The share of a
+            layer's units that are constant over all samples after the
+            activation, NaN where that was not measured. Defaults to NaN in
+            every row.
+        saturated_fraction: Array of shape `(layers,)`, in [0, 1]. The share of
+            a layer's units that are near a bound of the activation, NaN where
+            that was not measured. Defaults to NaN in every row.
+        notes: Sequence of str. What a reader should know of each row, "" where
+            there is nothing to say. Defaults to "" in every row.
+        remarks: Sequence of str. What a reader should know of the whole
+            profile. Defaults to none.
 
     Raises:
         ValueError: If the arrays differ in length, or hold values that no
@@ -103,6 +127,11 @@ class VarianceProfile:
     sample_variance: np.ndarray
     squared_mean: np.ndarray
     units: np.ndarray
+    _: dataclasses.KW_ONLY
+    dead_fraction: np.ndarray = None  # type: ignore[assignment]
+    saturated_fraction: np.ndarray = None  # type: ignore[assignment]
+    notes: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         layers = tuple(str(name) for name in self.layers)
@@ -112,12 +141,25 @@ class VarianceProfile:
                 layers=self.layers,
             )
         object.__setattr__(self, "layers", layers)
-        for column in _COLUMNS:
-            values = _checked_column(column, getattr(self, column), len(layers))
+        for column in (*_COLUMNS, *_SHARES):
+            values = getattr(self, column)
+            if values is None and column in _SHARES:
+                values = np.full(len(layers), np.nan)
+            values = _checked_column(column, values, len(layers))
             values.setflags(write=False)
             object.__setattr__(self, column, values)
         # Theory subtracts two numbers near one, so zero may come out as -1e-17.
         _require("total", self.total, self.total >= -1e-12, "not negative")
+        for column in ("notes", "remarks"):
+            texts = _checked_texts(column, getattr(self, column))
+            object.__setattr__(self, column, texts)
+        if not self.notes:
+            object.__setattr__(self, "notes", ("",) * len(layers))
+        if len(self.notes) != len(layers):
+            raise ValueError(
+                f"notes must hold one text for each of the {len(layers)} "
+                f"layers. Received: {len(self.notes)} notes"
+            )
 
     @property
     def total(self) -> np.ndarray:
@@ -163,15 +205,27 @@ class VarianceProfile:
             TypeError: If `layer` is neither a name nor an index.
         """
         i = _row_index(layer, self.layers)
-        columns = (getattr(self, name) for name in Row._fields[1:])
-        return Row(self.layers[i], *(values[i].item() for values in columns))
+        numbers = {
+            name: getattr(self, name)[i].item() for name in Row._fields[1:-1]
+        }
+        # One NaN for all, so that equal rows compare equal.
+        numbers = {
+            name: np.nan if np.isnan(value) else value
+            for name, value in numbers.items()
+        }
+        return Row(layer=self.layers[i], note=self.notes[i], **numbers)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, VarianceProfile):
             return NotImplemented
-        return self.layers == other.layers and all(
-            np.array_equal(getattr(self, column), getattr(other, column))
-            for column in _COLUMNS
+        texts = ("layers", "notes", "remarks")
+        return all(
+            getattr(self, name) == getattr(other, name) for name in texts
+        ) and all(
+            np.array_equal(
+                getattr(self, column), getattr(other, column), equal_nan=True
+            )
+            for column in (*_COLUMNS, *_SHARES)
         )
 
     def __repr__(self) -> str:
@@ -194,12 +248,13 @@ class VarianceProfile:
                 column `expected`. Defaults to None.
 
         Returns:
-            str. A heading and one line for each layer.
+            str. A heading, one line for each layer, and the notes and remarks.
 
         Raises:
             ValueError: If `expected` has another number of layers.
         """
-        return display.text_table(*self._cells(expected))
+        table = display.text_table(*self._cells(expected))
+        return "\n".join([table, *self._lines()])
 
     def check_expected(self, expected: VarianceProfile) -> None:
         """Checks that a profile can be compared with this one layer by layer.
@@ -219,7 +274,19 @@ class VarianceProfile:
             )
 
     def _repr_html_(self) -> str:
-        return display.html_table(*self._cells(None))
+        lines = (f"<p>{html.escape(line)}</p>" for line in self._lines())
+        return display.html_table(*self._cells(None)) + "".join(lines)
+
+    def _lines(self) -> Iterator[str]:
+        """What stands under the table."""
+        for text, mark in self._marks().items():
+            yield f"{mark} {text}"
+        yield from self.remarks
+
+    def _marks(self) -> dict[str, str]:
+        """The mark in the table of each note."""
+        texts = dict.fromkeys(note for note in self.notes if note)
+        return {text: f"[{i}]" for i, text in enumerate(texts, 1)}
 
     def _cells(
         self, expected: VarianceProfile | None
@@ -235,11 +302,22 @@ class VarianceProfile:
             self.check_expected(expected)
             columns["expected"] = expected.sample_fraction
         columns["decay"] = self.decay
-        rows = [
-            [name, *(display.number(values[i]) for values in columns.values())]
-            for i, name in enumerate(self.layers)
-        ]
-        return ["layer", *columns], rows
+        cells = {
+            name: [display.number(value) for value in values]
+            for name, values in columns.items()
+        }
+        for column in _SHARES:
+            values = getattr(self, column)
+            if not np.isnan(values).all():
+                cells[column.replace("_", " ")] = [
+                    "" if np.isnan(value) else display.number(value)
+                    for value in values
+                ]
+        if any(self.notes):
+            marks = self._marks()
+            cells["note"] = [marks.get(note, "") for note in self.notes]
+        rows = zip(self.layers, *cells.values(), strict=True)
+        return ["layer", *cells], [list(row) for row in rows]
 
     def plot(
         self,
@@ -269,24 +347,42 @@ class VarianceProfile:
             curves, "sample fraction: share that differs between samples", ax
         )
 
-    def to_dict(self) -> dict[str, list]:
-        """Returns the profile as lists for JSON; infinite units are None."""
-        return {
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the profile as lists for JSON; infinite units are None.
+
+        The dict has the keys `dead_fraction`, `saturated_fraction`, `notes`
+        and `remarks` only where they hold something. A value that was not
+        measured is None.
+        """
+
+        def with_none(values: np.ndarray, missing: np.ndarray) -> list:
+            pairs = zip(values.tolist(), missing, strict=True)
+            return [
+                None if is_missing else value for value, is_missing in pairs
+            ]
+
+        config = {
             "layers": list(self.layers),
             "sample_variance": self.sample_variance.tolist(),
             "squared_mean": self.squared_mean.tolist(),
-            "units": [
-                None if np.isinf(count) else count
-                for count in self.units.tolist()
-            ],
+            "units": with_none(self.units, np.isinf(self.units)),
         }
+        for column in _SHARES:
+            values = getattr(self, column)
+            if not np.isnan(values).all():
+                config[column] = with_none(values, np.isnan(values))
+        if any(self.notes):
+            config["notes"] = list(self.notes)
+        if self.remarks:
+            config["remarks"] = list(self.remarks)
+        return config
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """Creates a profile from the lists that `to_dict` returned.
 
         Args:
-            config: dict. One list for each of the constructor's arguments.
+            config: dict. What `to_dict` returned.
 
         Returns:
             VarianceProfile.
@@ -296,9 +392,12 @@ class VarianceProfile:
                 values are not those of a profile.
         """
         keys = {"layers", *_COLUMNS}
-        if not isinstance(config, Mapping) or set(config) != keys:
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(config, Mapping) or not keys <= set(config) <= known:
+            optional = sorted(known - keys)
             refuse(
-                f"config must be a dict with the keys {sorted(keys)}.",
+                f"config must be a dict with the keys {sorted(keys)} and, "
+                f"where they are known, {optional}.",
                 config=config,
             )
         try:
@@ -348,7 +447,8 @@ class VarianceProfile:
 def _checked_column(name: str, column: Any, layers: int) -> np.ndarray:
     """Returns a column as an array with one number for each layer.
 
-    The dtype is float64, or int64 for `units` that are all finite.
+    The dtype is float64, or int64 for `units` that are all finite. None stands
+    for NaN where a column may hold it.
     """
     try:
         values = np.array(column, dtype=np.float64)
@@ -366,10 +466,22 @@ def _checked_column(name: str, column: Any, layers: int) -> np.ndarray:
         whole = (values >= 0) & (values == np.floor(values))
         _require(name, values, whole, "a whole number >= 0")
         return values.astype(np.int64) if np.isfinite(values).all() else values
+    if name in _SHARES:
+        share = np.isnan(values) | ((values >= 0) & (values <= 1))
+        _require(name, values, share, "in [0, 1] or NaN")
+        return values
     _require(name, values, np.isfinite(values), "finite")
     if name == "sample_variance":
         _require(name, values, values >= 0, "not negative")
     return values
+
+
+def _checked_texts(name: str, texts: Any) -> tuple[str, ...]:
+    """Returns texts as a tuple."""
+    is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+    if not is_list or not all(isinstance(text, str) for text in texts):
+        refuse(f"{name} must be a list of str.", **{name: texts})
+    return tuple(texts)
 
 
 def _require(

@@ -19,7 +19,16 @@ GOOD = {
     "units": [4, 8],
 }
 
+# What a file of an earlier version does not hold.
+LATER = {
+    "dead_fraction": [0.25, np.nan],
+    "saturated_fraction": [np.nan, 1.0],
+    "notes": ["", "no sample reaches this layer"],
+    "remarks": ["a remark about the model"],
+}
+
 finite = st.floats(0, 1e30, allow_nan=False)
+share = st.floats(0, 1) | st.just(np.nan)
 
 
 @st.composite
@@ -34,6 +43,16 @@ def profiles(draw):
         [np.inf] * n if infinite else draw(
             st.lists(st.integers(0, 2**40), min_size=n, max_size=n)
         ),
+        **{
+            name: draw(st.lists(values, min_size=n, max_size=n))
+            for name, values in {
+                "dead_fraction": share,
+                "saturated_fraction": share,
+                "notes": st.text(max_size=8),
+                "remarks": st.text(max_size=8),
+            }.items()
+            if draw(st.booleans())
+        },
     )  # fmt: skip
 
 
@@ -55,10 +74,13 @@ def test_row_by_name_or_index():
     row = profile["b"]
     assert row._asdict() == {
         "layer": "b", "units": 8, "sample_variance": 0.5, "squared_mean": 1.5,
-        "sample_fraction": 0.25, "decay": 0.25,
+        "total": 2.0, "sample_fraction": 0.25, "decay": 0.25,
+        "dead_fraction": np.nan, "saturated_fraction": np.nan, "note": "",
     }  # fmt: skip
     assert profile[1] == profile[-1] == profile[np.int64(1)] == row
     assert list(profile) == [profile["a"], profile["b"]]
+    later = kx.VarianceProfile(**GOOD | LATER)["b"]
+    assert later == row._replace(saturated_fraction=1.0, note=LATER["notes"][1])
     theory = kx.theory.sample_variance_decay(3)
     for name in ("sample_fraction", "decay"):
         rows = [getattr(row, name) for row in theory]
@@ -147,6 +169,13 @@ def test_decay_of_a_model_with_position_embeddings(rng):
         ({"units": [4, -1]}, r"units\[1\]=-1"),
         ({"units": [4, 8.5]}, r"whole number .*units\[1\]=8\.5"),
         ({"layers": "ab"}, "list of names.*Received: layers='ab'"),
+        ({"dead_fraction": [0.5]}, r"dead_fraction .* shape \(1,\)"),
+        ({"dead_fraction": [0.5, 1.1]}, r"\[0, 1\] or NaN.*fraction\[1\]=1\.1"),
+        ({"saturated_fraction": [-0.1, 0]}, r"saturated_fraction\[0\]=-0\.1"),
+        ({"notes": ["one"]}, "each of the 2 layers. Received: 1 notes"),
+        ({"notes": "ab"}, "notes must be a list of str.*notes='ab'"),
+        ({"notes": [1, 2]}, r"notes must be a list of str.*notes=\[1, 2\]"),
+        ({"remarks": "ab"}, "remarks must be a list of str.*remarks='ab'"),
     ],
 )
 def test_refuses_values_that_no_network_has(change, message):
@@ -172,8 +201,13 @@ def test_equality():
         {"layers": ["a", "c"]},
         {"units": [4, 9]},
         {"squared_mean": [0.0, 1.25]},
+        *({name: value} for name, value in LATER.items()),
     ):
         assert profile != kx.VarianceProfile(**GOOD | change)
+        # NaN equals NaN.
+        assert kx.VarianceProfile(**GOOD | change) == kx.VarianceProfile(
+            **GOOD | change
+        )
     assert profile != "profile"
 
 
@@ -226,7 +260,7 @@ def test_files_of_earlier_versions_are_read(tmp_path):
     path.write_text(OLD_CALIBRATION)
     calibration = kx.Calibration.load(path)
     assert isinstance(calibration, kx.Calibration)
-    assert calibration == kx.VarianceProfile(**GOOD)
+    assert calibration == kx.VarianceProfile(**GOOD, notes=["a note", ""])
     assert calibration.sample_fraction.tolist() == [1.0, 0.25]
     assert "a reason" in str(calibration) and "a note" in str(calibration)
 
@@ -279,6 +313,36 @@ def test_table_is_aligned_and_keeps_names():
     message = r"4; in theory, depth is .* - 1\. Received: expected of 2 layers"
     with pytest.raises(ValueError, match=message):
         profile.table(kx.theory.sample_variance_decay(1))
+
+
+def test_later_columns_are_shown_and_saved_only_where_they_hold_something():
+    plain = kx.VarianceProfile(**GOOD)
+    empty = {"dead_fraction": [np.nan] * 2, "notes": ["", ""], "remarks": []}
+    assert kx.VarianceProfile(**GOOD, **empty) == plain
+    assert plain.to_dict() == GOOD
+    for shown in (plain.table(), plain._repr_html_()):
+        assert not {"dead", "saturated", "note"} & set(shown.split())
+    for name, value in LATER.items():
+        profile = kx.VarianceProfile(**GOOD, **{name: value})
+        assert set(profile.to_dict()) - set(GOOD) == {name}
+
+    full = kx.VarianceProfile(**GOOD, **LATER)
+    head, _, a, b, note, remark = full.table().splitlines()
+    assert head.endswith("dead fraction   saturated fraction   note")
+    assert a.split()[-1] == "0.25" and b.split()[-2:] == ["1", "[1]"]
+    assert note == "[1] no sample reaches this layer"
+    assert remark == LATER["remarks"][0]
+    page = kx.VarianceProfile(**GOOD, remarks=["<b>"])._repr_html_()
+    assert page.endswith("<p>&lt;b&gt;</p>")
+
+
+def test_rows_with_one_note_share_a_mark():
+    profile = kx.VarianceProfile(
+        *(["a", "b", "c", "d"], *np.ones((3, 4))), notes=["x", "", "y", "x"]
+    )
+    *rows, x, y = profile.table().splitlines()
+    assert [row.split()[-1] for row in rows[2:]] == ["[1]", "1", "[2]", "[1]"]
+    assert (x, y) == ("[1] x", "[2] y")
 
 
 def test_html_table_escapes_names():
