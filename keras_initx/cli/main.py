@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--depth",
         type=_int_between(1, 10_000),
-        help="index of the last layer, the first being 0; default: 50",
+        help="number of layers; default: 50",
     )
     add(
         "--width",
@@ -228,7 +228,7 @@ def _title(
     depth: int, width: int, activation: str, initializer: str | None
 ) -> str:
     return (
-        f"{depth + 1} dense layers, width {width}, {activation}, "
+        f"{depth} dense layers, width {width}, {activation}, "
         f"{initializer or 'critical'} weights"
     )
 

@@ -70,14 +70,14 @@ def plain_network(
     activation: str,
     initializer: str | None,
 ) -> keras.Model:
-    """Returns a network of dense layers 0 to `depth` with zero biases.
+    """Returns a network of `depth` dense layers with zero biases.
 
     The weights are drawn from Keras's global random seed, and differ between
     layers.
 
     Args:
         inputs: int. Number of input features.
-        depth: int. Index of the last layer.
+        depth: int. The number of layers, >= 1.
         width: int. Number of units in each layer.
         activation: str. Name of the activation in each layer.
         initializer: str or None. Name of the initializer of each kernel. If
@@ -89,7 +89,7 @@ def plain_network(
         ValueError: If there is no such initializer, or more than `MAX_WEIGHTS`
             weights.
     """
-    weights = inputs * width + depth * width**2
+    weights = inputs * width + (depth - 1) * width**2
     if weights > MAX_WEIGHTS:
         raise ValueError(
             f"A plain network may have {MAX_WEIGHTS:,} weights (2 GiB), so "
@@ -112,7 +112,7 @@ def plain_network(
             kernel_initializer=kernel_initializer(layer),
             name=f"layer_{layer}",
         )
-        for layer in range(depth + 1)
+        for layer in range(depth)
     ]
     model = Chain(layers)
     model.build((None, inputs))
@@ -206,7 +206,7 @@ def expected_profile(
 ) -> VarianceProfile:
     """Returns the theory that starts from the measured first layer."""
     return theory.sample_variance_decay(
-        len(measured) - 1,
+        len(measured),
         activation,
         initial_correlation=1 - float(measured.sample_fraction[0]),
     )

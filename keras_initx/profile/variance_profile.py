@@ -269,7 +269,7 @@ class VarianceProfile:
         if len(expected) != len(self):
             raise ValueError(
                 f"expected must have as many layers as the profile, "
-                f"{len(self)}; in theory, depth is the number of layers - 1. "
+                f"{len(self)}. "
                 f"Received: expected of {len(expected)} layers"
             )
 

@@ -387,7 +387,7 @@ def test_a_failing_measurement_only_warns_if_asked_to(xy):
     ("options", "message"),
     [
         ({"layers": "frist"}, r"mean 'first'\? Received: layers='frist'"),
-        ({"expected": kx.theory.sample_variance_decay(5)}, "of 6 layers"),
+        ({"expected": kx.theory.sample_variance_decay(6)}, "of 6 layers"),
         ({"data": np.full((4, 4), np.nan)}, "NaN or inf in data"),
     ],
 )
@@ -402,7 +402,7 @@ def test_a_wrong_argument_raises_before_training_and_never_warns(
 
 
 def test_prints_a_line_a_table_or_nothing(xy, capsys):
-    expected = kx.theory.sample_variance_decay(2)
+    expected = kx.theory.sample_variance_decay(3)
     printed = {}
     for verbose in (0, 1, 2):
         callback = kx.callbacks.SampleVarianceDecay(
@@ -467,7 +467,7 @@ def test_expected_of_another_length_is_refused_before_training(xy):
     model = small_model()
     before = model.get_weights()
     callback = kx.callbacks.SampleVarianceDecay(
-        xy[0], expected=kx.theory.sample_variance_decay(5), verbose=0
+        xy[0], expected=kx.theory.sample_variance_decay(6), verbose=0
     )
     with pytest.raises(ValueError, match=r"3.* Received: expected of 6 layers"):
         fit(model, xy, callback)

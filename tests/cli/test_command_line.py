@@ -20,7 +20,7 @@ from keras_initx.cli import plain_network, report
 from keras_initx.cli.errors import one_line
 from keras_initx.cli.main import main
 
-SMALL = ["--depth", "3", "--width", "16"]
+SMALL = ["--depth", "4", "--width", "16"]
 
 
 def run(capsys, *words):
@@ -56,10 +56,10 @@ def test_report_of_the_plain_network_on_the_digits(tmp_path, capsys):
     digits = report.digits()
     assert digits.shape == (1797, 64)
     np.testing.assert_allclose([digits.mean(), digits.var()], [0, 1], atol=1e-5)
-    model = plain_network.plain_network(64, 3, 16, "relu", None)
+    model = plain_network.plain_network(64, 4, 16, "relu", None)
     assert profile == kx.measure(model, digits)
     expected = kx.theory.sample_variance_decay(
-        3, initial_correlation=1 - profile.sample_fraction[0]
+        4, initial_correlation=1 - profile.sample_fraction[0]
     )
     for line in profile.table(expected).splitlines():
         assert line in out
@@ -92,7 +92,7 @@ def test_activations_of_the_plain_network():
 def test_plain_network_keeps_the_variance_as_in_theory():
     keras.utils.set_random_seed(0)
     for activation in plain_network.ACTIVATIONS:
-        model = plain_network.plain_network(64, 2, 1000, activation, None)
+        model = plain_network.plain_network(64, 3, 1000, activation, None)
         x = np.random.default_rng(1).normal(size=(500, 64))
         total = kx.measure(model, x).total
         # The mean square of 1000 units varies by 5% between seeds. A scale of
@@ -159,7 +159,7 @@ def test_arrays_by_name_for_a_model_of_several_inputs(tmp_path, capsys):
         (["--activation", "tanh"], True),
         (["--activation", "tanh", "--initializer", "he_normal"], False),
         (["--activation", "leaky_relu", "--initializer", "he_normal"], True),
-        (["--activation", "gelu", "--depth", "30"], False),
+        (["--activation", "gelu", "--depth", "31"], False),
     ],
 )
 def test_report_shows_theory_where_it_holds(words, theory, tmp_path, capsys):
@@ -195,8 +195,8 @@ def test_reason_why_there_is_no_theory(activation, initializer, total, reason):
 
 def test_report_notes_that_a_network_is_narrow(tmp_path, capsys):
     out = run(capsys, "report", *SMALL, "--out", tmp_path)[1]
-    assert "A width of 16 is small for 3 layers" in out
-    wide = ["--depth", "1", "--width", "51"]
+    assert "A width of 16 is small for 4 layers" in out
+    wide = ["--depth", "2", "--width", "100"]
     out = run(capsys, "report", *wide, "--out", tmp_path)[1]
     assert "A width of" not in out
 
@@ -206,7 +206,7 @@ def test_report_of_a_network_without_a_signal_prints_no_nan(tmp_path, capsys):
     out = run(capsys, "report", *SMALL, *zeros, "--out", tmp_path)[1]
     assert "In every layer the signal is zero, or too small to be" in out
     # Weights with variance 0.0025 divide the mean square by 50 in each layer.
-    small = ["--initializer", "random_normal", "--depth", "40"]
+    small = ["--initializer", "random_normal", "--depth", "41"]
     out = run(capsys, "report", *SMALL, *small, "--out", tmp_path)[1]
     assert "on, the signal is zero, or too small" in out
     assert "nan%" not in out
@@ -512,7 +512,7 @@ def test_plain_network_is_not_bounded_by_the_recursion_limit(rng):
                     *(keras.layers.Dense(4) for _ in range(150)),
                 ]
             )
-        model = plain_network.plain_network(4, 150, 4, "relu", None)
+        model = plain_network.plain_network(4, 151, 4, "relu", None)
         profile = kx.measure(model, data, layers="layer_150")
     assert profile.layers == ("layer_150",)
 

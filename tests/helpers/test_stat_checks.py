@@ -34,8 +34,8 @@ PUBLISHED = {100: (3.03, 0.35, 100), 1000: (6.77, 0.51, 8)}
 NETS = {100: 60, 1000: 8}
 
 
-def network(width, depth=49, activation="relu"):
-    layers = [keras.layers.Dense(width, activation) for _ in range(depth + 1)]
+def network(width, depth=50, activation="relu"):
+    layers = [keras.layers.Dense(width, activation) for _ in range(depth)]
     return keras.Sequential([keras.Input((width,)), *layers])
 
 
@@ -74,7 +74,7 @@ def test_he_relu_nets_decay_as_published(width, rng):
     mean, spread, nets = PUBLISHED[width]
     assert_mean(measured[:, 49], mean, spread, nets)
     # The test can tell a width of 1000 from an infinite one.
-    theory = kx.theory.sample_variance_decay(49).sample_fraction[-1]
+    theory = kx.theory.sample_variance_decay(50).sample_fraction[-1]
     infinite = np.sqrt(1 / theory - 1)
     assert infinite - mean > smallest_detectable(spread, NETS[width], nets)
     with pytest.raises(AssertionError, match="off by"):
@@ -115,7 +115,7 @@ def test_wrong_network_is_rejected(wrong, rng):
 
 def batch_norm_network(width, depth, normalize=True):
     stack = []
-    for _ in range(depth + 1):
+    for _ in range(depth):
         stack += [
             keras.layers.Dense(width, use_bias=False),
             *([keras.layers.BatchNormalization(epsilon=1e-7)] * normalize),
@@ -131,7 +131,7 @@ RAW, RAW_SPREAD, RAW_NETS = 0.68657, 0.00576, 120
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_batch_normalization_removes_the_decay(normalize, rng):
-    model = batch_norm_network(300, 10, normalize)
+    model = batch_norm_network(300, 11, normalize)
     options = {"training": True, "batch_size": 1000}
     raw = []
     for _ in range(6):

@@ -81,7 +81,7 @@ def test_row_by_name_or_index():
     assert list(profile) == [profile["a"], profile["b"]]
     later = kx.VarianceProfile(**GOOD | LATER)["b"]
     assert later == row._replace(saturated_fraction=1.0, note=LATER["notes"][1])
-    theory = kx.theory.sample_variance_decay(3)
+    theory = kx.theory.sample_variance_decay(4)
     for name in ("sample_fraction", "decay"):
         rows = [getattr(row, name) for row in theory]
         assert rows == getattr(theory, name).tolist()
@@ -220,7 +220,7 @@ def test_dict_and_json_round_trip(profile):
 
 def test_file_round_trip_and_failed_write(tmp_path, monkeypatch):
     path = tmp_path / "profile.json"
-    first = kx.theory.sample_variance_decay(3)
+    first = kx.theory.sample_variance_decay(4)
     first.save(path)
     assert kx.VarianceProfile.load(path) == first
 
@@ -229,7 +229,7 @@ def test_file_round_trip_and_failed_write(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        kx.theory.sample_variance_decay(4).save(path)
+        kx.theory.sample_variance_decay(5).save(path)
     assert kx.VarianceProfile.load(path) == first
     assert [p.name for p in tmp_path.iterdir()] == ["profile.json"]
 
@@ -292,7 +292,7 @@ def test_table_is_aligned_and_keeps_names():
     profile = kx.VarianceProfile(
         names, [1, 2, 3, 4], [4, 3, 2, 1], [1, 10, 100, 10**6]
     )
-    expected = kx.theory.sample_variance_decay(3)
+    expected = kx.theory.sample_variance_decay(4)
     lines = profile.table(expected).splitlines()
     head, rule, *rows = lines
     columns = (
@@ -310,9 +310,9 @@ def test_table_is_aligned_and_keeps_names():
             assert row[end - 1] != " " and row[end : end + 3].strip() == ""
     assert len(rule.split()[0]) >= len(head.strip())
     assert str(profile).count("\n") == 5
-    message = r"4; in theory, depth is .* - 1\. Received: expected of 2 layers"
+    message = r"profile, 4\. Received: expected of 2 layers"
     with pytest.raises(ValueError, match=message):
-        profile.table(kx.theory.sample_variance_decay(1))
+        profile.table(kx.theory.sample_variance_decay(2))
 
 
 def test_later_columns_are_shown_and_saved_only_where_they_hold_something():
@@ -361,7 +361,7 @@ def test_plot_shows_measurement_and_theory():
     from matplotlib.figure import Figure
 
     ax = Figure().subplots()
-    theory = kx.theory.sample_variance_decay(1)
+    theory = kx.theory.sample_variance_decay(2)
     profile = kx.VarianceProfile(**GOOD)
     assert profile.plot(expected=theory, ax=ax) is ax
     measured, dashed = ax.lines

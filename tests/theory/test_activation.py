@@ -40,7 +40,7 @@ CALLS = {
     theory.sample_variance_decay: ((3,), LEAKY),
     theory.shaped_variance_drift: ((), Activation("tanh")),
     theory.stable_scale_recursion: (
-        (1, 1.5),
+        (2, 1.5),
         Activation(hard_tanh, breakpoints=(-1, 1)),
     ),
     theory.stable_weight_scale: ((1.5, 64), LEAKY),

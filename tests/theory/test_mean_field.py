@@ -119,7 +119,7 @@ def mean(function, edges=(-10, 0, 10)):
 @pytest.mark.parametrize("rho", RELU)
 def test_table_of_relu(rho):
     expected = [float(number) for number in RELU[rho].split()]
-    profile = theory.sample_variance_decay(100, initial_correlation=rho)
+    profile = theory.sample_variance_decay(101, initial_correlation=rho)
     np.testing.assert_allclose(
         profile.sample_variance[list(LAYERS)], expected, rtol=5.5e-8
     )
@@ -129,7 +129,7 @@ def test_table_of_relu(rho):
 def test_table_of_leaky_relu(slope):
     expected = [float(number) for number in LEAKY[slope].split()]
     profile = theory.sample_variance_decay(
-        50, "leaky_relu", negative_slope=slope
+        51, "leaky_relu", negative_slope=slope
     )
     np.testing.assert_allclose(
         profile.sample_variance[list(LEAKY_LAYERS)], expected, rtol=5.5e-8
@@ -137,13 +137,15 @@ def test_table_of_leaky_relu(slope):
 
 
 def test_leaky_relu_slope_is_that_of_keras():
-    ours = theory.sample_variance_decay(9, "leaky_relu")
-    expected = theory.sample_variance_decay(9, "leaky_relu", negative_slope=0.2)
+    ours = theory.sample_variance_decay(10, "leaky_relu")
+    expected = theory.sample_variance_decay(
+        10, "leaky_relu", negative_slope=0.2
+    )
     assert ours == expected
 
 
 def test_ratio_of_mean_to_deviation():
-    profile = theory.sample_variance_decay(100)
+    profile = theory.sample_variance_decay(101)
     layers = [1, 5, 10, 20, 49, 50, 100]
     ratio = np.sqrt(profile.squared_mean / profile.sample_variance)[layers]
     np.testing.assert_allclose(
@@ -154,19 +156,19 @@ def test_ratio_of_mean_to_deviation():
 
 
 def test_profile_of_the_recursion():
-    profile = theory.sample_variance_decay(2, initial_correlation=-0.5)
+    profile = theory.sample_variance_decay(3, initial_correlation=-0.5)
     assert isinstance(profile, VarianceProfile)
     assert profile.layers == ("layer 0", "layer 1", "layer 2")
     assert profile.sample_variance[0] == 1.5
     assert profile.squared_mean[0] == -0.5
     assert np.isinf(profile.units).all()
     np.testing.assert_allclose(profile.total, 1, rtol=1e-15)
-    assert len(theory.sample_variance_decay(0)) == 1
+    assert len(theory.sample_variance_decay(1)) == 1
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "erf", "tanh", "elu"])
 def test_recursion_is_the_map_repeated(name):
-    result = theory.sample_variance_decay(3, name, 0.3).squared_mean
+    result = theory.sample_variance_decay(4, name, 0.3).squared_mean
     assert result[0] == pytest.approx(0.3, rel=1e-15)
     np.testing.assert_allclose(
         result[1:],
@@ -201,7 +203,7 @@ def test_recursion_of_relu_against_forty_digits(power):
         context.prec = 40
         expected = decimal_relu(Decimal(2) ** -power, 300)
     profile = theory.sample_variance_decay(
-        300, initial_correlation=1 - 2.0**-power
+        301, initial_correlation=1 - 2.0**-power
     )
     np.testing.assert_allclose(
         profile.sample_variance, [float(eps) for eps in expected], rtol=5e-15
@@ -231,7 +233,7 @@ def test_slope_at_one_holds_to_the_last_digit(
 ):
     # c'(1) = E[phi'^2] / E[phi^2]; terms of eps^(3/2) are 1e-8 of eps here.
     profile = theory.sample_variance_decay(
-        1, activation, initial_correlation=1 - 2.0**-53, **parameters
+        2, activation, initial_correlation=1 - 2.0**-53, **parameters
     )
     first, second = profile.sample_variance
     assert first == 2.0**-53
@@ -241,7 +243,7 @@ def test_slope_at_one_holds_to_the_last_digit(
 
 def test_indistinguishable_samples_decay_far_below_rounding():
     # For softplus c'(1) = 0.318 < 1, the factor of eps per layer.
-    eps = theory.sample_variance_decay(200, "softplus").sample_variance
+    eps = theory.sample_variance_decay(201, "softplus").sample_variance
     slope = theory.critical_scale("softplus") * mean(
         lambda z: special.expit(z) ** 2
     )
@@ -251,7 +253,7 @@ def test_indistinguishable_samples_decay_far_below_rounding():
 
 def test_asymptotic_sample_variance():
     assert theory.asymptotic_sample_variance(1) == pytest.approx(44.413220)
-    result = theory.sample_variance_decay(10000).sample_variance
+    result = theory.sample_variance_decay(10001).sample_variance
     assert result[1000] * 1000**2 == pytest.approx(43.1297, abs=5e-5)
     assert result[10000] * 10000**2 == pytest.approx(44.25193, abs=5e-6)
     layers = np.array([[10.0, 100.0]])
@@ -264,7 +266,7 @@ def test_asymptotic_sample_variance():
 @pytest.mark.parametrize("rho", [-0.5, 0.9])
 def test_asymptotic_sample_variance_of_leaky_relu(slope, rho):
     result = theory.sample_variance_decay(
-        30000, "leaky_relu", rho, negative_slope=slope
+        30001, "leaky_relu", rho, negative_slope=slope
     ).sample_variance
     expected = theory.asymptotic_sample_variance(
         30000, "leaky_relu", negative_slope=slope
@@ -434,7 +436,7 @@ def test_scaling_a_callable_changes_nothing(slope, scale):
 
 
 @settings(max_examples=30)
-@given(rho=st.floats(-1, 1), depth=st.integers(0, 60))
+@given(rho=st.floats(-1, 1), depth=st.integers(1, 60))
 def test_relu_never_increases_the_sample_variance(rho, depth):
     profile = theory.sample_variance_decay(depth, initial_correlation=rho)
     assert (np.diff(profile.sample_variance) <= 0).all()
@@ -462,7 +464,7 @@ def test_critical_scale():
 def test_batch_norm():
     for rho in (0.0, 0.7, -1.0):
         profile = theory.sample_variance_decay(
-            4, "gelu", initial_correlation=rho, batch_norm=True
+            5, "gelu", initial_correlation=rho, batch_norm=True
         )
         assert np.array_equal(profile.sample_variance, np.ones(5))
         assert np.array_equal(profile.squared_mean, np.zeros(5))
@@ -510,7 +512,9 @@ def test_map_of_a_wide_random_network(name):
         for _ in range(depth):
             y = scale * random.standard_normal((width, width)) @ phi(y)
         result.append(cosine(y))
-    expected = theory.sample_variance_decay(depth, name, rho).squared_mean[-1]
+    expected = theory.sample_variance_decay(depth + 1, name, rho).squared_mean[
+        -1
+    ]
     # The standard deviation of the mean is below 0.02.
     assert np.mean(result) == pytest.approx(expected, abs=0.06)
 
@@ -662,9 +666,9 @@ def test_scale_that_does_not_settle_is_refused(phi):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": -1}, ">= 0. Received: depth=-1"),
-        ({"depth": True}, "an int >= 0. Received: depth=True"),
-        ({"depth": 2.0}, "an int >= 0. Received: depth=2.0"),
+        ({"depth": 0}, ">= 1. Received: depth=0"),
+        ({"depth": True}, "an int >= 1. Received: depth=True"),
+        ({"depth": 2.0}, "an int >= 1. Received: depth=2.0"),
         ({"initial_correlation": 1.01}, "Received: initial_correlation=1.01"),
         ({"initial_correlation": np.nan}, "Received: initial_correlation=nan"),
         ({"initial_correlation": [0.1]}, r"Received: initial_corr.*=\[0.1\]"),

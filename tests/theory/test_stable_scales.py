@@ -469,7 +469,7 @@ def test_table_of_tanh():
     # weight_scale 1, bias_scale 0.3, an input of ones.
     first = (0.3**1.5 + 1) ** (1 / 1.5)
     result = stable_scale_recursion(
-        4, 1.5, "tanh", bias_scale=0.3, initial_scale=first
+        5, 1.5, "tanh", bias_scale=0.3, initial_scale=first
     )
     expected = [1.1067, 0.8480, 0.7891, 0.7723, 0.7673]
     # These are from a coarser quadrature; the next test is exact.
@@ -484,7 +484,7 @@ def test_recursion_against_the_sampler(stability, scale):
         power = weight @ np.abs(phi(scale * size)) ** stability
         expected = (0.2**stability + 1.3**stability * power) ** (1 / stability)
         result = stable_scale_recursion(
-            1,
+            2,
             stability,
             name,
             weight_scale=1.3,
@@ -502,7 +502,7 @@ def test_recursion_of_the_cauchy_distribution():
         integrate.quad(integrand, *ends, epsabs=1e-13)[0]
         for ends in ((0, 1), (1, 10), (10, math.inf))
     )
-    result = stable_scale_recursion(1, 1, initial_scale=0.7)
+    result = stable_scale_recursion(2, 1, initial_scale=0.7)
     assert result[1] == pytest.approx(expected, rel=1e-10)
 
 
@@ -511,7 +511,7 @@ def test_recursion_at_stability_two_is_the_gaussian_one():
     for name in ("tanh", "gelu", "relu", "softplus", "linear"):
         scale = theory.critical_scale(name)
         result = stable_scale_recursion(
-            3,
+            4,
             2,
             name,
             weight_scale=math.sqrt(scale / 2),
@@ -529,7 +529,7 @@ def test_recursion_of_callables():
         # The tail of |z|^0.9 matters as far as e^-8 of the probability.
         for growth in (0.5, 0.9):
             result = stable_scale_recursion(
-                1,
+                2,
                 stability,
                 lambda z, growth=growth: np.abs(z) ** growth,
                 initial_scale=4.0,
@@ -540,13 +540,13 @@ def test_recursion_of_callables():
             assert result[1] == pytest.approx(expected, rel=promised)
         # The average of a constant is the constant.
         result = stable_scale_recursion(
-            2, stability, lambda z: 0 * z + 0.5, weight_scale=3.0
+            3, stability, lambda z: 0 * z + 0.5, weight_scale=3.0
         )
         np.testing.assert_allclose(result, [1, 1.5, 1.5], rtol=promised)
     # The Cauchy distribution, cut where the pre-activation is 1.
     for scale in (0.3, 1.0, 50.0):
         result = stable_scale_recursion(
-            1, 1.0, hard_tanh, initial_scale=scale, breakpoints=(-1, 1)
+            2, 1.0, hard_tanh, initial_scale=scale, breakpoints=(-1, 1)
         )
         expected = scale / 2 * math.log1p(scale**-2) + math.atan(scale)
         assert result[1] == pytest.approx(2 / math.pi * expected, rel=1e-10)
@@ -554,11 +554,11 @@ def test_recursion_of_callables():
 
 def test_recursion_of_a_shrinking_network():
     result = stable_scale_recursion(
-        4000, 1.5, np.tanh, weight_scale=1e-3, initial_scale=1e-3
+        4001, 1.5, np.tanh, weight_scale=1e-3, initial_scale=1e-3
     )
     assert (np.diff(result) <= 0).all()
     assert result[-1] == 0
-    result = stable_scale_recursion(0, 1.5)
+    result = stable_scale_recursion(1, 1.5)
     assert result.shape == (1,)
     assert result.dtype == np.float64
 
@@ -566,7 +566,7 @@ def test_recursion_of_a_shrinking_network():
 def test_recursion_of_a_wide_random_network(rng):
     stability, width, nets = 1.5, 400, 30
     scale = [1.0]
-    expected = stable_scale_recursion(3, stability, bias_scale=0.3)
+    expected = stable_scale_recursion(4, stability, bias_scale=0.3)
     y = draw(rng, stability, (nets, width))
     for _ in range(3):
         kernel = draw(rng, stability, (nets, width, width))
@@ -578,7 +578,7 @@ def test_recursion_of_a_wide_random_network(rng):
     # 12000 logs of standard deviation 1.25, and the spread of the scale from
     # net to net, give a standard error below 0.02.
     np.testing.assert_allclose(scale, expected, rtol=0.12)
-    other = stable_scale_recursion(3, 1.0, bias_scale=0.3)
+    other = stable_scale_recursion(4, 1.0, bias_scale=0.3)
     assert abs(scale[-1] / other[-1] - 1) > 0.12
 
 
@@ -665,8 +665,8 @@ def test_no_limit_without_a_mean(activation, stability):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": -1}, ">= 0. Received: depth=-1"),
-        ({"depth": 1.0}, "an int >= 0. Received: depth=1.0"),
+        ({"depth": 0}, ">= 1. Received: depth=0"),
+        ({"depth": 1.0}, "an int >= 1. Received: depth=1.0"),
         ({"stability": 0.04}, r"\[0.05, 2\]. Received: stability=0.04"),
         ({"weight_scale": 0}, "> 0. Received: weight_scale=0"),
         ({"weight_scale": np.inf}, "Received: weight_scale=inf"),

@@ -131,7 +131,7 @@ def sample_variance_decay(
     a large batch.
 
     Args:
-        depth: int. Index of the last layer, >= 0.
+        depth: int. The number of layers, >= 1.
         activation: str, callable or Activation. The activation phi, as in
             `correlation_map`. Defaults to "relu".
         initial_correlation: float. rho_0 in [-1, 1], between the
@@ -144,7 +144,7 @@ def sample_variance_decay(
         **parameters: Parameters of the activation, as in `correlation_map`.
 
     Returns:
-        A `VarianceProfile` of `depth + 1` layers "layer 0", "layer 1", ... of
+        A `VarianceProfile` of `depth` layers "layer 0", "layer 1", ... of
         infinitely many units. The relative accuracy of `sample_variance` is
         1e-12 for the activations whose c has a closed form in
         `correlation_map`, and about 1e-12 per layer for the others.
@@ -155,7 +155,7 @@ def sample_variance_decay(
 
     Example:
 
-    >>> profile = sample_variance_decay(50)
+    >>> profile = sample_variance_decay(51)
     >>> print(profile.sample_fraction[-1].round(5))
     0.01214
 
@@ -164,22 +164,22 @@ def sample_variance_decay(
     The argument of c is rho = m^2 / (m^2 + v^2). The other activations are
     derived here.
     """
-    depth = check_int("depth", depth)
+    depth = check_int("depth", depth, 1)
     batch_norm = check_bool("batch_norm", batch_norm)
     initial_correlation = check_real(
         "initial_correlation", initial_correlation, "[-1, 1]"
     )
     step = decorrelation(resolve(activation, parameters))
-    eps = np.ones(depth + 1)
+    eps = np.ones(depth)
     if not batch_norm:
         eps[0] = 1 - initial_correlation
-        for layer in range(depth):
+        for layer in range(depth - 1):
             eps[layer + 1] = step(eps[layer])
     return VarianceProfile(
-        layers=[f"layer {layer}" for layer in range(depth + 1)],
+        layers=[f"layer {layer}" for layer in range(depth)],
         sample_variance=eps,
         squared_mean=1 - eps,
-        units=np.full(depth + 1, np.inf),
+        units=np.full(depth, np.inf),
     )
 
 

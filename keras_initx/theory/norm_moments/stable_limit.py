@@ -60,7 +60,7 @@ def stable_scale_recursion(
     function to use.
 
     Args:
-        depth: int. Index of the last layer, >= 0.
+        depth: int. The number of layers, >= 1.
         stability: float. a, in [0.05, 2]. At 2 Z is N(0, 2).
         activation: str, callable or Activation. The activation phi: "tanh" or
             "erf", or a callable that grows more slowly than |z|; at stability
@@ -72,7 +72,7 @@ def stable_scale_recursion(
         **parameters: Parameters of the activation, as in `correlation_map`.
 
     Returns:
-        y_0, ..., y_depth, a float64 array of shape (depth + 1,). The relative
+        y_0, ..., y_(depth-1), a float64 array of shape (depth,). The relative
         accuracy of y^stability is, per layer, 1e-10 for tanh and erf and 1e-9
         for a callable that is analytic except at 0 and its breakpoints. A
         scale below 1e-100 counts as 0.
@@ -84,21 +84,21 @@ def stable_scale_recursion(
 
     Example:
 
-    >>> stable_scale_recursion(3, 1.5, bias_scale=0.3).round(6)
+    >>> stable_scale_recursion(4, 1.5, bias_scale=0.3).round(6)
     array([1.      , 0.826165, 0.783005, 0.770424])
 
     Reference: Favaro, Fortini & Peluchetti, "Stable behaviour of infinitely
     wide deep neural networks", AISTATS (2020), arXiv:2003.00394. The
     quadrature is derived here.
     """
-    depth = check_int("depth", depth)
+    depth = check_int("depth", depth, 1)
     stability = check_real("stability", stability, "[0.05, 2]")
     weight_scale = check_real("weight_scale", weight_scale, "(0, inf)")
     initial_scale = check_real("initial_scale", initial_scale, "(0, inf)")
     bias_scale = check_real("bias_scale", bias_scale, "[0, inf)")
     mean_power = _mean_power(resolve(activation, parameters), stability)
-    scale = np.full(depth + 1, initial_scale)
-    for layer in range(depth):
+    scale = np.full(depth, initial_scale)
+    for layer in range(depth - 1):
         power = weight_scale**stability * mean_power(scale[layer])
         power += bias_scale**stability
         scale[layer + 1] = power ** (1 / stability)
