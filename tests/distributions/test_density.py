@@ -349,6 +349,39 @@ def test_gradients_equal_finite_differences(function, which, rng):
     np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-7)
 
 
+def grid(*columns):
+    return [axis.ravel() for axis in np.meshgrid(*columns)]
+
+
+def test_slopes_equal_finite_differences_up_to_the_largest_numbers():
+    """Both of the logarithm of z, from the center over each path's end."""
+    decades = [-2, 0, 1, 1.29, 1.31, 2, 3, 8, 14, 30, 49, 51, 120, 300]
+    z, stability, skewness = grid(
+        np.outer([1, -1], 10.0 ** np.array(decades)).ravel(),
+        [0.3, 0.6, 0.99, 1.0, 1.01, 1.2, 1.5, 1.9, 1.9999, 2.0],
+        [-1.0, -0.999, -0.4, 0.0, 1.0],
+    )
+    log_z = np.log(np.abs(z))
+    for function in (stable.log_density, stable.log_survival):
+
+        def along(log_z, function=function):
+            return function(np.sign(z) * np.exp(log_z), stability, skewness)
+
+        variable = tf.constant(log_z)
+        with tf.GradientTape() as tape:
+            tape.watch(variable)
+            value = function(np.sign(z) * tf.exp(variable), stability, skewness)
+        actual = tape.gradient(value, variable).numpy()
+        # Outside the support and where the logarithm is clipped.
+        with np.errstate(invalid="ignore"):
+            expected = finite_difference(along, [log_z], 0, 1e-4)
+            inside = value.numpy() > -1e140
+        rounding = 1e-11 * np.abs(value.numpy()[inside])
+        error = np.abs(actual - expected)[inside]
+        assert (error <= 1e-6 * np.abs(expected[inside]) + rounding).all()
+        assert inside.mean() > 0.85
+
+
 def test_gradients_are_finite_everywhere(reference):
     """They are in far tails, at the ends of ranges, and outside the support."""
     hard = [

@@ -8,6 +8,7 @@ import scipy.integrate
 import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import special
 
 import keras_initx as kx
 from tests.helpers.stat_checks import assert_stable, stable_cf
@@ -423,6 +424,52 @@ def test_undefined_statistics_raise_if_nan_is_not_allowed():
         with pytest.raises(tf.errors.InvalidArgumentError):
             tf.function(statistic)()
     assert np.isinf(AlphaStable(1.5, allow_nan_stats=False).variance())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("parameterization", ["S0", "S1"])
+def test_gradients_far_out_are_those_of_the_pareto_tail(
+    dtype, parameterization
+):
+    """P(X > x) ~ C (1 + b) (scale / x)^a, C = Gamma(a) sin(pi a / 2) / pi."""
+    largest = tf.as_dtype(dtype).max
+    x, scale, a, sign = (
+        axis.ravel()
+        for axis in np.meshgrid(
+            [1e20, 1e30, largest / 20],
+            [1e-30, 0.01, 1.0, 100.0],
+            [0.9, 1.0, 1.1, 1.5, 1.95],
+            [-1.0, 1.0],
+        )
+    )
+    # x / scale is infinite in float64.
+    kept = x / largest < scale
+    x, scale, a, sign = (each[kept] for each in (x, scale, a, sign))
+    x *= sign
+    values = [tf.constant(v, dtype) for v in (x, a, 0.3 * sign, 0 * x, scale)]
+    x, a, b, _, scale = (v.numpy().astype(float) for v in values)
+    log_z = np.log(np.abs(x)) - np.log(scale)
+    by_stability = special.digamma(a) + np.pi / 2 / np.tan(np.pi / 2 * a)
+    for method, index in {"log_prob": a + 1, "log_outer_tail": a}.items():
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            distribution = AlphaStable(*values[1:], parameterization)
+            if method == "log_prob":
+                result = distribution.log_prob(values[0])
+            else:
+                result = tf.where(
+                    sign > 0,
+                    distribution.log_survival_function(values[0]),
+                    distribution.log_cdf(values[0]),
+                )
+        slopes = [v.numpy() for v in tape.gradient(result, values)]
+        near = {"rtol": 1e-6 if dtype == "float32" else 1e-10}
+        expected = by_stability - log_z + (1 / a if method == "log_prob" else 0)
+        np.testing.assert_allclose(slopes[0] * x, -index, **near)
+        np.testing.assert_allclose(slopes[1], expected, **near)
+        np.testing.assert_allclose(slopes[2], sign / 1.3, **near)
+        np.testing.assert_allclose(slopes[3] * x, index, **near)
+        np.testing.assert_allclose(slopes[4] * scale, a, **near)
 
 
 @pytest.mark.parametrize("a", [0.5, 1.0, 1.0 + 1e-9, 1.5, 2.0])

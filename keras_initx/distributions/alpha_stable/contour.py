@@ -118,11 +118,11 @@ def contour_integrals(
     psi = exponent(point, params)
 
     on_axis = axis.on & tf.ones_like(exp_minus_u, tf.bool)
+    # Rounding leaves a real part of t, which would hide a Pareto tail's slope.
     t = where(on_axis, 0.0, point.t[0]), point.t[1]
+    point = point._replace(t=t)
     # s^stability on the axis.
-    power = (
-        tf.sqrt(point.q[0] * point.q[0] + point.q[1] * point.q[1]) * -point.t[1]
-    )
+    power = tf.sqrt(point.q[0] * point.q[0] + point.q[1] * point.q[1]) * -t[1]
     kappa = (1 + params.skewness) * sin_half_pi_times(params.stability)
     psi = psi[0], where(on_axis, -kappa * power, psi[1])
     modulus = where(point.log_t[0] < axis.log_end, tf.exp(-psi[0]), 0.0)

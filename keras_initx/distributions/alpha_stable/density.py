@@ -183,6 +183,34 @@ def float64_arguments(*values: Any) -> tuple[Any, ...]:
     return *tensors, dtype
 
 
+def quotient(x: Any, scale: Any) -> tf.Tensor:
+    """Returns x / scale in float64, with a gradient that does not overflow.
+
+    Far out the gradient that arrives from a logarithm of a density is near
+    -(stability + 1) / z. That of `tf.divide` would multiply it by z / scale,
+    which may be infinite.
+
+    Args:
+        x: Tensor-like of real numbers.
+        scale: Tensor-like, > 0.
+
+    Raises:
+        ValueError: If the shapes do not broadcast.
+    """
+    x, scale, _ = float64_arguments(x, scale)
+    return _quotient(x, scale)
+
+
+@tf.custom_gradient
+def _quotient(x: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, _Gradient]:
+    def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+        # Where the quotient is infinite, so that the upstream gradient is 0.
+        limited = tf.clip_by_value(x / scale, -x.dtype.max, x.dtype.max)
+        return [upstream / scale, -(upstream * limited) / scale]
+
+    return x / scale, gradient
+
+
 @tf.custom_gradient
 def _log_density(
     z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor

@@ -311,17 +311,29 @@ class AlphaStable(
         working = self.dtype if self.dtype == tf.float64 else tf.float32
         return parameters.in_dtype(self._parameter_values(), working)
 
-    def _s0_parameters(self) -> tuple[tf.Tensor, ...]:
-        """Returns stability, skewness, and the location and scale in S0."""
-        a, b, loc, scale = self._working_parameters()
+    def _s0_parameters(self, dtype: Any = None) -> tuple[tf.Tensor, ...]:
+        """Returns stability, skewness, and the location and scale in S0.
+
+        Args:
+            dtype: Dtype of the results. Defaults to None, which stands for
+                float64 in float64, and for float32 otherwise.
+        """
+        a, b, loc, scale = (
+            self._working_parameters()
+            if dtype is None
+            else parameters.in_dtype(self._parameter_values(), dtype)
+        )
         if self.parameterization == "S1":
             loc += moments.s1_shift(a, b, scale)
         return a, b, loc, scale
 
     def _standardized(self, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Returns (x - loc) / scale in S0, stability, skewness and scale."""
-        a, b, loc, scale = self._s0_parameters()
-        return (tf.cast(x, a.dtype) - loc) / scale, a, b, scale
+        """Returns (x - loc) / scale in S0, stability, skewness and scale.
+
+        All are float64, since the quotient may be beyond the range of float32.
+        """
+        a, b, loc, scale = self._s0_parameters(tf.float64)
+        return density.quotient(tf.cast(x, a.dtype) - loc, scale), a, b, scale
 
     def _broadcast(self, statistic: tf.Tensor) -> tf.Tensor:
         """Returns the statistic in the batch shape and the dtype."""

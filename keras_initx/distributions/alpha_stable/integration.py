@@ -40,11 +40,14 @@ from keras_initx.distributions.alpha_stable.saddle import (
 _CHUNK = 256
 # The axis is accurate for all parameters from this z on.
 _TAIL = 20.0
-# From this z on, a heavy tail equals its Pareto tail to the last digit.
+# From this z on, a heavy tail equals its Pareto tail to the last digit, and the
+# logarithm of a light tail is a power of z.
 _FAR = 1e50
 # The derivatives of a logarithm are clipped to this, so that their product
-# with an ordinary number is finite.
+# with an ordinary number is finite. So is the logarithm in a light tail.
 _LARGEST_DERIVATIVE = 1e300
+# exp of this times a number below 1e148 is finite.
+_LARGEST_POWER = 360.0
 
 
 def integrate(
@@ -124,8 +127,15 @@ def _log_value(
         )
     )
     total = _combine(params, saddle, light, tail)[0]
+    beyond = _log_beyond_far(z)
     index = stability if tail else stability + 1
-    return [total - index * _log_beyond_far(z)]
+    growth = tf.minimum((1 + _light_power(params)) * beyond, _LARGEST_POWER)
+    beyond_far = where(
+        _has_light_tail_only(params),
+        total * tf.exp(growth),
+        total - index * beyond,
+    )
+    return [where(z > _FAR, beyond_far, total)]
 
 
 def _log_derivatives(
@@ -153,8 +163,18 @@ def _log_derivatives(
             strict=True,
         )
     )
-    beyond = _log_beyond_far(z)
-    results = by_z * tf.exp(-beyond), by_stability - beyond, by_skewness
+    beyond, power = _log_beyond_far(z), _light_power(params)
+    growth = tf.minimum(power * beyond, _LARGEST_POWER)
+    only_light = _has_light_tail_only(params)
+    change = power * power * beyond * where(only_light, total, 0.0)
+    change = (by_stability - change) * tf.exp(
+        tf.minimum(growth + beyond, _LARGEST_POWER)
+    )
+    results = (
+        by_z * tf.exp(where(only_light, growth, -beyond)),
+        where(only_light, change, by_stability - beyond),
+        by_skewness,
+    )
     return [
         tf.clip_by_value(each, -_LARGEST_DERIVATIVE, _LARGEST_DERIVATIVE)
         for each in results
@@ -226,6 +246,18 @@ def _is_outside_support(params: StableParameters) -> tf.Tensor:
 def _is_beyond_edge(params: StableParameters) -> tf.Tensor:
     """Returns z >= -skewness tan(pi stability / 2), for stability < 1."""
     return params.tau + params.e * params.z >= 0
+
+
+def _has_light_tail_only(params: StableParameters) -> tf.Tensor:
+    """Returns whether there is no Pareto tail, but no end of the support."""
+    a = params.stability
+    return (a == 2) | ((a > 1) & (params.skewness == -1))
+
+
+def _light_power(params: StableParameters) -> tf.Tensor:
+    """Returns 1 / (a - 1). A light tail falls as exp(-c z^(a / (a - 1)))."""
+    a = params.stability
+    return 1 / where(a > 1, a - 1, 1.0)
 
 
 def _log_beyond_far(z: tf.Tensor) -> tf.Tensor:
