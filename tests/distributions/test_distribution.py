@@ -447,7 +447,7 @@ def test_gradients_far_out_are_those_of_the_pareto_tail(
     x, scale, a, sign = (each[kept] for each in (x, scale, a, sign))
     x *= sign
     values = [tf.constant(v, dtype) for v in (x, a, 0.3 * sign, 0 * x, scale)]
-    x, a, b, _, scale = (v.numpy().astype(float) for v in values)
+    x, a, _, _, scale = (v.numpy().astype(float) for v in values)
     log_z = np.log(np.abs(x)) - np.log(scale)
     by_stability = special.digamma(a) + np.pi / 2 / np.tan(np.pi / 2 * a)
     for method, index in {"log_prob": a + 1, "log_outer_tail": a}.items():
