@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -18,9 +18,17 @@ from keras_initx.inspection.selection import (
 from keras_initx.measurement.moments import (
     LayerMoments,
     all_finite,
+    constant_moments,
     layer_moments,
 )
 from keras_initx.measurement.refusals import no_signal
+from keras_initx.measurement.sample_axis import (
+    FIRST,
+    NONE,
+    Place,
+    Reach,
+    by_sample,
+)
 
 
 class ForwardResult(NamedTuple):
@@ -29,6 +37,11 @@ class ForwardResult(NamedTuple):
     Args:
         names: tuple of str. The names of the selected layers' calls.
         moments: tuple of LayerMoments. One for each of these calls.
+        places: tuple of str or SampleAxis. Where the samples are in the signal
+            of each call.
+        doubtful: tuple of str. The names of the calls whose place was not
+            given, and whose first axis has a fixed size although the signal
+            depends on the samples.
         finite: tf.Tensor. Whether all numbers of the batch are finite.
         written: tuple of keras.Variable. The variables that the pass would
             have assigned.
@@ -37,6 +50,8 @@ class ForwardResult(NamedTuple):
 
     names: tuple[str, ...]
     moments: tuple[LayerMoments, ...]
+    places: tuple[Place, ...]
+    doubtful: tuple[str, ...]
     finite: tf.Tensor
     written: tuple[keras.Variable, ...]
     states: tuple[tf.Tensor, ...]
@@ -48,6 +63,7 @@ def forward_pass(
     selectors: Sequence[Selector],
     training: bool = False,
     states: Iterable[tuple[keras.Variable, tf.Tensor]] = (),
+    places: Mapping[str, Place] | None = None,
 ) -> ForwardResult:
     """Runs a model without writing its variables.
 
@@ -60,6 +76,10 @@ def forward_pass(
             False.
         states: Iterable of pairs of a variable and the value that it has in
             this pass. Defaults to the values that the variables hold.
+        places: Mapping. Where the samples are in the signals of some calls, by
+            the name of the call. Defaults to none. Other signals that depend
+            on no sample are found where the model is traced, and all others
+            have the samples along the first axis.
 
     Raises:
         ValueError: If a selector selects no layer, or no selected layer has a
@@ -67,13 +87,32 @@ def forward_pass(
     """
     names: list[str] = []
     rows: list[LayerMoments] = []
+    where: list[Place] = []
+    doubtful: list[str] = []
     ran: list[LayerCall] = []
+    # Only a graph knows what a tensor was computed from.
+    reach = None if tf.executing_eagerly() else Reach(batch)
+
+    def place_of(name: str, signal: tf.Tensor) -> Place:
+        if places and name in places:
+            return places[name]
+        if reach is not None and not reach(signal):
+            return NONE
+        if reach is not None and signal.shape[0] is not None:
+            doubtful.append(name)
+        return FIRST
 
     def on_pre_activation(
         layer_call: LayerCall, signal: tf.Tensor
     ) -> tf.Tensor:
+        place = place_of(layer_call.name, signal)
         names.append(layer_call.name)
-        rows.append(layer_moments(signal))
+        where.append(place)
+        rows.append(
+            constant_moments(signal)
+            if place == NONE
+            else layer_moments(by_sample(signal, place))
+        )
         # Only then may the signal go on: an activation can then overwrite it
         # in place, and no signal is kept until its moments are computed.
         with tf.control_dependencies(rows[-1]):
@@ -94,6 +133,8 @@ def forward_pass(
     return ForwardResult(
         tuple(names),
         tuple(rows),
+        tuple(where),
+        tuple(doubtful),
         all_finite(batch),
         written,
         tuple(scope.get_current_value(variable) for variable in written),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -23,14 +23,28 @@ from keras_initx.measurement.data import (
     taken_as_inputs,
 )
 from keras_initx.measurement.forward import ForwardResult, forward_pass
-from keras_initx.measurement.moments import Moments, mean_squares, merged
-from keras_initx.measurement.nonfinite import refuse_nonfinite
+from keras_initx.measurement.moments import (
+    Moments,
+    all_finite,
+    mean_squares,
+    merged,
+)
+from keras_initx.measurement.nonfinite import first_nonfinite, refuse_nonfinite
 from keras_initx.measurement.refusals import (
     empty_data,
     nonfinite_data,
     too_few_samples,
+    mixed_samples,
 )
 from keras_initx.measurement.replicas import Placed, split
+from keras_initx.measurement.sample_axis import (
+    FIRST,
+    NONE,
+    UNKNOWN,
+    Place,
+    find_places,
+    note,
+)
 from keras_initx.profile import VarianceProfile
 from keras_initx.validation import check_backend, check_bool, refuse
 
@@ -94,6 +108,10 @@ class Meter:
         self._selectors = selectors(layers)
         self._training = check_bool("training", training)
         self._compiled: OrderedDict[tuple, _CompiledForward] = OrderedDict()
+        # Where the samples are in the signals that were looked at, by the
+        # structure of the data.
+        self._places: OrderedDict[str, dict[str, Place]] = OrderedDict()
+        self._places_are_sure = True
         # Two threads may call one meter, and both compile.
         self._lock = threading.RLock()
 
@@ -129,6 +147,11 @@ class Meter:
             result = self._run(
                 all_batches, on_batch=lambda: bar.add(1) if bar else None
             )
+            if not self._places_are_sure:
+                # They hold for data of equal samples, and these are over.
+                self._compiled.clear()
+                self._places.clear()
+                self._places_are_sure = True
         if result is None:
             raise empty_data()
         self._check(result, all_batches)
@@ -141,7 +164,7 @@ class Meter:
 
     def _run(
         self,
-        all_batches: Iterable[Any],
+        all_batches: Batches,
         on_batch: Callable[[], None] = lambda: None,
     ) -> _Result | None:
         """Moments of all batches together; None if there are no batches."""
@@ -150,21 +173,37 @@ class Meter:
         written: tuple[keras.Variable, ...] = ()
         moments: Moments | None = None
         finite = tf.constant(True)
+        samples = 0
         for batch in all_batches:
             spec = _same_spec(batch, spec)
             placed = self._placed(batch, spec)
-            compiled = self._compiled_for(placed, states, written)
+            structure = repr(spec)
+            compiled = self._compiled_for(
+                structure, placed, states, written, all_batches
+            )
             new, new_finite, states = compiled.function(placed.batch, states)
+            elsewhere = compiled.not_by_sample(new, samples_of(batch))
+            if elsewhere:
+                self._look_up(structure, elsewhere, all_batches)
+                return self._run(all_batches, on_batch)
+            samples += samples_of(batch)
             written = compiled.written
             moments = compiled.merge(moments, new) if moments else new
             finite = tf.logical_and(finite, new_finite)
             on_batch()
         if moments is None:
             return None
-        samples, variance, square = compiled.summarize(moments).numpy()
+        variance, square = compiled.summarize(moments).numpy()
         units = tuple(int(mean.shape[0]) for mean in moments.means)
+        reached = np.array([place != NONE for place in compiled.places])
         return _Result(
-            compiled.names, units, samples, variance, square, bool(finite)
+            compiled.names,
+            units,
+            samples,
+            np.where(reached, variance, 0),
+            square,
+            bool(finite),
+            compiled.places,
         )
 
     def _placed(self, batch: Any, spec: Any) -> Placed:
@@ -175,35 +214,71 @@ class Meter:
 
     def _compiled_for(
         self,
+        structure: str,
         placed: Placed,
         states: tuple[tf.Tensor, ...],
         written: tuple[keras.Variable, ...],
+        all_batches: Batches,
     ) -> _CompiledForward:
         # The second batch has a pass of its own if the first one has written
         # states, which the second takes as arguments.
-        key = (repr(placed.spec), placed.are_pieces, len(states))
+        key = (structure, repr(placed.spec), placed.are_pieces, len(states))
         if key not in self._compiled:
-            self._compiled[key] = self._compile(placed, states, written)
+            traced = self._compile(structure, placed, states, written)
+            if traced.doubtful:
+                self._look_up(structure, traced.doubtful, all_batches)
+                traced = self._compile(structure, placed, states, written)
+            self._compiled[key] = traced
             if len(self._compiled) > _COMPILED_KEPT:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return self._compiled[key]
 
+    def _look_up(
+        self, structure: str, names: Sequence[str], all_batches: Batches
+    ) -> None:
+        """Finds where the samples are in the signals of some calls.
+
+        Raises:
+            ValueError: If that cannot be told, or was found wrongly before.
+        """
+        known = self._places.setdefault(structure, {})
+        found, sure = find_places(
+            self._model, all_batches, self._selectors, names
+        )
+        mixed = [
+            name for name in names if name in known or found.get(name) == UNKNOWN
+        ]
+        if mixed:
+            if not all(map(all_finite, all_batches)):
+                raise nonfinite_data()
+            place = first_nonfinite(self._model, all_batches, self._training)
+            raise nonfinite(place) if place else mixed_samples(mixed)
+        known.update({name: found.get(name, FIRST) for name in names})
+        self._places_are_sure &= sure
+        for key in [key for key in self._compiled if key[0] == structure]:
+            del self._compiled[key]
+        if len(self._places) > _COMPILED_KEPT:
+            self._places.popitem(last=False)
+
     def _compile(
         self,
+        structure: str,
         placed: Placed,
         states: tuple[tf.Tensor, ...],
         written: tuple[keras.Variable, ...],
     ) -> _CompiledForward:
         traces: list[ForwardResult] = []
+        places = self._places.get(structure, {})
 
         def forward(batch: Any, states: tuple[tf.Tensor, ...]) -> tuple:
             traced = forward_pass(
                 self._model,
-                batch,
+                keras.tree.map_structure(_of_any_size, batch),
                 self._selectors,
                 self._training,
                 zip(written, states, strict=True),
+                places,
             )
             traces.append(traced)
             return traced.moments, traced.finite, traced.states
@@ -221,6 +296,8 @@ class Meter:
             _concrete(merged, moments, moments),
             _concrete(_summarize, moments),
             traced.names,
+            traced.places,
+            traced.doubtful,
             traced.written,
         )
 
@@ -235,14 +312,8 @@ class Meter:
         name = result.first_nonfinite()
         if name is not None:
             refuse_nonfinite(self._model, data, self._training, name)
-        if (result.samples < 2).any():
-            total = sum(map(samples_of, data))
-            if total < 2:
-                raise too_few_samples()
-            name = result.names[int(np.argmin(result.samples))]
-            raise too_few_samples(
-                f"one sample at layer {name!r}, of {total} in data"
-            )
+        if result.samples < 2:
+            raise too_few_samples()
 
 
 class _Result(NamedTuple):
@@ -250,10 +321,11 @@ class _Result(NamedTuple):
 
     names: tuple[str, ...]
     units: tuple[int, ...]
-    samples: np.ndarray
+    samples: int
     sample_variance: np.ndarray
     squared_mean: np.ndarray
     data_finite: bool
+    places: tuple[Place, ...]
 
     def first_nonfinite(self) -> str | None:
         """The first layer whose moments are NaN or infinite."""
@@ -267,8 +339,10 @@ class _CompiledForward(NamedTuple):
     Args:
         function: Returns moments, whether the batch is finite, and states.
         merge: Merges the moments of two batches.
-        summarize: Returns the three numbers of each layer.
+        summarize: Returns the two numbers of each layer.
         names: The names of the layers' calls.
+        places: Where the samples are in the signal of each.
+        doubtful: The names of the calls for which that is a guess.
         written: The variables whose new values `function` returns as states.
     """
 
@@ -276,7 +350,28 @@ class _CompiledForward(NamedTuple):
     merge: Callable
     summarize: Callable
     names: tuple[str, ...]
+    places: tuple[Place, ...]
+    doubtful: tuple[str, ...]
     written: tuple[keras.Variable, ...]
+
+    def not_by_sample(self, moments: Moments, samples: int) -> list[str]:
+        """The calls whose signal has another number of samples."""
+        return [
+            name
+            for name, place, count in zip(
+                self.names, self.places, moments.count.numpy(), strict=True
+            )
+            if place != NONE and count != samples
+        ]
+
+
+def _of_any_size(tensor: tf.Tensor) -> tf.Tensor:
+    """A tensor whose number of samples is not known where it is traced."""
+    if tensor.shape[0] is None:
+        return tensor
+    return tf.compat.v1.placeholder_with_default(
+        tensor, [None, *tensor.shape[1:]]
+    )
 
 
 def _concrete(function: Callable, *specs: Any) -> Any:
@@ -303,7 +398,5 @@ def _same_spec(batch: Any, before: Any) -> Any:
 
 
 def _summarize(moments: Moments) -> tf.Tensor:
-    """Samples, sample variance and squared mean: three numbers a layer."""
-    return tf.stack(
-        [moments.count, moments.variance, mean_squares(moments.means)]
-    )
+    """Sample variance and squared mean: two numbers a layer."""
+    return tf.stack([moments.variance, mean_squares(moments.means)])

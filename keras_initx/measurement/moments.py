@@ -59,20 +59,45 @@ def layer_moments(signal: tf.Tensor) -> LayerMoments:
     layers.
 
     Args:
-        signal: tf.Tensor. A floating-point tensor, shape `(samples, ...)`.
+        signal: tf.Tensor. A floating-point tensor, shape `(samples, units)`.
 
     Returns:
         `LayerMoments` in float64 if `signal` is, else in float32.
     """
-    samples = tf.shape(signal)[0]
-    flat = signal
-    if signal.shape.rank != 2:
-        units = signal.shape[1:].num_elements()
-        flat = tf.reshape(signal, [samples, -1 if units is None else units])
-    if flat.dtype != tf.float64:
-        flat = tf.cast(flat, tf.float32)
+    flat = _wide(signal)
     mean, deviation = _fused(_mean_and_deviation)(flat)
-    return LayerMoments(samples, mean, _half_squares(deviation))
+    return LayerMoments(tf.shape(flat)[0], mean, _half_squares(deviation))
+
+
+def constant_moments(signal: tf.Tensor) -> LayerMoments:
+    """Returns the moments of a layer that no sample reaches.
+
+    It counts as one sample. A first axis of a size that the model fixes, such
+    as positions, belongs to its units. Along another first axis the signal is
+    repeated for each sample, and the mean is the root mean square over it.
+
+    Args:
+        signal: tf.Tensor. A floating-point tensor.
+
+    Returns:
+        `LayerMoments` in float64 if `signal` is, else in float32.
+    """
+    wide = _wide(signal)
+    if signal.shape[0] is None:
+        units = signal.shape[1:].num_elements()
+        rows = tf.reshape(
+            wide, [tf.shape(wide)[0], -1 if units is None else units]
+        )
+        mean = tf.sqrt(tf.reduce_mean(rows**2, axis=0))
+    else:
+        mean = tf.reshape(wide, [-1])
+    return LayerMoments(tf.constant(1), mean, tf.zeros((), mean.dtype))
+
+
+def _wide(signal: tf.Tensor) -> tf.Tensor:
+    if signal.dtype == tf.float64:
+        return signal
+    return tf.cast(signal, tf.float32)
 
 
 def of_all_layers(layers: Sequence[LayerMoments]) -> Moments:

@@ -14,7 +14,7 @@ from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import LayerCall
 from keras_initx.measurement.forward import forward_pass
 from keras_initx.measurement.moments import all_finite
-from keras_initx.measurement.refusals import too_large
+from keras_initx.measurement.refusals import nonfinite, too_large
 
 
 def first_nonfinite(
@@ -125,7 +125,5 @@ def refuse_nonfinite(
     """
     place = first_nonfinite(model, batches, training)
     if place is not None:
-        raise ValueError(
-            f"The signal must stay finite. Received: NaN or inf {place}"
-        )
+        raise nonfinite(place)
     raise too_large(first_too_large(model, batches, training) or layer)

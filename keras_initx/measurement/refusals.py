@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from keras_initx.inspection.selection import LayerCall
 
@@ -30,6 +30,23 @@ def too_large(name: str) -> ValueError:
     return ValueError(
         "The signal must stay finite, and small enough to be squared in "
         f"float32. Received: NaN or inf at layer {name!r}"
+    )
+
+
+def mixed_samples(names: Sequence[str]) -> ValueError:
+    """Returns the error for layers whose signal is not made of samples."""
+    return ValueError(
+        "Each number of a layer's signal must belong to one sample, but what "
+        "enters these layers mixes samples, or is ordered by other things than "
+        "samples. Leave them out through `layers`. "
+        f"Received: layers {list(names)}"
+    )
+
+
+def nonfinite(place: str) -> ValueError:
+    """Returns the error for a signal that is not finite from a place on."""
+    return ValueError(
+        f"The signal must stay finite. Received: NaN or inf {place}"
     )
 
 

@@ -637,7 +637,6 @@ ENDLESS = tf.data.Dataset.from_tensor_slices(X).batch(2).repeat()
         (unbuilt, [X, X[:, 0]], {}, "x alone.*: 2 arrays, .* takes 1"),
         (functional, batched(((X, X), X)), {}, r": 2 arrays,.* takes 1"),
         (functional, list(X), {}, "stacked.* 10 arrays, .* takes 1"),
-        (subclassed, [X], {}, "one sample at layer 'dense', of 10 in data"),
         (good, np.float32(3), {}, r"shape \(\)"),
         (good, {"x": X, "y": X[:5]}, {}, r"equally many.*\[5, 10\]"),
         (good, {}, {}, "empty data"),

@@ -1,0 +1,285 @@
+"""Where the samples are in the signal of a layer.
+
+They lie along the first axis as a rule, but not always. Position embeddings and
+learned tokens depend on no sample. Windows, heads or time steps may be folded
+into the first axis, two views concatenated along it, or time may come first.
+Each signal is therefore read as a flat array of shape
+
+    (before, samples, after)
+
+in which one sample has `before * after` units. What can be known without
+numbers is read from the graph of the traced model: whether a signal depends on
+the data at all (`Reach`), and whether its first axis has a fixed size. Where
+that leaves a doubt, the model runs on a few samples, one of which is changed,
+and the numbers that change tell where this sample is (`find_places`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_initx.hooks.forward_hooks import forward_hooks
+from keras_initx.inspection.selection import LayerCall, Selector, matches_any
+
+# Operations whose result depends on the shape of their input alone.
+_OF_SHAPES = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
+# A changed sample moves the numbers of other samples by less than this share,
+# by rounding, or else it reaches them.
+_ROUNDING = 1e-3
+
+
+class SampleAxis(NamedTuple):
+    """The samples of a signal that is read as (before, samples, after).
+
+    Args:
+        before: int. The product of the axes before the samples.
+        after: int. The product of the axes behind the samples.
+    """
+
+    before: int
+    after: int
+
+
+# "first" stands for the first axis, "none" for a signal that depends on no
+# sample, "unknown" for one whose numbers do not each belong to one sample.
+Place: TypeAlias = SampleAxis | str
+FIRST, NONE, UNKNOWN = "first", "none", "unknown"
+
+
+def note(place: Place) -> str:
+    """Returns what the row of a layer says of its samples, mostly nothing."""
+    if place == NONE:
+        return "no sample reaches this layer"
+    if isinstance(place, SampleAxis) and place.before > 1:
+        return "its samples are not in order along the first axis"
+    return ""
+
+
+class Reach:
+    """Tells which tensors of a graph depend on the values of some of them.
+
+    Random numbers count as values of the samples, since each sample has its
+    own. Python has run the model when the graph is there, so each operation is
+    looked at once.
+
+    Args:
+        sources: Structure of tensors of one graph, the batch.
+    """
+
+    def __init__(self, sources: Any):
+        self._known = {x.op: True for x in keras.tree.flatten(sources)}
+
+    def __call__(self, tensor: tf.Tensor) -> bool:
+        """Returns whether the tensor depends on the sources."""
+        known, stack = self._known, [tensor.op]
+        while stack:
+            op = stack[-1]
+            of_shapes = op.type in _OF_SHAPES
+            inputs = [] if of_shapes else [x.op for x in op.inputs]
+            unknown = [each for each in inputs if each not in known]
+            if unknown and op not in known:
+                stack.extend(unknown)
+                continue
+            stack.pop()
+            if op not in known:
+                known[op] = "Random" in op.type or any(
+                    known[each] for each in inputs
+                )
+        return known[tensor.op]
+
+
+def by_sample(signal: tf.Tensor, place: Place) -> tf.Tensor:
+    """Returns a signal as a matrix with a row for each sample.
+
+    Args:
+        signal: tf.Tensor. A floating-point tensor.
+        place: SampleAxis or FIRST. Where its samples are.
+    """
+    if isinstance(place, SampleAxis):
+        flat = tf.reshape(signal, [place.before, -1, place.after])
+        units = place.before * place.after
+        return tf.reshape(tf.transpose(flat, [1, 0, 2]), [-1, units])
+    if signal.shape.rank == 2:
+        return signal
+    units = signal.shape[1:].num_elements()
+    return tf.reshape(
+        signal, [tf.shape(signal)[0], -1 if units is None else units]
+    )
+
+
+def find_places(
+    model: keras.Model,
+    batches: Iterable[Any],
+    selectors: Sequence[Selector],
+    names: Collection[str],
+) -> tuple[dict[str, Place], bool]:
+    """Finds where the samples are in some signals, by running the model.
+
+    With two samples A and B, the model runs on (A, A), (B, B) and (A, B), op by
+    op and in inference mode. The signal of (A, B) must be that of (A, A) in the
+    numbers of the first sample, and that of (B, B) in all others; the first
+    place for which this holds is taken, the batch-major one before others. A
+    model that takes a fixed number of samples runs on as many.
+
+    Args:
+        model: keras.Model. Its variables are read, never written.
+        batches: Iterable of batches of inputs.
+        selectors: Sequence of selectors. Which layers are recorded, so that
+            their calls are counted as in the pass that is measured.
+        names: Collection of str. The names of the calls to find places for.
+
+    Returns:
+        The place of each name, and whether the two samples differ, without
+        which a place is right for these data alone. A name is left out if the
+        model cannot be run so.
+    """
+    first, other, size = _two_samples(batches)
+    differ = other is not first
+    for count in dict.fromkeys((2, size)):
+        runs = []
+        try:
+            for parts in (
+                [first] * count,
+                [other] * count,
+                [first] + [other] * (count - 1),
+                [first] * (count + 1),
+            ):
+                batch = keras.tree.map_structure(
+                    lambda *x: tf.concat(x, axis=0), *parts
+                )
+                runs.append(_signals(model, batch, selectors, names))
+        except Exception:
+            # The last run is of no use where the number of samples is fixed.
+            if len(runs) < 3:
+                continue
+            runs.append(dict.fromkeys(names))
+        common = set(names).intersection(*map(set, runs))
+        return {
+            name: _place(count, *(run[name] for run in runs)) for name in common
+        }, differ
+    return {}, differ
+
+
+def _two_samples(batches: Iterable[Any]) -> tuple[Any, Any, int]:
+    """Two samples that differ, if there are, and the size of the first batch.
+
+    Each is a batch of one sample. If all samples are equal, one is returned
+    twice.
+    """
+    first: Any = None
+    other: Any = None
+    size = most = 0
+    for batch in batches:
+        leaves = keras.tree.flatten(batch)
+        if first is None:
+            size = len(leaves[0])
+            first = other = keras.tree.map_structure(lambda x: x[:1], batch)
+        unequal = [
+            tf.reshape(tf.not_equal(leaf, one), [len(leaf), -1]).numpy()
+            for leaf, one in zip(leaves, keras.tree.flatten(first), strict=True)
+        ]
+        # Inputs that are equal in both samples would tell nothing.
+        count = np.sum([each.any(axis=1) for each in unequal], axis=0)
+        if count.max() > most:
+            most, i = count.max(), int(count.argmax())
+            other = keras.tree.map_structure(lambda x, i=i: x[i : i + 1], batch)
+        if most == len(leaves):
+            break
+    return first, other, size
+
+
+def _signals(
+    model: keras.Model,
+    batch: Any,
+    selectors: Sequence[Selector],
+    names: Collection[str],
+) -> dict[str, np.ndarray]:
+    """The pre-activations of the calls of some names, in float64."""
+    signals: dict[str, np.ndarray] = {}
+
+    def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+        if call.name in names:
+            signals[call.name] = tf.cast(signal, tf.float64).numpy()
+        return signal
+
+    with (
+        keras.StatelessScope(),
+        forward_hooks(
+            on_pre_activation=record,
+            select=lambda call: matches_any(selectors, call),
+        ),
+    ):
+        model(batch, training=False)
+    return signals
+
+
+def _place(
+    samples: int,
+    first: np.ndarray,
+    other: np.ndarray,
+    mixed: np.ndarray,
+    longer: np.ndarray | None,
+) -> Place:
+    """The place of the samples in a signal.
+
+    Args:
+        samples: int. The number of samples.
+        first: array. The signal of as many samples A.
+        other: array. The signal of as many samples B.
+        mixed: array. The signal of one sample A, and the others B.
+        longer: array. The signal of a sample A more; None if there cannot be.
+    """
+    if not first.size == other.size == mixed.size:
+        return UNKNOWN
+    # What the first sample does, and what all others do.
+    of_first, of_others = ((mixed - x) ** 2 for x in (other, first))
+    if of_first.any() or of_others.any():
+        for place in _candidates(mixed.shape, samples):
+            outside = _split(of_first, samples, place)[1]
+            inside = _split(of_others, samples, place)[0]
+            limit = _ROUNDING**2
+            if (
+                outside.sum() <= limit * of_first.sum()
+                and inside.sum() <= limit * of_others.sum()
+            ):
+                return place
+        return UNKNOWN
+    # The samples have equal signals, so that their parts must be equal.
+    if longer is not None and longer.size == mixed.size:
+        return NONE
+    for place in _candidates(mixed.shape, samples):
+        head, rest = _split(mixed, samples, place)
+        error = np.abs(rest - head).max(initial=0)
+        if error <= _ROUNDING * np.abs(mixed).max(initial=0):
+            return place
+    return UNKNOWN
+
+
+def _split(
+    signal: np.ndarray, samples: int, place: SampleAxis
+) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the first sample, and those of all others."""
+    by_place = signal.reshape(place.before, samples, place.after)
+    return by_place[:, :1], by_place[:, 1:]
+
+
+def _candidates(shape: tuple[int, ...], samples: int) -> Iterator[SampleAxis]:
+    """The places that the samples may have in a signal, the first axis first.
+
+    An axis along which they are may have other axes folded into it.
+    """
+    size = int(np.prod(shape))
+    before = 1
+    for length in shape:
+        whole, rest = divmod(length, samples)
+        if not rest:
+            for inner in range(1, whole + 1):
+                if whole % inner == 0:
+                    outer = before * inner
+                    yield SampleAxis(outer, size // (outer * samples))
+        before *= length
