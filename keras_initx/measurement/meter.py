@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -32,9 +32,10 @@ from keras_initx.measurement.moments import (
 from keras_initx.measurement.nonfinite import first_nonfinite, refuse_nonfinite
 from keras_initx.measurement.refusals import (
     empty_data,
+    mixed_samples,
+    nonfinite,
     nonfinite_data,
     too_few_samples,
-    mixed_samples,
 )
 from keras_initx.measurement.replicas import Placed, split
 from keras_initx.measurement.sample_axis import (
@@ -160,6 +161,7 @@ class Meter:
             result.sample_variance,
             result.squared_mean,
             np.array(result.units),
+            notes=tuple(map(note, result.places)),
         )
 
     def _run(
@@ -247,7 +249,9 @@ class Meter:
             self._model, all_batches, self._selectors, names
         )
         mixed = [
-            name for name in names if name in known or found.get(name) == UNKNOWN
+            name
+            for name in names
+            if name in known or found.get(name) == UNKNOWN
         ]
         if mixed:
             if not all(map(all_finite, all_batches)):

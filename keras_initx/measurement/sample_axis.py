@@ -141,7 +141,7 @@ def find_places(
     first, other, size = _two_samples(batches)
     differ = other is not first
     for count in dict.fromkeys((2, size)):
-        runs = []
+        runs: list[dict[str, Any]] = []
         try:
             for parts in (
                 [first] * count,
@@ -269,11 +269,14 @@ def _split(
 
 
 def _candidates(shape: tuple[int, ...], samples: int) -> Iterator[SampleAxis]:
-    """The places that the samples may have in a signal, the first axis first.
+    """The places that the samples may have in a signal.
 
-    An axis along which they are may have other axes folded into it.
+    The first is that all numbers of a sample are in a row. In the others the
+    samples are along one axis, into which other axes may be folded.
     """
     size = int(np.prod(shape))
+    if size % samples == 0:
+        yield SampleAxis(1, size // samples)
     before = 1
     for length in shape:
         whole, rest = divmod(length, samples)
