@@ -242,7 +242,7 @@ class Meter:
         """Finds where the samples are in the signals of some calls.
 
         Raises:
-            ValueError: If there is no such place, or the one found before is wrong.
+            ValueError: If there is none, or what was found before is wrong.
         """
         known = self._places.setdefault(structure, {})
         found, sure = find_places(
