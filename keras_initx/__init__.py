@@ -2,8 +2,8 @@
 
 - `initializers`, `layers`, `constraints` and `models` are Keras objects whose
   weights keep the signal from vanishing or exploding with depth.
-- `initialize` draws new weights for a whole model, and `calibrate` scales them
-  on data.
+- `initialize` draws new weights for a whole model, `scale_branches` scales its
+  residual branches, and `calibrate` scales its layers on data.
 - `theory` predicts how variance and correlation change from layer to layer.
 - `measure` and `callbacks` measure the same in a model, on data.
 - `distribute` trains on several devices, several machines, or a TPU.
@@ -31,9 +31,12 @@ with (
     )
     from keras_initx.calibration import Calibration, calibrate
     from keras_initx.initialization import (
+        BranchScaling,
         Initialization,
         InitializedWeight,
+        ScaledBranch,
         initialize,
+        scale_branches,
     )
     from keras_initx.measurement import Meter, measure
     from keras_initx.profile import VarianceProfile
@@ -41,10 +44,12 @@ with (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BranchScaling",
     "Calibration",
     "Initialization",
     "InitializedWeight",
     "Meter",
+    "ScaledBranch",
     "VarianceProfile",
     "calibrate",
     "callbacks",
@@ -57,5 +62,6 @@ __all__ = [
     "layers",
     "measure",
     "models",
+    "scale_branches",
     "theory",
 ]

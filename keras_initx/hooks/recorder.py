@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_initx.hooks import patched_call
 from keras_initx.hooks.patching import replaced
-from keras_initx.inspection.selection import LayerCall
+from keras_initx.inspection.selection import LayerCall, names_inside
 
 
 class Rerun:
@@ -201,10 +201,9 @@ class Recorder:
 
     def _frame(self, layer: keras.layers.Layer) -> _Frame:
         outer = self.frames[-1] if self.frames else None
-        path = (*outer.path, layer.name) if outer else ()
-        if outer and layer is getattr(outer.layer_call.layer, "cell", None):
-            # "lstm", not "lstm/lstm_cell": the cell is how Keras builds it.
-            path = outer.path
+        path: tuple[str, ...] = ()
+        if outer:
+            path = names_inside(outer.path, outer.layer_call.layer, layer)
         layer_call = LayerCall("/".join(path) or layer.name, layer)
         selected = self.select(layer_call)
         stands_for_inner = selected or bool(outer and outer.stands_for_inner)

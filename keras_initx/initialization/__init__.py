@@ -1,9 +1,19 @@
-"""Initialization of whole models at the fans of their layers."""
+"""Initialization of whole models, and the scale of their branches."""
 
 from keras_initx.initialization.initialize import initialize
 from keras_initx.initialization.record import (
+    BranchScaling,
     Initialization,
     InitializedWeight,
+    ScaledBranch,
 )
+from keras_initx.initialization.scale_branches import scale_branches
 
-__all__ = ["Initialization", "InitializedWeight", "initialize"]
+__all__ = [
+    "BranchScaling",
+    "Initialization",
+    "InitializedWeight",
+    "ScaledBranch",
+    "initialize",
+    "scale_branches",
+]

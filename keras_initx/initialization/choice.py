@@ -13,6 +13,7 @@ from keras_initx.inspection.selection import (
     Layers,
     check_all_matched,
     matches_any,
+    names_inside,
     selectors,
 )
 from keras_initx.inspection.traversal import ModelView, ModelWeight
@@ -137,12 +138,14 @@ def are_picked(view: ModelView, layers: Layers) -> list[bool]:
 
 
 def _calls(weight: ModelWeight) -> list[LayerCall]:
-    """The layers that a weight is in, under all their names."""
+    """The layers that a weight is in, with their full names."""
     model, *inside = weight.layers
-    names = [layer.name for layer in inside]
-    labels = weight.path.split("/")
     calls = [LayerCall(model.name, model)]
-    for i, layer in enumerate(inside):
-        calls.append(LayerCall("/".join(names[: i + 1]), layer))
-        calls.append(LayerCall("/".join(labels[: i + 1]), layer))
-    return calls
+    outer: keras.layers.Layer = model
+    names: tuple[str, ...] = ()
+    for layer in inside:
+        names = names_inside(names, outer, layer)
+        calls.append(LayerCall("/".join(names), layer))
+        outer = layer
+    # The name in the record has a number if another layer has the same name.
+    return [*calls, LayerCall(weight.layer_name or model.name, weight.layer)]

@@ -14,10 +14,12 @@ from keras_initx.initialization.choice import (
 )
 from keras_initx.initialization.plan import Plan, unbuilt
 from keras_initx.initialization.record import Initialization
+from keras_initx.initialization.scale_branches import forget_scaling
+from keras_initx.initialization.trained import check_untrained
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager
 from keras_initx.inspection.selection import Layers
-from keras_initx.inspection.traversal import ModelView, inspect_model
+from keras_initx.inspection.traversal import inspect_model
 from keras_initx.validation import check_bool, is_int, refuse
 
 
@@ -124,20 +126,20 @@ def initialize(
         )
     view = inspect_model(model)
     if not overwrite:
-        _check_untrained(view)
+        check_untrained(view)
     check_roles(initializer, view)
     picked = are_picked(view, layers)
     plan = Plan(view, seed, choose, bias_initializer)
     decisions = []
     for weight, is_picked in zip(view.weights, picked, strict=True):
         decisions.append(plan.decide(weight, is_picked))
-    assign_all(
-        [
-            (weight.variable, value)
-            for weight, (_, value) in zip(view.weights, decisions, strict=True)
-            if value is not None
-        ]
-    )
+    new = [
+        (weight.variable, value)
+        for weight, (_, value) in zip(view.weights, decisions, strict=True)
+        if value is not None
+    ]
+    assign_all(new)
+    forget_scaling([variable for variable, _ in new])
     return Initialization(
         (*(row for row, _ in decisions), *unbuilt(view)), seed
     )
@@ -155,22 +157,3 @@ def _seed(seed: int | None) -> int:
     if not is_int(seed) or not -(2**63) <= seed < 2**63:
         refuse("seed must be an int of 64 bits or None.", seed=seed)
     return int(seed)
-
-
-def _check_untrained(view: ModelView) -> None:
-    """Refuses a model that has been trained, or that holds one that has.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    for layer in view.layers:
-        optimizer = getattr(layer, "optimizer", None)
-        if not isinstance(optimizer, keras.optimizers.Optimizer):
-            continue
-        steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
-        if steps:
-            raise ValueError(
-                "The model has been trained, and its weights would be lost: "
-                "say overwrite=True if they may be. Received: overwrite=False, "
-                f"{layer.name!r} after {steps} steps"
-            )

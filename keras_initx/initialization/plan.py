@@ -182,7 +182,7 @@ def _row(
     skipped: str = "",
 ) -> InitializedWeight:
     return InitializedWeight(
-        weight.path,
+        weight.name,
         weight.role,
         tuple(weight.variable.shape),
         weight.geometry.fan_in,

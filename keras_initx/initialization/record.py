@@ -1,4 +1,4 @@
-"""The record of what an initialization did to each weight of a model."""
+"""The records of what was done to the weights of a model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _HEADS = (
     "seed",
     "skipped",
 )
+_BRANCH_HEADS = ("branch", "weights", "factor", "skipped")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class InitializedWeight:
     """What `initialize` did to one weight.
 
     Args:
-        name: str. The path of the weight from the model.
+        name: str. The full name of its layer, as `measure` names layers, and
+            its own name.
         role: str. Its role, as in `inspection.Geometry`.
         shape: tuple of ints. Its shape.
         fan_in: float. The fan-in of a linear map, None for other weights.
@@ -33,7 +35,7 @@ class InitializedWeight:
 
     Example:
 
-    >>> row = InitializedWeight("dense:0/bias", "bias", (8,), skipped="frozen")
+    >>> row = InitializedWeight("dense/bias", "bias", (8,), skipped="frozen")
     >>> row.skipped
     'frozen'
 
@@ -64,10 +66,11 @@ class Initialization:
     Example:
 
     >>> import keras, keras_initx as kx
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> layer = keras.layers.Dense(8, name="first")
+    >>> model = keras.Sequential([keras.Input((4,)), layer])
     >>> done = kx.initialize(model, "he_normal", seed=1)
     >>> [(row.name, row.fan_in) for row in done.initialized]
-    [('dense:0/kernel', 4), ('dense:0/bias', None)]
+    [('first/kernel', 4), ('first/bias', None)]
 
     Reference: derived here.
     """
@@ -103,12 +106,121 @@ class Initialization:
         return f"{table}<p>Seed: {self.seed}</p>"
 
     def _cells(self) -> list[list[str]]:
-        def text(value: object) -> str:
-            if isinstance(value, float):
-                return display.number(value)
-            return "" if value is None else str(value)
-
         return [
-            [text(getattr(row, {"weight": "name"}.get(h, h))) for h in _HEADS]
+            [_text(getattr(row, {"weight": "name"}.get(h, h))) for h in _HEADS]
             for row in self.rows
         ]
+
+
+@dataclass(frozen=True)
+class ScaledBranch:
+    """What `scale_branches` did to one residual branch.
+
+    Args:
+        name: str. The full name of the sum that the branch goes into.
+        layers: tuple of str. The layers that end the branch.
+        weights: tuple of str. The weights of these that were multiplied.
+        factor: float. The number they were multiplied by, 1 if skipped.
+        skipped: str. Why the branch was skipped, "" if it was scaled.
+
+    Example:
+
+    >>> row = ScaledBranch("add", skipped="scaled by 'branch_scale'")
+    >>> row.factor
+    1.0
+
+    Reference: derived here.
+    """
+
+    name: str
+    layers: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    factor: float = 1.0
+    skipped: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class BranchScaling:
+    """What `scale_branches` did to a model, a row for each residual branch.
+
+    Its `str` is an aligned table, which a notebook shows too.
+
+    Args:
+        rows: tuple of ScaledBranch. One for each branch, in the order in which
+            the model adds them.
+        depth: int. The number of branches that the factor belongs to.
+        exponent: float. The exponent of the depth in the factor.
+
+    Example:
+
+    >>> import keras, keras_initx as kx
+    >>> inputs = keras.Input((4,))
+    >>> outputs = inputs + keras.layers.Dense(4, name="last")(inputs)
+    >>> done = kx.scale_branches(keras.Model(inputs, outputs))
+    >>> done.scaled[0].weights
+    ('last/kernel', 'last/bias')
+
+    Reference: derived here.
+    """
+
+    rows: tuple[ScaledBranch, ...]
+    depth: int
+    exponent: float
+
+    @property
+    def factor(self) -> float:
+        """The factor of the branches, depth^(-exponent)."""
+        return float(self.depth) ** -self.exponent
+
+    @property
+    def scaled(self) -> tuple[ScaledBranch, ...]:
+        """The branches that were scaled."""
+        return tuple(row for row in self.rows if not row.skipped)
+
+    @property
+    def skipped(self) -> tuple[ScaledBranch, ...]:
+        """The branches that are as they were; `skipped` of each says why."""
+        return tuple(row for row in self.rows if row.skipped)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"<BranchScaling of {len(self)} branches by "
+            f"{display.number(self.factor)}: {len(self.scaled)} scaled, "
+            f"{len(self.skipped)} skipped>"
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{display.text_table(_BRANCH_HEADS, self._cells())}\n{self._end}"
+        )
+
+    def _repr_html_(self) -> str:
+        table = display.html_table(_BRANCH_HEADS, self._cells())
+        return f"{table}<p>{self._end}</p>"
+
+    @property
+    def _end(self) -> str:
+        return (
+            f"Factor: {self.depth}^(-{display.number(self.exponent)}) = "
+            f"{display.number(self.factor)}"
+        )
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [
+                row.name,
+                ", ".join(row.weights),
+                "" if row.skipped else display.number(row.factor),
+                row.skipped,
+            ]
+            for row in self.rows
+        ]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return display.number(value)
+    return "" if value is None else str(value)

@@ -157,7 +157,9 @@ def _bidirectional(layer: Any) -> LayerRule:
 
 @register_layer(_L.TimeDistributed)
 def _time_distributed(layer: Any) -> LayerRule:
-    return LayerRule(skip_calibration="runs once a time step")
+    return LayerRule(
+        skip_calibration="runs once a time step", output_layer=layer.layer
+    )
 
 
 @register_layer(_L.SpectralNormalization)
@@ -169,7 +171,17 @@ def _spectral_normalization(layer: Any) -> LayerRule:
 
 @register_layer(_L.MultiHeadAttention, _L.GroupQueryAttention)
 def _attention_with_projections(layer: Any) -> LayerRule:
-    return LayerRule(skip_calibration="attention")
+    # The attribute that holds it is public in one of the two classes only.
+    projections = [
+        inner
+        for inner in vars(layer).values()
+        if isinstance(inner, keras.layers.Layer)
+        and inner.name == "attention_output"
+    ]
+    return LayerRule(
+        skip_calibration="attention",
+        output_layer=projections[0] if projections else None,
+    )
 
 
 @register_layer(_L.AdditiveAttention)

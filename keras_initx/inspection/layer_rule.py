@@ -133,6 +133,13 @@ class LayerRule:
             inside it, "" if it does not. Defaults to "".
         normalizes: bool. Whether the layer normalizes its input, so that the
             scale of a layer before it has no effect. Defaults to False.
+        output_layer: keras.layers.Layer. The layer inside this one whose
+            output is the output of this one, as the output projection of
+            attention. Defaults to None.
+        symbolic: bool. Whether the layer may be called on the symbolic tensors
+            of Keras, so that `scale_branches` sees the residual branches in
+            its `call`. Such a call adds nodes to the layers inside it.
+            Defaults to False.
 
     Raises:
         ValueError: If an argument is of another type.
@@ -151,6 +158,8 @@ class LayerRule:
     measured: bool | None = None
     skip_calibration: str | None = None
     normalizes: bool | None = None
+    output_layer: keras.layers.Layer | None = None
+    symbolic: bool | None = None
 
     def __post_init__(self) -> None:
         check_instance("weights", self.weights, Mapping, "a dict")
@@ -162,6 +171,8 @@ class LayerRule:
             ("measured", bool, "True, False"),
             ("skip_calibration", str, "a str"),
             ("normalizes", bool, "True, False"),
+            ("output_layer", keras.layers.Layer, "a Keras layer"),
+            ("symbolic", bool, "True, False"),
         ):
             value = getattr(self, name)
             check_instance(name, value, classes, wanted, optional=True)
@@ -336,7 +347,9 @@ def _answers(layer: keras.layers.Layer) -> list[tuple[type, LayerRule]]:
             ) from error
         if type(layer).call is not getattr(cls, "call", None):
             # A call of its own need not be linear in the kernel.
-            answer = dataclasses.replace(answer, units=None)
+            answer = dataclasses.replace(
+                answer, units=None, output_layer=None, symbolic=None
+            )
         answers.append((cls, answer))
     return answers
 
@@ -349,13 +362,8 @@ def _joined(rules: list[LayerRule]) -> LayerRule:
     weights: dict[str, Geometry] = {}
     for rule in rules:
         weights = {**rule.weights, **weights}
-    return LayerRule(
-        weights,
-        first("units"),
-        first("measured"),
-        first("skip_calibration"),
-        first("normalizes"),
-    )
+    fields = [f.name for f in dataclasses.fields(LayerRule)]
+    return LayerRule(weights, *map(first, fields[1:]))
 
 
 def _meant(

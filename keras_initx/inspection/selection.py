@@ -28,6 +28,24 @@ class LayerCall:
     layer: keras.layers.Layer
 
 
+def names_inside(
+    names: tuple[str, ...],
+    outer: keras.layers.Layer,
+    layer: keras.layers.Layer,
+) -> tuple[str, ...]:
+    """The names of a layer inside another one, outermost first.
+
+    Args:
+        names: The names of the outer layer, without the model's own.
+        outer: keras.layers.Layer. The outer layer.
+        layer: keras.layers.Layer. The layer.
+    """
+    if layer is getattr(outer, "cell", None):
+        # "lstm", not "lstm/lstm_cell": the cell is how Keras builds it.
+        return names
+    return (*names, layer.name)
+
+
 Selector: TypeAlias = (
     str | keras.layers.Layer | type | Callable[[keras.layers.Layer], bool]
 )
@@ -78,9 +96,16 @@ def matches_any(selectors: Iterable[Selector], call: LayerCall) -> bool:
 
 
 def check_all_matched(
-    selectors: Iterable[Selector], calls: Iterable[LayerCall]
+    selectors: Iterable[Selector],
+    calls: Iterable[LayerCall],
+    what: str = "a layer",
 ) -> None:
     """Refuses a selector that means none of the layers that ran.
+
+    Args:
+        selectors: The selectors.
+        calls: The calls of the layers.
+        what: str. What a selector is to pick. Defaults to "a layer".
 
     Raises:
         ValueError: If there is one; it is named, and the layers that ran.
@@ -96,7 +121,7 @@ def check_all_matched(
                 f"layers to measure. Received: layers=None, among {names}"
             )
         raise ValueError(
-            "Each of layers must pick a layer that the model runs. "
+            f"Each of layers must pick {what} that the model runs. "
             f"{_advice(selector, names)} Received: layers={selector!r}"
         )
 

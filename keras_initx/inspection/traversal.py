@@ -17,6 +17,7 @@ from keras_initx.inspection.layer_rule import (
     layer_rule,
     measured_by_default,
 )
+from keras_initx.inspection.selection import names_inside
 
 # What Keras tracks are these, or subclasses of them.
 _CONTAINERS = (keras.layers.Layer, dict, list, tuple, set)
@@ -32,12 +33,21 @@ class ModelWeight:
         variable: The Keras variable.
         layers: The layers from the model to the one that holds the weight.
         geometry: What the weight is.
+        layer_name: The full name of that layer, as `measure` names layers;
+            "" if it is the model.
     """
 
     path: str
     variable: Any
     layers: tuple[keras.layers.Layer, ...]
     geometry: Geometry
+    layer_name: str
+
+    @property
+    def name(self) -> str:
+        """The name of its layer and its own."""
+        own = self.variable.name
+        return f"{self.layer_name}/{own}" if self.layer_name else own
 
     @property
     def layer(self) -> keras.layers.Layer:
@@ -67,6 +77,13 @@ class ModelView:
     _inner: dict[int, list[keras.layers.Layer]] = field(default_factory=dict)
     _linear: dict[int, list[keras.layers.Layer]] = field(default_factory=dict)
     _roles: dict[int, str] = field(default_factory=dict)
+    _count: Counter[str] = field(default_factory=Counter)
+
+    def numbered(self, name: str) -> str:
+        """The name, with a number if another layer has it."""
+        self._count[name] += 1
+        count = self._count[name]
+        return name if count == 1 else f"{name}:{count}"
 
     def tracks(self, layer: keras.layers.Layer) -> bool:
         """Whether a layer is the model or one of the layers in it."""
@@ -164,7 +181,7 @@ def inspect_model(model: keras.layers.Layer) -> ModelView:
             f"its build method. Received: {model!r}"
         )
     view = ModelView(model)
-    _walk(model, (), "", view)
+    _walk(model, (), "", (), "", view)
     return view
 
 
@@ -172,6 +189,8 @@ def _walk(
     layer: keras.layers.Layer,
     above: tuple[keras.layers.Layer, ...],
     prefix: str,
+    names: tuple[str, ...],
+    name: str,
     view: ModelView,
 ) -> None:
     """Adds a layer, its weights and all layers in it to the view.
@@ -180,6 +199,8 @@ def _walk(
         layer: The layer.
         above: The layers from the model to the one that holds `layer`.
         prefix: The path of `layer`, with its slash.
+        names: The names from the model to `layer`, without the model's own.
+        name: The full name of `layer`.
         view: The view that is filled.
     """
     chain = (*above, layer)
@@ -188,7 +209,7 @@ def _walk(
     held = [w for w in layer.weights if id(w) not in inner_weights]
     labels = _labels([(w.name, "variable") for w in held])
     weights = [
-        ModelWeight(prefix + label, variable, chain, geometry)
+        ModelWeight(prefix + label, variable, chain, geometry, name)
         for variable, label, geometry in zip(
             held, labels, geometries(layer, held), strict=True
         )
@@ -197,7 +218,9 @@ def _walk(
     labels = _labels([(c.name, type(c).__name__) for c in inner])
     for child, label in zip(inner, labels, strict=True):
         if not view.tracks(child):
-            _walk(child, chain, f"{prefix}{label}/", view)
+            inside = names_inside(names, layer, child)
+            full = name if inside == names else view.numbered("/".join(inside))
+            _walk(child, chain, f"{prefix}{label}/", inside, full, view)
 
 
 def _inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

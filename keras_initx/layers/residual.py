@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_initx.inspection.layer_rule import LayerRule, register_layer
 from keras_initx.layers.branch_scale import BranchScale
 from keras_initx.validation import check_instance, check_real, is_real, refuse
 
@@ -158,6 +159,11 @@ class Residual(keras.layers.Layer):
         parts = ("branch", "scale", "projection")
         restore = keras.saving.deserialize_keras_object
         return cls(**config | {name: restore(config[name]) for name in parts})
+
+
+@register_layer(Residual)
+def _rule(layer: Residual) -> LayerRule:
+    return LayerRule(symbolic=True)
 
 
 def _can_add(branch: Sequence[int | None], skip: Sequence[int | None]) -> bool:

@@ -283,7 +283,7 @@ def test_skipped_weights_are_listed():
     done = kx.initialize(model, "he_normal", seed=1)
     reasons = {row.name: row.skipped for row in done.skipped}
     assert reasons == {
-        "odd:0/w": "unknown: see register_layer",
+        "odd/w": "unknown: see register_layer",
         "frozen/kernel": "frozen",
         "frozen/bias": "frozen",
         "lora/kernel": "LoRA adapter",
@@ -600,11 +600,72 @@ def test_layers_that_are_not_built_are_listed():
 def test_layers_takes_the_model_and_names_of_the_table():
     model = keras.Sequential([keras.Input((8,)), L.Dense(8), L.Dense(8)])
     assert not kx.initialize(model, "zeros", seed=1, layers=model).skipped
-    done = kx.initialize(model, "zeros", seed=1, layers="dense:1")
-    assert {row.name for row in done.initialized} == {
-        "dense:1/kernel",
-        "dense:1/bias",
-    }
+    name = model.layers[1].name
+    done = kx.initialize(model, "zeros", seed=1, layers=name)
+    assert [row.name for row in done.initialized] == [
+        f"{name}/kernel",
+        f"{name}/bias",
+    ]
+
+
+class TwoOfOneName(keras.Model):
+    """Two layers of one name, and two blocks of one name."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = [
+            L.Dense(8, name="a"),
+            L.Dense(8, name="a"),
+            keras.Sequential([L.Dense(8, name="a")], name="block"),
+            keras.Sequential([L.Dense(8, name="a")], name="block"),
+        ]
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def nested_model():
+    inner = keras.Sequential(
+        [keras.Input((8,)), L.Dense(8), L.Dense(8, name="a")], name="inner"
+    )
+    shared = L.Dense(8, name="shared")
+    x = inputs = keras.Input((8,))
+    x = shared(inner(shared(x)))
+    return keras.Model(inputs, L.Dense(8)(x))
+
+
+def wrappers():
+    return keras.Sequential(
+        [
+            keras.Input((4, 8)),
+            L.Bidirectional(L.LSTM(4, return_sequences=True)),
+            L.TimeDistributed(L.Dense(8)),
+            L.SpectralNormalization(L.Dense(8)),
+            L.RNN(L.StackedRNNCells([L.GRUCell(8), L.GRUCell(8)])),
+        ]
+    )
+
+
+@pytest.mark.parametrize("make", [TwoOfOneName, nested_model, wrappers])
+def test_layers_have_the_names_that_measure_gives(make):
+    model = make()
+    x = np.random.default_rng(0).normal(size=(4, *model_shape(make)))
+    profile = kx.measure(model, x)
+    done = kx.initialize(model, "he_normal", seed=1)
+    kernels = [row.name for row in done.rows if row.role == "kernel"]
+    layers = {name.rpartition("/")[0] for name in kernels}
+    # A second call of a shared layer is a row of its own.
+    assert layers == set(profile.layers) - {"shared:2"}
+    for name in sorted(layers):
+        again = kx.initialize(model, "zeros", seed=1, layers=name)
+        found = {row.name.rpartition("/")[0] for row in again.initialized}
+        assert name in found
+
+
+def model_shape(make):
+    return (4, 8) if make is wrappers else (8,)
 
 
 def test_weights_under_a_strategy_are_the_same():

@@ -1,0 +1,38 @@
+"""Refuses models whose trained weights would be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+
+from keras_initx.inspection.traversal import ModelView
+
+
+def check_untrained(view: ModelView) -> None:
+    """Refuses a model that has been trained, or that holds one that has.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for layer in view.layers:
+        for optimizer in _optimizers(vars(layer).values()):
+            steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
+            if steps:
+                raise ValueError(
+                    "The model has been trained, and its weights would be "
+                    "lost: say overwrite=True if they may be. Received: "
+                    f"overwrite=False, {layer.name!r} after {steps} steps"
+                )
+
+
+def _optimizers(values: Iterable[Any]) -> Iterator[keras.optimizers.Optimizer]:
+    """The optimizers among values, and in lists and dicts of them."""
+    for value in list(values):
+        if isinstance(value, keras.optimizers.Optimizer):
+            yield value
+        elif isinstance(value, dict):
+            yield from _optimizers(value.values())
+        elif isinstance(value, list | tuple):
+            yield from _optimizers(value)
