@@ -18,6 +18,7 @@ from keras_initx.initialization.scale_branches import forget_scaling
 from keras_initx.initialization.trained import check_untrained
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager
+from keras_initx.inspection.equal_kernels import warn_of_equal_kernels
 from keras_initx.inspection.selection import Layers
 from keras_initx.inspection.traversal import inspect_model
 from keras_initx.validation import check_bool, is_int, refuse
@@ -92,7 +93,8 @@ def initialize(
 
     Returns:
         An `Initialization`, with a row for each weight. Warns if an
-        initializer that takes no seed gives two weights the same values.
+        initializer that takes no seed gives two weights the same values, and
+        if skipped layers that share an initializer have equal kernels.
 
     Raises:
         ValueError: If the model is not built, if it or a model inside it has
@@ -140,6 +142,11 @@ def initialize(
     ]
     assign_all(new)
     forget_scaling([variable for variable, _ in new])
+    # Weights that were skipped may still share what they started from.
+    warn_of_equal_kernels(
+        (weight.path.rpartition("/")[0] or weight.layer.name, weight.layer)
+        for weight in view.weights
+    )
     return Initialization(
         (*(row for row, _ in decisions), *unbuilt(view)), seed
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -31,6 +33,8 @@ class FanInInitializer(keras.initializers.VarianceScaling):
     A call is a pure function of the config, the shape and the dtype, in a
     graph and in eager mode, unless the seed is a `SeedGenerator`, whose state
     changes at each call. (Compiled by XLA, Keras draws other normal numbers.)
+    An instance without a seed therefore gives equal weights to all layers that
+    share it, of which its second call for one shape warns.
 
     Args:
         fan_in: int. The number of terms that each output of the layer sums,
@@ -71,6 +75,12 @@ class FanInInitializer(keras.initializers.VarianceScaling):
             output_axes=_check_axes("output_axes", output_axes),
         )
         self.fan_in = check_int("fan_in", fan_in, 1, optional=True)
+        self._calls: Counter[tuple[int, ...]] = Counter()
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights depend on the seed of this initializer."""
+        return True
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
         """Returns finite weights of a shape, in float32 or float64.
@@ -100,11 +110,29 @@ class FanInInitializer(keras.initializers.VarianceScaling):
         """
         dtype = check_dtype(dtype)
         shape = tuple(int(size) for size in shape)
+        self._warn_if_shared(shape)
         fan_in = self.fan_in
         if fan_in is None:
             fan_in, _ = compute_fans(shape, self.input_axes, self.output_axes)
         # The fan-in of an empty kernel is 0, and its scale does not matter.
         return cast_finite(self.draw(shape, max(1, fan_in)), dtype)
+
+    def _warn_if_shared(self, shape: tuple[int, ...]) -> None:
+        """Warns, once a shape, if a call repeats the weights of another."""
+        # A function that is traced again calls again, for the same weights.
+        if not tf.executing_eagerly():
+            return
+        self._calls[shape] += 1
+        if self._calls[shape] != 2 or not self.is_random:
+            return
+        if self.get_config()["seed"] is None:
+            warnings.warn(
+                f"This {type(self).__name__} initializer has no seed and is "
+                f"called a second time for the shape {shape}, which gives the "
+                "same weights again. Give each layer an initializer of its "
+                "own, or draw a whole model with `keras_initx.initialize`.",
+                stacklevel=3,
+            )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""

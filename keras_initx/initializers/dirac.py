@@ -37,6 +37,11 @@ class _CenterKernel(FanInInitializer):
         self.value = check_real("value", value, _RANGE)
         self.scale = check_real("scale", scale, "[0, 1e30]")
 
+    @property
+    def is_random(self) -> bool:
+        """Whether there is noise."""
+        return self.noise > 0
+
     def matrix(self, inputs: int, outputs: int) -> tf.Tensor:
         """Returns the matrix at the center, (inputs, outputs), float32."""
         raise NotImplementedError

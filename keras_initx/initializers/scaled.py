@@ -79,6 +79,11 @@ class Scaled(FanInInitializer):
         self.seed = getattr(self.initializer, "seed", None)
         self.factor = check_real("factor", factor, "[-1e30, 1e30]")
 
+    @property
+    def is_random(self) -> bool:
+        """False, since the initializer inside it draws."""
+        return False
+
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
         """Returns the weights of the initializer times the factor."""
         weights = self._with_axes()(shape, dtype="float32")

@@ -46,6 +46,7 @@ class ForwardResult(NamedTuple):
         written: tuple of keras.Variable. The variables that the pass would
             have assigned.
         states: tuple of tf.Tensor. The values that it would have assigned.
+        ran: tuple of LayerCall. The calls of all layers, outer ones first.
     """
 
     names: tuple[str, ...]
@@ -55,6 +56,7 @@ class ForwardResult(NamedTuple):
     finite: tf.Tensor
     written: tuple[keras.Variable, ...]
     states: tuple[tf.Tensor, ...]
+    ran: tuple[LayerCall, ...]
 
 
 def forward_pass(
@@ -138,6 +140,7 @@ def forward_pass(
         all_finite(batch),
         written,
         tuple(scope.get_current_value(variable) for variable in written),
+        tuple(ran),
     )
 
 

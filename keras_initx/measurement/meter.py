@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_initx.distribute.cluster import strategy_of
 from keras_initx.inspection.checks import check_model
+from keras_initx.inspection.equal_kernels import warn_of_equal_kernels
 from keras_initx.inspection.selection import Layers, selectors
 from keras_initx.measurement.data import (
     Batches,
@@ -36,6 +37,11 @@ from keras_initx.measurement.refusals import (
     nonfinite,
     nonfinite_data,
     too_few_samples,
+)
+from keras_initx.measurement.remarks import (
+    Statistics,
+    remarks,
+    statistics_in_use,
 )
 from keras_initx.measurement.replicas import Placed, split
 from keras_initx.measurement.sample_axis import (
@@ -113,6 +119,7 @@ class Meter:
         # structure of the data.
         self._places: OrderedDict[str, dict[str, Place]] = OrderedDict()
         self._places_are_sure = True
+        self._kernels_compared = False
         # Two threads may call one meter, and both compile.
         self._lock = threading.RLock()
 
@@ -162,6 +169,7 @@ class Meter:
             result.squared_mean,
             np.array(result.units),
             notes=tuple(map(note, result.places)),
+            remarks=remarks(result.statistics, self._training),
         )
 
     def _run(
@@ -206,6 +214,7 @@ class Meter:
             square,
             bool(finite),
             compiled.places,
+            compiled.statistics,
         )
 
     def _placed(self, batch: Any, spec: Any) -> Placed:
@@ -294,6 +303,11 @@ class Meter:
             )
         # Each replica has traced one, and all of these are equal.
         traced = traces[-1]
+        if not self._kernels_compared:
+            self._kernels_compared = True
+            warn_of_equal_kernels(
+                (call.name, call.layer) for call in traced.ran
+            )
         moments = function.structured_outputs[0]
         return _CompiledForward(
             function,
@@ -303,6 +317,7 @@ class Meter:
             traced.places,
             traced.doubtful,
             traced.written,
+            statistics_in_use(traced.ran, traced.written),
         )
 
     def _check(self, result: _Result, data: Batches) -> None:
@@ -330,6 +345,7 @@ class _Result(NamedTuple):
     squared_mean: np.ndarray
     data_finite: bool
     places: tuple[Place, ...]
+    statistics: tuple[Statistics, ...]
 
     def first_nonfinite(self) -> str | None:
         """The first layer whose moments are NaN or infinite."""
@@ -348,6 +364,7 @@ class _CompiledForward(NamedTuple):
         places: Where the samples are in the signal of each.
         doubtful: The names of the calls for which that is a guess.
         written: The variables whose new values `function` returns as states.
+        statistics: The moving statistics by which layers normalize.
     """
 
     function: Callable
@@ -357,6 +374,7 @@ class _CompiledForward(NamedTuple):
     places: tuple[Place, ...]
     doubtful: tuple[str, ...]
     written: tuple[keras.Variable, ...]
+    statistics: tuple[Statistics, ...]
 
     def not_by_sample(self, moments: Moments, samples: int) -> list[str]:
         """The calls whose signal has another number of samples."""
