@@ -10,6 +10,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -233,6 +234,7 @@ def test_axes_override_the_shape(row, seed):
 # ---- Seeds and purity ------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:This .* initializer has no seed")
 @rows
 def test_calls_repeat_and_instances_differ(row, seed):
     made, other = row.make(), row.make()
@@ -244,6 +246,56 @@ def test_calls_repeat_and_instances_differ(row, seed):
     np.testing.assert_array_equal(
         again((16, 8)), row.make(seed=np.int64(seed))((16, 8))
     )
+
+
+def repeats(initializer, shapes):
+    """The number of warnings of a repetition, in calls for these shapes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for shape in shapes:
+            initializer(shape)
+    return sum("called a second time" in str(each.message) for each in caught)
+
+
+@rows_with_generator
+def test_an_unseeded_instance_warns_once_that_it_repeats(row, seed):
+    one, other = (4, 8), (2, 8)
+    assert repeats(row.make(), [one] * 5) == 1
+    assert repeats(row.make(), [one, other]) == 0
+    assert repeats(row.make(), [one, other, one, other]) == 2
+    for given in (seed, keras.random.SeedGenerator(seed)):
+        assert repeats(row.make(seed=given), [one] * 3) == 0
+    in_a_graph = row.make()
+    for n in range(3):
+        tf.function(lambda n=n: in_a_graph(one) + n)()
+    assert repeats(in_a_graph, [one]) == 0
+    assert repeats(copy.deepcopy(in_a_graph), [one]) == 1
+    assert repeats(in_a_graph.clone(), [one]) == 0
+
+
+def test_what_does_not_depend_on_the_seed_does_not_warn():
+    for initializer in (
+        kx.initializers.Dirac(),
+        kx.initializers.DiracAverage(),
+        kx.initializers.Scaled(kx.initializers.Dirac(), 2),
+    ):
+        assert repeats(initializer, [(4, 8)] * 3) == 0
+    assert repeats(kx.initializers.Dirac(noise=0.1), [(4, 8)] * 3) == 1
+
+
+def test_scaled_warns_for_the_initializer_inside_of_it():
+    inner = kx.initializers.FractionalMoment()
+    scaled = kx.initializers.Scaled(inner, 2, [0], [1])
+    assert repeats(scaled, [(4, 8)] * 3) == 1
+
+
+def test_layers_that_share_an_instance_make_it_warn():
+    layer, init = keras.layers.Dense, kx.initializers.FractionalMoment()
+    with pytest.warns(UserWarning, match="initializer of its own"):
+        keras.Sequential(
+            [keras.Input((4,))]
+            + [layer(4, kernel_initializer=init) for _ in range(5)]
+        )
 
 
 @rows
@@ -1024,6 +1076,7 @@ def test_configs_load_distributions_and_nothing_else(config, reason):
 REPLICAS = """
 import os
 import sys
+import warnings
 os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
