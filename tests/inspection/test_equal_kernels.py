@@ -38,7 +38,7 @@ class Own(L.Layer):
         return x @ self.kernel
 
 
-def told(run):
+def warned(run):
     """The warnings of equal kernels, by `run`, and the files they point to."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -107,12 +107,12 @@ EQUAL = {
     ),
 }
 DIFFERENT = {
-    "each its own": lambda: chain(*(dense(K.HeNormal()) for _ in range(3))),
+    "an instance each": lambda: chain(*(dense(K.HeNormal()) for _ in range(3))),
     "by name": lambda: shared("he_normal"),
     "a generator of seeds": lambda: shared(
         K.HeNormal(seed=keras.random.SeedGenerator(1))
     ),
-    "seeds of their own": lambda: chain(
+    "each with another seed": lambda: chain(
         *(dense(K.HeNormal(seed=i)) for i in range(3))
     ),
     "a shared layer": lambda: chain(*[dense(K.HeNormal())] * 2),
@@ -163,20 +163,20 @@ def test_measure_names_the_layers_once(build, count):
     model = build()
     meter = kx.Meter(model)
     x = data_of(model)
-    ((message, filename),) = told(lambda: [meter(x), meter(x, batch_size=8)])
+    ((message, filename),) = warned(lambda: [meter(x), meter(x, batch_size=8)])
     assert message.startswith(f"{count} layers") or "2 kernels" in message
     assert filename == __file__
-    assert len(told(lambda: kx.measure(model, x))) == 1
+    assert len(warned(lambda: kx.measure(model, x))) == 1
     # Drawn anew they differ, although the layers share what they shared.
-    assert told(lambda: kx.initialize(model, "he_normal")) == []
-    assert told(lambda: kx.measure(model, x)) == []
+    assert warned(lambda: kx.initialize(model, "he_normal")) == []
+    assert warned(lambda: kx.measure(model, x)) == []
 
 
 @pytest.mark.parametrize("build", DIFFERENT.values(), ids=DIFFERENT)
 def test_there_is_no_false_alarm(build):
     model = build()
     view = [(layer.name, layer) for layer in model.layers]
-    assert told(lambda: warn_of_equal_kernels(view)) == []
+    assert warned(lambda: warn_of_equal_kernels(view)) == []
 
 
 def test_the_names_are_those_of_the_layers():
@@ -184,9 +184,9 @@ def test_the_names_are_those_of_the_layers():
     model = chain(
         dense(init, name="a"), L.Dense(4, name="b"), dense(init, name="c")
     )
-    (message, _), *_ = told(lambda: kx.measure(model, X))
+    (message, _), *_ = warned(lambda: kx.measure(model, X))
     assert "'a', 'c'." in message
-    (message, _), *_ = told(
+    (message, _), *_ = warned(
         lambda: kx.initialize(model, "he_normal", layers="b")
     )
     assert "'a', 'c'." in message
@@ -195,7 +195,7 @@ def test_the_names_are_those_of_the_layers():
 def test_one_of_many_names_stands_for_those_between():
     init = K.HeNormal()
     model = chain(*(dense(init, name=f"layer_{i}") for i in range(30)))
-    ((message, _),) = told(lambda: kx.measure(model, X))
+    ((message, _),) = warned(lambda: kx.measure(model, X))
     assert message.startswith("30 layers")
     assert "'layer_0', 'layer_1'" in message
     assert "... 'layer_29'" in message
@@ -205,10 +205,10 @@ def test_one_of_many_names_stands_for_those_between():
 def test_layers_of_a_user_that_keep_their_initializer():
     init = K.RandomNormal()
     model = chain(Own(init), Own(init))
-    ((message, _),) = told(lambda: kx.measure(model, X))
+    ((message, _),) = warned(lambda: kx.measure(model, X))
     assert message.startswith("2 layers")
     # No rule knows their weights, so that these are skipped.
-    ((message, _),) = told(lambda: kx.initialize(model, "he_normal"))
+    ((message, _),) = warned(lambda: kx.initialize(model, "he_normal"))
     assert message.startswith("2 layers")
 
 
@@ -216,12 +216,12 @@ def test_trained_kernels_differ():
     model = shared(K.HeNormal())
     model.compile("sgd", "mse")
     model.fit(X, X, verbose=0)
-    assert told(lambda: kx.measure(model, X)) == []
+    assert warned(lambda: kx.measure(model, X)) == []
 
 
 def test_on_replicas():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
         model = shared(K.HeNormal())
-    ((message, _),) = told(lambda: kx.measure(model, X))
+    ((message, _),) = warned(lambda: kx.measure(model, X))
     assert message.startswith("3 layers")
