@@ -6,6 +6,7 @@ reads `self.factor = check_real("factor", factor, "(0, inf)")`.
 
 from __future__ import annotations
 
+import difflib
 import math
 import reprlib
 from collections.abc import Iterable
@@ -36,6 +37,29 @@ def refuse(
     """
     shown = ", ".join(f"{name}={value!r}" for name, value in received.items())
     raise error(f"{expected} Received: {shown}")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns a question that names those which a wrong name is close to.
+
+    Args:
+        name: str. The wrong name.
+        names: Iterable of str. The names that are allowed.
+
+    Returns:
+        str. The question after a space, or "" if no name is close.
+
+    Example:
+
+    >>> did_you_mean("gelo", ["relu", "gelu", "tanh"])
+    " Did you mean 'gelu'?"
+    """
+    # Capitals do not count, in "Relu" or "he_Normal".
+    by_lower = {each.lower(): each for each in sorted(names)}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3)
+    if not close:
+        return ""
+    return f" Did you mean {' or '.join(repr(by_lower[c]) for c in close)}?"
 
 
 def is_int(value: Any) -> bool:

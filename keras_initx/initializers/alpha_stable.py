@@ -13,6 +13,7 @@ from keras_initx.distributions.alpha_stable.sampling import standard_stable
 from keras_initx.initializers.base import (
     TYPICAL_FAN_IN,
     FanInInitializer,
+    check_activation_name,
     stateless_seed,
     without_none,
 )
@@ -118,7 +119,7 @@ class AlphaStable(FanInInitializer):
     ):
         super().__init__(fan_in, input_axes, output_axes, seed)
         self.stability = check_real("stability", stability, "(0, 2]")
-        self.activation = activation
+        self.activation = check_activation_name(activation)
         self.order = order
         self.negative_slope = check_real(
             "negative_slope", negative_slope, optional=True

@@ -224,6 +224,20 @@ def stateless_seed(seed: int | keras.random.SeedGenerator) -> tf.Tensor:
     )
 
 
+def check_activation_name(activation: Any) -> str:
+    """Checks that an activation is a name, which a config can hold.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(activation, str):
+        refuse(
+            "activation must be a name, which a saved model can hold.",
+            activation=activation,
+        )
+    return activation
+
+
 def without_none(**arguments: Any) -> dict[str, Any]:
     """Returns the arguments that are not None, for functions with defaults."""
     return {name: v for name, v in arguments.items() if v is not None}

@@ -12,6 +12,7 @@ from keras_initx import theory
 from keras_initx.initializers.base import (
     TYPICAL_FAN_IN,
     FanInInitializer,
+    check_activation_name,
     without_none,
 )
 from keras_initx.validation import check_real
@@ -91,7 +92,7 @@ class FractionalMoment(FanInInitializer):
     ):
         super().__init__(fan_in, input_axes, output_axes, seed)
         self.order = check_real("order", order, "(0, 2]")
-        self.activation = activation
+        self.activation = check_activation_name(activation)
         self.negative_slope = check_real(
             "negative_slope", negative_slope, optional=True
         )

@@ -14,6 +14,7 @@ from keras_initx import theory
 from keras_initx.initializers import distribution_config
 from keras_initx.initializers.base import (
     FanInInitializer,
+    check_activation_name,
     stateless_seed,
     without_none,
 )
@@ -108,13 +109,8 @@ class FromDistribution(FanInInitializer):
             self._stddev = (
                 _stddev(distribution, scalar) if self.preserve_variance else 1.0
             )
-        if not isinstance(activation, str):
-            refuse(
-                "activation must be a name, which a saved model can hold.",
-                activation=activation,
-            )
         self.distribution = copy.deepcopy(distribution)
-        self.activation = activation
+        self.activation = check_activation_name(activation)
         self.negative_slope = check_real(
             "negative_slope", negative_slope, optional=True
         )

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_initx import theory
+from keras_initx.theory.mean_field.activations import resolve
+from keras_initx.theory.mean_field.quadrature import second_moment
 from keras_initx.validation import check_int, check_real, refuse
 
 
@@ -211,9 +212,10 @@ def _computed_critical_scale(
             f"activation={activation!r}, of value {at:g} and slope {slope:g} "
             "at 0"
         )
-    return theory.critical_scale(
-        lambda z: stretch * phi(z / stretch), breakpoints=()
-    )
+    # As theory.critical_scale, without its warning: a shaped activation has a
+    # slope near 1 by design, on either side.
+    shaped = resolve(lambda z: stretch * phi(z / stretch), {"breakpoints": ()})
+    return 1 / second_moment(shaped)
 
 
 _cached_critical_scale = functools.lru_cache(maxsize=32)(

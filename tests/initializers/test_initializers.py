@@ -866,7 +866,11 @@ def bad_values():
         yield *which, "input_axes", [[0], 3, "01"]
         yield *which, "output_axes", [[0]]
         yield *which, "seed", [1.5, "1", True, 2**70, [1]]
-        yield *which, "activation", ["tanh", "nonsense", None, abs, ["relu"]]
+        yield (
+            *which,
+            "activation",
+            ["tanh", "nonsense", None, abs, keras.activations.relu, ["relu"]],
+        )
         yield *which, "dropout_rate", [1, -0.1, 1.1, nan, "1", None]
         # Arguments of other activations.
         yield *which, "negative_slope", [0.1, "0.1"]

@@ -506,6 +506,7 @@ def test_recursion_of_the_cauchy_distribution():
     assert result[1] == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:The variance 1 that critical_scale")
 def test_recursion_at_stability_two_is_the_gaussian_one():
     # Scale c is N(0, 2 c^2); the critical scale keeps variance 1.
     for name in ("tanh", "gelu", "relu", "softplus", "linear"):

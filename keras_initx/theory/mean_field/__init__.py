@@ -1,6 +1,7 @@
 """Correlation between samples in infinitely wide random networks.
 
-How the weights must be scaled: `critical_scale` (He et al., 2015). How the
+How the weights must be scaled: `critical_scale` (He et al., 2015), and whether
+the variance then stays near 1: `signal_stability` (Poole et al., 2016). How the
 correlation of two samples changes in one layer: `correlation_map`, whose
 kernels are those of Cho & Saul (2009) and Williams (1997). How fast the
 differences between samples die away with depth: `sample_variance_decay` and,
@@ -18,8 +19,11 @@ from keras_initx.theory.mean_field.batch_norm import (
 from keras_initx.theory.mean_field.correlation import (
     asymptotic_sample_variance,
     correlation_map,
-    critical_scale,
     sample_variance_decay,
+)
+from keras_initx.theory.mean_field.variance import (
+    critical_scale,
+    signal_stability,
 )
 
 __all__ = [
@@ -30,4 +34,5 @@ __all__ = [
     "correlation_map",
     "critical_scale",
     "sample_variance_decay",
+    "signal_stability",
 ]

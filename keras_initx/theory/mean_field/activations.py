@@ -10,7 +10,14 @@ from typing import Any, NoReturn
 import numpy as np
 from scipy import special
 
-from keras_initx.validation import check_bool, check_real, is_real, refuse
+from keras_initx.theory.mean_field.keras_objects import from_keras
+from keras_initx.validation import (
+    check_bool,
+    check_real,
+    did_you_mean,
+    is_real,
+    refuse,
+)
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
@@ -27,8 +34,14 @@ class Activation:
 
     Args:
         function: str or callable. One of "linear", "relu", "leaky_relu",
-            "rrelu", "erf", "tanh", "gelu", "silu" (or "swish"), "elu", "selu",
-            "softplus"; or a callable from a float64 array to a float64 array
+            "rrelu", "relu6", "elu", "celu", "selu", "gelu", "silu" (or
+            "swish"), "hard_silu" (or "hard_swish"), "mish", "softplus",
+            "squareplus", "sparse_plus", "exponential", "log_sigmoid",
+            "sigmoid", "hard_sigmoid", "sparse_sigmoid", "tanh", "hard_tanh",
+            "erf", "softsign", "tanh_shrink", "soft_shrink", "hard_shrink"; or
+            a function of `keras.activations`, or a layer `Activation`, `ELU`,
+            `LeakyReLU` or `ReLU` of Keras, which stand for a name and
+            parameters; or a callable from a float64 array to a float64 array
             of the same shape that acts on each entry alone. "rrelu" is a leaky
             relu whose negative slope is uniform on a range and drawn anew for
             every unit; only the functions of `theory.norm_moments` accept it.
@@ -37,25 +50,36 @@ class Activation:
         negative_slope_range: sequence of two floats. The range of the slope of
             "rrelu" below 0, the lower end first. Defaults to None, which is
             (1/8, 1/3) as in PyTorch; Keras has no rrelu.
-        alpha: float. Size of "elu" at minus infinity, finite. Defaults to
-            None, which is 1 as in `keras.activations.elu`.
+        alpha: float. Size at minus infinity of "elu", finite, and of "celu",
+            > 0. Defaults to None, which is 1 as in Keras.
         approximate: bool. Whether "gelu" is computed with tanh. Defaults to
             None, which is False as in `keras.activations.gelu`.
         breakpoints: sequence of floats. The points where a callable is not
             smooth, finite. Defaults to None, which is `(0.0,)`.
+        threshold: float. The size of z up to which "soft_shrink" and
+            "hard_shrink" are 0, >= 0. Defaults to None, which is 0.5 as in
+            Keras.
+        b: float. Four times the square of "squareplus" at 0, >= 0. Defaults to
+            None, which is 4 as in `keras.activations.squareplus`.
 
     Raises:
         ValueError: If the function is not known, or a parameter is not one of
-            the function's or is outside its range.
+            the function's or is outside its range. Keras's "softmax",
+            "log_softmax", "sparsemax" and "glu" are refused, because they mix
+            the units of a layer, and so is "threshold", which has no default
+            parameters.
 
     Example:
 
     >>> Activation("leaky_relu")
     Activation('leaky_relu', negative_slope=0.2)
-    >>> def hard_tanh(z):
-    ...     return np.clip(z, -1, 1)
-    >>> Activation(hard_tanh, breakpoints=[1, -1]).breakpoints
-    (-1.0, 1.0)
+    >>> def bump(z):
+    ...     return np.maximum(1 - abs(z), 0)
+    >>> Activation(bump, breakpoints=[1, 0, -1]).breakpoints
+    (-1.0, 0.0, 1.0)
+    >>> import keras
+    >>> Activation(keras.layers.LeakyReLU(negative_slope=0.1))
+    Activation('leaky_relu', negative_slope=0.1)
 
     Reference: the functions and their defaults are those of Keras 3,
     `keras.activations`; "rrelu" is `torch.nn.RReLU`; "erf" is
@@ -68,27 +92,37 @@ class Activation:
     alpha: float | None = None
     approximate: bool | None = None
     breakpoints: tuple[float, ...] | None = None
+    threshold: float | None = None
+    b: float | None = None
 
     def __post_init__(self) -> None:
         defaults: Mapping[str, Any] = {"breakpoints": (0.0,)}
+        if not isinstance(self.function, str):
+            if not callable(self.function):
+                refuse(
+                    "activation must be a name or a callable.",
+                    activation=self.function,
+                )
+            function, own = from_keras(self.function, (*_DEFAULTS, *_REFUSED))
+            object.__setattr__(self, "function", function)
+            for key, value in own.items():
+                if getattr(self, key, value) is None:
+                    object.__setattr__(self, key, value)
         if isinstance(self.function, str):
             name = _ALIASES.get(self.function, self.function)
             object.__setattr__(self, "function", name)
             if name not in _DEFAULTS:
                 _refuse_function(self.function)
             defaults = _DEFAULTS[name]
-        elif not callable(self.function):
-            refuse(
-                "activation must be a name or a callable.",
-                activation=self.function,
-            )
         for key, value in self.parameters().items():
             if key not in defaults:
                 _refuse_parameter(self.name, key, value, defaults)
-        for key, default in defaults.items():
-            value = getattr(self, key)
-            checked = default if value is None else _CHECKS[key](key, value)
-            object.__setattr__(self, key, checked)
+        for key, value in defaults.items():
+            given = getattr(self, key)
+            if given is not None:
+                check = _CHECKS.get(f"{self.name}.{key}", _CHECKS[key])
+                value = check(key, given)
+            object.__setattr__(self, key, value)
 
     @property
     def name(self) -> str:
@@ -114,19 +148,45 @@ class Activation:
 # What the functions of theory accept as `activation`.
 ActivationLike = str | ArrayFunction | Activation
 
-_ALIASES = {"swish": "silu"}
+_ALIASES = {"swish": "silu", "hard_swish": "hard_silu"}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "linear": {},
     "relu": {},
     "leaky_relu": {"negative_slope": 0.2},
     "rrelu": {"negative_slope_range": (1 / 8, 1 / 3)},
-    "erf": {},
-    "tanh": {},
+    "relu6": {},
+    "elu": {"alpha": 1.0},
+    "celu": {"alpha": 1.0},
+    "selu": {},
     "gelu": {"approximate": False},
     "silu": {},
-    "elu": {"alpha": 1.0},
-    "selu": {},
+    "hard_silu": {},
+    "mish": {},
     "softplus": {},
+    "squareplus": {"b": 4.0},
+    "sparse_plus": {},
+    "exponential": {},
+    "log_sigmoid": {},
+    "sigmoid": {},
+    "hard_sigmoid": {},
+    "sparse_sigmoid": {},
+    "tanh": {},
+    "hard_tanh": {},
+    "erf": {},
+    "softsign": {},
+    "tanh_shrink": {},
+    "soft_shrink": {"threshold": 0.5},
+    "hard_shrink": {"threshold": 0.5},
+}
+_MIXES_UNITS = "it mixes the units of a layer"
+# The activations of Keras that theory does not know, and why.
+_REFUSED = {
+    "softmax": _MIXES_UNITS,
+    "log_softmax": _MIXES_UNITS,
+    "sparsemax": _MIXES_UNITS,
+    "glu": _MIXES_UNITS,
+    "threshold": "it has no default parameters; give a callable and its "
+    "breakpoints",
 }
 
 
@@ -164,9 +224,16 @@ def as_activation(
 
 
 def _refuse_function(name: str) -> NoReturn:
-    deterministic = sorted({*DETERMINISTIC, *_ALIASES})
+    if name in _REFUSED:
+        refuse(
+            "activation must be one function that acts on each unit alone, "
+            f"which {name!r} is not: {_REFUSED[name]}.",
+            activation=name,
+        )
+    names = sorted({*DETERMINISTIC, *_ALIASES})
+    hint = did_you_mean(name, names)
     refuse(
-        f"activation must be a callable or one of {deterministic}.",
+        f"activation must be a callable or one of {names}.{hint}",
         activation=name,
     )
 
@@ -207,6 +274,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "negative_slope": check_real,
     "negative_slope_range": _check_range,
     "alpha": check_real,
+    "celu.alpha": lambda name, value: check_real(name, value, "(0, inf)"),
+    "threshold": lambda name, value: check_real(name, value, "[0, inf)"),
+    "b": lambda name, value: check_real(name, value, "[0, inf)"),
     "approximate": check_bool,
     "breakpoints": _check_breakpoints,
 }
@@ -338,6 +408,32 @@ def _elu(alpha: float, factor: float = 1.0, name: str = "elu") -> Nonlinearity:
     return Nonlinearity(name, function, breakpoints=(0.0,))
 
 
+def _celu(alpha: float) -> Nonlinearity:
+    def function(z: np.ndarray) -> np.ndarray:
+        negative = alpha * np.expm1(np.minimum(z, 0) / alpha)
+        return np.where(z > 0, z, negative)
+
+    return Nonlinearity("celu", function, breakpoints=(0.0,))
+
+
+def _clipped(
+    name: str, low: float, high: float, function: ArrayFunction
+) -> Nonlinearity:
+    """Returns phi(z) = function(z clipped to [low, high])."""
+    return Nonlinearity(
+        name, lambda z: function(np.clip(z, low, high)), breakpoints=(low, high)
+    )
+
+
+def _shrink(name: str, threshold: float, shift: float) -> Nonlinearity:
+    """Returns phi(z) = z - shift sign(z) where |z| > threshold, and else 0."""
+    return Nonlinearity(
+        name,
+        lambda z: np.where(abs(z) > threshold, z - shift * np.sign(z), 0.0),
+        breakpoints=(-threshold, threshold),
+    )
+
+
 # The constants of Klambauer et al. (2017), to the digits that Keras uses.
 _SELU_ALPHA, _SELU_FACTOR = 1.6732632423543772, 1.0507009873554805
 
@@ -348,13 +444,53 @@ _NONLINEARITIES: dict[str, Callable[..., Nonlinearity]] = {
     "leaky_relu": lambda negative_slope: _piecewise_linear(
         "leaky_relu", negative_slope
     ),
-    "erf": _erf,
-    "tanh": lambda: Nonlinearity("tanh", np.tanh),
+    "relu6": lambda: _clipped("relu6", 0, 6, lambda z: z),
+    "elu": _elu,
+    "celu": _celu,
+    "selu": lambda: _elu(_SELU_ALPHA, _SELU_FACTOR, "selu"),
     "gelu": _gelu,
     "silu": lambda: Nonlinearity("silu", lambda z: z * special.expit(z)),
-    "elu": _elu,
-    "selu": lambda: _elu(_SELU_ALPHA, _SELU_FACTOR, "selu"),
+    "hard_silu": lambda: Nonlinearity(
+        "hard_silu",
+        lambda z: z * (np.clip(z, -3, 3) + 3) / 6,
+        breakpoints=(-3.0, 3.0),
+    ),
+    "mish": lambda: Nonlinearity(
+        "mish", lambda z: z * np.tanh(np.logaddexp(0, z))
+    ),
     "softplus": lambda: Nonlinearity("softplus", lambda z: np.logaddexp(0, z)),
+    "squareplus": lambda b: Nonlinearity(
+        "squareplus", lambda z: (z + np.sqrt(z * z + b)) / 2, breakpoints=(0.0,)
+    ),
+    "sparse_plus": lambda: Nonlinearity(
+        "sparse_plus",
+        lambda z: np.where(z < 1, (np.maximum(z, -1) + 1) ** 2 / 4, z),
+        breakpoints=(-1.0, 1.0),
+    ),
+    "exponential": lambda: Nonlinearity("exponential", np.exp),
+    "log_sigmoid": lambda: Nonlinearity(
+        "log_sigmoid", lambda z: -np.logaddexp(0, -z)
+    ),
+    "sigmoid": lambda: Nonlinearity("sigmoid", special.expit),
+    "hard_sigmoid": lambda: _clipped(
+        "hard_sigmoid", -3, 3, lambda z: (z + 3) / 6
+    ),
+    "sparse_sigmoid": lambda: _clipped(
+        "sparse_sigmoid", -1, 1, lambda z: (z + 1) / 2
+    ),
+    "tanh": lambda: Nonlinearity("tanh", np.tanh),
+    "hard_tanh": lambda: _clipped("hard_tanh", -1, 1, lambda z: z),
+    "erf": _erf,
+    "softsign": lambda: Nonlinearity(
+        "softsign", lambda z: z / (1 + abs(z)), breakpoints=(0.0,)
+    ),
+    "tanh_shrink": lambda: Nonlinearity(
+        "tanh_shrink", lambda z: z - np.tanh(z)
+    ),
+    "soft_shrink": lambda threshold: _shrink(
+        "soft_shrink", threshold, shift=threshold
+    ),
+    "hard_shrink": lambda threshold: _shrink("hard_shrink", threshold, shift=0),
 }
 
 # Names, without aliases, of the activations that are one function, and of

@@ -28,10 +28,7 @@ from keras_initx.theory.mean_field.activations import (
     bend,
     resolve,
 )
-from keras_initx.theory.mean_field.quadrature import (
-    decorrelation,
-    second_moment,
-)
+from keras_initx.theory.mean_field.quadrature import decorrelation
 from keras_initx.validation import (
     check_array,
     check_bool,
@@ -65,16 +62,21 @@ def correlation_map(
         correlation: array-like of any shape. rho, in [-1, 1]. In terms of a
             profile it is m^2 / (m^2 + v^2), not its square root.
         activation: str, callable or Activation. The activation phi: "linear",
-            "relu", "leaky_relu", "erf", "tanh", "gelu", "silu" or "swish",
-            "elu", "selu", "softplus"; or a callable from a float64 array to a
-            float64 array of the same shape that acts on each entry alone and
-            is continuous; or an `Activation` of one of these. Defaults to
-            "relu".
+            "relu", "leaky_relu", "relu6", "elu", "celu", "selu", "gelu",
+            "silu" or "swish", "hard_silu" or "hard_swish", "mish", "softplus",
+            "squareplus", "sparse_plus", "exponential", "log_sigmoid",
+            "sigmoid", "hard_sigmoid", "sparse_sigmoid", "tanh", "hard_tanh",
+            "erf", "softsign", "tanh_shrink", "soft_shrink"; or a callable from
+            a float64 array to a float64 array of the same shape that acts on
+            each entry alone and is continuous, which "hard_shrink" is not; or
+            an `Activation` or a function or layer of Keras that stands for one
+            of these. Defaults to "relu".
         **parameters: Parameters of the activation, as in `Activation`:
             `negative_slope` for "leaky_relu" (0.2 by default), `alpha` for
-            "elu" (1 by default), `approximate` for "gelu" (False by default);
-            `breakpoints` for a callable, the points where it has kinks
-            (`(0.0,)` by default).
+            "elu" and "celu" (1 by default), `approximate` for "gelu" (False by
+            default), `b` for "squareplus" (4 by default), `threshold` for
+            "soft_shrink" (0.5 by default); `breakpoints` for a callable, the
+            points where it has kinks (`(0.0,)` by default).
 
     Returns:
         c(rho), a float64 array of the shape of `correlation`, or a float for a
@@ -236,37 +238,3 @@ def asymptotic_sample_variance(
     layers = check_array("layer", layer, "(0, inf)")
     variance = 4.5 * (math.pi / (bend(phi.negative_slope) * layers)) ** 2
     return float(variance) if variance.ndim == 0 else variance
-
-
-def critical_scale(
-    activation: ActivationLike = "relu", **parameters: Any
-) -> float:
-    """Returns the scale of weights that keeps pre-activations at variance 1.
-
-        scale = 1 / E phi(z)^2,    z ~ N(0, 1)
-
-    for weights of variance scale / fan_in. It is the `scale` of
-    `keras.initializers.VarianceScaling` in mode "fan_in": 1 for linear, 2 for
-    relu, 2 / (1 + a^2) for leaky_relu of negative slope a.
-
-    Args:
-        activation: str, callable or Activation. The activation phi, as in
-            `correlation_map`. Defaults to "relu".
-        **parameters: Parameters of the activation, as in `correlation_map`.
-
-    Returns:
-        The scale, a float > 0. It multiplies a variance.
-
-    Raises:
-        ValueError: If `correlation_map` refuses the activation.
-
-    Example:
-
-    >>> critical_scale("relu"), round(critical_scale("tanh"), 6)
-    (2.0, 2.536175)
-
-    Reference: He et al., ICCV (2015), arXiv:1502.01852, for relu and
-    leaky_relu. For these and for linear the scale keeps any variance; for the
-    other activations it keeps variance 1 only.
-    """
-    return 1 / second_moment(resolve(activation, parameters))
