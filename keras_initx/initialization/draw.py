@@ -178,6 +178,8 @@ def _orthogonal(n: int, rows: int, columns: int, seed: int) -> np.ndarray:
     """
     tall = (n, max(rows, columns), min(rows, columns))
     normal = keras.random.normal(tall, dtype="float32", seed=seed)
-    q, r = np.linalg.qr(keras.ops.convert_to_numpy(normal))
+    # Not NumPy's: its threads wait for one another where a machine has fewer
+    # free cores than it shows, as in containers.
+    q, r = map(keras.ops.convert_to_numpy, keras.ops.qr(normal))
     q = q * np.copysign(1, np.diagonal(r, axis1=-2, axis2=-1))[:, None, :]
     return q if rows >= columns else q.transpose(0, 2, 1)

@@ -71,7 +71,8 @@ def initialize(
     compile the model again for a fresh one.
 
     Args:
-        model: keras.layers.Layer. A built model or layer.
+        model: keras.layers.Layer. A built model or layer, or a model without a
+            `call` that holds built ones, as a GAN.
         initializer: A Keras initializer, its name or config; a dict of these
             by role, as in `{"kernel": "he_normal", "recurrent kernel":
             "orthogonal"}`, which skips other roles; or a function that is

@@ -19,7 +19,11 @@ from keras_initx.initialization.draw import (
 from keras_initx.initialization.record import InitializedWeight
 from keras_initx.initializers import DepthWeights, Scaled
 from keras_initx.initializers.base import cast_finite
-from keras_initx.inspection.traversal import ModelView, ModelWeight
+from keras_initx.inspection.traversal import (
+    ModelView,
+    ModelWeight,
+    has_no_call,
+)
 from keras_initx.inspection.writable import why_not_writable
 
 # For weights that are no linear map, where their layer has no initializer.
@@ -171,7 +175,7 @@ def unbuilt(view: ModelView) -> list[InitializedWeight]:
     return [
         InitializedWeight(layer.name, "", (), skipped="not built")
         for layer in view.layers
-        if not layer.built
+        if not layer.built and not has_no_call(layer)
     ]
 
 

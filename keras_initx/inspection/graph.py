@@ -208,7 +208,9 @@ class _Reader:
         Returns:
             The numbers of its outputs, None if it has no graph.
         """
-        shapes = [getattr(arg, "shape", ()) for arg in args]
+        shapes: list[tuple[int | None, ...]] = [
+            getattr(arg, "shape", ()) for arg in args
+        ]
         while isinstance(operation, keras.layers.TimeDistributed):
             steps = (*steps, shapes[0][1])
             shapes = [shape[:1] + shape[2:] for shape in shapes]

@@ -119,7 +119,7 @@ def _numbers(shape: tuple[int, ...]) -> np.ndarray:
     """Numbers of both signs and of many sizes."""
     random = np.random.default_rng(0)
     size = 10.0 ** random.uniform(-2, 2, shape)
-    return np.float32(size * random.choice([-1.0, 1.0], shape))
+    return (size * random.choice([-1.0, 1.0], shape)).astype(np.float32)
 
 
 def _equal(a: np.ndarray, b: np.ndarray, rtol: float = 1e-5) -> bool:

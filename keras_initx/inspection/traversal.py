@@ -175,7 +175,7 @@ def inspect_model(model: keras.layers.Layer) -> ModelView:
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras layer or model. Received: {model!r}")
-    if not model.built:
+    if not model.built and not (has_no_call(model) and model.weights):
         raise ValueError(
             "The model has no weights before it is built: call it on data, or "
             f"its build method. Received: {model!r}"
@@ -183,6 +183,15 @@ def inspect_model(model: keras.layers.Layer) -> ModelView:
     view = ModelView(model)
     _walk(model, (), "", (), "", view)
     return view
+
+
+def has_no_call(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is a model that only holds others, without a `call`.
+
+    Such a model, as a GAN with a `train_step` of its own, is never built
+    before it is trained, and has weights if the models in it are built.
+    """
+    return type(layer).call in (keras.Model.call, keras.layers.Layer.call)
 
 
 def _walk(
