@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 import threading
-from collections.abc import Iterable
-from typing import Any
 
 import keras
 
 from keras_initx.calibration.calibrator import Calibrator
+from keras_initx.calibration.preparation import prepare
 from keras_initx.calibration.record import Calibration
-from keras_initx.calibration.several_batches import SeveralBatches
-from keras_initx.calibration.single_batch import SingleBatch
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager, check_model
 from keras_initx.inspection.selection import Layers, selectors
-from keras_initx.inspection.traversal import inspect_model
-from keras_initx.measurement.data import (
-    Batches,
-    Data,
-    batches,
-    build,
-    samples_of,
-)
-from keras_initx.measurement.moments import all_finite
-from keras_initx.measurement.refusals import (
-    empty_data,
-    nonfinite_data,
-    too_few_samples,
-)
+from keras_initx.measurement.data import Data, batches
 from keras_initx.validation import (
     check_backend,
     check_bool,
@@ -52,6 +34,7 @@ def calibrate(
     target_variance: float = 1.0,
     layers: Layers = None,
     training: bool = False,
+    steps: int | None = None,
     batch_size: int | None = None,
     verbose: int = 0,
 ) -> Calibration:
@@ -169,70 +152,39 @@ def calibrate(
         refuse("verbose must be 0 or 1.", verbose=verbose)
     check_eager("calibrate")
     chosen = selectors(layers)
-    all_batches = _as_one(batches(data, batch_size), batch_size)
-    bar = keras.utils.Progbar(None, unit_name="layer") if verbose else None
+    all_batches = batches(data, batch_size, steps)
+    is_array = all_batches.size is not None
     # All weights of a model are then those of one calibration: two at a time
     # would build it twice, and each assign some of its weights last.
     with _one_at_a_time:
-        build(model, all_batches)
-        repeatable = _repeatable(all_batches)
-        _check(repeatable)
-        single = isinstance(repeatable, list)
-        kind: type[Calibrator] = SingleBatch if single else SeveralBatches
-        calibrator = kind(
-            inspect_model(model),
+        view, excluded, prepared_batches = prepare(
+            model,
+            all_batches,
+            choose_size=is_array and batch_size is None and steps is None,
+            find_normalized=layers is None,
+            training=training,
+        )
+        count = sum(map(view.measured_by_default, view.layers))
+        bar = (
+            keras.utils.Progbar(
+                count if layers is None else None, unit_name="layer"
+            )
+            if verbose
+            else None
+        )
+        calibrator = Calibrator(
+            view,
             chosen,
             by_unit,
             center,
             target_variance,
             training,
+            excluded,
             on_layer=lambda: bar.add(1) if bar else None,
         )
-        calibrator.run(repeatable)
+        calibrator.run(prepared_batches)
         result = calibrator.result()
         assign_all(calibrator.new_values())
     if bar:
         bar.update(len(result), finalize=True)
     return result
-
-
-def _as_one(data: Batches, batch_size: int | None) -> Batches:
-    """Arrays as one batch, unless the user asked for several."""
-    if data.size is None or batch_size is not None:
-        return data
-    return dataclasses.replace(data, size=sys.maxsize, count=1)
-
-
-def _repeatable(data: Batches) -> Iterable[Any]:
-    """The batches, to be run through several times; a list of a single one.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    iterator = iter(data)
-    first = next(iterator, None)
-    if first is None:
-        raise empty_data()
-    return [first] if next(iterator, None) is None else data
-
-
-def _check(data: Iterable[Any]) -> None:
-    """Refuses data that are not finite, too few, or gone the second time.
-
-    Raises:
-        ValueError: If they are.
-    """
-    samples = passes = 0
-    for batch in data:
-        passes += 1
-        samples += samples_of(batch)
-        if not all_finite(batch):
-            raise nonfinite_data()
-    if not passes:
-        raise ValueError(
-            "Several batches are run through once for each layer, so data must "
-            "give them anew each time. Received: data that give nothing the "
-            "second time"
-        )
-    if samples < 2:
-        raise too_few_samples()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import abc
+import functools
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -19,19 +19,16 @@ from keras_initx.calibration.correction import (
     corrected_values,
     correction,
     distance,
-    notes,
+    merged,
+    correction_notes,
     rounded_otherwise,
     unit_moments,
 )
-from keras_initx.calibration.exclusions import (
-    normalized,
-    skipped_by_kind,
-    unrecorded,
-    why_skipped,
-)
+from keras_initx.calibration.exclusions import unrecorded, why_skipped
+from keras_initx.calibration.pausing import Pausing
 from keras_initx.calibration.record import ROUNDING, Calibration
 from keras_initx.hooks.forward_hooks import forward_hooks
-from keras_initx.hooks.recorder import AfterCall, Rerun
+from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import (
     LayerCall,
     Selector,
@@ -41,6 +38,7 @@ from keras_initx.inspection.selection import (
 )
 from keras_initx.inspection.traversal import ModelView
 from keras_initx.measurement.data import taken_as_inputs
+from keras_initx.measurement.nonfinite import naming_nonfinite, refuse_nonfinite
 from keras_initx.measurement.refusals import no_signal, too_large
 
 # Rounding in another order moves moments by about as much as one trial run
@@ -48,31 +46,13 @@ from keras_initx.measurement.refusals import no_signal, too_large
 _MARGIN = 10
 
 
-@dataclass
-class _Row:
-    """The row of one layer in the record.
+class Calibrator:
+    """One calibration of one model.
 
-    Args:
-        layer: The layer.
-        name: Its name in the profile.
-        sample_variance: The variance after the correction, over all units.
-        squared_mean: The squared mean after it, over all units.
-        units: The number of units.
-        skipped: Why the layer was skipped, "" if it was corrected.
-        notes: What a user should know of the correction.
-    """
-
-    layer: keras.layers.Layer
-    name: str
-    sample_variance: float
-    squared_mean: float
-    units: int
-    skipped: str = ""
-    notes: list[str] = field(default_factory=list)
-
-
-class Calibrator(abc.ABC):
-    """One calibration of one model; subclasses say how data pass through it.
+    A forward pass stops at each layer that is to be corrected: the layer has
+    run as it was, its moments are known, and its output is not needed. Once
+    the passes of all batches wait there, their moments are merged, the layer
+    is corrected, and it runs once more in each of them.
 
     Args:
         view: ModelView. The model.
@@ -81,6 +61,8 @@ class Calibrator(abc.ABC):
         center: bool. Whether to subtract means.
         target_variance: float. The variance to reach.
         training: bool. Whether to run the model in training mode.
+        excluded: dict. The reason of each layer that is skipped for what it
+            is, or where it stands, by the id of the layer.
         on_layer: Called after each layer that is done.
     """
 
@@ -92,6 +74,7 @@ class Calibrator(abc.ABC):
         center: bool,
         target_variance: float,
         training: bool,
+        excluded: Mapping[int, str],
         on_layer: Callable[[], None] = lambda: None,
     ):
         self._view = view
@@ -101,8 +84,8 @@ class Calibrator(abc.ABC):
         self._center = center
         self._target_variance = target_variance
         self._training = training
+        self._excluded = excluded
         self._on_layer = on_layer
-        self._excluded = skipped_by_kind(view)
         self._units = {id(la): view.rule(la).units for la in view.layers}
         # Read here, for within the call of a layer they may be cast.
         self._values = {
@@ -111,33 +94,57 @@ class Calibrator(abc.ABC):
             for weight in (units.weights if units else ())
         }
         self._new: dict[int, tuple[Any, tf.Tensor]] = {}
-        self._rows: dict[int, _Row] = {}
-        self._ran: list[LayerCall] = []
+        # The first call of each layer, and its moments before the correction.
+        self._moments: dict[int, tuple[LayerCall, UnitMoments]] = {}
+        # None for a layer whose new values its dtype does not hold.
+        self._changes: dict[int, Correction | None] = {}
+        self._checked: set[int] = set()
+        self._ran: dict[LayerCall, None] = {}
         self._calls: Counter[int] = Counter()
-        self._changes: dict[int, Correction] = {}
-        self._error = ""
-        self._scope = keras.StatelessScope()
+        self._scopes: list[keras.StatelessScope] = []
+        self._reasons: dict[int, str] = {}
+        self._refusal: ValueError | None = None
+        self._too_large_at: str | None = None
 
     def run(self, batches: Iterable[Any]) -> None:
         """Finds the new values of all layers.
 
         Args:
-            batches: The batches, which can be run through several times.
+            batches: The batches, which are run through once.
 
         Raises:
             ValueError: If a signal is not finite, the rule of a layer does not
                 hold, or a selector picks no layer.
         """
-        if self._is_default:
-            # A user who names such a layer wants it calibrated.
-            first = next(iter(batches))
-            self._excluded |= normalized(self._view, first, self._training)
-        self._correct_all(batches)
+        remaining = iter(batches)
+        first = list(itertools.islice(remaining, 2))
+        if len(first) == 1:
+            self._forward(*first, self._correct)
+        else:
+            self._run_together(itertools.chain(first, remaining))
         check_all_matched(self._chosen, self._ran)
 
-    @abc.abstractmethod
-    def _correct_all(self, batches: Iterable[Any]) -> None:
-        """Corrects or skips every layer, and checks each correction."""
+    def _run_together(self, batches: Iterable[Any]) -> None:
+        """Runs a pass for each batch, in which layers wait for one another."""
+        order = {id(la): i for i, la in enumerate(self._view.layers)}
+        # The layer at which each pass waits, None if it has ended.
+        waits: dict[Pausing, keras.layers.Layer | None] = {}
+        try:
+            for batch in batches:
+                one_pass = Pausing(functools.partial(self._forward, batch))
+                waits[one_pass] = None
+                waits[one_pass] = one_pass.resume()
+            while layers := [la for la in waits.values() if la is not None]:
+                # Batches may take several ways through the model; those that
+                # wait at a later layer need not come to this one.
+                layer = min(layers, key=lambda la: order[id(la)])
+                self._correct(layer)
+                for one_pass, waits_at in waits.items():
+                    if waits_at is layer:
+                        waits[one_pass] = one_pass.resume()
+        finally:
+            for one_pass in waits:
+                one_pass.close()
 
     def new_values(self) -> list[tuple[Any, tf.Tensor]]:
         """Pairs of a variable and its new value."""
@@ -149,95 +156,196 @@ class Calibrator(abc.ABC):
         Raises:
             ValueError: If no pre-activation was recorded.
         """
-        rows = list(self._rows.values())
-        if not rows:
+        if not self._moments:
             raise no_signal(self._ran)
-        skipped = {row.name: row.skipped for row in rows if row.skipped}
+        skipped: dict[str, str] = {}
+        notes: list[str] = []
+        rows: list[UnitMoments] = []
+        for key, (call, moments) in self._moments.items():
+            change = self._changes.get(key)
+            if change is None:
+                why = self._why_skipped(call.layer) or "too large for its dtype"
+                skipped[call.name] = why
+                notes.append("")
+                rows.append(moments)
+            else:
+                said = self._notes(call.layer, moments, change)
+                notes.append(", ".join(said))
+                rows.append(corrected_moments(moments, change))
         if self._is_default:
             ran = {id(call.layer) for call in self._ran}
-            skipped |= unrecorded(self._view, set(self._rows), ran)
-        for row in rows:
-            calls = self._calls[id(row.layer)]
-            if calls > 1 and not row.skipped:
-                row.notes.append(f"the first of {calls} calls")
-        dtypes = Counter(row.layer.compute_dtype for row in rows)
-        (dtype, _), *_ = dtypes.most_common()
+            skipped |= unrecorded(
+                self._view, set(self._moments), ran, self._why_skipped
+            )
+        calls = [call for call, _ in self._moments.values()]
+        (dtype, _), *_ = Counter(
+            call.layer.compute_dtype for call in calls
+        ).most_common()
         return Calibration(
-            tuple(row.name for row in rows),
-            np.array([row.sample_variance for row in rows]),
-            np.array([row.squared_mean for row in rows]),
-            np.array([row.units for row in rows]),
+            tuple(call.name for call in calls),
+            np.array([np.mean(row.variance) for row in rows]),
+            np.array([np.mean(row.mean**2) for row in rows]),
+            np.array([row.mean.size for row in rows]),
             skipped,
             dtype,
             "unit" if self._by_unit else "layer",
-            notes=[", ".join(row.notes) for row in rows],
+            notes=notes,
         )
 
-    def _forward(
+    def _notes(
         self,
-        batch: Any,
-        record: Callable[[LayerCall, tf.Tensor], None],
-        after_call: AfterCall | None = None,
+        layer: keras.layers.Layer,
+        moments: UnitMoments,
+        change: Correction,
+    ) -> Iterable[str]:
+        units = self._units[id(layer)]
+        if units is not None:
+            weights = self._view.weights
+            has_bias = any(
+                w.layer is layer and w.role == "bias" for w in weights
+            )
+            yield from correction_notes(
+                units, moments, change, self._center, has_bias
+            )
+        calls = self._calls[id(layer)]
+        if calls > 1:
+            yield f"the first of {calls} calls"
+
+    def _correct(self, layer: keras.layers.Layer) -> None:
+        """Corrects a layer at which all passes wait that come to it."""
+        units = self._units[id(layer)]
+        _, moments = self._moments[id(layer)]
+        center = self._center and units.bias is not None
+        change = correction(
+            moments, self._target_variance, self._by_unit, center
+        )
+        values = corrected_values(units, change, self._values)
+        self._changes[id(layer)] = None if values is None else change
+        for variable, value in values or ():
+            self._new[id(variable)] = (variable, value)
+            for scope in self._scopes:
+                scope.add_update((variable, value))
+        self._on_layer()
+
+    def _forward(
+        self, batch: Any, wait: Callable[[keras.layers.Layer], None]
     ) -> None:
-        """Runs the model on a batch with the new values that there are.
+        """Runs the model on a batch.
 
         Args:
             batch: The batch.
-            record: Called with each picked layer's call and pre-activation.
-            after_call: The hook that runs after a layer. Defaults to none.
+            wait: Called with each layer that is to be corrected, when its
+                moments in this batch are known. It returns when the layer has
+                been corrected.
+
+        Raises:
+            ValueError: If a signal is not finite, or a rule does not hold.
+            Exception: Whatever else the model raises.
         """
-        self._calls.clear()
+        calls: Counter[int] = Counter()
+        # Moments in this batch of the layers that are to be corrected.
+        before: dict[int, UnitMoments] = {}
+        scope = keras.StatelessScope()
+        self._scopes.append(scope)
 
         def select(call: LayerCall) -> bool:
-            self._ran.append(call)
+            self._ran[call] = None
             if self._is_default:
                 return self._view.measured_by_default(call.layer)
             return matches_any(self._chosen, call)
 
-        def on_pre_activation(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
-            self._calls[id(call.layer)] += 1
-            if not self._error:
-                record(call, signal)
+        def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+            key = id(call.layer)
+            calls[key] += 1
+            if calls[key] == 1 and key not in self._changes:
+                moments = self._moments_of(call, signal)
+                if not self._why_skipped(call.layer):
+                    before[key] = moments
+                self._add(call, moments)
             return signal
 
+        def correct(call: LayerCall, rerun: Rerun, output: Any) -> Any:
+            key = id(call.layer)
+            moments = before.pop(key, None)
+            if moments is None:
+                return output
+            # No other pass needs memory for it while this one waits.
+            del output
+            wait(call.layer)
+            signals: list[tf.Tensor] = []
+            # The signal before, corrected, would not do: it differs by a
+            # rounding error, which later layers would amplify.
+            output = rerun(signals.append)
+            change = self._changes[key]
+            if change is not None and key not in self._checked:
+                self._checked.add(key)
+                promised = corrected_moments(moments, change)
+                self._check(call, rerun, promised, signals[0], scope)
+            return output
+
+        failure: Exception | None = None
         try:
             # What the pass itself would write, as statistics, is dropped.
             with (
-                keras.StatelessScope(self.new_values()) as self._scope,
+                scope,
                 forward_hooks(
-                    on_pre_activation=on_pre_activation,
+                    on_pre_activation=record,
                     select=select,
-                    after_call=after_call,
+                    after_call=correct,
                     measured=self._view.measured_by_default,
                 ),
                 taken_as_inputs(self._view.model, batch),
             ):
                 self._view.model(batch, training=self._training)
         except Exception as error:
-            # What is not finite may be the reason of any other error.
-            if self._error:
-                raise ValueError(self._error) from error
-            raise
-        # Keras would add the arguments of the layer to an error in the pass.
-        if self._error:
-            raise ValueError(self._error)
+            failure = error
+        self._calls |= calls
+        # Keras adds the arguments of the layer to an error in its call.
+        if self._refusal is not None:
+            raise self._refusal from None
+        if self._too_large_at is not None or failure is not None:
+            self._refuse(batch, failure)
 
-    def _moments(
-        self, call: LayerCall, signal: tf.Tensor
-    ) -> UnitMoments | None:
-        """The moments of a signal; None, and an error kept, if it is bad."""
+    def _refuse(self, batch: Any, failure: Exception | None) -> NoReturn:
+        """Names the place where a signal is not finite, if there is one."""
+        model, values = self._view.model, self.new_values()
+        if self._too_large_at is not None:
+            refuse_nonfinite(
+                model, [batch], self._training, self._too_large_at, values
+            )
+        with naming_nonfinite(model, batch, self._training, values):
+            raise failure
+
+    def _moments_of(self, call: LayerCall, signal: tf.Tensor) -> UnitMoments:
+        """The moments of the signal of a layer.
+
+        Raises:
+            ValueError: If they are not finite, or the rule of the layer does
+                not fit. What is raised at the end says more.
+        """
         try:
             moments = unit_moments(signal, self._units.get(id(call.layer)))
         except ValueError as error:
-            self._error = (
+            self._refusal = ValueError(
                 f"The rule of {type(call.layer).__name__} does not fit "
                 f"{call.name!r}: {error}"
             )
-            return None
-        if np.isfinite(moments.mean + moments.variance).all():
-            return moments
-        self._error = str(too_large(call.name))
-        return None
+            raise self._refusal from error
+        if not np.isfinite(moments.mean + moments.variance).all():
+            self._too_large_at = call.name
+            raise too_large(call.name)
+        return moments
+
+    def _add(self, call: LayerCall, moments: UnitMoments) -> None:
+        """Adds the moments of a layer in one batch."""
+        key = id(call.layer)
+        if key in self._moments:
+            first, others = self._moments[key]
+            self._moments[key] = first, merged(others, moments)
+        else:
+            self._moments[key] = call, moments
+            if self._why_skipped(call.layer):
+                self._on_layer()
 
     def _check(
         self,
@@ -245,40 +353,45 @@ class Calibrator(abc.ABC):
         rerun: Rerun,
         promised: UnitMoments,
         signal: tf.Tensor,
+        scope: keras.StatelessScope,
     ) -> None:
-        """Keeps an error if a corrected layer has not the promised moments.
+        """Checks that a corrected layer has the promised moments.
 
         Args:
             call: The call of the layer.
             rerun: Runs the layer again.
             promised: The moments that the correction should give.
             signal: The pre-activation with the new values.
+            scope: The scope in which the layer runs.
+
+        Raises:
+            ValueError: If it has not, since its rule does not hold.
         """
-        moments = self._moments(call, signal)
-        units = self._units.get(id(call.layer))
-        if moments is None or units is None:
-            return
+        moments = self._moments_of(call, signal)
+        units = self._units[id(call.layer)]
         # The input, the kernel, the bias and the sum are rounded once each.
         # The moments of many numbers are not known to more than 1e-3.
         rounding = ROUNDING.get(signal.dtype.name, 2.0**-53)
         limit = max(1e-3, 4 * rounding)
         if distance(promised, moments) <= limit:
             return
-        again = self._run_with([], call, rerun)
-        if again is None or distance(again, moments) > limit:
+        signals: list[tf.Tensor] = []
+        rerun(signals.append)
+        if distance(self._moments_of(call, signals[0]), moments) > limit:
             # A layer with dropout inside gives other numbers at each run.
             return
         # A small difference of large terms has a large rounding error.
-        trial = [(units.kernel, rounded_otherwise(units, self._new, rounding))]
-        otherwise = self._run_with(trial, call, rerun)
-        if otherwise is None:
-            return
+        trial = rounded_otherwise(units, self._new, rounding)
+        scope.add_update((units.kernel, trial))
+        rerun(signals.append)
+        scope.add_update(self._new[id(units.kernel)])
+        otherwise = unit_moments(signals[1], units)
         if distance(promised, moments) <= limit + _MARGIN * distance(
             otherwise, moments
         ):
             return
         name = type(call.layer).__name__
-        self._error = (
+        self._refusal = ValueError(
             f"The rule of {name} says that its pre-activation is linear in "
             f"{units.kernel.name!r}, and has no bias but that of its "
             f"LinearUnits, but that of {call.name!r} is otherwise. A layer "
@@ -287,76 +400,15 @@ class Calibrator(abc.ABC):
             "skip_calibration in its rule. Received: a pre-activation that "
             f"was scaled to a {_text(promised)}, and has a {_text(moments)}"
         )
-
-    def _run_with(
-        self,
-        values: list[tuple[Any, tf.Tensor]],
-        call: LayerCall,
-        rerun: Rerun,
-    ) -> UnitMoments | None:
-        """The moments of a layer that runs again, with other values for once.
-
-        Returns:
-            The moments, None if they are not finite.
-        """
-        signals: list[tf.Tensor] = []
-        for pair in values:
-            self._scope.add_update(pair)
-        rerun(signals.append)
-        for variable, _ in values:
-            self._scope.add_update(self._new[id(variable)])
-        return self._moments(call, signals[0]) if signals else None
-
-    def _finish(self, call: LayerCall, moments: UnitMoments) -> bool:
-        """Corrects a layer, or skips it, and adds its row.
-
-        Returns:
-            Whether it is corrected.
-        """
-        layer = call.layer
-        units = self._units.get(id(layer))
-        reason = self._why_skipped(layer)
-        remarks: list[str] = []
-        if not reason and units is not None:
-            center = self._center and units.bias is not None
-            change = correction(
-                moments, self._target_variance, self._by_unit, center
-            )
-            values = corrected_values(units, change, self._values)
-            if values is None:
-                reason = "too large for its dtype"
-            else:
-                remarks = list(
-                    notes(
-                        units,
-                        moments,
-                        change,
-                        self._center,
-                        self._has_bias(layer),
-                    )
-                )
-                moments = corrected_moments(moments, change)
-                self._changes[id(layer)] = change
-                self._set(values)
-        self._rows[id(layer)] = _Row(
-            layer,
-            call.name,
-            float(np.mean(moments.variance)),
-            float(np.mean(moments.mean**2)),
-            moments.mean.size,
-            reason,
-            remarks,
-        )
-        self._on_layer()
-        return not reason
-
-    def _set(self, values: list[tuple[Any, tf.Tensor]]) -> None:
-        """Sets new values, also for the pass in progress."""
-        for variable, value in values:
-            self._new[id(variable)] = (variable, value)
-            self._scope.add_update((variable, value))
+        raise self._refusal
 
     def _why_skipped(self, layer: keras.layers.Layer) -> str:
+        reason = self._reasons.get(id(layer))
+        if reason is None:
+            reason = self._reasons[id(layer)] = self._found_reason(layer)
+        return reason
+
+    def _found_reason(self, layer: keras.layers.Layer) -> str:
         reason = self._excluded.get(id(layer)) or why_skipped(self._view, layer)
         if reason:
             return reason
@@ -364,10 +416,6 @@ class Calibrator(abc.ABC):
         if self._by_unit and units is not None and not units.bias_per_unit:
             return "its bias is not one for each unit"
         return ""
-
-    def _has_bias(self, layer: keras.layers.Layer) -> bool:
-        weights = self._view.weights
-        return any(w.layer is layer and w.role == "bias" for w in weights)
 
 
 def _text(moments: UnitMoments) -> str:

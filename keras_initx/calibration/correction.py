@@ -236,7 +236,7 @@ def _along_kernel(
     return tf.constant(in_order.reshape(shape), wide)
 
 
-def notes(
+def correction_notes(
     units: LinearUnits,
     moments: UnitMoments,
     change: Correction,

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import keras
-import tensorflow as tf
 
-from keras_initx.hooks.forward_hooks import forward_hooks
-from keras_initx.hooks.recorder import Rerun
-from keras_initx.inspection.selection import LayerCall
 from keras_initx.inspection.traversal import ModelView
 from keras_initx.inspection.writable import why_not_writable
 
@@ -30,51 +26,11 @@ def skipped_by_kind(view: ModelView) -> dict[int, str]:
     return reasons
 
 
-def normalized(view: ModelView, batch: Any, training: bool) -> dict[int, str]:
-    """The reason of each layer that a normalization follows, by its id.
-
-    Its pre-activation is the input of the normalization. A model that has
-    normalizations is run on two samples to find such layers.
-    """
-    if not any(view.rule(layer).normalizes for layer in view.layers):
-        return {}
-    signals: dict[int, tuple[keras.layers.Layer, tf.Tensor]] = {}
-    inputs: list[Any] = []
-
-    def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
-        # An identity, so that no two layers have one tensor. It is kept, so
-        # that no other tensor comes to have its id.
-        signal = tf.identity(signal)
-        signals[id(signal)] = (call.layer, signal)
-        return signal
-
-    def after_call(call: LayerCall, rerun: Rerun, output: Any) -> Any:
-        if view.rule(call.layer).normalizes:
-            inputs.extend([*rerun.args, *rerun.kwargs.values()][:1])
-        return output
-
-    few = keras.tree.map_structure(lambda t: t[:2], batch)
-    with (
-        keras.StatelessScope(),
-        forward_hooks(
-            on_pre_activation=record,
-            after_call=after_call,
-            measured=view.measured_by_default,
-        ),
-    ):
-        view.model(few, training=training)
-    return {
-        id(signals[id(tensor)][0]): "followed by a normalization"
-        for tensor in inputs
-        if id(tensor) in signals
-    }
-
-
 def why_skipped(view: ModelView, layer: keras.layers.Layer) -> str:
     """Why a layer cannot be corrected, "" if it can.
 
     Reasons that lie in its kind (`skipped_by_kind`), or in the layer after it
-    (`normalized`), are not among these.
+    (`survey`), are not among these.
     """
     reason = why_not_writable(view, layer)
     if reason:
@@ -90,7 +46,10 @@ def why_skipped(view: ModelView, layer: keras.layers.Layer) -> str:
 
 
 def unrecorded(
-    view: ModelView, recorded: set[int], ran: set[int]
+    view: ModelView,
+    recorded: set[int],
+    ran: set[int],
+    why: Callable[[keras.layers.Layer], str],
 ) -> dict[str, str]:
     """Layers with weights that may be linear, and no recorded signal.
 
@@ -98,6 +57,7 @@ def unrecorded(
         view: ModelView. The model.
         recorded: The ids of the layers whose pre-activation was recorded.
         ran: The ids of the layers that ran.
+        why: Returns why a layer is skipped, "" if it need not be.
 
     Returns:
         The reason for each, by its name.
@@ -107,7 +67,11 @@ def unrecorded(
         linear = weight.geometry.is_linear or weight.role == "unknown"
         if id(weight.layer) in recorded or not linear:
             continue
-        name = "/".join(layer.name for layer in weight.layers[1:])
-        known = id(weight.layer) in ran
-        reasons[name] = NOT_LINEAR if known else "did not run"
+        names = [layer.name for layer in weight.layers]
+        # A weight of the model itself is in no layer.
+        name = "/".join(names[1:]) or names[0]
+        if id(weight.layer) not in ran:
+            reasons[name] = "did not run"
+        else:
+            reasons[name] = why(weight.layer) or "no pre-activation"
     return reasons

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_initx.hooks import patched_call
+from keras_initx.hooks.functional import releasing_signals
 from keras_initx.hooks.patching import replaced
 from keras_initx.inspection.selection import LayerCall, names_inside
 
@@ -154,6 +155,7 @@ class Recorder:
                 _around_activation(layer, record)
                 if frame.selected
                 else contextlib.nullcontext(),
+                releasing_signals(layer),
                 self.around_steps(layer, self),
             ):
                 output = call(*args, **kwargs)
@@ -169,7 +171,11 @@ class Recorder:
             return self.sequence.step_output(layer, output)
         if self.after_call is not None:
             rerun = Rerun(layer, call, args, kwargs)
-            output = self.after_call(frame.layer_call, rerun, output)
+            # The hook may wait for long, and then be the only one that holds
+            # the output.
+            outputs = [output]
+            del output
+            return self.after_call(frame.layer_call, rerun, outputs.pop())
         return output
 
     @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,7 @@ def taken_as_inputs(model: keras.Model, batch: Any) -> Iterator[None]:
         raise
 
 
-def build(model: keras.Model, data: Batches) -> None:
+def build(model: keras.Model, data: Iterable[Any]) -> None:
     """Builds a model that is not built, on the first batch.
 
     Raises:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import keras
@@ -17,8 +18,15 @@ from keras_initx.measurement.moments import all_finite
 from keras_initx.measurement.refusals import nonfinite, too_large
 
 
+# Pairs of a variable and the value that it has in a pass.
+Values = Sequence[tuple[keras.Variable, tf.Tensor]]
+
+
 def first_nonfinite(
-    model: keras.Model, batches: Iterable[Any], training: bool
+    model: keras.Model,
+    batches: Iterable[Any],
+    training: bool,
+    values: Values = (),
 ) -> str | None:
     """Finds the first place where a signal is not finite.
 
@@ -31,6 +39,8 @@ def first_nonfinite(
         model: keras.Model. Its variables are read, never written.
         batches: Iterable of batches of inputs, run one after the other.
         training: bool. Whether to run the model in training mode.
+        values: Pairs of a variable and the value that it has here. Defaults
+            to the values that the variables hold.
 
     Returns:
         str. "at layer 'name'" or "in the input of layer 'name'"; None if no
@@ -51,7 +61,7 @@ def first_nonfinite(
         return output
 
     try:
-        with keras.StatelessScope(), forward_hooks(after_call=look):
+        with keras.StatelessScope(values), forward_hooks(after_call=look):
             for batch in batches:
                 calls.clear()
                 model(batch, training=training)
@@ -80,7 +90,10 @@ def _finite(values: Any) -> bool:
 
 
 def first_too_large(
-    model: keras.Model, batches: Iterable[Any], training: bool
+    model: keras.Model,
+    batches: Iterable[Any],
+    training: bool,
+    values: Values = (),
 ) -> str | None:
     """Finds the first layer whose signal is too large to be squared.
 
@@ -90,13 +103,17 @@ def first_too_large(
         model: keras.Model. Its variables are read, never written.
         batches: Iterable of batches of inputs, run one after the other.
         training: bool. Whether to run the model in training mode.
+        values: Pairs of a variable and the value that it has here. Defaults
+            to the values that the variables hold.
 
     Returns:
         str. The name of the layer; None if no place is found.
     """
     for batch in batches:
         try:
-            result = forward_pass(model, batch, [lambda layer: True], training)
+            result = forward_pass(
+                model, batch, [lambda layer: True], training, values
+            )
         except RuntimeError:
             # The pre-activation of a layer that is not selected is out of
             # reach.
@@ -110,7 +127,11 @@ def first_too_large(
 
 
 def refuse_nonfinite(
-    model: keras.Model, batches: Iterable[Any], training: bool, layer: str
+    model: keras.Model,
+    batches: Iterable[Any],
+    training: bool,
+    layer: str,
+    values: Values = (),
 ) -> NoReturn:
     """Refuses a model whose signal does not stay finite, and names the place.
 
@@ -119,11 +140,40 @@ def refuse_nonfinite(
         batches: Iterable of batches of inputs, run one after the other.
         training: bool. Whether to run the model in training mode.
         layer: str. The layer to name if no place before it is found.
+        values: Pairs of a variable and the value that it has here. Defaults
+            to the values that the variables hold.
 
     Raises:
         ValueError: Always.
     """
-    place = first_nonfinite(model, batches, training)
+    place = first_nonfinite(model, batches, training, values)
     if place is not None:
         raise nonfinite(place)
-    raise too_large(first_too_large(model, batches, training) or layer)
+    raise too_large(first_too_large(model, batches, training, values) or layer)
+
+
+@contextlib.contextmanager
+def naming_nonfinite(
+    model: keras.Model, batch: Any, training: bool, values: Values = ()
+) -> Iterator[None]:
+    """Names the place where a signal is not finite, if a model fails within.
+
+    What is not finite may be the reason of any other error.
+
+    Args:
+        model: keras.Model. The model that is run within.
+        batch: The batch that it is run on.
+        training: bool. Whether it is run in training mode.
+        values: Pairs of a variable and the value that it has. Defaults to the
+            values that the variables hold.
+
+    Raises:
+        ValueError: If there is such a place.
+    """
+    try:
+        yield
+    except Exception as error:
+        place = first_nonfinite(model, [batch], training, values)
+        if place is not None:
+            raise nonfinite(place) from error
+        raise
