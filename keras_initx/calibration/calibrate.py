@@ -46,44 +46,51 @@ def calibrate(
 
         y  ->  sqrt(target_variance) (y - m) / s
 
-    through its kernel and bias. This takes ONE forward pass, in which each
-    layer runs as it was, is corrected, and runs once more for the layers after
-    it; a model that has normalizations runs before on two samples. With
+    through its kernel and bias. With
 
         per="unit"                  m and s are those of each unit: the "sample
                                     initialization" of Luther & Seung, after
                                     which the sample variance does not decay
         per="layer"                 m and s are those of all units together:
-                                    their "total" one
+                                    their "total" initialization
         per="layer", center=False   nothing is subtracted: LSUV, if the kernels
                                     were orthogonal (`kx.initialize(model,
                                     "orthogonal")`)
 
-    The price of the first: in a relu net squared gradients grow by
-    pi / (pi - 1) = 1.47 a layer, as with Batch Normalization, and differences
-    between signals likewise, rounding errors included. On the same data the
-    moments repeat to 1e-6 as long as the same operations run in the same order.
-    On another machine, in other batches or compiled, those of a relu net in
-    float32 repeat to
+    `calibrate` is for nets of moderate depth. With `per="unit"` a net of about
+    ten relu layers trains faster than one with He weights, and one of 30 or 50
+    layers trains worse, since squared gradients and squared differences between
+    signals grow by pi / (pi - 1) = 1.47 in each layer, as with Batch
+    Normalization. For example, 30 dense relu layers of 128 units, trained on
+    5000 images of MNIST for five epochs, reached a validation accuracy of
+
+        He weights                            .83 to .86
+        He weights, calibrated                .32 to .38
+        residual branches, `BranchScale`      .91 to .92
+
+    Where the differences between samples vanish in a deep net, put its layers
+    into residual branches with `layers.BranchScale`.
+
+    Each batch makes one forward pass, in which a layer runs as it was, is
+    corrected, and runs once more for the layers after it. The passes wait for
+    one another at each layer, and their moments are merged exactly, so the
+    result does not depend on the size of a batch. Memory holds one signal of
+    all samples, and what one batch needs. Layers must not hand tensors to one
+    another through attributes, and a layer that mixes the samples of a batch
+    needs all of them in one. With `training=True` all batches have the same
+    dropout mask. Before all passes two samples run through the model, to find
+    normalizations and the size of a batch.
+
+    On the same data the moments repeat to 1e-6 as long as the same operations
+    run in the same order. On another machine, in other batches or compiled,
+    those of a relu net in float32 repeat to
 
         50 layers       1e-3
         60 layers       1e-2
         100 layers      not at all
 
-    and with bfloat16 they do not repeat after a few layers.
-
-    Arrays are one batch. A data set of several batches, or arrays with a
-    `batch_size`, are handled exactly, by moments that are merged over batches,
-    at the price of a pass over all batches for each layer that is corrected.
-    Skipped layers take no pass of their own. A pass runs to its end: for 30
-    equal dense layers that takes 1.7 times as long as passes that stop at the
-    layer, and 4 times as long where a slow layer, such as an LSTM, comes last.
-    At the end each corrected layer runs on one batch with its old weights too,
-    which checks its correction.
-    Each pass must give the same samples: cache what is shuffled. With
-    `training=True` all batches have the same dropout mask. Under several
-    workers each calibrates its own copy of the model, so all must call, with
-    the same data.
+    since a rounding error grows as other differences do. With bfloat16 they do
+    not repeat after a few layers.
 
     Calibrated are the layers whose rule says that their units are linear in a
     kernel (`inspection.register_layer`): dense, convolution (grouped,
@@ -96,8 +103,11 @@ def calibrate(
     are constant over the data stay as they are; both are listed too. Masks are
     not looked at: a masked time step counts as any other.
 
-    Trained weights are scaled as well as others. The model is changed when all
-    has been computed, or not at all.
+    The model is changed when all has been computed, or not at all. In contrast
+    to `initialize`, a model that has been trained is not refused: its weights
+    are scaled as any others, after which it computes another function. Save
+    them before if they are needed. Under several workers each calibrates its
+    own copy of the model, so all must call, with the same data.
 
     Args:
         model: keras.Model. A model of any kind. It is built if it is not.
@@ -110,9 +120,13 @@ def calibrate(
         layers: Which layers to calibrate, as in `measure`. Defaults to all.
         training: bool. Whether to run the model in training mode, in which
             Batch Normalization uses the batch. Defaults to False.
-        batch_size: int. Samples a batch, for arrays. Defaults to all at once.
-        verbose: int. 1 shows a progress bar, which counts layers, 0
-            nothing. Defaults to 0.
+        steps: int. The largest number of batches to use. Defaults to all.
+        batch_size: int. Samples per batch, for arrays. Defaults to so many
+            that the largest signal of a batch has about 4 million numbers; to
+            all samples with `training=True`, or if there are no more than 32
+            of them; to 32 if `steps` is given.
+        verbose: int. 1 shows a progress bar, which counts layers, 0 nothing.
+            Defaults to 0.
 
     Returns:
         A `Calibration`: the profile of the pre-activation of each layer after

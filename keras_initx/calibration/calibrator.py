@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,9 +18,9 @@ from keras_initx.calibration.correction import (
     corrected_moments,
     corrected_values,
     correction,
+    correction_notes,
     distance,
     merged,
-    correction_notes,
     rounded_otherwise,
     unit_moments,
 )
@@ -86,12 +86,16 @@ class Calibrator:
         self._training = training
         self._excluded = excluded
         self._on_layer = on_layer
-        self._units = {id(la): view.rule(la).units for la in view.layers}
+        self._units = {
+            id(layer): units
+            for layer in view.layers
+            if (units := view.rule(layer).units) is not None
+        }
         # Read here, for within the call of a layer they may be cast.
         self._values = {
             id(weight): tf.convert_to_tensor(weight.value)
             for units in self._units.values()
-            for weight in (units.weights if units else ())
+            for weight in units.weights
         }
         self._new: dict[int, tuple[Any, tf.Tensor]] = {}
         # The first call of each layer, and its moments before the correction.
@@ -119,7 +123,7 @@ class Calibrator:
         remaining = iter(batches)
         first = list(itertools.islice(remaining, 2))
         if len(first) == 1:
-            self._forward(*first, self._correct)
+            self._forward(first[0], self._correct)
         else:
             self._run_together(itertools.chain(first, remaining))
         check_all_matched(self._chosen, self._ran)
@@ -198,15 +202,13 @@ class Calibrator:
         moments: UnitMoments,
         change: Correction,
     ) -> Iterable[str]:
-        units = self._units[id(layer)]
-        if units is not None:
-            weights = self._view.weights
-            has_bias = any(
-                w.layer is layer and w.role == "bias" for w in weights
-            )
-            yield from correction_notes(
-                units, moments, change, self._center, has_bias
-            )
+        has_bias = any(
+            weight.layer is layer and weight.role == "bias"
+            for weight in self._view.weights
+        )
+        yield from correction_notes(
+            self._units[id(layer)], moments, change, self._center, has_bias
+        )
         calls = self._calls[id(layer)]
         if calls > 1:
             yield f"the first of {calls} calls"
@@ -257,8 +259,9 @@ class Calibrator:
         def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
             key = id(call.layer)
             calls[key] += 1
+            # Further calls must be finite too.
+            moments = self._moments_of(call, signal)
             if calls[key] == 1 and key not in self._changes:
-                moments = self._moments_of(call, signal)
                 if not self._why_skipped(call.layer):
                     before[key] = moments
                 self._add(call, moments)
@@ -303,18 +306,14 @@ class Calibrator:
         # Keras adds the arguments of the layer to an error in its call.
         if self._refusal is not None:
             raise self._refusal from None
-        if self._too_large_at is not None or failure is not None:
-            self._refuse(batch, failure)
-
-    def _refuse(self, batch: Any, failure: Exception | None) -> NoReturn:
-        """Names the place where a signal is not finite, if there is one."""
         model, values = self._view.model, self.new_values()
         if self._too_large_at is not None:
             refuse_nonfinite(
                 model, [batch], self._training, self._too_large_at, values
             )
-        with naming_nonfinite(model, batch, self._training, values):
-            raise failure
+        if failure is not None:
+            with naming_nonfinite(model, batch, self._training, values):
+                raise failure
 
     def _moments_of(self, call: LayerCall, signal: tf.Tensor) -> UnitMoments:
         """The moments of the signal of a layer.
@@ -412,8 +411,7 @@ class Calibrator:
         reason = self._excluded.get(id(layer)) or why_skipped(self._view, layer)
         if reason:
             return reason
-        units = self._units[id(layer)]
-        if self._by_unit and units is not None and not units.bias_per_unit:
+        if self._by_unit and not self._units[id(layer)].bias_per_unit:
             return "its bias is not one for each unit"
         return ""
 

@@ -18,7 +18,6 @@ What this module needs of Keras, and what is not documented:
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,18 +47,16 @@ def releasing_signals(layer: keras.layers.Layer) -> Iterator[None]:
 
 
 def _last_uses(function: Any) -> list[tuple[Any, list[int]]]:
-    """Pairs of a node and the ids of the signals that no later node needs."""
-    last: dict[int, Any] = {}
-    for _, nodes in sorted(function._nodes_by_depth.items(), reverse=True):
-        for node in nodes:
-            for tensor in node.input_tensors:
-                last[id(tensor)] = node
-    for tensor in function.outputs:
-        last.pop(id(tensor), None)
-    signals = defaultdict(list)
-    for tensor, node in last.items():
-        signals[node].append(tensor)
-    return list(signals.items())
+    """Each node, and the ids of the signals that no later one needs."""
+    by_depth = sorted(function._nodes_by_depth.items(), reverse=True)
+    nodes = [node for _, of_depth in by_depth for node in of_depth]
+    needed = {id(tensor) for tensor in function.outputs}
+    uses = []
+    for node in reversed(nodes):
+        inputs = {id(tensor) for tensor in node.input_tensors}
+        uses.append((node, list(inputs - needed)))
+        needed |= inputs
+    return uses
 
 
 def _releasing(

@@ -17,7 +17,6 @@ from keras_initx.measurement.forward import forward_pass
 from keras_initx.measurement.moments import all_finite
 from keras_initx.measurement.refusals import nonfinite, too_large
 
-
 # Pairs of a variable and the value that it has in a pass.
 Values = Sequence[tuple[keras.Variable, tf.Tensor]]
 

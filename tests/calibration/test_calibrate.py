@@ -3,6 +3,7 @@
 import threading
 import time
 import weakref
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.calibration import preparation
 from keras_initx.inspection.layer_rule import layer_rule
 
 L = keras.layers
@@ -576,12 +578,14 @@ def test_statistics_of_the_model_do_not_change(rng):
 
 
 class Counted(L.Layer):
-    """Counts how often it runs."""
+    """Counts how often it runs, and on how many samples."""
 
     runs = 0
+    samples: ClassVar[list[int]] = []
 
     def call(self, inputs):
         self.runs += 1
+        self.samples.append(inputs.shape[0])
         return inputs
 
 
@@ -627,52 +631,48 @@ def test_a_data_set_is_iterated_once(rng):
         assert np.allclose(signal.var(axis=0), 1, rtol=1e-4)
 
 
-class Alive(L.Layer):
-    """Counts how many of all signals that it was given are still in memory."""
+class Counting:
+    """An activation that counts how many of its results are in memory."""
 
-    signals = []
-    most = 0
+    def __init__(self):
+        self.results = []
+        self.most = 0
 
-    def call(self, inputs):
-        # Nothing else refers to the tensor that it puts in place of its input.
-        signal = keras.ops.abs(inputs)
-        Alive.signals.append(weakref.ref(signal))
-        alive = sum(one() is not None for one in Alive.signals)
-        Alive.most = max(Alive.most, alive)
-        return signal
-
-
-def alive_chain(inputs):
-    for _ in range(6):
-        inputs = L.Dense(8, "relu")(Alive()(inputs))
-    return inputs
+    def __call__(self, x):
+        result = keras.ops.abs(x)
+        if tf.executing_eagerly():
+            self.results.append(weakref.ref(result))
+            alive = sum(one() is not None for one in self.results)
+            self.most = max(self.most, alive)
+        return result
 
 
-def sequential_nest():
-    def part():
-        return [layer for _ in range(3) for layer in (Alive(), L.Dense(8))]
-
-    inner = keras.Sequential([keras.Input((8,)), *part()])
-    return keras.Sequential([keras.Input((8,)), inner, *part()])
+def chain(activation):
+    layers = [L.Dense(8, activation) for _ in range(6)]
+    return keras.Sequential([keras.Input((8,)), *layers])
 
 
-def residual():
+def nested(activation):
+    def three():
+        return [L.Dense(8, activation) for _ in range(3)]
+
+    inner = keras.Sequential([keras.Input((8,)), *three()])
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, keras.Sequential(three())(inner(inputs)))
+
+
+def residual(activation):
     x = inputs = keras.Input((8,))
     for _ in range(6):
-        x = x + L.Dense(8)(Alive()(x))
+        x = x + L.Dense(8, activation)(x)
     return keras.Model(inputs, x)
 
 
-def chain():
-    inputs = keras.Input((8,))
-    return keras.Model(inputs, alive_chain(inputs))
-
-
-def subclassed():
+def subclassed(activation):
     class Model(keras.Model):
         def __init__(self):
             super().__init__()
-            self.parts = [Alive() if i % 2 else L.Dense(8) for i in range(12)]
+            self.parts = [L.Dense(8, activation) for _ in range(6)]
 
         def call(self, inputs):
             for part in self.parts:
@@ -683,27 +683,96 @@ def subclassed():
 
 
 @pytest.mark.parametrize("batches", [1, 4])
-@pytest.mark.parametrize(
-    "make", [chain, sequential_nest, residual, subclassed]
-)
+@pytest.mark.parametrize("make", [chain, nested, residual, subclassed])
 def test_signals_that_no_layer_needs_are_released(make, batches, rng):
-    """At most one signal of each batch, and one that is being computed."""
-    model = make()
+    """At most one signal of each batch is held, and one is being computed.
+
+    Beside that, Keras holds the input of a model inside another one.
+    """
+    counting = Counting()
+    model = make(counting)
     x = rng.standard_normal((40, 8), np.float32)
-    model(x[:1])
-    Alive.signals, Alive.most = [], 0
     kx.calibrate(model, x, batch_size=40 // batches)
-    assert len(Alive.signals) == 6 * batches
-    assert Alive.most <= batches + 1
+    # Each layer runs twice on each batch, and a check runs none again.
+    assert len(counting.results) == 2 * 6 * batches
+    held = 2 if make is nested else 1
+    assert counting.most <= held * batches + 1
 
 
-def large_signals(numbers):
-    """A net whose largest signal, in the middle, has so many numbers."""
-    model, counted = counted_net(
-        [L.Dense(64, "relu"), L.UpSampling1D(numbers // 512)],
-        [L.GlobalAveragePooling1D(), L.Dense(4)],
+# Arguments, and the number of batches of 40 samples for which a layer has 8
+# numbers each, where a batch may have 96 numbers in a layer.
+DEFAULT_SIZES = {
+    "any": ({}, {}, 4),
+    "as in measure": ({}, {"steps": 5}, 2),
+    "statistics of the batch": ({}, {"training": True}, 1),
+    "fixed": ({"batch_size": 20}, {}, 2),
+    "fixed, with statistics": ({"batch_size": 20}, {"training": True}, 2),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULT_SIZES)
+def test_arrays_are_divided_into_batches(name, rng, monkeypatch):
+    shape, arguments, batches = DEFAULT_SIZES[name]
+    monkeypatch.setattr(preparation, "_NUMBERS", 96)
+    x = rng.standard_normal((40, 4), np.float32)
+    counted = Counted()
+    model = keras.Sequential(
+        [keras.Input((4,), **shape), L.Dense(8, "relu"), L.Dense(2), counted]
     )
-    return model, counted
+    start = model.get_weights()
+    counted.samples = []
+    kx.calibrate(model, x, **arguments)
+    # Two samples ran before, unless the size was known.
+    run = counted.samples[1:] if name == "any" else counted.samples
+    assert len(run) == batches
+    assert sum(run) == 40
+    several = model.get_weights()
+    model.set_weights(start)
+    if "fixed" not in name:
+        kx.calibrate(model, x, batch_size=40)
+        for a, b in zip(several, model.get_weights(), strict=True):
+            assert np.allclose(a, b, atol=1e-5)
+
+
+def test_few_samples_and_small_layers_are_one_batch(rng):
+    model, counted = counted_net([L.Dense(2**12, "relu")], [L.Dense(2)])
+    for samples, runs in ((32, 1), (1000, 2), (1200, 3)):
+        counted.runs = 0
+        kx.calibrate(model, rng.standard_normal((samples, 8), np.float32))
+        assert counted.runs == runs
+
+
+def test_states_of_a_fixed_size(rng):
+    """They take one batch size, with which an unbuilt model is built."""
+    lstm = L.LSTM(4, stateful=True)
+    model = keras.Sequential([lstm, L.Dense(8, name="head")])
+    x = rng.standard_normal((40, 3, 2), np.float32)
+    done = kx.calibrate(model, x)
+    assert dict(done.skipped) == {"lstm": "recurrent"}
+    assert np.allclose(np.var(model(x), axis=0), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [0, 30])
+def test_a_batch_that_fails_changes_nothing(first, rng):
+    """Passes that wait are ended, and so are their threads."""
+
+    class Particular(L.Layer):
+        def call(self, inputs):
+            if tf.executing_eagerly() and tf.reduce_max(inputs) > 50:
+                raise RuntimeError("too much")
+            return inputs
+
+    x = rng.standard_normal((60, 8), np.float32)
+    x[first, 0] = 1e6
+    layers = [L.Dense(8), Particular(), L.Dense(8)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    before = model.get_weights()
+    threads = threading.active_count()
+    with pytest.raises(RuntimeError, match="too much"):
+        kx.calibrate(model, x, batch_size=15, per="layer", target_variance=1e3)
+    assert threading.active_count() == threads
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert np.array_equal(old, new)
 
 
 @pytest.mark.parametrize("batch_size", [None, 20])

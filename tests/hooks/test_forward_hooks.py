@@ -1,5 +1,7 @@
 """Hooks: which calls they meet, and that what they return goes on."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -228,3 +230,69 @@ def test_an_exception_in_a_hook_restores_keras_and_the_layers():
         model(X)
     assert keras.layers.Layer.__call__ is call
     assert [dict(vars(layer)) for layer in model.layers] == held
+
+
+def dense(x):
+    return keras.layers.Dense(3, "tanh")(x)
+
+
+def diamond(x):
+    a, b = dense(x), dense(x)
+    return dense(a + b) + a
+
+
+def several_outputs(x):
+    first = dense(x)
+    return [dense(first), first, x, dense(dense(x))]
+
+
+def a_model_inside(x):
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    return dense(inner(dense(inner(x))) + x)
+
+
+def shared_layer(x):
+    twice = keras.layers.Dense(3)
+    return twice(dense(twice(twice(x))))
+
+
+def several_arguments(x):
+    y = keras.layers.RepeatVector(2)(dense(x))
+    return keras.layers.Attention()([y, dense(y)]) + y
+
+
+def shared_nodes(x):
+    """A layer runs a model of which the nodes are those of the outer one."""
+    first = dense(x)
+    second = dense(first)
+    inner = keras.Model(x, [first, second])
+
+    class Runs(keras.layers.Layer):
+        def call(self, inputs):
+            one, two = inner(inputs)
+            return one * two
+
+    return Runs()(x) + second
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        diamond,
+        several_outputs,
+        a_model_inside,
+        shared_layer,
+        several_arguments,
+        shared_nodes,
+    ],
+)
+def test_a_functional_model_releases_only_what_it_does_not_need(make):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, make(inputs))
+    expected = keras.tree.flatten(model(X))
+    with forward_hooks():
+        actual = keras.tree.flatten(model(X))
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for node in itertools.chain(*model._nodes_by_depth.values()):
+        assert "fill_in" not in vars(node.arguments)

@@ -106,3 +106,44 @@ def test_time_distributed_runs_the_call_of_the_instance_once_a_time_step():
     vars(inner)["call"] = call
     np.testing.assert_allclose(layer(X), expected, atol=1e-6)
     np.testing.assert_array_equal(np.stack(given, axis=1), X)
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_a_functional_model_fills_in_the_arguments_of_each_node(kind):
+    """keras_initx/hooks/functional.py."""
+    layers = [keras.layers.ReLU(name=name) for name in ("a", "b", "c")]
+    if kind == "sequential":
+        model = keras.Sequential([keras.Input((4, 3)), *layers])
+        function = model._functional
+    else:
+        a, b, c = layers
+        inputs = keras.Input((4, 3))
+        model = function = keras.Model(inputs, c(b(a(inputs))))
+    assert isinstance(function, keras.Function)
+    events = []
+    by_depth = sorted(function._nodes_by_depth.items(), reverse=True)
+    for _, nodes in by_depth:
+        for node in nodes:
+
+            def fill_in(signals, node=node):
+                filled = type(node.arguments).fill_in(node.arguments, signals)
+                # Later nodes need none of these.
+                for tensor in node.input_tensors:
+                    del signals[id(tensor)]
+                events.append((node.operation.name, "arguments"))
+                return filled
+
+            vars(node.arguments)["fill_in"] = fill_in
+            name = node.operation.name
+            if name in "abc":
+                original = node.operation.call
+
+                def call(x, name=name, original=original):
+                    events.append((name, "call"))
+                    return original(x)
+
+                vars(node.operation)["call"] = call
+    np.testing.assert_array_equal(model(X), np.maximum(X, 0))
+    assert events == [
+        (name, what) for name in "abc" for what in ("arguments", "call")
+    ]
