@@ -14,6 +14,7 @@ from keras_initx.callbacks.kernel_symmetry import kernel_symmetry
 from keras_initx.callbacks.periodic import (
     Periodic,
     UpdateFreq,
+    Verbose,
     print_message,
 )
 from keras_initx.inspection.selection import (
@@ -40,6 +41,9 @@ class FeatureSymmetry(Periodic):
     the callbacks behind it in the list read it,
 
         feature_spread               the largest of all kernels
+
+    and with `per_layer=True` also
+
         feature_spread/<layer>       standard deviation over the output
                                      channels, root mean square over the rest
         forward_correlation/<layer>  mean correlation of two output channels,
@@ -47,9 +51,7 @@ class FeatureSymmetry(Periodic):
         backward_correlation/<layer> mean correlation of two input channels,
                                      as vectors over all that they feed
 
-    In an epoch without a measurement the values are NaN. Keras's progress bar
-    prints all logs too: to keep it short, put
-    `keras.callbacks.ProgbarLogger()` in the list before this callback.
+    In an epoch without a measurement the values are NaN.
 
     A spread is 0 if and only if all output channels of a kernel are equal in
     float32, except for entries below its normal range. Only kernels are
@@ -62,13 +64,16 @@ class FeatureSymmetry(Periodic):
         update_freq: "epoch" or int. Whether to measure after every epoch or
             after every so many training batches. Defaults to "epoch".
         log_dir: str or path-like. The directory for TensorBoard scalars of
-            what is in `logs`, by step. Defaults to no such file.
+            all these numbers, by step. Defaults to no such file.
         layers: Which layers to examine, as in `measure`: a layer, its name, a
             layer class, a function of a layer, or a list of these. Defaults to
             all that hold a kernel except the last, whose outputs are not
             features.
-        verbose: int. 1 prints a line at each measurement, 2 the table, 0
-            nothing. Defaults to 1.
+        per_layer: bool. Whether to write the keys of single layers into
+            `logs`, all of which Keras's progress bar prints. Defaults to False.
+        verbose: "auto" or int. 1 prints a line at each measurement, 2 the
+            table, 0 nothing; "auto" is 0 in a `fit(verbose=0)`, and 1
+            otherwise. Defaults to "auto".
 
     Attributes:
         names: list of str. The names of the kernels in the last fit, in the
@@ -106,15 +111,18 @@ class FeatureSymmetry(Periodic):
     correlations are those of the authors' code, the spread is defined here.
     """
 
+    _keys = (_KEYS[0],)
+
     def __init__(
         self,
         *,
         update_freq: UpdateFreq = "epoch",
         log_dir: str | os.PathLike | None = None,
         layers: Layers = None,
-        verbose: int = 1,
+        per_layer: bool = False,
+        verbose: Verbose = "auto",
     ):
-        super().__init__(update_freq, log_dir, verbose)
+        super().__init__(update_freq, log_dir, verbose, per_layer)
         check_backend("FeatureSymmetry")
         selectors(layers)
         self.layers = layers
@@ -180,13 +188,14 @@ class FeatureSymmetry(Periodic):
         row = self._symmetries().numpy()
         self._rows.append(row)
         self.measured_at.append((self._epoch, self._step))
-        self._logs = {_KEYS[0]: float(row[:, 0].max())} | {
+        values = {_KEYS[0]: float(row[:, 0].max())} | {
             f"{key}/{name}": float(value)
-            for name, values in zip(self.names, row, strict=True)
-            for key, value in zip(_KEYS, values, strict=True)
+            for name, row_of_kernel in zip(self.names, row, strict=True)
+            for key, value in zip(_KEYS, row_of_kernel, strict=True)
         }
-        self._write_summary(self._logs)
-        if self.verbose and self._is_chief():
+        self._logs = self._in_logs(values)
+        self._write_summary(values)
+        if self._verbosity and self._is_chief():
             print_message(self._message(row))
 
     def _message(self, row: np.ndarray) -> str:
@@ -202,7 +211,7 @@ class FeatureSymmetry(Periodic):
             f"{_mean(row[:, 1]):.3g} forward, "
             f"{_mean(row[:, 2]):.3g} backward"
         )
-        return f"{line}\n{self.table()}" if self.verbose == 2 else line
+        return f"{line}\n{self.table()}" if self._verbosity == 2 else line
 
 
 def _mean(values: np.ndarray) -> float:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Mapping
-from typing import Literal
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import keras
 import tensorflow as tf
 
 from keras_initx.distribute.cluster import is_chief, strategy_of
-from keras_initx.validation import is_int, refuse
+from keras_initx.validation import check_bool, check_choice, is_int, refuse
 
 UpdateFreq = int | Literal["epoch"]
+Verbose = int | Literal["auto"]
 
 
 class Periodic(keras.callbacks.Callback):
@@ -28,17 +31,24 @@ class Periodic(keras.callbacks.Callback):
             after every so many training batches.
         log_dir: str or path-like. The directory for TensorBoard scalars, or
             None for no such file.
-        verbose: int. 0, 1 or 2, for the subclass.
+        verbose: "auto" or int. 0, 1 or 2, for the subclass; "auto" is 0 in a
+            `fit(verbose=0)`, and 1 otherwise.
+        per_layer: bool. Whether the keys of single layers, which have a slash,
+            are written into `logs`.
 
     Raises:
-        ValueError: If `update_freq` or `verbose` is something else.
+        ValueError: If an argument is something else.
     """
+
+    # The keys in `logs` that are not of a single layer.
+    _keys: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
         update_freq: UpdateFreq,
         log_dir: str | os.PathLike | None,
-        verbose: int,
+        verbose: Verbose,
+        per_layer: bool,
     ):
         super().__init__()
         if update_freq != "epoch" and not (
@@ -48,11 +58,10 @@ class Periodic(keras.callbacks.Callback):
                 'update_freq must be "epoch" or a number of batches >= 1.',
                 update_freq=update_freq,
             )
-        if verbose not in (0, 1, 2):
-            refuse("verbose must be 0, 1 or 2.", verbose=verbose)
         self.update_freq = update_freq
         self.log_dir = log_dir
-        self.verbose = verbose
+        self.verbose = check_choice("verbose", verbose, ("auto", 0, 1, 2))
+        self.per_layer = check_bool("per_layer", per_layer)
 
     def _measure(self) -> None:
         raise NotImplementedError
@@ -71,6 +80,8 @@ class Periodic(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Starts a new record and measures."""
         self._start()
+        for problem in self._problems(_callbacks_around(self)):
+            warnings.warn(problem, stacklevel=2)
         # A training that continues an earlier one continues its steps too.
         self._begin_at(_batches(self.model))
         if self.log_dir is not None and self._is_chief():
@@ -98,6 +109,41 @@ class Periodic(keras.callbacks.Callback):
             self._measure()
             if logs is not None:
                 logs.update(self._logs)
+
+    def _problems(self, callbacks: Sequence[Any]) -> list[str]:
+        """What keeps other callbacks of a fit from reading the logs."""
+        own, found = type(self).__name__, []
+        for i, callback in enumerate(callbacks):
+            key = getattr(callback, "monitor", None)
+            if not isinstance(key, str) or key.split("/")[0] not in self._keys:
+                continue
+            name = f"{type(callback).__name__}(monitor={key!r})"
+            if i < callbacks.index(self):
+                found.append(
+                    f"{name} reads the logs before {own} writes them: put it "
+                    f"behind {own} in the list of callbacks."
+                )
+            if "/" in key and not self.per_layer:
+                found.append(
+                    f"{name} reads a key of one layer, which {own} writes "
+                    "with per_layer=True."
+                )
+        return found
+
+    def _in_logs(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The values that are written into `logs`."""
+        return {
+            key: float(value)
+            for key, value in values.items()
+            if self.per_layer or "/" not in key
+        }
+
+    @property
+    def _verbosity(self) -> int:
+        """What `verbose` means in this fit."""
+        if self.verbose != "auto":
+            return self.verbose
+        return int((self.params or {}).get("verbose", 1) != 0)
 
     @property
     def _nothing_trained(self) -> bool:
@@ -136,15 +182,26 @@ class Periodic(keras.callbacks.Callback):
         self,
         scalars: Mapping[str, float],
         figures: Mapping[str, bytes] | None = None,
+        descriptions: Mapping[str, str] | None = None,
     ) -> None:
-        """Writes scalars, and figures as PNG, by their tags."""
+        """Writes scalars, and figures as PNG, by their tags.
+
+        Args:
+            scalars: dict. The numbers by their tags.
+            figures: dict. The content of PNG files by their tags.
+            descriptions: dict. What TensorBoard says of a tag, by its part
+                before the slash.
+        """
         if self._writer is None:
             return
         with self._writer.as_default(step=self._step):
             for tag, value in scalars.items():
-                _summary(tag, tf.constant(value, tf.float32), "scalars")
+                text = (descriptions or {}).get(tag.split("/")[0], "")
+                value = tf.constant(value, tf.float32)
+                _summary(tag, value, "scalars", text)
             for tag, png in (figures or {}).items():
-                _summary(tag, _image(png), "images")
+                text = (descriptions or {}).get(tag.split("/")[0], "")
+                _summary(tag, _image(png), "images", text)
         self._writer.flush()
 
 
@@ -154,6 +211,23 @@ def print_message(message: str) -> None:
     if keras.config.is_interactive_logging_enabled():
         sys.stdout.write(f"\n{message}\n")
         sys.stdout.flush()
+
+
+def _callbacks_around(callback: keras.callbacks.Callback) -> Sequence[Any]:
+    """All callbacks of the fit that calls a method of this one, in order.
+
+    Keras gives a callback its model and parameters, but not the other
+    callbacks. What calls it is a `keras.callbacks.CallbackList`, which has
+    them.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            callbacks: Sequence[Any] = getattr(caller, "callbacks", ())
+            return callbacks if callback in callbacks else ()
+        frame = frame.f_back
+    return ()
 
 
 def _updates(model: keras.Model) -> int | None:
@@ -185,9 +259,9 @@ def _image(png: bytes) -> tf.Tensor:
     return tf.constant([str(width).encode(), str(height).encode(), png])
 
 
-def _summary(tag: str, value: tf.Tensor, plugin: str) -> None:
+def _summary(tag: str, value: tf.Tensor, plugin: str, text: str) -> None:
     # As tf.summary.scalar and tf.summary.image do, which need TensorBoard
     # installed to write.
-    metadata = tf.compat.v1.SummaryMetadata()
+    metadata = tf.compat.v1.SummaryMetadata(summary_description=text)
     metadata.plugin_data.plugin_name = plugin
     tf.summary.write(tag, value, metadata=metadata)

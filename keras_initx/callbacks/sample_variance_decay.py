@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
 from typing import Literal
+
+import keras
 
 from keras_initx.callbacks.periodic import (
     Periodic,
     UpdateFreq,
+    Verbose,
     print_message,
 )
 from keras_initx.inspection.selection import Layers, selectors
@@ -17,6 +21,7 @@ from keras_initx.measurement.data import Data, batches
 from keras_initx.measurement.meter import Meter
 from keras_initx.profile import VarianceProfile
 from keras_initx.profile.display import png
+from keras_initx.profile.verdict import RANGES
 from keras_initx.validation import (
     check_backend,
     check_bool,
@@ -24,25 +29,58 @@ from keras_initx.validation import (
     check_instance,
 )
 
-_KEY = "sample_variance_decay"
+_TOTAL, _DECAY = _KEYS = ("signal_total", "sample_variance_decay")
+# What TensorBoard shows beside a number and a figure.
+_DESCRIPTIONS = {
+    _TOTAL: (
+        "Mean square of the last layer's pre-activations over the first one's, "
+        + RANGES["signal_total"]
+    ),
+    "total": "Mean square of a layer's pre-activations.",
+    _DECAY: (
+        "Sample fraction over the first layer's. A value near 1 is no aim in "
+        "itself: read it together with signal_total."
+    ),
+    "sample_fraction": (
+        "Share of the mean square that differs between samples, "
+        + RANGES["sample_fraction"]
+    ),
+    "profile": (
+        f"The total over the first one: {RANGES['signal_total']} The sample "
+        f"fraction: {RANGES['sample_fraction']}"
+    ),
+}
 
 
 class SampleVarianceDecay(Periodic):
-    """A Keras callback that measures how the sample variance decays.
+    """A Keras callback that measures what reaches the layers of a model.
 
     Measures the model on `data`, as `keras_initx.measure` does, before the
     first step and then after every epoch, or every so many batches. It writes
     into `logs`
 
-        sample_variance_decay            `decay` of the last layer
-        sample_variance_decay/<layer>    `decay` of each layer
+        signal_total             `signal_total` of the last layer
+        sample_variance_decay    `decay` of the last layer
 
-    where `decay` is that of a `VarianceProfile`. History reads them, and so do
-    CSVLogger, EarlyStopping, ModelCheckpoint and TensorBoard where they stand
-    *behind* this callback in the list. In an epoch without a measurement the
-    values are NaN. Keras's progress bar prints all
-    logs too: to keep it short, put `keras.callbacks.ProgbarLogger()` in the
-    list before this callback.
+    and with `per_layer=True` also `signal_total/<layer>` and
+    `sample_variance_decay/<layer>` of each layer. Both are ratios to the first
+    layer, and columns of a `VarianceProfile`. A network whose `signal_total`
+    starts below 1e-4 or above 1e4 hardly trains, whatever its decay is, and a
+    decay of 1 is no aim in itself. `VarianceProfile` explains the ranges. In
+    an epoch without a measurement the values are NaN.
+
+    `History` always has these logs. `CSVLogger`, `EarlyStopping`,
+    `ReduceLROnPlateau`, `ModelCheckpoint` and `TensorBoard` have them where
+    they stand *behind* this callback in the list, and a callback in front of
+    it that monitors one of its keys is warned of. Keras cannot guess whether
+    these numbers should grow, so that it needs `mode="max"` or `mode="min"`:
+
+    ```python
+    callbacks = [
+        SampleVarianceDecay(x),
+        keras.callbacks.EarlyStopping("sample_variance_decay", mode="max"),
+    ]
+    ```
 
     `keras.callbacks.BackupAndRestore` belongs before it as well: the first
     measurement is then made with the restored weights, and its steps continue
@@ -59,21 +97,33 @@ class SampleVarianceDecay(Periodic):
         update_freq: "epoch" or int. Whether to measure after every epoch or
             after every so many training batches. Defaults to "epoch".
         log_dir: str or path-like. The directory for TensorBoard scalars, by
-            step, of every layer's decay, sample fraction, sample variance and
-            squared mean, and, where matplotlib is installed, a figure of the
-            profile. Defaults to no such file.
+            step, of every layer's total, decay, sample fraction, sample
+            variance and squared mean, and, where matplotlib is installed, a
+            figure of the profile. Defaults to no such file.
         expected: VarianceProfile. A profile of as many layers, usually from
             theory, to print beside the table of `verbose=2`. Defaults to None.
         layers: Which layers to report, as in `measure`. Defaults to every
             layer that holds a kernel.
         training: bool. Whether to run the model in training mode when it is
-            measured. Defaults to False.
+            measured. Defaults to False, which is the model of `predict`. With
+            Batch Normalization it is True that shows the model that is
+            trained: with False, a normalization uses its moving statistics,
+            which are those of the identity before the first step and lag
+            behind during the first hundreds.
         steps: int. The largest number of batches to measure on, as in
             `measure`. Defaults to all.
         batch_size: int. Samples per batch, for arrays. A measurement is
             cheapest in batches of the training's size. Defaults to 32.
-        verbose: int. 1 prints a line at each measurement, 2 the table, 0
-            nothing. Defaults to 1.
+        model: The model to measure, for one whose `call` is not what is
+            trained, or that has none: a part of it, such as `vae.encoder`, or
+            a function that returns this part when it is called with the model
+            of the fit. `data` are those of the part. Defaults to the model of
+            the fit.
+        per_layer: bool. Whether to write the keys of single layers into
+            `logs`, all of which Keras's progress bar prints. Defaults to False.
+        verbose: "auto" or int. 1 prints a line at each measurement, 2 the
+            table, 0 nothing; "auto" is 0 in a `fit(verbose=0)`, and 1
+            otherwise. Defaults to "auto".
         on_error: "raise" or "warn". "raise" ends a training whose signal has
             diverged; "warn" continues it without the measurement, and `logs`
             hold NaN. Before the first step an error is always raised, since
@@ -105,13 +155,38 @@ class SampleVarianceDecay(Periodic):
     >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[decay])
     >>> decay.measured_at
     [(0, 0), (1, 2), (2, 4)]
-    >>> len(history.history["sample_variance_decay"])
+    >>> len(history.history["signal_total"])
     2
+
+    A VAE, a GAN, a diffusion model or a contrastive model often has a
+    `train_step` and no `call`. One of its parts is measured then:
+
+    >>> import tensorflow as tf
+    >>> class Autoencoder(keras.Model):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.encoder = keras.Sequential([keras.layers.Dense(2)])
+    ...         self.decoder = keras.Sequential([keras.layers.Dense(4)])
+    ...     def train_step(self, x):
+    ...         with tf.GradientTape() as tape:
+    ...             x_again = self.decoder(self.encoder(x))
+    ...             loss = tf.reduce_mean((x_again - x) ** 2)
+    ...         weights = self.trainable_variables
+    ...         self.optimizer.apply(tape.gradient(loss, weights), weights)
+    ...         return {"loss": loss}
+    >>> autoencoder = Autoencoder()
+    >>> autoencoder.compile("sgd")
+    >>> decay = SampleVarianceDecay(x, model=autoencoder.encoder)
+    >>> history = autoencoder.fit(x, verbose=0, callbacks=[decay])
+    >>> decay.profiles[-1].layers
+    ('dense_2',)
 
     Reference: the decay is that of Luther & Seung, Physical Review Research 2,
     033135 (2020), arXiv:1902.04942; following it during training is not in the
     paper.
     """
+
+    _keys = _KEYS
 
     def __init__(
         self,
@@ -124,10 +199,12 @@ class SampleVarianceDecay(Periodic):
         training: bool = False,
         steps: int | None = None,
         batch_size: int | None = None,
-        verbose: int = 1,
+        model: keras.Model | Callable[[keras.Model], keras.Model] | None = None,
+        per_layer: bool = False,
+        verbose: Verbose = "auto",
         on_error: Literal["raise", "warn"] = "raise",
     ):
-        super().__init__(update_freq, log_dir, verbose)
+        super().__init__(update_freq, log_dir, verbose, per_layer)
         check_backend("SampleVarianceDecay")
         check_instance(
             "expected",
@@ -136,6 +213,10 @@ class SampleVarianceDecay(Periodic):
             "a VarianceProfile",
             optional=True,
         )
+        if model is not None and not callable(model):
+            check_instance(
+                "model", model, keras.layers.Layer, _A_MODEL, optional=True
+            )
         selectors(layers)
         batches(data, batch_size, steps)
         self.data = data
@@ -144,6 +225,7 @@ class SampleVarianceDecay(Periodic):
         self.training = check_bool("training", training)
         self.steps = steps
         self.batch_size = batch_size
+        self.measured_model = model
         self.on_error = check_choice("on_error", on_error, ("raise", "warn"))
         self._start()
 
@@ -161,7 +243,9 @@ class SampleVarianceDecay(Periodic):
         try:
             if self._meter is None:
                 self._meter = Meter(
-                    self.model, layers=self.layers, training=self.training
+                    self._model_to_measure(),
+                    layers=self.layers,
+                    training=self.training,
                 )
             profile = self._meter(
                 self.data, steps=self.steps, batch_size=self.batch_size
@@ -171,7 +255,7 @@ class SampleVarianceDecay(Periodic):
         except Exception as error:
             if self.on_error == "raise" or self._nothing_trained:
                 raise
-            self._logs = dict.fromkeys(self._logs or [_KEY], float("nan"))
+            self._logs = dict.fromkeys(self._logs or _KEYS, float("nan"))
             warnings.warn(
                 f"No sample variance at epoch {self._epoch}, "
                 f"step {self._step}: {error}",
@@ -180,42 +264,66 @@ class SampleVarianceDecay(Periodic):
             return
         self.profiles.append(profile)
         self.measured_at.append((self._epoch, self._step))
-        self._logs = {_KEY: float(profile.decay[-1])} | {
-            f"{_KEY}/{name}": float(decay)
-            for name, decay in zip(profile.layers, profile.decay, strict=True)
-        }
+        scalars = _scalars(profile)
+        self._logs = self._in_logs(
+            {
+                tag: value
+                for tag, value in scalars.items()
+                if tag.split("/")[0] in _KEYS
+            }
+        )
         if self._writer is not None:
-            self._write_summary(_scalars(profile), self._figures(profile))
-        if self.verbose and self._is_chief():
+            self._write_summary(scalars, self._figures(profile), _DESCRIPTIONS)
+        if self._verbosity and self._is_chief():
             print_message(self._message(profile))
+
+    def _model_to_measure(self) -> keras.Model:
+        model = self.measured_model
+        if model is None:
+            return self.model
+        if isinstance(model, keras.layers.Layer):
+            return model
+        return check_instance(
+            "model", model(self.model), keras.layers.Layer, _A_MODEL
+        )
 
     def _figures(self, profile: VarianceProfile) -> dict[str, bytes]:
         if importlib.util.find_spec("matplotlib") is None:
             return {}
-        return {
-            f"profile/{_KEY}": png(lambda ax: profile.plot(self.expected, ax))
-        }
+        figure = png(
+            lambda axes: profile.plot(self.expected, axes),
+            f"Step {self._step}: {profile.verdict}",
+        )
+        return {f"profile/{_DECAY}": figure}
 
     def _message(self, profile: VarianceProfile) -> str:
         first, last = profile.sample_fraction[[0, -1]]
         line = (
-            f"Step {self._step}: sample fraction "
-            f"{first:.3g} at {profile.layers[0]}, "
-            f"{last:.3g} at {profile.layers[-1]}, "
-            f"decay {profile.decay[-1]:.3g}"
+            f"Step {self._step}: total {profile.signal_total[-1]:.3g} of the "
+            f"first layer's, sample fraction {first:.3g} at "
+            f"{profile.layers[0]}, {last:.3g} at {profile.layers[-1]}"
         )
-        if self.verbose == 2:
-            line += "\n" + profile.table(self.expected)
-        return line
+        if self._verbosity == 2:
+            line += f"\n{profile.table(self.expected)}"
+        return f"{line}\n{profile.verdict}"
+
+
+# What `model` may be.
+_A_MODEL = "a keras.Model, or a function of the model that returns one"
 
 
 def _scalars(profile: VarianceProfile) -> dict[str, float]:
-    scalars = {_KEY: profile.decay[-1]}
-    for i, name in enumerate(profile.layers):
-        scalars |= {
-            f"{_KEY}/{name}": profile.decay[i],
-            f"sample_fraction/{name}": profile.sample_fraction[i],
-            f"sample_variance/{name}": profile.sample_variance[i],
-            f"squared_mean/{name}": profile.squared_mean[i],
-        }
-    return scalars
+    """The numbers for TensorBoard and the logs, by their tags."""
+    columns = {
+        _TOTAL: profile.signal_total,
+        _DECAY: profile.decay,
+        "total": profile.total,
+        "sample_fraction": profile.sample_fraction,
+        "sample_variance": profile.sample_variance,
+        "squared_mean": profile.squared_mean,
+    }
+    return {key: columns[key][-1] for key in _KEYS} | {
+        f"{column}/{name}": value
+        for column, values in columns.items()
+        for name, value in zip(profile.layers, values, strict=True)
+    }

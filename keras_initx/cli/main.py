@@ -18,6 +18,7 @@ import numpy as np
 import keras_initx as kx
 from keras_initx.cli import plain_network, report
 from keras_initx.cli.errors import one_line
+from keras_initx.profile.verdict import RANGES
 
 _GLOROT = "Glorot & Bengio, AISTATS 2010"
 _HE = "He, Zhang, Ren & Sun, ICCV 2015"
@@ -48,10 +49,6 @@ _PLAIN_NETWORK = {
     "width": 1024,
     "activation": "relu",
 }
-
-# A mean square. Far below it, the squares of a layer's units underflow in
-# float32.
-_SMALLEST_TOTAL = 1e-32
 
 
 class _Parser(argparse.ArgumentParser):
@@ -261,29 +258,21 @@ def _measure_plain_network(
 def _summary(
     profile: kx.VarianceProfile, expected: kx.VarianceProfile | None
 ) -> str:
-    """Returns one sentence on the first and the last layer with a signal."""
-    no_signal = "the signal is zero, or too small to be squared in float32"
-    alive = np.flatnonzero(profile.total > _SMALLEST_TOTAL)
-    if not len(alive):
-        return f"In every layer {no_signal}."
-    first, last = int(alive[0]), int(alive[-1])
-    fractions = profile.sample_fraction
-    text = (
-        "The sample fraction, the part of the mean square that differs between "
-        f"samples, is {_percent(fractions[first])} at {profile.layers[first]}"
-    )
-    if last > first:
-        text += f" and {_percent(fractions[last])} at {profile.layers[last]}"
-    if last + 1 < len(profile):
-        return f"{text}; from {profile.layers[last + 1]} on, {no_signal}."
+    """Returns the verdict, what theory predicts, and the good ranges."""
+    text = str(profile.verdict)
     if expected is not None:
-        fraction = _percent(expected.sample_fraction[last])
-        text += f"; theory for infinite width predicts {fraction}"
-    return f"{text}."
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.3g}%"
+        last = int(np.flatnonzero(profile.sample_variance > 0)[-1])
+        text += (
+            " Theory for infinite width predicts a sample fraction of "
+            f"{expected.sample_fraction[last]:.2g} at {profile.layers[last]}."
+        )
+    return "\n".join(
+        [
+            text,
+            f"The last total over the first one: {RANGES['signal_total']}",
+            f"The last sample fraction: {RANGES['sample_fraction']}",
+        ]
+    )
 
 
 def _list(options: argparse.Namespace) -> None:

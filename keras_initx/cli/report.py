@@ -257,17 +257,10 @@ def write_files(
     paths = [folder / name for name in FILES]
     profile.save(paths[0])
     write_whole(paths[1], _csv(profile, expected).encode())
-    # Matplotlib's font may lack other characters, and parse_math=False keeps
-    # "$" in a file name from starting a formula.
-    title = title.encode("ascii", "replace").decode()
-    write_whole(
-        paths[2],
-        png(
-            lambda ax: profile.plot(expected, ax).set_title(
-                title, fontsize="medium", parse_math=False
-            )
-        ),
+    image = png(
+        lambda axes: profile.plot(expected, axes), f"{title}\n{profile.verdict}"
     )
+    write_whole(paths[2], image)
     return paths
 
 
@@ -277,8 +270,12 @@ def _csv(profile: VarianceProfile, expected: VarianceProfile | None) -> str:
         "units": profile.units.tolist(),
         "sample_variance": profile.sample_variance.tolist(),
         "squared_mean": profile.squared_mean.tolist(),
+        "total": profile.total.tolist(),
         "sample_fraction": profile.sample_fraction.tolist(),
         "decay": profile.decay.tolist(),
+        "dead_fraction": profile.dead_fraction.tolist(),
+        "saturated_fraction": profile.saturated_fraction.tolist(),
+        "note": profile.notes,
     }
     if expected is not None:
         columns["expected"] = expected.sample_fraction.tolist()

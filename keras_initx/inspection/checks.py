@@ -36,3 +36,22 @@ def check_eager(what: str) -> None:
             f"{what} changes the model, so it is called outside of a "
             "tf.function. Received: a call inside of one"
         )
+
+
+def check_call(model: keras.Model) -> None:
+    """Checks that a model has a `call`, without which there is no forward pass.
+
+    Raises:
+        ValueError: If it has none, as many models with a `train_step` of their
+            own. The parts that may be used instead are named.
+    """
+    if type(model).call not in (keras.Model.call, keras.layers.Layer.call):
+        return
+    parts = [layer.name for layer in getattr(model, "layers", ())]
+    raise ValueError(
+        "model must have a `call`, which a forward pass runs. Measure a part "
+        "that has one, as in `measure(vae.encoder, data)` or "
+        "`SampleVarianceDecay(data, model=vae.encoder)`. Received: "
+        f"model={model.name!r} of type {type(model).__name__} without `call`, "
+        f"whose parts are {', '.join(parts) or 'not known'}"
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.distribute.cluster import strategy_of
-from keras_initx.inspection.checks import check_model
+from keras_initx.inspection.checks import check_call, check_model
 from keras_initx.inspection.equal_kernels import warn_of_equal_kernels
 from keras_initx.inspection.selection import Layers, selectors
 from keras_initx.measurement.data import (
@@ -112,6 +112,7 @@ class Meter:
     ):
         check_backend("Meter")
         self._model = check_model(model)
+        check_call(model)
         self._selectors = selectors(layers)
         self._training = check_bool("training", training)
         self._compiled: OrderedDict[tuple, _CompiledForward] = OrderedDict()

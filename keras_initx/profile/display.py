@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich import box
@@ -75,49 +76,99 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def plot_by_layer(
-    curves: Mapping[str, tuple[np.ndarray, str]],
-    label: str,
-    ax: Axes | None = None,
-) -> Axes:
-    """Plots curves by layer, on a logarithmic scale.
+class Panel(NamedTuple):
+    """One quantity of a profile in a figure.
 
     Args:
-        curves: dict. The values and the Matplotlib format of each curve, by
-            its name in the legend.
-        label: str. The label of the vertical axis.
-        ax: Matplotlib axes or None. The axes to plot on. Defaults to new ones.
+        column: str. The attribute of the profile.
+        label: str. The label of the vertical axis, short enough for it.
+        good: tuple of float. The range of a network that trains well.
+        good_label: str. The name of that range in the legend.
+        missing_label: str. The name in the legend of a row that has no
+            positive value.
+    """
 
-    Returns:
-        The Matplotlib axes.
+    column: str
+    label: str
+    good: tuple[float, float]
+    good_label: str
+    missing_label: str
+
+
+def new_axes() -> np.ndarray:
+    """Returns the two axes of a new figure, one above the other.
 
     Raises:
         ImportError: If Matplotlib is not installed.
     """
-    if ax is None:
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                'Plotting needs matplotlib: pip install "keras-initx[plot]"'
-            ) from error
-        ax = plt.subplots()[1]
-    for name, (values, style) in curves.items():
-        ax.plot(range(len(values)), values, style, label=name)
-    if len(curves) > 1:
-        ax.legend()
-    ax.set_yscale("log")
-    ax.locator_params(axis="x", integer=True)
-    ax.set_xlabel("index of the layer")
-    ax.set_ylabel(label)
-    return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            'Plotting needs matplotlib: pip install "keras-initx[plot]"'
+        ) from error
+    return plt.subplots(2, 1, sharex=True, layout="constrained")[1]
 
 
-def png(draw: Callable[[Axes], object]) -> bytes:
-    """Returns a figure as the content of a PNG file.
+def plot_by_layer(
+    panel: Panel,
+    curves: Mapping[str, tuple[np.ndarray, str]],
+    ax: Axes,
+    with_names: bool = True,
+) -> None:
+    """Plots curves by layer, on a logarithmic scale.
 
     Args:
-        draw: Callable. It receives new Matplotlib axes and draws on them.
+        panel: Panel. The quantity.
+        curves: dict. The values and the Matplotlib format of each curve, by
+            its name in the legend.
+        ax: Matplotlib axes. The axes to plot on.
+        with_names: bool. Whether the legend names the curves. Defaults to True.
+    """
+    # Several profiles on the same axes share these names.
+    shared = {artist.get_label() for artist in (*ax.lines, *ax.patches)}
+    if panel.good_label not in shared:
+        ax.axhspan(*panel.good, color="tab:green", alpha=0.1, linewidth=0)
+        ax.patches[-1].set_label(panel.good_label)
+    for name, (values, style) in curves.items():
+        positive = np.where(values > 0, values, np.nan)
+        label = _wrapped(name, ax) if with_names else "_"
+        line = ax.plot(positive, style, label=label)[0]
+        (missing,) = np.nonzero(np.isnan(positive))
+        if len(missing):
+            label = panel.missing_label
+            # At the lower edge, since zero has no place on the scale.
+            ax.plot(
+                missing,
+                np.full(len(missing), 0.04),
+                "x",
+                color=line.get_color(),
+                label="_" if label in shared else label,
+                transform=ax.get_xaxis_transform(),
+            )
+            shared.add(label)
+    ax.set_yscale("log")
+    ax.locator_params(axis="x", integer=True)
+    ax.set_ylabel(panel.label)
+    ax.legend(fontsize="small")
+
+
+def _wrapped(text: str, ax: Axes) -> str:
+    """Returns the text in lines that fit into a legend within the axes."""
+    size = 8.33
+    width = ax.get_window_extent().width * 72 / ax.figure.dpi
+    # The line beside the text and the margins are 4 letters wide, and a letter
+    # is about 0.6 of its size.
+    return textwrap.fill(text, max(8, int(0.85 * width / (0.6 * size)) - 6))
+
+
+def png(draw: Callable[[np.ndarray], object], title: str) -> bytes:
+    """Returns a figure of two panels as the content of a PNG file.
+
+    Args:
+        draw: Callable. It receives two new Matplotlib axes, one above the
+            other, and draws on them.
+        title: str. The title of the figure.
 
     Returns:
         bytes. The content of the file.
@@ -129,8 +180,18 @@ def png(draw: Callable[[Axes], object]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    draw(figure.subplots())
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    draw(figure.subplots(2, 1, sharex=True))
+    # Matplotlib's font may lack other characters, and parse_math=False keeps
+    # "$" in a name from starting a formula.
+    figure.suptitle(
+        "\n".join(
+            textwrap.fill(line.encode("ascii", "replace").decode(), 85)
+            for line in title.splitlines()
+        ),
+        fontsize="medium",
+        parse_math=False,
+    )
     image = io.BytesIO()
     FigureCanvasAgg(figure).print_png(image)
     return image.getvalue()

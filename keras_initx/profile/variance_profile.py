@@ -16,6 +16,13 @@ import numpy as np
 
 from keras_initx.profile import display
 from keras_initx.profile.files import write_whole
+from keras_initx.profile.verdict import (
+    GOOD_FRACTION,
+    GOOD_TOTAL,
+    Verdict,
+    first_reached,
+    verdict,
+)
 from keras_initx.validation import check_instance, is_int, refuse
 
 if TYPE_CHECKING:
@@ -58,7 +65,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class VarianceProfile:
-    """How much of the difference between samples reaches each layer.
+    """How much of a signal, and of its differences, reaches each layer.
 
     For one fixed network, let `y` be a pre-activation of a layer and `<.>` the
     average over input samples. The row of a layer holds, averaged over the
@@ -66,17 +73,35 @@ class VarianceProfile:
 
         v^2 = <(y - <y>)^2>     sample_variance: differs between samples
         m^2 = <y>^2             squared_mean: is common to all samples
-        v^2 + m^2 = <y^2>       total
+        v^2 + m^2 = <y^2>       total: the mean square of the signal
 
-    and two ratios of them,
+    and three ratios of them,
 
         sample_fraction = v^2 / (m^2 + v^2)
+        signal_total    = total / total[first]
         decay           = sample_fraction / sample_fraction[first]
 
     `sample_fraction` is one minus the mean correlation of two samples. `first`
-    is the first row with a positive `sample_fraction`, which is row 0 unless
-    the first layers have outputs that are zero or equal for all samples, such
-    as position embeddings.
+    is the first row that samples reach, which has a positive
+    `sample_fraction`. It is row 0 unless the first layers have outputs that
+    are zero or equal for all samples, such as position embeddings.
+
+    Both `signal_total` and `sample_fraction` are needed to tell whether a
+    network will train. For the last layer of a network that is not trained,
+
+        signal_total < 1e-4       the signal vanishes
+        signal_total > 1e4        the signal explodes
+        sample_fraction < 0.2     the differences between samples fade: the
+                                  network trains, but worse
+        sample_fraction < 0.02    they are lost, as they are after more than 30
+                                  layers below 0.2
+        otherwise                 the signal lives
+
+    A `sample_fraction` of 1 is no aim in itself: 30 relu layers that
+    `calibrate` brings to 1 train worse than those of He initialization with
+    0.1, and those much worse than residual branches with 0.4. `verdict` says
+    in a sentence which of these holds, and from which layer on; `print` shows
+    it under the table.
 
     `profile["dense_3"]` and `profile[3]` return the row of one layer.
 
@@ -117,10 +142,12 @@ class VarianceProfile:
     array([1. , 0.5])
     >>> profile["b"].squared_mean
     1.5
+    >>> print(profile.verdict)  # doctest: +ELLIPSIS
+    The signal lives: at b its mean square is 1 times that of a, ...
 
     Reference: Luther & Seung, Physical Review Research 2, 033135 (2020),
-    arXiv:1902.04942 (m^2, v^2 and their sum). The names `sample_fraction` and
-    `decay` are introduced here.
+    arXiv:1902.04942 (m^2, v^2 and their sum). The ratios and their ranges are
+    introduced here.
     """
 
     layers: Sequence[str]
@@ -178,17 +205,40 @@ class VarianceProfile:
             return self.sample_variance / self.total
 
     @property
+    def signal_total(self) -> np.ndarray:
+        """`total` relative to the first layer's, shape `(layers,)`.
+
+        The first layer is the first one that samples reach, or if there is
+        none, the first one with a positive total. Without such a layer all
+        values are NaN.
+        """
+        first = first_reached(self.sample_fraction)
+        if first is None:
+            first = first_reached(self.total)
+        return self.total / (np.nan if first is None else self.total[first])
+
+    @property
     def decay(self) -> np.ndarray:
         """`sample_fraction` relative to the first layer's, shape `(layers,)`.
 
-        The first layer is the first one with a positive `sample_fraction`.
-        Where no layer has one, all values are NaN.
+        The first layer is the first one that samples reach, which has a
+        positive `sample_fraction`. Where no layer has one, all values are NaN.
         """
         fraction = self.sample_fraction
-        positive = fraction[fraction > 0]
-        first = positive[0] if len(positive) else np.nan
-        with np.errstate(invalid="ignore"):
-            return fraction / first
+        first = first_reached(fraction)
+        return fraction / (np.nan if first is None else fraction[first])
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the profile says about the network, with the ranges above.
+
+        `verdict.sentence`, which `print` shows, says whether the signal
+        vanishes, explodes, loses its differences or lives, and from which
+        layer on; `verdict.state` is that word.
+        """
+        return verdict(
+            self.layers, self.total, self.sample_fraction, self.dead_fraction
+        )
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -229,15 +279,20 @@ class VarianceProfile:
         )
 
     def __repr__(self) -> str:
-        first, last = self.sample_fraction[0], self.sample_fraction[-1]
+        ends = [
+            f"{name} {values[0]:.4g} at {self.layers[0]!r}, "
+            f"{values[-1]:.4g} at {self.layers[-1]!r}"
+            for name, values in (
+                ("total", self.total),
+                ("sample fraction", self.sample_fraction),
+            )
+        ]
         return (
-            f"<{type(self).__name__} of {len(self)} layers: "
-            f"sample fraction {first:.4g} at {self.layers[0]!r}, "
-            f"{last:.4g} at {self.layers[-1]!r}>"
+            f"<{type(self).__name__} of {len(self)} layers: {'; '.join(ends)}>"
         )
 
     def __str__(self) -> str:
-        return self.table()
+        return f"{self.table()}\n{self.verdict}"
 
     def table(self, expected: VarianceProfile | None = None) -> str:
         """Returns the profile as an aligned text table.
@@ -274,8 +329,10 @@ class VarianceProfile:
             )
 
     def _repr_html_(self) -> str:
-        lines = (f"<p>{html.escape(line)}</p>" for line in self._lines())
-        return display.html_table(*self._cells(None)) + "".join(lines)
+        lines = [*self._lines(), str(self.verdict)]
+        return display.html_table(*self._cells(None)) + "".join(
+            f"<p>{html.escape(line)}</p>" for line in lines
+        )
 
     def _lines(self) -> Iterator[str]:
         """What stands under the table."""
@@ -296,6 +353,7 @@ class VarianceProfile:
             "units": self.units,
             "sample variance": self.sample_variance,
             "squared mean": self.squared_mean,
+            "total": self.total,
             "sample fraction": self.sample_fraction,
         }
         if expected is not None:
@@ -322,30 +380,68 @@ class VarianceProfile:
     def plot(
         self,
         expected: VarianceProfile | None = None,
-        ax: Axes | None = None,
-    ) -> Axes:
-        """Plots `sample_fraction` by layer, on a logarithmic scale.
+        ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+        *,
+        label: str = "measured",
+    ) -> Axes | np.ndarray:
+        """Plots `signal_total` and `sample_fraction` by layer.
+
+        The upper panel shows `signal_total` and the lower one
+        `sample_fraction`, both on a logarithmic scale. Shaded are the ranges
+        in which the last layer of a network lies that trains well. A cross
+        marks a row without a value to show: one that is zero, or equal for all
+        samples.
 
         Args:
             expected: VarianceProfile or None. A profile to plot as a dashed
                 line, usually from theory. Defaults to None.
-            ax: Matplotlib axes or None. The axes to plot on. Defaults to new
-                ones.
+            ax: Matplotlib axes, a pair of them, or None. One is for
+                `sample_fraction` alone, and a pair for both panels, so that
+                several profiles can be plotted on the same axes. Defaults to a
+                new figure with both panels.
+            label: str. The name of this profile in the legend. Defaults to
+                "measured".
 
         Returns:
-            The Matplotlib axes.
+            The Matplotlib axes, or an array of both.
 
         Raises:
             ImportError: If Matplotlib is not installed.
-            ValueError: If `expected` has another number of layers.
+            ValueError: If `expected` has another number of layers, or `ax` is
+                something else.
         """
-        curves = {"measured": (self.sample_fraction, "-")}
+        check_instance("label", label, str, "a str")
         if expected is not None:
             self.check_expected(expected)
-            curves["expected"] = (expected.sample_fraction, "k--")
-        return display.plot_by_layer(
-            curves, "sample fraction: share that differs between samples", ax
-        )
+        low, high = GOOD_TOTAL
+        panels = [
+            display.Panel(
+                "signal_total",
+                "total / first total",
+                GOOD_TOTAL,
+                f"good: {low:g} to {high:g}",
+                "zero",
+            ),
+            display.Panel(
+                "sample_fraction",
+                "sample fraction",
+                (GOOD_FRACTION, 1.0),
+                f"good: {GOOD_FRACTION:g} to 1",
+                "equal for all samples",
+            ),
+        ]
+        given = display.new_axes() if ax is None else ax
+        axes = np.asarray(given, dtype=object).ravel()
+        if len(axes) not in (1, 2) or not all(hasattr(a, "plot") for a in axes):
+            refuse("ax must be Matplotlib axes or a pair of them.", ax=ax)
+        for panel, panel_ax in zip(panels[-len(axes) :], axes, strict=True):
+            curves = {label: (getattr(self, panel.column), "-")}
+            if expected is not None:
+                curves["expected"] = (getattr(expected, panel.column), "k--")
+            is_upper = panel_ax is axes[0]
+            display.plot_by_layer(panel, curves, panel_ax, with_names=is_upper)
+        axes[-1].set_xlabel("index of the layer")
+        return axes if len(axes) == 2 else axes[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the profile as lists for JSON; infinite units are None.

@@ -211,7 +211,9 @@ def fit(model, xy, *callbacks, **options):
 
 def test_dropout_breaks_the_symmetry_at_the_second_step(xy, tmp_path):
     model = small(dropout=0.5)
-    symmetry = FeatureSymmetry(update_freq=1, log_dir=tmp_path, verbose=0)
+    symmetry = FeatureSymmetry(
+        update_freq=1, log_dir=tmp_path, per_layer=True, verbose=0
+    )
     history = fit(model, xy, symmetry)
     assert symmetry.measured_at == [
         *[(0, n) for n in range(4)],

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import tensorflow as tf
 import keras_initx as kx
 from keras_initx.measurement.meter import Meter
 
-KEY = "sample_variance_decay"
+KEY, TOTAL = "sample_variance_decay", "signal_total"
 
 
 def small_model():
@@ -43,7 +44,9 @@ def fit(model, xy, *callbacks, **options):
 def test_the_profiles_are_those_of_measure_before_and_after_training(xy):
     model = small_model()
     before = kx.measure(model, xy[0])
-    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], per_layer=True, verbose=0
+    )
     history = fit(model, xy, callback).history
     after = kx.measure(model, xy[0])
     assert callback.profiles[0] == before
@@ -54,6 +57,9 @@ def test_the_profiles_are_those_of_measure_before_and_after_training(xy):
     for i, name in enumerate(("first", "second", "last")):
         rows = [p.decay[i] for p in callback.profiles[1:]]
         assert history[f"{KEY}/{name}"] == rows
+        rows = [p.signal_total[i] for p in callback.profiles[1:]]
+        assert history[f"{TOTAL}/{name}"] == rows
+    assert history[TOTAL] == history[f"{TOTAL}/last"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +141,9 @@ def test_training_is_the_same_with_and_without(xy):
 
 
 def test_other_callbacks_see_the_logs(xy, tmp_path):
-    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], per_layer=True, verbose=0
+    )
     log, checkpoint = tmp_path / "log.csv", tmp_path / "best.keras"
     stop = keras.callbacks.EarlyStopping(
         monitor=KEY, mode="max", min_delta=1e9, patience=2
@@ -180,10 +188,10 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     fit(small_model(), xy, callback)
     found = events(tmp_path)
     layers = ("first", "second", "last")
-    tags = {KEY} | {
+    tags = {KEY, TOTAL} | {
         f"{what}/{layer}"
         for what in (
-            *(KEY, "sample_fraction"),
+            *(KEY, TOTAL, "total", "sample_fraction"),
             *("sample_variance", "squared_mean"),
         )
         for layer in layers
@@ -373,14 +381,14 @@ def test_a_failing_measurement_raises_by_default_and_names_the_layer(xy):
 
 def test_a_failing_measurement_only_warns_if_asked_to(xy):
     callback = kx.callbacks.SampleVarianceDecay(
-        xy[0], verbose=0, on_error="warn"
+        xy[0], verbose=0, per_layer=True, on_error="warn"
     )
     with pytest.warns(UserWarning, match=r"at epoch [123], step .*'first'"):
         history = fit(small_model(), xy, Poison(), callback, epochs=3).history
     assert len(history["loss"]) == 3, "the training continued"
     assert callback.measured_at == [(0, 0)]
-    assert np.isnan(history[KEY]).all()
-    assert np.isnan(history[f"{KEY}/last"]).all()
+    for key in (KEY, TOTAL, f"{KEY}/last", f"{TOTAL}/last"):
+        assert np.isnan(history[key]).all()
 
 
 @pytest.mark.parametrize(
@@ -403,18 +411,23 @@ def test_a_wrong_argument_raises_before_training_and_never_warns(
 
 def test_prints_a_line_a_table_or_nothing(xy, capsys):
     expected = kx.theory.sample_variance_decay(3)
-    printed = {}
+    printed, verdicts = {}, {}
     for verbose in (0, 1, 2):
         callback = kx.callbacks.SampleVarianceDecay(
             xy[0], verbose=verbose, expected=expected
         )
         fit(small_model(), xy, callback, epochs=1)
         printed[verbose] = capsys.readouterr().out.strip().splitlines()
+        verdicts[verbose] = [str(p.verdict) for p in callback.profiles]
     assert printed[0] == []
     lines = [line for line in printed[1] if line]
-    assert [line.split(":")[0] for line in lines] == ["Step 0", "Step 4"]
-    first, last = callback.profiles[0].sample_fraction[[0, -1]]
+    assert [line.split(":")[0] for line in lines[::2]] == ["Step 0", "Step 4"]
+    assert lines[1::2] == verdicts[1]
+    assert [line for line in printed[2] if line in verdicts[2]] == verdicts[2]
+    profile = callback.profiles[0]
+    first, last = profile.sample_fraction[[0, -1]]
     line = next(line for line in printed[2] if line.startswith("Step 0"))
+    assert f"total {profile.signal_total[-1]:.3g} of the first layer's" in line
     assert f"{first:.3g} at first, {last:.3g} at last" in line
     rows = [line.split()[0] for line in printed[2] if line.split()]
     assert rows.count("second") == 2
@@ -429,6 +442,9 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
         ({"update_freq": True}, "update_freq=True"),
         ({"update_freq": 2.0}, r"update_freq=2\.0"),
         ({"verbose": 3}, "verbose=3"),
+        ({"verbose": "none"}, "'auto', 0, 1 or 2.*verbose='none'"),
+        ({"per_layer": 1}, "per_layer=1"),
+        ({"model": 3}, "a function of the model that returns one.*model=3"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
         ({"expected": [1.0]}, r"expected=\[1\.0\]"),
         ({"layers": 3}, "layers=3"),
@@ -475,8 +491,170 @@ def test_expected_of_another_length_is_refused_before_training(xy):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_progress_bar_before_the_callback_stays_short(xy, capsys):
+def test_the_progress_bar_stays_short(xy, capsys):
     callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
-    bar = keras.callbacks.ProgbarLogger()
-    fit(small_model(), xy, bar, callback, verbose=1)
-    assert not re.search(KEY, capsys.readouterr().out)
+    history = fit(small_model(), xy, callback, verbose=2).history
+    assert set(history) == {"loss", KEY, TOTAL}
+    assert not re.search("first|second", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("verbose", "in_fit", "lines"),
+    [
+        # What fit shows, the callback shows.
+        ("auto", 0, 0), ("auto", False, 0), ("auto", 1, 2), ("auto", 2, 2),
+        ("auto", "auto", 2),
+        # A number is an order.
+        (0, 1, 0), (1, 0, 2),
+    ],
+)  # fmt: skip
+def test_verbose_is_that_of_the_fit_unless_it_is_given(
+    xy, capsys, verbose, in_fit, lines
+):
+    made = {} if verbose == "auto" else {"verbose": verbose}
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], **made)
+    fit(small_model(), xy, callback, epochs=1, verbose=in_fit)
+    assert capsys.readouterr().out.count("Step ") == lines
+
+
+def monitors(key):
+    """Callbacks of Keras that read a key."""
+    return [
+        keras.callbacks.EarlyStopping(key, mode="max"),
+        keras.callbacks.ReduceLROnPlateau(key, mode="max"),
+        keras.callbacks.ModelCheckpoint(
+            "none.keras", key, mode="max", save_best_only=True
+        ),
+    ]
+
+
+@pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize(
+    ("key", "options", "in_front", "problems"),
+    [
+        (KEY, {}, True, ["put it behind SampleVarianceDecay"]),
+        (TOTAL, {}, True, ["put it behind SampleVarianceDecay"]),
+        (f"{KEY}/last", {}, False, ["with per_layer=True"]),
+        (
+            f"{TOTAL}/last",
+            {},
+            True,
+            ["put it behind", "with per_layer=True"],
+        ),
+        (f"{KEY}/last", {"per_layer": True}, False, []),
+        (KEY, {}, False, []),
+        ("loss", {}, True, []),
+    ],
+)
+def test_a_callback_that_cannot_read_our_logs_is_warned_of(
+    xy, i, key, options, in_front, problems, monkeypatch
+):
+    monkeypatch.setattr(
+        kx.callbacks.SampleVarianceDecay, "_measure", lambda self: None
+    )
+    ours = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0, **options)
+    other = monitors(key)[i]
+    callbacks = [other, ours] if in_front else [ours, other]
+    # As fit does, without the time to compile a model.
+    around = keras.callbacks.CallbackList(callbacks, model=small_model())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        around.on_train_begin()
+    texts = [str(w.message) for w in caught if w.category is UserWarning]
+    assert len(texts) == len(problems)
+    for text, problem in zip(texts, problems, strict=True):
+        assert text.startswith(f"{type(other).__name__}(monitor={key!r})")
+        assert problem in text
+
+
+def test_fit_warns_of_the_order_of_callbacks(xy):
+    class Ours(kx.callbacks.SampleVarianceDecay):
+        def on_train_begin(self, logs=None):
+            super().on_train_begin(logs)
+
+    # A list in a list is one list to Keras.
+    callbacks = [[keras.callbacks.EarlyStopping(KEY, mode="max")]]
+    callbacks.append(Ours(xy[0], verbose=0))
+    with pytest.warns(UserWarning) as caught:
+        small_model().fit(*xy, epochs=1, verbose=0, callbacks=callbacks)
+    ours, keras_s = (w for w in caught if w.category is UserWarning)
+    assert "put it behind Ours" in str(ours.message)
+    assert "which is not available" in str(keras_s.message)
+
+
+class WithoutCall(keras.Model):
+    """A model that is trained in two parts."""
+
+    def __init__(self):
+        super().__init__(name="pair")
+        self.encoder = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(2)], name="encoder"
+        )
+        self.decoder = keras.Sequential(
+            [keras.Input((2,)), keras.layers.Dense(4)], name="decoder"
+        )
+
+    def train_step(self, data):
+        x = data[0] if isinstance(data, tuple) else data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self.decoder(self.encoder(x)) - x) ** 2)
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("how", ["model", "function", "other data"])
+def test_a_part_of_a_model_without_call_is_watched(xy, how):
+    model = WithoutCall()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    part = model.decoder if how == "other data" else model.encoder
+    data = xy[0][:, :2] if how == "other data" else xy[0]
+    before = kx.measure(part, data)
+    callback = kx.callbacks.SampleVarianceDecay(
+        data,
+        verbose=0,
+        model=part if how == "model" else lambda m: getattr(m, part.name),
+    )
+    history = fit(model, xy[:1], callback).history
+    assert callback.profiles[0] == before
+    assert callback.profiles[-1] == kx.measure(part, data) != before
+    assert callback.measured_at == [(0, 0), (1, 4), (2, 8)]
+    assert len(history[KEY]) == 2
+
+
+def test_a_model_without_call_is_refused_before_and_after_fit(xy):
+    message = (
+        r"must have a `call`.*measure\(vae.encoder, data\).*model=vae.encoder"
+        ".*'pair' of type WithoutCall without `call`.*encoder, decoder"
+    )
+    model = WithoutCall()
+    model.compile("sgd", "mse")
+    for _ in range(2):
+        for run in (
+            lambda: kx.measure(model, xy[0]),
+            lambda: kx.Meter(model),
+            lambda: fit(model, xy[:1], kx.callbacks.SampleVarianceDecay(xy[0])),
+        ):
+            with pytest.raises(ValueError, match=message):
+                run()
+        fit(model, xy[:1])
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], model=lambda m: None)
+    with pytest.raises(ValueError, match=r"a function of the .*model=None"):
+        fit(model, xy[:1], callback)
+
+
+def test_tensorboard_says_what_is_good(xy, tmp_path):
+    callback = kx.callbacks.SampleVarianceDecay(
+        xy[0], log_dir=tmp_path, verbose=0
+    )
+    fit(small_model(), xy, callback, epochs=0)
+    (file,) = tmp_path.iterdir()
+    texts = {
+        value.tag: value.metadata.summary_description
+        for record in tf.data.TFRecordDataset(str(file))
+        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
+    }
+    assert "from 0.0001 to 10000" in texts[TOTAL]
+    assert "from 0.2 on" in texts["sample_fraction/first"]
+    assert "from 0.2 on" in texts[f"profile/{KEY}"]
+    assert "no aim in itself" in texts[KEY]

@@ -70,11 +70,13 @@ def test_report_of_the_plain_network_on_the_digits(tmp_path, capsys):
         "units": profile.units,
         "sample_variance": profile.sample_variance,
         "squared_mean": profile.squared_mean,
+        "total": profile.total,
         "sample_fraction": profile.sample_fraction,
         "decay": profile.decay,
         "expected": expected.sample_fraction,
     }.items():
         assert [float(row[column]) for row in rows] == list(values)
+    assert str(profile.verdict) in out
     png = (tmp_path / "a/b/profile.png").read_bytes()
     assert png.startswith(b"\x89PNG") and len(png) > 5000
 
@@ -204,11 +206,11 @@ def test_report_notes_that_a_network_is_narrow(tmp_path, capsys):
 def test_report_of_a_network_without_a_signal_prints_no_nan(tmp_path, capsys):
     zeros = ["--initializer", "zeros"]
     out = run(capsys, "report", *SMALL, *zeros, "--out", tmp_path)[1]
-    assert "In every layer the signal is zero, or too small to be" in out
+    assert "The signal vanishes: in every layer it is zero, or too" in out
     # Weights with variance 0.0025 divide the mean square by 50 in each layer.
     small = ["--initializer", "random_normal", "--depth", "41"]
     out = run(capsys, "report", *SMALL, *small, "--out", tmp_path)[1]
-    assert "on, the signal is zero, or too small" in out
+    assert "on it is zero, or too small" in out
     assert "nan%" not in out
 
 
@@ -436,7 +438,7 @@ def test_results_are_printed_if_the_disk_is_full(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "write_whole", full)
     code, out, err = run(capsys, "report", *SMALL, "--out", tmp_path)
     assert code == 2 and err.count("\n") == 1 and "No space left" in err
-    assert "layer_3 " in out and "The sample fraction, " in out
+    assert "layer_3 " in out and "The last sample fraction: good" in out
 
 
 def test_report_prints_in_ascii_where_the_terminal_has_no_more(

@@ -116,27 +116,32 @@ def test_layer_of_zeros_has_no_sample_fraction():
 
 
 @pytest.mark.parametrize(
-    ("sample_variance", "squared_mean", "decay"),
+    ("sample_variance", "squared_mean", "decay", "signal_total"),
     [
         # Positive, so the first row is the reference.
-        ([1, 1, 1], [1, 3, 0], [1, 0.5, 2]),
+        ([1, 1, 1], [1, 3, 0], [1, 0.5, 2], [1, 2, 0.5]),
         # A first layer whose output is the same for all samples.
-        ([0, 1, 1], [2, 1, 3], [0, 1, 0.5]),
-        ([0, 0, 1], [2, 1, 3], [0, 0, 1]),
+        ([0, 1, 1], [2, 1, 3], [0, 1, 0.5], [1, 1, 2]),
+        ([0, 0, 1], [2, 1, 3], [0, 0, 1], [0.5, 0.25, 1]),
+        # Such a layer in the middle and at the end.
+        ([1, 0, 1], [1, 4, 3], [1, 0, 0.5], [1, 2, 2]),
+        ([1, 1, 0], [1, 3, 4], [1, 0.5, 0], [1, 2, 2]),
         # A first layer whose output is zero.
-        ([0, 1, 1], [0, 1, 3], [np.nan, 1, 0.5]),
-        ([0, 0, 1], [0, 1, 0], [np.nan, 0, 1]),
+        ([0, 1, 1], [0, 1, 3], [np.nan, 1, 0.5], [0, 1, 2]),
+        ([0, 0, 1], [0, 1, 0], [np.nan, 0, 1], [0, 1, 1]),
         # No layer with a positive sample fraction.
-        ([0, 0, 0], [1, 0, 2], [np.nan] * 3),
+        ([0, 0, 0], [0, 1, 2], [np.nan] * 3, [0, 1, 2]),
+        ([0, 0, 0], [0, 0, 0], [np.nan] * 3, [np.nan] * 3),
     ],
 )
-def test_decay_is_relative_to_the_first_positive_sample_fraction(
-    sample_variance, squared_mean, decay
+def test_ratios_are_relative_to_the_first_row_that_samples_reach(
+    sample_variance, squared_mean, decay, signal_total
 ):
     profile = kx.VarianceProfile(
         ["a", "b", "c"], sample_variance, squared_mean, [1, 1, 1]
     )
     np.testing.assert_array_equal(profile.decay, decay)
+    np.testing.assert_array_equal(profile.signal_total, signal_total)
 
 
 def test_decay_of_a_model_with_position_embeddings(rng):
@@ -152,6 +157,7 @@ def test_decay_of_a_model_with_position_embeddings(rng):
     )
     assert profile["positions"].sample_fraction == 0
     assert profile["positions"].decay == 0
+    assert profile.signal_total[-1] == 1
     assert 0 < profile["dense"].sample_fraction < 1
     assert profile["dense"].decay == 1
 
@@ -296,7 +302,7 @@ def test_table_is_aligned_and_keeps_names():
     lines = profile.table(expected).splitlines()
     head, rule, *rows = lines
     columns = (
-        *("units", "sample variance", "squared mean"),
+        *("units", "sample variance", "squared mean", "total"),
         *("sample fraction", "expected", "decay"),
     )
     ends = [head.index(column) + len(column) for column in columns]
@@ -304,12 +310,12 @@ def test_table_is_aligned_and_keeps_names():
     fractions = expected.sample_fraction
     for name, row, fraction in zip(names, rows, fractions, strict=True):
         assert row.split()[0] == name
-        assert row[: ends[4]].endswith(f"{fraction:.4g}")
+        assert row[: ends[5]].endswith(f"{fraction:.4g}")
         for end in ends:
             # Each column ends where its heading does.
             assert row[end - 1] != " " and row[end : end + 3].strip() == ""
     assert len(rule.split()[0]) >= len(head.strip())
-    assert str(profile).count("\n") == 5
+    assert str(profile) == f"{profile.table()}\n{profile.verdict}"
     message = r"profile, 4\. Received: expected of 2 layers"
     with pytest.raises(ValueError, match=message):
         profile.table(kx.theory.sample_variance_decay(2))
@@ -333,7 +339,7 @@ def test_later_columns_are_shown_and_saved_only_where_they_hold_something():
     assert note == "[1] no sample reaches this layer"
     assert remark == LATER["remarks"][0]
     page = kx.VarianceProfile(**GOOD, remarks=["<b>"])._repr_html_()
-    assert page.endswith("<p>&lt;b&gt;</p>")
+    assert "<p>&lt;b&gt;</p>" in page
 
 
 def test_rows_with_one_note_share_a_mark():
@@ -353,28 +359,110 @@ def test_html_table_escapes_names():
 
 def test_repr_shows_first_and_last_layer():
     assert repr(kx.VarianceProfile(**GOOD)) == (
-        "<VarianceProfile of 2 layers: sample fraction 1 at 'a', 0.25 at 'b'>"
+        "<VarianceProfile of 2 layers: total 1 at 'a', 2 at 'b'; "
+        "sample fraction 1 at 'a', 0.25 at 'b'>"
     )
 
 
 def test_plot_shows_measurement_and_theory():
     from matplotlib.figure import Figure
 
-    ax = Figure().subplots()
     theory = kx.theory.sample_variance_decay(2)
     profile = kx.VarianceProfile(**GOOD)
-    assert profile.plot(expected=theory, ax=ax) is ax
-    measured, dashed = ax.lines
-    np.testing.assert_array_equal(measured.get_ydata(), profile.sample_fraction)
-    np.testing.assert_array_equal(dashed.get_ydata(), theory.sample_fraction)
-    assert dashed.get_linestyle() == "--"
-    assert ax.get_yscale() == "log"
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
-        "measured",
-        "expected",
-    ]
-    single = profile.plot()
-    assert single is not ax and len(single.lines) == 1
+    pair = Figure().subplots(2)
+    assert profile.plot(expected=theory, ax=pair).tolist() == pair.tolist()
+    for ax, column, label in zip(
+        pair,
+        ("signal_total", "sample_fraction"),
+        ("total / first total", "sample fraction"),
+        strict=True,
+    ):
+        measured, dashed = ax.lines
+        assert (
+            measured.get_ydata().tolist() == getattr(profile, column).tolist()
+        )
+        assert dashed.get_ydata().tolist() == getattr(theory, column).tolist()
+        assert dashed.get_linestyle() == "--"
+        assert ax.get_yscale() == "log" and ax.get_ylabel() == label
+        # The names of the curves stand in the upper panel.
+        names = ["measured", "expected"] if ax is pair[0] else []
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert "good" in texts[0] and texts[1:] == names
+    assert pair[-1].get_xlabel() == "index of the layer"
+
+
+def test_plot_on_new_axes_on_one_axes_and_twice_on_a_pair():
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    profile = kx.VarianceProfile(**GOOD)
+    new = profile.plot()
+    assert len(new) == 2 and new[0].figure is new[1].figure
+    plt.close(new[0].figure)
+
+    one = Figure().subplots()
+    assert profile.plot(ax=one) is one
+    (line,) = one.lines
+    assert line.get_ydata().tolist() == profile.sample_fraction.tolist()
+
+    pair = Figure().subplots(2)
+    for name in ("first", "second"):
+        profile.plot(ax=tuple(pair), label=name)
+    for ax in pair:
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        names = ["first", "second"] if ax is pair[0] else []
+        assert "good" in texts[0] and texts[1:] == names
+
+    for wrong in (3, "ax", [one] * 3, []):
+        with pytest.raises(ValueError, match="ax must be Matplotlib axes or a"):
+            profile.plot(ax=wrong)
+    with pytest.raises(ValueError, match=r"label must be a str.*label=3"):
+        profile.plot(label=3)
+
+
+def test_plot_marks_rows_that_have_no_place_on_a_logarithmic_scale():
+    from matplotlib.figure import Figure
+
+    profile = kx.VarianceProfile(
+        ["zero", "constant", "a", "dead"], [0, 0, 1, 0], [0, 2, 1, 0], [1] * 4
+    )
+    rows = {}
+    for ax in profile.plot(ax=Figure().subplots(2)):
+        line, marks = ax.lines
+        rows[marks.get_label()] = marks.get_xdata().tolist()
+        assert np.isnan(line.get_ydata()[rows[marks.get_label()]]).all()
+        assert np.isfinite(line.get_ydata()).sum() == 4 - len(marks.get_xdata())
+    assert rows == {
+        "zero": [0, 3],
+        "equal for all samples": [0, 1, 3],
+    }
+
+
+@pytest.mark.parametrize("size", [(4, 4), (6.4, 4.8), (10, 3)])
+@pytest.mark.parametrize("label", ["He", "a word " * 9, "n" * 60])
+def test_texts_of_the_plot_are_inside_of_the_figure(size, label):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Totals of long tick labels, and rows that are marked.
+    profile = kx.VarianceProfile(
+        [f"layer {i}" for i in range(20)],
+        np.r_[0, 10.0 ** -np.arange(0, 38, 2)],
+        np.r_[1, np.zeros(19)],
+        [1] * 20,
+    )
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    profile.plot(profile, axes, label=label)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for ax in axes:
+        for artist in (ax.get_legend(), ax.yaxis.label, ax.xaxis.label):
+            box = artist.get_window_extent(canvas.get_renderer())
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+            assert box.y0 >= 0 and box.y1 <= figure.bbox.y1
+    shown = "".join(t.get_text() for t in axes[0].get_legend().get_texts())
+    assert "".join(label.split()) in "".join(shown.split())
 
 
 def test_plot_without_matplotlib_names_the_extra_to_install(monkeypatch):
@@ -391,7 +479,7 @@ def test_plot_without_matplotlib_names_the_extra_to_install(monkeypatch):
     [
         (
             kx.VarianceProfile(["a"], [1], [1], [1]),
-            "profile, 2; .* Received: .* of 1 layers",
+            r"profile, 2\. Received: .* of 1 layers",
         ),
         ([1.0, 0.5], r"a VarianceProfile.*Received: expected=\[1\.0, 0\.5\]"),
     ],
@@ -404,7 +492,7 @@ def test_expected_of_another_kind_or_length_is_refused(show, expected, message):
 def test_names_with_wide_letters_are_not_cut():
     names = ["\u5c64" * 40, "plain"]
     profile = kx.VarianceProfile(**GOOD | {"layers": names})
-    rows = str(profile).splitlines()[2:]
+    rows = profile.table().splitlines()[2:]
     assert [row.split()[0] for row in rows] == names
     assert {row.split()[-1] for row in rows} == {"1", "0.25"}
 

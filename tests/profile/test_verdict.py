@@ -1,0 +1,169 @@
+"""What a profile says about a network, on profiles whose end is known."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import keras_initx as kx
+
+LOSES = "loses its differences"
+
+
+def profile(total, fraction, dead=None):
+    total, fraction = np.broadcast_arrays(
+        np.asarray(total, float), np.asarray(fraction, float)
+    )
+    return kx.VarianceProfile(
+        [f"dense_{i}" for i in range(len(total))],
+        total * fraction,
+        total * (1 - fraction),
+        np.full(len(total), 128),
+        dead_fraction=dead,
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "total", "fraction", "state"),
+    [
+        # Networks of 30 relu layers, and how well they learned handwritten
+        # digits: the lottery, well, badly, best.
+        ("Glorot", (7e-10, 3e-9), (0.08, 0.12), "vanishes"),
+        ("He", (0.13, 1.2), (0.07, 0.14), "fades"),
+        ("calibrated", (1, 1), (1.0, 1.0), "lives"),
+        ("Residual", (3.6, 6.8), (0.39, 0.65), "lives"),
+        # Weights of another scale.
+        ("twice the scale", (1e9, 1e9), (0.08, 0.12), "explodes"),
+        # 200 layers.
+        ("deep", (0.5, 2), (1e-3, 0.01), LOSES),
+        # 75 layers, so narrow that they keep more than theory predicts.
+        ("narrow", (0.5, 2), (0.03, 0.09), LOSES),
+    ],
+)
+def test_states_of_networks_of_which_it_is_known_how_they_train(
+    start, total, fraction, state
+):
+    for last, kept in itertools.product(total, fraction):
+        steps = np.linspace(0, 1, 75 if start == "narrow" else 30)
+        found = profile(last**steps, 0.4 * (kept / 0.4) ** steps)
+        if start == "calibrated":
+            found = profile(last**steps, 1.0)
+        assert found.verdict.state == state
+        is_praise = "no aim" not in found.verdict.sentence
+        assert is_praise == (start != "calibrated")
+        assert str(found).endswith(f"\n{found.verdict.sentence}")
+        assert "\n" not in found.verdict.sentence
+        assert found.verdict.sentence.endswith(".")
+
+
+def test_sentence_says_how_fast_how_much_and_from_where():
+    total = 0.5 ** np.arange(31)
+    assert str(profile(total, 0.4).verdict) == (
+        "The signal vanishes: its mean square falls by a factor of 0.5 a "
+        "layer, 9e-10 of it reaches dense_30, and less than 0.0001 from "
+        "dense_14 on."
+    )
+    assert str(profile(1 / total, 0.4).verdict) == (
+        "The signal explodes: its mean square grows by a factor of 2 a layer, "
+        "to 1e+09 times that of dense_0 at dense_30, and is above 10000 times "
+        "from dense_14 on."
+    )
+
+
+@pytest.mark.parametrize(
+    ("total", "fraction", "state", "since"),
+    [
+        # The ends of the ranges belong to them.
+        ([1, 1e-4], 0.5, "lives", None),
+        ([1, 0.9e-4], 0.5, "vanishes", 1),
+        ([1, 1e4], 0.5, "lives", None),
+        ([1, 1.1e4], 0.5, "explodes", 1),
+        ([1, 1], [0.5, 0.2], "lives", None),
+        ([1, 1], [0.5, 0.19], "fades", 1),
+        ([1, 1], [0.5, 0.02], "fades", 1),
+        ([1, 1], [0.5, 0.019], LOSES, 1),
+        # A ratio is the same at every scale.
+        ([1e-20, 1e-20], 0.5, "lives", None),
+        ([1e12, 1e7], 0.5, "vanishes", 1),
+        # What counts is the end, and the last crossing.
+        ([1, 1e-9, 1], 0.5, "lives", None),
+        ([1, 1e-9, 1, 1e-5, 1e-6], 0.5, "vanishes", 3),
+        ([1, 1e9, 1, 1e5, 1e6], 0.5, "explodes", 3),
+        ([1] * 4, [0.5, 0.1, 0.3, 0.1], "fades", 3),
+        ([1] * 4, [0.5, 0.01, 0.3, 0.01], LOSES, 3),
+        ([1] * 31, [0.5] + [0.1] * 30, "fades", 1),
+        ([1] * 32, [0.5] + [0.1] * 31, LOSES, 1),
+        ([1] * 42, [0.5] + [0.1] * 20 + [0.3] + [0.1] * 20, "fades", 22),
+        # Rows that no sample reaches are no reference: one in front with a
+        # large mean, one with zeros, one in the middle.
+        ([1e9, 1, 1], [0, 0.5, 0.5], "lives", None),
+        ([1e-9, 1, 1], [0, 0.5, 0.5], "lives", None),
+        ([0, 1, 1], [0, 0.5, 0.5], "lives", None),
+        ([1, 1e9, 1], [0.5, 0, 0.5], "lives", None),
+        ([1e9, 1, 1e-5], [0, 0.5, 0.5], "vanishes", 2),
+        # The end of all differences, and of the signal.
+        ([1, 1, 1], [0.5, 0.5, 0], LOSES, 2),
+        ([1, 1, 1], [0.5, 0, 0], LOSES, 1),
+        ([1, 1, 1], [0, 0, 0], LOSES, None),
+        ([1, 1, 0], 0.5, "vanishes", 2),
+        ([1, 0, 0], 0.5, "vanishes", 1),
+        ([1, 1e-33, 0], 0.5, "vanishes", 1),
+        ([0, 0, 0], 0.5, "vanishes", None),
+        # One row.
+        ([3], 0.5, "lives", None),
+        ([3], 0.1, "fades", None),
+    ],
+)
+def test_state_and_the_layer_from_which_on_it_holds(
+    total, fraction, state, since
+):
+    found = profile(total, fraction)
+    assert found.verdict.state == state
+    text = found.verdict.sentence
+    assert "nan" not in text and "inf" not in text.replace("infin", "")
+    if since is not None:
+        assert f"from dense_{since} on" in text
+
+
+@pytest.mark.parametrize(
+    ("fraction", "dead", "state"),
+    [
+        # The last relu is dead: what reaches it still differs.
+        ([0.5, 0.5, 0.5], [0, 0.5, 1], "dies"),
+        # From a dead layer on, every output is that of the biases.
+        ([0.5, 0.5, 0], [0, 1, np.nan], "dies"),
+        # A dead layer beside a living one, as in a branch.
+        ([0.5, 0.5, 0.5], [0, 1, 0], "lives"),
+        ([0.5, 0.5, 0.5], [0, 0.99, 0.99], "lives"),
+        # A constant row that no sample reaches has nothing to lose.
+        ([0, 0.5, 0.5], [1, 0, 0], "lives"),
+        ([0.5, 0.5, 0.5], [np.nan] * 3, "lives"),
+    ],
+)
+def test_dead_units(fraction, dead, state):
+    found = profile(np.ones(3), fraction, dead)
+    assert found.verdict.state == state
+    if state == "dies":
+        assert f"all units of dense_{dead.index(1)} " in str(found.verdict)
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+def test_a_sample_fraction_of_one_is_praised_at_no_depth(steps):
+    text = str(profile(np.ones(steps), 1.0).verdict)
+    assert ("no aim in itself" in text) == (steps == 40)
+    assert "best" not in text
+
+
+def test_theory_has_the_verdict_of_its_limit():
+    for layers, state in ((3, "lives"), (20, "fades"), (200, LOSES)):
+        found = kx.theory.sample_variance_decay(layers).verdict
+        assert found.state == state, layers
+
+
+def test_names_are_whole_in_every_display():
+    names = ["\u5c64" * 30, "n" * 300, "<b>&amp;</b>", "[red]$x^2$[/red]"]
+    shown = kx.VarianceProfile(names, [1, 1, 1, 1e-9], [0] * 4, [1] * 4)
+    for name in names:
+        assert name in shown.table()
+    assert names[-1] in str(shown.verdict)
+    assert "<p>The signal vanishes" in shown._repr_html_()
