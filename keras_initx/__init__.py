@@ -15,6 +15,10 @@ import contextlib
 
 from keras_initx import _startup
 
+__version__ = "0.1.0"
+
+if _startup.is_our_command():
+    _startup.answer_early(__doc__, __version__)
 with (
     _startup.quiet() if _startup.is_our_command() else contextlib.nullcontext()
 ):
@@ -40,8 +44,6 @@ with (
     )
     from keras_initx.measurement import Meter, measure
     from keras_initx.profile import VarianceProfile
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BranchScaling",

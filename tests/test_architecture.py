@@ -65,7 +65,7 @@ ARROWS = {
         "profile",
         "theory",
     },
-    "cli": {"__init__", "initializers", "profile", "theory"},
+    "cli": {"__init__", "_startup", "initializers", "profile", "theory"},
     "__main__": {"cli"},
 }
 # Each subject of theory may import the subjects named, the record and

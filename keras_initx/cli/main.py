@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
 import keras
 import numpy as np
 
 import keras_initx as kx
+from keras_initx._startup import arguments
+from keras_initx._startup.errors import one_line
 from keras_initx.cli import plain_network, report
-from keras_initx.cli.errors import one_line
 from keras_initx.profile.verdict import RANGES
 
 _GLOROT = "Glorot & Bengio, AISTATS 2010"
 _HE = "He, Zhang, Ren & Sun, ICCV 2015"
 _LECUN = "LeCun, Bottou, Orr & Mueller, Efficient BackProp, 1998"
-# Keras's initializers for --initializer, and the papers that proposed them.
+# Keras's initializers, and the papers that proposed them.
 _KERAS_INITIALIZERS = {
     "glorot_normal": _GLOROT,
     "glorot_uniform": _GLOROT,
@@ -42,90 +42,16 @@ _OF_INITIALIZERS = """\
 Keras takes an object, such as `kx.initializers.FractionalMoment()`, or a name
 with the package, such as "keras_initx>FractionalMoment"; `kx` is keras_initx.
 """
-_LISTED_MODULES = ("initializers", "layers", "callbacks")
-_PLAIN_NETWORK = {
-    "initializer": None,
-    "depth": 50,
-    "width": 1024,
-    "activation": "relu",
-}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (see {self.prog} --help)")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Returns the parser of the commands and their options."""
-    description = (kx.__doc__ or "").partition("\n")[0]
-    root = _Parser(prog="keras-initx", description=description)
-    root.add_argument("--version", action="version", version=kx.__version__)
-    commands = root.add_subparsers(dest="command", metavar="COMMAND")
-
-    command = commands.add_parser(
-        "report",
-        help="measure a network on data, layer by layer, and compare to theory",
-        description=(
-            "Measure how much of the difference between samples reaches each "
-            "layer of a saved model or of a plain deep network, which is "
-            "compared to theory. Prints a table, and writes profile.json, "
-            "profile.csv and profile.png."
-        ),
-    )
-    add = command.add_argument
-    add("--model", metavar="FILE.keras", help="a saved model")
-    add(
-        "--data",
-        metavar="FILE",
-        default="digits",
-        help=(
-            "samples in a .npy or .npz file (several arrays are the model's "
-            "inputs by name); default: the handwritten digits of scikit-learn"
-        ),
-    )
-    add(
-        "--out",
-        metavar="DIR",
-        default="keras-initx-report",
-        type=Path,
-        help="folder to write to; default: keras-initx-report",
-    )
-    add(
-        "--seed",
-        type=_int_between(0, 2**31 - 1),
-        default=0,
-        help="random seed; default: 0",
-    )
-    group = command.add_argument_group("without --model, the plain network")
-    add = group.add_argument
-    add(
-        "--initializer",
-        metavar="NAME",
-        help="initializer of every kernel, a name that `keras-initx list` "
-        "shows; default: normal weights with the variance that keeps the "
-        "variance of the pre-activations",
-    )
-    add(
-        "--depth",
-        type=_int_between(1, 10_000),
-        help="number of layers; default: 50",
-    )
-    add(
-        "--width",
-        type=_int_between(1, 65_536),
-        help="units of each layer; default: 1024",
-    )
-    add(
-        "--activation",
-        choices=plain_network.ACTIVATIONS,
-        help="activation of each layer; default: relu",
-    )
-
-    commands.add_parser(
-        "list", help="show every initializer, layer and callback, and its paper"
-    )
-    return root
+_OF_INITIALIZER = """\
+report --initializer takes one of the following names, any other name of
+Keras's initializers that needs no arguments, or the registered name of one in
+a module that --import names, such as "my_package>MyInitializer".
+"""
+# Without distributions, which take seconds to import.
+_LISTED_MODULES = (
+    *("initializers", "layers", "constraints", "models", "callbacks"),
+    *("distribute", "theory"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
-            options = parser().parse_args(argv)
-            if options.command is None:
-                parser().print_help()
-            else:
-                {"report": _report, "list": _list}[options.command](options)
+            options = arguments.read(argv, kx.__doc__, kx.__version__)
+            if options.command == "report":
+                _report(options)
+            elif options.command == "list":
+                _list()
             sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -181,41 +107,29 @@ def _print_warning(
 
 
 def _report(options: argparse.Namespace) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(
-            'profile.png needs matplotlib: pip install "keras-initx[plot]"'
-        )
-    report.check_folder(options.out)
-    network_options = {
-        name: getattr(options, name)
-        for name in _PLAIN_NETWORK
-        if getattr(options, name) is not None
-    }
-    if options.model is not None and network_options:
-        raise ValueError(
-            f"--{next(iter(network_options))} is an option of the plain "
-            "network, and cannot be used with --model"
-        )
+    custom = report.import_modules(options.modules)
     keras.utils.set_random_seed(options.seed)
     data = report.load_data(options.data)
-    expected, note = None, None
+    expected: kx.VarianceProfile | None = None
+    notes: list[str] = []
     if options.model is not None:
         title = f"{options.model}, on {options.data}"
-        model = report.load_model(options.model)
-        data = report.reshape_to_input(data, model, options.data)
-        profile = kx.measure(model, data)
+        model = report.load_model(options.model, custom)
+        samples = report.reshape_to_input(data, model, options.data)
+        profile = kx.measure(model, samples)
     else:
-        network: dict[str, Any] = _PLAIN_NETWORK | network_options
+        network: dict[str, Any] = arguments.PLAIN_NETWORK | options.network
         title = _title(**network) + f", on {options.data}"
-        vectors = report.as_vectors(data)
-        profile, expected, note = _measure_plain_network(vectors, **network)
+        samples = report.as_vectors(data)
+        profile, expected, notes = _measure_plain_network(samples, **network)
+    notes = [*report.notes_of_shape(data, samples), *notes]
     try:
         paths = report.write_files(options.out, profile, expected, title)
     finally:
         # The results are printed even if the disk is full.
         print(title, "", profile.table(expected), "", sep="\n")
         print(_summary(profile, expected))
-    if note is not None:
+    for note in notes:
         print(note)
     for path in paths:
         print(f"wrote {path}")
@@ -236,23 +150,23 @@ def _measure_plain_network(
     width: int,
     activation: str,
     initializer: str | None,
-) -> tuple[kx.VarianceProfile, kx.VarianceProfile | None, str | None]:
-    """Returns the measured profile, the expected one, and a note about both."""
+) -> tuple[kx.VarianceProfile, kx.VarianceProfile | None, list[str]]:
+    """Returns the measured profile, the expected one, and notes about both."""
     model = plain_network.plain_network(
         vectors.shape[1], depth, width, activation, initializer
     )
     profile = kx.measure(model, vectors)
+    notes = plain_network.notes_of_stability(activation, initializer)
     reason = plain_network.why_no_theory(profile, activation, initializer)
     if reason is not None:
-        return profile, None, f"No theory is shown: {reason}."
-    note = None
+        return profile, None, [*notes, f"No theory is shown: {reason}."]
     if width < 50 * depth:
-        note = (
+        notes.append(
             f"A width of {width} is small for {depth} layers: random "
             "deviations from the theory add up from layer to layer, and are "
             "smaller in a wider network."
         )
-    return profile, plain_network.expected_profile(profile, activation), note
+    return profile, plain_network.expected_profile(profile, activation), notes
 
 
 def _summary(
@@ -275,25 +189,31 @@ def _summary(
     )
 
 
-def _list(options: argparse.Namespace) -> None:
-    rows_by_module = {name: list(_rows(name)) for name in _LISTED_MODULES}
-    names = [row[0] for rows in rows_by_module.values() for row in rows]
-    column = max(map(len, [*names, *_KERAS_INITIALIZERS])) + 2
-    print("Keras's initializers, for report --initializer\n")
+def _list() -> None:
+    rows = {"": [*_rows(kx)]}
+    rows |= {name: [*_rows(getattr(kx, name))] for name in _LISTED_MODULES}
+    ours = plain_network.names_without_arguments()
+    names = [*_KERAS_INITIALIZERS, *ours]
+    names += [row[0] for each in rows.values() for row in each]
+    column = max(map(len, names)) + 2
+    print(_OF_INITIALIZER)
     for name, paper in _KERAS_INITIALIZERS.items():
         print(f"{name:{column}}{paper}".rstrip())
-    for module, rows in rows_by_module.items():
-        print(f"\nkeras_initx.{module}\n")
+    for name in ours:
+        print(name)
+    for module, each in rows.items():
+        print(f"\n{f'keras_initx.{module}'.rstrip('.')}\n")
         if module == "initializers":
             print(_OF_INITIALIZERS)
-        for name, summary, paper in rows:
+        for name, summary, paper in each:
             print(f"{name:{column}}{summary}")
-            print(f"{'':{column}}{paper}".rstrip())
+            if paper:
+                print(f"{'':{column}}{paper}")
 
 
-def _rows(module_name: str) -> Iterator[tuple[str, str, str]]:
+def _rows(module: ModuleType) -> Iterator[tuple[str, str, str]]:
     """Yields name, summary and reference of each public class or function."""
-    module = getattr(kx, module_name)
+    prefix = module.__name__.replace("keras_initx", "kx", 1)
     for name in module.__all__:
         member = getattr(module, name)
         if not callable(member):
@@ -301,23 +221,10 @@ def _rows(module_name: str) -> Iterator[tuple[str, str, str]]:
         text = member.__doc__ or ""
         paper = re.search(r"References?:\s(.*?)(?:\n\s*\n|\Z)", text, re.DOTALL)
         yield (
-            f"kx.{module_name}.{name}",
+            f"{prefix}.{name}",
             text.strip().partition("\n")[0],
             re.sub(r"\s+", " ", paper[1]).strip() if paper else "",
         )
-
-
-def _int_between(minimum: int, maximum: int) -> Callable[[str], int]:
-    """Returns a function that reads an integer for `argparse`."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not minimum <= int(text) <= maximum:
-            raise argparse.ArgumentTypeError(
-                f"expected an int from {minimum} to {maximum}. Received: {text}"
-            )
-        return int(text)
-
-    return parse
 
 
 if __name__ == "__main__":

@@ -8,17 +8,16 @@ import keras
 import numpy as np
 
 from keras_initx import initializers, theory
-from keras_initx.cli.errors import one_line
+from keras_initx._startup.arguments import ACTIVATIONS, MAX_WIDTH
+from keras_initx._startup.errors import one_line
 from keras_initx.profile import VarianceProfile
 from keras_initx.theory.mean_field.activations import (
-    DETERMINISTIC,
     POSITIVE_HOMOGENEOUS,
+    resolve,
 )
+from keras_initx.theory.mean_field.quadrature import second_moment
+from keras_initx.validation import did_you_mean
 
-# The activations that the theory knows and Keras has under the same name.
-ACTIVATIONS = tuple(
-    name for name in DETERMINISTIC if hasattr(keras.activations, name)
-)
 # With these, scaling the weights leaves the sample fraction as it is.
 SCALE_FREE = tuple(name for name in ACTIVATIONS if name in POSITIVE_HOMOGENEOUS)
 # Initializers for which the theory holds: they draw the weights of a layer
@@ -34,6 +33,9 @@ INDEPENDENT = (
 # The total variance that counts as 1, which the theory assumes in every layer.
 TOTAL_RANGE = (0.5, 2.0)
 MAX_WEIGHTS = 2**29
+# The shape of a kernel that no network has, since it is wider than allowed: a
+# second draw of the same shape would repeat the weights of an initializer.
+_TRIAL_SHAPE = (1, MAX_WIDTH + 1)
 
 
 class Chain(keras.Model):
@@ -97,10 +99,13 @@ def plain_network(
             f"depth={depth}, width={width} and {inputs} inputs"
         )
 
+    # As theory.critical_scale, whose warning is one of the report's notes.
+    critical_scale = 1 / second_moment(resolve(activation, {}))
+
     def kernel_initializer(layer: int) -> keras.Initializer:
         if initializer is not None:
             return named_initializer(initializer)
-        scale = theory.critical_scale(activation) if layer else 1.0
+        scale = critical_scale if layer else 1.0
         return keras.initializers.VarianceScaling(
             scale, mode="fan_in", distribution="untruncated_normal"
         )
@@ -132,18 +137,41 @@ def named_initializer(name: str) -> keras.Initializer:
             class_name = name.removeprefix("kx.initializers.")
             initializer = _initializer_or_none(f"keras_initx>{class_name}")
         if initializer is not None:
-            initializer((2, 2))
+            initializer(_TRIAL_SHAPE)
     except Exception as error:
         raise ValueError(
             "initializer must be one that draws a kernel without further "
             f"arguments. Received: initializer={name} ({one_line(error)})"
         ) from error
     if initializer is None:
+        ours = [f"kx.initializers.{each}" for each in initializers.__all__]
+        hint = did_you_mean(
+            name, [*_names_in_keras(), *initializers.__all__, *ours]
+        )
         raise ValueError(
             "initializer must be a name that `keras-initx list` shows. "
-            f"Received: initializer={name}"
+            f"Received: initializer={name}.{hint}"
         )
     return initializer
+
+
+def names_without_arguments() -> list[str]:
+    """Returns the initializers of this package that need no arguments."""
+    names = [f"kx.initializers.{name}" for name in initializers.__all__]
+    return [name for name in names if _draws_a_kernel(name)]
+
+
+def _draws_a_kernel(name: str) -> bool:
+    try:
+        named_initializer(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _names_in_keras() -> list[str]:
+    """Returns the names of Keras's initializers, but not of their classes."""
+    return [name for name in dir(keras.initializers) if name.islower()]
 
 
 def _initializer_or_none(name: str) -> keras.Initializer | None:
@@ -151,6 +179,25 @@ def _initializer_or_none(name: str) -> keras.Initializer | None:
         return keras.initializers.get(name)
     except ValueError:
         return None
+
+
+def notes_of_stability(activation: str, initializer: str | None) -> list[str]:
+    """Returns a note if critical weights do not hold the total variance.
+
+    Args:
+        activation: str. Name of the activation.
+        initializer: str or None. Name of the initializer; None for critical
+            weights.
+    """
+    slope = theory.signal_stability(activation)
+    if initializer is not None or slope <= 1:
+        return []
+    return [
+        f"With {activation}, the total variance 1 that critical weights keep "
+        f"is unstable: a deviation from it grows by a factor of {slope:.4g} in "
+        "each layer, so that the signal of a deep plain network vanishes or "
+        "explodes (theory.signal_stability)."
+    ]
 
 
 def why_no_theory(

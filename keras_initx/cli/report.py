@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
+import inspect
 import io
 import math
-import os
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_initx.cli.errors import one_line
+from keras_initx._startup.arguments import FILES
+from keras_initx._startup.errors import one_line
 from keras_initx.profile import VarianceProfile
 from keras_initx.profile.display import png
 from keras_initx.profile.files import write_whole
 
-FILES = ("profile.json", "profile.csv", "profile.png")
-
 
 def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
-    """Returns the handwritten digits, or the arrays of a NumPy file.
+    """Returns the handwritten digits, or the arrays of a file.
 
     Args:
-        source: str. "digits", or the path of a .npy or .npz file.
+        source: str. "digits", or the path of a .npy, .npz or .csv file.
 
     Returns:
         An array, or a dict of arrays if the file holds several.
@@ -41,15 +41,8 @@ def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
     if source == "digits":
         return digits()
     path = Path(source)
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(
-            'data must be "digits" or a .npy or .npz file. '
-            f"Received: data={source}"
-        )
-    if not path.is_file():
-        raise ValueError(
-            f"data must be a file. Received: data={source}, which is not a file"
-        )
+    if path.suffix == ".csv":
+        return _load_csv(path)
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
@@ -76,6 +69,46 @@ def load_data(source: str) -> np.ndarray | dict[str, np.ndarray]:
     if len(arrays) == 1:
         return next(iter(arrays.values()))
     return arrays
+
+
+def _load_csv(path: Path) -> np.ndarray:
+    """Returns the numbers of a .csv file, a sample in each row, in float32.
+
+    A first row that is not of numbers is the header.
+    """
+    try:
+        # Spreadsheets write a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
+        rows = [line for line in text.splitlines() if line.strip()]
+        if rows and not _is_of_numbers(rows[0]):
+            del rows[0]
+        if not rows:
+            raise ValueError("no row holds numbers")
+        return _numbers(rows)
+    except ValueError as error:
+        raise ValueError(
+            "data must be rows of numbers, separated by commas, under one "
+            f"header or none. Received: data={path} ({one_line(error)})"
+        ) from error
+
+
+def _numbers(rows: list[str]) -> np.ndarray:
+    return np.loadtxt(
+        rows,
+        dtype="float32",
+        delimiter=",",
+        comments=None,
+        quotechar='"',
+        ndmin=2,
+    )
+
+
+def _is_of_numbers(row: str) -> bool:
+    try:
+        _numbers([row])
+    except ValueError:
+        return False
+    return True
 
 
 def as_vectors(data: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
@@ -106,26 +139,48 @@ def digits() -> np.ndarray:
 
     Each is a vector of 8 by 8 pixels. All pixels together have mean 0 and
     variance 1.
-
-    Raises:
-        ImportError: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "The digits come with scikit-learn: "
-            'pip install "keras-initx[examples]", or give --data a file'
-        ) from error
+    from sklearn.datasets import load_digits
+
     pixels = load_digits().data
     return ((pixels - pixels.mean()) / pixels.std()).astype("float32")
 
 
-def load_model(source: str) -> keras.Model:
-    """Loads a model from a `.keras` file without running code stored in it.
+def import_modules(names: Sequence[str]) -> dict[str, Any]:
+    """Imports modules and returns their classes and functions by name.
 
     Args:
-        source: str. The path of the file.
+        names: Sequence of str. Names as in an `import` statement.
+
+    Raises:
+        ValueError: If one of them cannot be imported.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:
+            raise ValueError(
+                "import must be the name of a Python module that can be "
+                f"imported. Received: import={name} ({one_line(error)})"
+            ) from error
+        found |= {
+            key: value
+            for key, value in vars(module).items()
+            if inspect.isclass(value) or inspect.isfunction(value)
+        }
+    return found
+
+
+def load_model(
+    source: str, custom_objects: dict[str, Any] | None = None
+) -> keras.Model:
+    """Loads a saved model without running code stored in it.
+
+    Args:
+        source: str. The path of a .keras, .h5 or .hdf5 file.
+        custom_objects: dict. Classes and functions that the model needs, by
+            name. Defaults to None.
 
     Returns:
         A `keras.Model`.
@@ -133,25 +188,15 @@ def load_model(source: str) -> keras.Model:
     Raises:
         ValueError: If the file is not such a model, or needs stored code.
     """
-    path = Path(source)
-    problem = None
-    if path.suffix != ".keras":
-        problem = "which has another suffix"
-    elif not path.is_file():
-        problem = "which is not a file"
-    elif not zipfile.is_zipfile(path):
-        problem = "which is not a complete zip archive"
-    if problem:
-        raise ValueError(
-            "model must be a .keras file, as model.save writes it. "
-            f"Received: model={source}, {problem}"
-        )
     try:
         with _deep_recursion():
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
+            return keras.saving.load_model(
+                source, custom_objects, compile=False, safe_mode=True
+            )
     except Exception as error:
         raise ValueError(
-            "model must be one that Keras loads without custom code. Received: "
+            "model must be one that Keras loads without stored code; --import "
+            "names a module of its custom classes. Received: "
             f"model={source} ({one_line(error)})"
         ) from error
 
@@ -209,31 +254,14 @@ def reshape_to_input(
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Checks that the report can be written, before any work is done.
-
-    Args:
-        folder: Path. The folder for the files, which need not exist.
-
-    Raises:
-        ValueError: If the folder cannot be created or written to.
-    """
-    existing = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
-    try:
-        with tempfile.TemporaryDirectory(dir=existing):
-            pass
-    except OSError as error:
-        raise ValueError(
-            "out must be a folder that can be written to. "
-            f"Received: out={folder}, where {existing} cannot "
-            f"({error.strerror})"
-        ) from error
-    for name in FILES:
-        if (folder / name).is_dir():
-            raise ValueError(
-                f"out must be a folder in which {name} can be a file. "
-                f"Received: out={folder}, where {name} is a folder"
-            )
+def notes_of_shape(given: Any, used: Any) -> list[str]:
+    """Returns a note if the shape of the samples was changed."""
+    if not isinstance(used, np.ndarray) or given.shape == used.shape:
+        return []
+    return [
+        f"The data of shape {given.shape} was reshaped to {used.shape}, the "
+        "input of the model."
+    ]
 
 
 def write_files(

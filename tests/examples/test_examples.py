@@ -133,7 +133,7 @@ def test_readme_python_runs(tmp_path, monkeypatch):
 
 
 def test_readme_commands_exist():
-    from keras_initx.cli.main import parser
+    from keras_initx._startup.arguments import parser
 
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     lines = [line for b in blocks("sh") for line in b.splitlines() if line]

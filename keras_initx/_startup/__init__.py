@@ -1,10 +1,12 @@
-"""Hides TensorFlow's import notices when the `keras-initx` command starts.
+"""What the `keras-initx` command does before TensorFlow is imported.
 
-TensorFlow writes them to the standard error of the process while it is being
-imported, at any log level. A library must not hide them. The command does, so
-that its standard error holds only its own messages. This module stands beside
-the package's `__init__.py`, because Python imports the package, and with it
-TensorFlow, before the command.
+It answers errors in its arguments, and requests for help, without waiting for
+TensorFlow. It hides TensorFlow's import notices, which TensorFlow writes to the
+standard error of the process at any log level: a library must not hide them,
+but the standard error of the command holds only its own messages.
+
+This room stands beside the package's `__init__.py`, because Python imports the
+package, and with it TensorFlow, before the command.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from keras_initx._startup import arguments
+from keras_initx._startup.errors import one_line
 
 # The module's name, alone or at the end of Python's option, as in "-Bmname".
 _OUR_MODULE = re.compile(r"(-\w*m)?keras_initx(\.__main__|\.cli\.main)?")
@@ -28,6 +33,22 @@ def is_our_command() -> bool:
     # module's arguments. In sys.orig_argv the name stands before those.
     module = sys.orig_argv[-len(sys.argv)]
     return _OUR_MODULE.fullmatch(module) is not None
+
+
+def answer_early(description: str | None, version: str) -> None:
+    """Ends this process if its arguments are wrong, or ask for help alone.
+
+    Args:
+        description: str or None. As in `arguments.read`.
+        version: str. As in `arguments.read`.
+    """
+    try:
+        options = arguments.read(None, description, version)
+    except Exception as error:
+        sys.stderr.write(f"keras-initx: error: {one_line(error)}\n")
+        raise SystemExit(2) from error
+    if options.command is None:
+        raise SystemExit(0)
 
 
 @contextlib.contextmanager
