@@ -67,3 +67,7 @@ __all__ = [
     "scale_branches",
     "theory",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

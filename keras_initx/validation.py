@@ -254,7 +254,9 @@ def check_choice(
             return choice
     *others, last = map(repr, choices)
     wanted = f"{', '.join(others)} or {last}" if others else last
-    _refuse_value(name, value, wanted, optional)
+    words = [choice for choice in choices if isinstance(choice, str)]
+    hint = did_you_mean(value, words) if isinstance(value, str) else ""
+    _refuse_value(name, value, wanted, optional, hint)
 
 
 def check_instance(
@@ -336,11 +338,13 @@ def _in_words(interval: str, plural: bool = False) -> str:
 
 
 def _refuse_value(
-    name: str, value: Any, wanted: str, optional: bool
+    name: str, value: Any, wanted: str, optional: bool, hint: str = ""
 ) -> NoReturn:
     if optional:
         wanted += " or None"
-    raise ValueError(f"{name} must be {wanted}. Received: {name}={value!r}")
+    raise ValueError(
+        f"{name} must be {wanted}.{hint} Received: {name}={value!r}"
+    )
 
 
 def _power(value: int) -> str:

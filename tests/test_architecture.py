@@ -287,6 +287,15 @@ def test_public_objects_have_an_example_and_a_reference(module):
             assert part in text, f"{name} has no {part!r} in its docstring"
 
 
+def test_rooms_complete_to_public_names():
+    rooms = [kx, *(getattr(kx, name) for name in kx.__all__)]
+    rooms += [getattr(kx.theory, name) for name in kx.theory.__all__]
+    for room in rooms:
+        if isinstance(room, type(kx)):
+            names = {name for name in dir(room) if not name.startswith("_")}
+            assert names == set(room.__all__), room
+
+
 @pytest.mark.parametrize(
     "path",
     MODULES,

@@ -227,6 +227,16 @@ def test_a_checked_array_is_a_copy():
             "per must be 'unit' or 'layer'. Received: per='row'",
         ),
         (
+            lambda: check_choice("per", "units", ("unit", "layer")),
+            "per must be 'unit' or 'layer'. Did you mean 'unit'? "
+            "Received: per='units'",
+        ),
+        (
+            lambda: check_choice("per", "Unit", (1, "unit"), optional=True),
+            "per must be 1 or 'unit' or None. Did you mean 'unit'? "
+            "Received: per='Unit'",
+        ),
+        (
             lambda: check_choice("kind", ["a"], ("a", "b", "c")),
             "kind must be 'a', 'b' or 'c'. Received: kind=['a']",
         ),

@@ -67,9 +67,8 @@ def unrecorded(
         linear = weight.geometry.is_linear or weight.role == "unknown"
         if id(weight.layer) in recorded or not linear:
             continue
-        names = [layer.name for layer in weight.layers]
         # A weight of the model itself is in no layer.
-        name = "/".join(names[1:]) or names[0]
+        name = weight.layer_name or weight.layer.name
         if id(weight.layer) not in ran:
             reasons[name] = "did not run"
         else:

@@ -4,3 +4,7 @@ from keras_initx.callbacks.feature_symmetry import FeatureSymmetry
 from keras_initx.callbacks.sample_variance_decay import SampleVarianceDecay
 
 __all__ = ["FeatureSymmetry", "SampleVarianceDecay"]
+
+
+def __dir__() -> list[str]:
+    return __all__

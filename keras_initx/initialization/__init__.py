@@ -17,3 +17,7 @@ __all__ = [
     "initialize",
     "scale_branches",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_initx.initializers.names import get
 from keras_initx.inspection.selection import (
     LayerCall,
     Layers,
@@ -17,7 +18,7 @@ from keras_initx.inspection.selection import (
     selectors,
 )
 from keras_initx.inspection.traversal import ModelView, ModelWeight
-from keras_initx.validation import refuse
+from keras_initx.validation import did_you_mean
 
 Initializer: TypeAlias = str | dict[str, Any] | keras.initializers.Initializer
 ByRole: TypeAlias = Initializer | Mapping[str, Initializer]
@@ -58,44 +59,23 @@ def chooser(initializer: Choice) -> Choose:
     return choose
 
 
-def as_initializer(
-    value: Any,
-    name: str = "initializer",
-    alternatives: str = "a dict of these by role, or a function of a layer",
-) -> keras.initializers.Initializer:
-    """The initializer that an instance, a name or a config stands for.
-
-    Args:
-        value: The argument.
-        name: str. The name of the argument. Defaults to "initializer".
-        alternatives: str. What else the argument may be, for the message.
-
-    Raises:
-        ValueError: If there is no such initializer.
-    """
-    try:
-        initializer = keras.initializers.get(value)
-    except (ValueError, TypeError):
-        initializer = None
-    if not isinstance(initializer, keras.initializers.Initializer):
-        refuse(
-            f"{name} must be a Keras initializer, its name or config, "
-            f"{alternatives}.",
-            **{name: value},
-        )
-    return initializer
-
-
 def _is_dict_of_roles(value: Any) -> bool:
     return isinstance(value, Mapping) and "class_name" not in value
 
 
 def _by_role(value: Any) -> Callable[[str], Any]:
     if _is_dict_of_roles(value):
-        by_role = {role: as_initializer(one) for role, one in value.items()}
+        by_role = {role: _initializer(one) for role, one in value.items()}
         return by_role.get
-    initializer = as_initializer(value)
+    initializer = _initializer(value)
     return lambda role: initializer
+
+
+def _initializer(value: Any) -> keras.initializers.Initializer:
+    return get(
+        value,
+        alternatives="a dict of these by role, or a function of a layer",
+    )
 
 
 def check_roles(initializer: Any, view: ModelView) -> None:
@@ -109,8 +89,9 @@ def check_roles(initializer: Any, view: ModelView) -> None:
     roles = {w.role for w in view.weights if w.geometry.is_linear}
     unknown = sorted(set(initializer) - roles)
     if unknown:
+        hint = did_you_mean(unknown[0], roles)
         raise ValueError(
-            f"A dict must have roles of the model, {sorted(roles)}. "
+            f"A dict must have roles of the model, {sorted(roles)}.{hint} "
             f"Received: initializer with {unknown}"
         )
 

@@ -8,7 +8,6 @@ from keras_initx.initialization.choice import (
     Choice,
     Initializer,
     are_picked,
-    as_initializer,
     check_roles,
     chooser,
 )
@@ -16,6 +15,7 @@ from keras_initx.initialization.plan import Plan, unbuilt
 from keras_initx.initialization.record import Initialization
 from keras_initx.initialization.scale_branches import forget_scaling
 from keras_initx.initialization.trained import check_untrained
+from keras_initx.initializers.names import get
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager
 from keras_initx.inspection.equal_kernels import warn_of_equal_kernels
@@ -73,7 +73,8 @@ def initialize(
     Args:
         model: keras.layers.Layer. A built model or layer, or a model without a
             `call` that holds built ones, as a GAN.
-        initializer: A Keras initializer, its name or config; a dict of these
+        initializer: A Keras initializer, its name or config (the names of this
+            package's are names too: "FractionalMoment"); a dict of these
             by role, as in `{"kernel": "he_normal", "recurrent kernel":
             "orthogonal"}`, which skips other roles; or a function that is
             called with the layer that holds a weight (in attention a
@@ -124,9 +125,7 @@ def initialize(
     check_eager("initialize")
     choose = chooser(initializer)
     if bias_initializer is not None:
-        bias_initializer = as_initializer(
-            bias_initializer, "bias_initializer", "or None"
-        )
+        bias_initializer = get(bias_initializer, "bias_initializer", "or None")
     view = inspect_model(model)
     if not overwrite:
         check_untrained(view)
@@ -145,7 +144,7 @@ def initialize(
     forget_scaling([variable for variable, _ in new])
     # Weights that were skipped may still share what they started from.
     warn_of_equal_kernels(
-        (weight.path.rpartition("/")[0] or weight.layer.name, weight.layer)
+        (weight.layer_name or weight.layer.name, weight.layer)
         for weight in view.weights
     )
     return Initialization(

@@ -161,6 +161,11 @@ def compute_fans(
         (n, m)         n, m                        Dense
         (..., n, m)    n prod(...), m prod(...)    convolutions
 
+    It is a second rule beside `inspection.kernel_geometry`, since a layer calls
+    its initializer with a shape and a dtype, and not with itself: here the fans
+    can only be those that Keras takes. `initialize` has the layer, and gives
+    the initializer the fans of the inspection.
+
     Args:
         shape: Sequence of int. The shape of the kernel.
         input_axes: Sequence of int. The axes of `shape` that the layer sums

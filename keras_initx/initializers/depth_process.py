@@ -143,6 +143,13 @@ class DepthProcess:
         """Frees the memory of the paths; later calls compute them again."""
         self._paths.clear()
 
+    def __repr__(self) -> str:
+        # Keras shows this if a layer is given the process.
+        return (
+            f"<DepthProcess of {self.depth} layers: the initializer of the "
+            "layer with index k is process.at(k)>"
+        )
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""
         names = ("depth", "kind", "length_scale", "hurst", "scale", "seed")

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_initx.initializers.base import FanInInitializer
+from keras_initx.initializers.names import get
 from keras_initx.validation import check_real, refuse
 
 
@@ -114,17 +115,7 @@ class Scaled(FanInInitializer):
 
 def _get(initializer: Any, seed: Any) -> keras.initializers.Initializer:
     """Returns an instance of the initializer that has the seed, if any."""
-    try:
-        instance = keras.initializers.get(initializer)
-    except (ValueError, TypeError):
-        instance = None
-    # Keras also returns functions, which could not be saved.
-    if not isinstance(instance, keras.initializers.Initializer):
-        refuse(
-            "initializer must be an instance, name or config of a Keras "
-            "initializer.",
-            initializer=initializer,
-        )
+    instance = get(initializer)
     if seed is None:
         return instance
     config = instance.get_config()

@@ -22,3 +22,7 @@ __all__ = [
     "register_layer",
     "to_matrices",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

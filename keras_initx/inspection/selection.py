@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,7 +9,7 @@ from typing import TypeAlias
 import keras
 
 from keras_initx.inspection.layer_rule import measured_by_default
-from keras_initx.validation import refuse
+from keras_initx.validation import did_you_mean, refuse
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,5 @@ def _advice(selector: Selector, names: list[str]) -> str:
             f"This {type(selector).__name__} is none of its layers: it may "
             "belong to another model, or does not run."
         )
-    if isinstance(selector, str):
-        close = difflib.get_close_matches(selector, names, n=3)
-        if close:
-            return f"Did you mean {' or '.join(map(repr, close))}?"
-    return f"Its layers are {names}."
+    hint = did_you_mean(selector, names) if isinstance(selector, str) else ""
+    return f"Its layers are {names}.{hint}"

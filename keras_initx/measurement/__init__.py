@@ -4,3 +4,7 @@ from keras_initx.measurement.measure import measure
 from keras_initx.measurement.meter import Meter
 
 __all__ = ["Meter", "measure"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,3 +11,7 @@ __all__ = [
     "fit_triangle_wave",
     "triangle_wave_network",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

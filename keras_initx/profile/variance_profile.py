@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import html
 import json
 import os
@@ -23,7 +22,12 @@ from keras_initx.profile.verdict import (
     first_reached,
     verdict,
 )
-from keras_initx.validation import check_instance, is_int, refuse
+from keras_initx.validation import (
+    check_instance,
+    did_you_mean,
+    is_int,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -603,9 +607,9 @@ def _row_index(layer: str | int, names: Sequence[str]) -> int:
                 layer=layer,
             )
         if count == 0:
-            close = difflib.get_close_matches(layer, names, n=3)
+            hint = did_you_mean(layer, names)
             refuse(
-                f"layer must be one of {close or list(names)}.",
+                f"layer must be one of {list(names)}.{hint}",
                 KeyError,
                 layer=layer,
             )

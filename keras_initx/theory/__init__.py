@@ -30,3 +30,7 @@ __all__ += norm_moments.__all__
 __all__ += residual.__all__
 __all__ += trained_weights.__all__
 __all__ += triangle_waves.__all__
+
+
+def __dir__() -> list[str]:
+    return __all__

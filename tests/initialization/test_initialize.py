@@ -700,7 +700,47 @@ def test_shared_layers_are_drawn_once():
     assert [row.name for row in done.rows] == ["shared/kernel", "shared/bias"]
 
 
+@pytest.mark.parametrize(
+    "name", ["FractionalMoment", "fractional_moment", "fractionalMoment"]
+)
+def test_names_of_this_package(name):
+    first, second = named("a", "b"), named("a", "b")
+    kx.initialize(first, name, seed=1)
+    kx.initialize(second, kx.initializers.FractionalMoment(), seed=1)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+    scaled = kx.initializers.Scaled(name, 2)
+    assert type(scaled.initializer) is kx.initializers.FractionalMoment
+    kx.initialize(first, {"kernel": name}, seed=2)
+    kx.initialize(first, "he_normal", bias_initializer="dirac_average", seed=2)
+
+
 BAD = {
+    "near": (dict(initializer="he_norml", seed=1), "mean 'he_normal'"),
+    "capitals": (
+        dict(initializer="He_Normal", seed=1),
+        "'FractionalMoment'.* Did you mean 'he_normal'.* Received: init",
+    ),
+    "ours": (
+        dict(initializer="FractionMoment", seed=1),
+        "mean 'FractionalMoment'",
+    ),
+    "needs arguments": (
+        dict(initializer="AlphaStable", seed=1),
+        "instance of AlphaStable, which needs stability",
+    ),
+    "process": (
+        dict(initializer=kx.initializers.DepthProcess(2), seed=1),
+        r"index k is process.at\(k\)",
+    ),
+    "near role": (
+        dict(initializer={"kernl": "zeros"}, seed=1),
+        "Did you mean 'kernel'",
+    ),
+    "near layer": (
+        dict(initializer="zeros", seed=1, layers="A1"),
+        r"Its layers are \['a', 'b', .*\]",
+    ),
     "seed": (dict(initializer="he_normal", seed=1.5), "seed must be an int"),
     "huge seed": (dict(initializer="he_normal", seed=2**63), "64 bits"),
     "name": (dict(initializer="nothing", seed=1), "initializer must be"),

@@ -17,12 +17,19 @@ CALLS = [
 @pytest.mark.parametrize(
     ("selector", "advice"),
     [
-        ("hh1", "Did you mean 'h1'"),
+        ("hh1", r"Its layers are \['h0', 'h1'\]. Did you mean 'h1'"),
+        ("H1", r"Its layers are \['h0', 'h1'\]. Did you mean 'h1'"),
         ("output", r"Its layers are \['h0', 'h1'\]"),
         (keras.layers.LSTM, r"Its layers are \['h0', 'h1'\]"),
         (keras.layers.Dense(1, name="h0"), "may belong to another model"),
     ],
-    ids=["close name", "other name", "class", "layer of another model"],
+    ids=[
+        "close name",
+        "capital",
+        "other name",
+        "class",
+        "layer of another model",
+    ],
 )
 def test_a_selector_without_a_layer_is_refused_with_advice(selector, advice):
     with pytest.raises(ValueError, match=f"{advice}.* Received: layers="):

@@ -36,3 +36,7 @@ __all__ = [
     "sample_variance_decay",
     "signal_stability",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -35,3 +35,7 @@ __all__ = [
     "stable_tail_constant",
     "stable_weight_scale",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

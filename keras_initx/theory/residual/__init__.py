@@ -61,3 +61,7 @@ __all__ = [
     "stable_resnet_scale",
     "tfixup_factor",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

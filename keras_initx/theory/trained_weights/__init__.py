@@ -23,3 +23,7 @@ __all__ = [
     "estimate_scaling",
     "tail_index",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -27,3 +27,7 @@ __all__ = [
     "triangle_wave_scales",
     "triangle_wave_weights",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
