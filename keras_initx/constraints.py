@@ -64,3 +64,7 @@ class BlockDiagonal(keras.constraints.Constraint):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""
         return {"blocks": self.blocks}
+
+
+def __dir__() -> list[str]:
+    return __all__

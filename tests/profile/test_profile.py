@@ -91,7 +91,7 @@ def test_row_by_name_or_index():
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("dens", KeyError, r"one of \['dense'\].*Received: layer='dens'"),
+        ("dens", KeyError, r"'twin'\]. Did you mean 'dense'.*='dens'"),
         ("zzz", KeyError, r"one of \['twin', 'dense', 'twin'\].*='zzz'"),
         ("twin", KeyError, "an index, since 2 layers have .*layer='twin'"),
         (3, IndexError, "3 layers.*layer=3"),
