@@ -10,7 +10,11 @@ from keras_initx.calibration.calibrator import Calibrator
 from keras_initx.calibration.preparation import prepare
 from keras_initx.calibration.record import Calibration
 from keras_initx.inspection.assign import assign_all
-from keras_initx.inspection.checks import check_eager, check_model
+from keras_initx.inspection.checks import (
+    check_call,
+    check_eager,
+    check_model,
+)
 from keras_initx.inspection.selection import Layers, selectors
 from keras_initx.measurement.data import Data, batches
 from keras_initx.validation import (
@@ -157,7 +161,7 @@ def calibrate(
     The growth of gradients: Yang et al., ICLR (2019), arXiv:1902.08129.
     """
     check_backend("calibrate")
-    check_model(model)
+    check_call(check_model(model))
     by_unit = check_choice("per", per, ("unit", "layer")) == "unit"
     center = check_bool("center", center)
     target_variance = check_real("target_variance", target_variance, "(0, inf)")

@@ -111,7 +111,7 @@ class FeatureSymmetry(Periodic):
     correlations are those of the authors' code, the spread is defined here.
     """
 
-    _keys = (_KEYS[0],)
+    _keys = _KEYS
 
     def __init__(
         self,

@@ -632,7 +632,7 @@ def test_a_model_without_call_is_refused_before_and_after_fit(xy):
     for _ in range(2):
         for run in (
             lambda: kx.measure(model, xy[0]),
-            lambda: kx.Meter(model),
+            lambda: kx.calibrate(model, xy[0]),
             lambda: fit(model, xy[:1], kx.callbacks.SampleVarianceDecay(xy[0])),
         ):
             with pytest.raises(ValueError, match=message):
