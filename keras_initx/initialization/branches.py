@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from keras_initx.inspection.homogeneity import (
     is_homogeneous,
     is_linear,
     is_linear_step,
+    sum_factors,
 )
 from keras_initx.inspection.traversal import ModelView
 from keras_initx.inspection.writable import why_not_writable
@@ -139,7 +141,9 @@ class BranchFinder:
             (skip, branch)
             for skip in inputs
             for branch in inputs
-            if self.graph.shapes[skip] == self.graph.shapes[branch]
+            if _fits(
+                self.graph.shapes[skip], self.graph.shapes[step.outputs[0]]
+            )
             and self._carried[skip] & self._ancestors[branch]
             and self._weighted
             & self._ancestors[branch]
@@ -233,10 +237,23 @@ class BranchFinder:
         found: list[tuple[str, tuple[Any, ...]]] = []
         try:
             for number in ends:
+                self._check_factors(step, number)
                 found += self._ends(step, number)
         except _Scaled as scaled:
             return Branch(step, skipped=str(scaled))
         return Branch(step, tuple(found))
+
+    def _check_factors(self, step: Step, number: int) -> None:
+        """Sees whether a layer that adds multiplies a branch by a factor."""
+        if is_known_sum(step):
+            return
+        factors = dict(zip(step.inputs, sum_factors(step) or (), strict=True))
+        others = [f for other, f in factors.items() if other != number]
+        if not any(
+            math.isclose(abs(factors[number]), abs(f), rel_tol=0.01)
+            for f in others
+        ):
+            raise _Scaled(f"scaled by {step.name!r}")
 
     def _ends(
         self, sum_: Step, number: int
@@ -370,8 +387,8 @@ class _Scaled(Exception):
     """A branch that has a factor already."""
 
 
-def is_sum(step: Step) -> bool:
-    """Whether a step adds or subtracts tensors."""
+def is_known_sum(step: Step) -> bool:
+    """Whether a step is one that Keras has for adding tensors."""
     operation = step.operation
     return (
         type(operation).__name__ in _SUMS
@@ -380,18 +397,49 @@ def is_sum(step: Step) -> bool:
     )
 
 
+def is_sum(step: Step) -> bool:
+    """Whether a step adds or subtracts tensors, or multiples of them.
+
+    The layers and operations of Keras are known. Others without weights, such
+    as a `Lambda`, are run on numbers.
+    """
+    if is_known_sum(step):
+        return True
+    layer = step.operation
+    if not isinstance(layer, _L.Layer) or _has_weights(step):
+        return False
+    public = getattr(_L, type(layer).__name__, None) is type(layer)
+    if public and not isinstance(layer, _L.Lambda):
+        return False
+    return sum_factors(step) is not None
+
+
 def hidden_layers(graph: Graph, view: ModelView) -> list[str]:
-    """The layers whose sums are not seen, since they run layers themselves."""
-    return [
-        step.name
-        for step in graph.steps
-        if isinstance(step.operation, keras.layers.Layer)
-        and any(
+    """The layers whose sums are not seen.
+
+    They run layers themselves, or have several inputs and weights that no rule
+    knows.
+    """
+
+    def hides(step: Step) -> bool:
+        layer = step.operation
+        if not isinstance(layer, _L.Layer):
+            return False
+        unknown = any(view.role(w) == "unknown" for w in layer.weights)
+        return (unknown and len(step.inputs) > 1) or any(
             isinstance(inner, keras.Model)
             or (not _is_keras(inner) and len(view.inside(inner)) > 1)
-            for inner in view.inside(step.operation)
+            for inner in view.inside(layer)
         )
-    ]
+
+    return [step.name for step in graph.steps if hides(step)]
+
+
+def _fits(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether two shapes are equal, as far as they are known."""
+    return len(shape) == len(other) and all(
+        a == b or None in (a, b) for a, b in zip(shape, other, strict=True)
+    )
 
 
 def _has_weights(step: Step) -> bool:

@@ -57,7 +57,8 @@ def scale_branches(
     it with them.
 
     What is seen as a residual branch is an input of `Add`, `Subtract`,
-    `Average`, `+` or `-`, if another input is the skip. Its skip reaches the
+    `Average`, `+`, `-`, or a `Lambda` or layer without weights that does the
+    same, if another input is the skip. The skip reaches the
     sum from where the branch starts without weights, or through one linear map
     and normalizations, as the projections of ResNets do. Activations,
     `Dropout`, pooling and reshapes after the last weights are no obstacle if a
@@ -72,8 +73,8 @@ def scale_branches(
     layer that is frozen, quantized, called twice, that shares its weights, has
     a LoRA adapter or a constraint which undoes the factor, or whose output
     goes elsewhere too. So are layers that run layers in a `call` of their own,
-    which is not read. `layers` names the sums that are meant, and nothing else
-    is then looked at.
+    which is not read (see `symbolic` in `inspection.LayerRule`). `layers` names
+    the sums that are meant, and nothing else is then looked at.
 
     Call it once, and after `initialize`, which draws weights without the
     factor. A second call is refused, as long as the model is in this process:
@@ -194,10 +195,11 @@ def _check_all_seen(graph: Graph, view: ModelView) -> None:
     hidden = hidden_layers(graph, view)
     if hidden:
         raise ValueError(
-            "A layer that runs layers in a call of its own may have residual "
-            "branches, which are not seen. Name the sums to scale in layers=, "
-            "or register a rule with symbolic=True for its class "
-            "(inspection.register_layer). "
+            "A layer that runs layers in a call of its own, or has several "
+            "inputs and weights that no rule knows, may have residual branches "
+            "that are not seen. Name the sums to scale in layers=, or register "
+            "a rule for its class (inspection.register_layer), with "
+            "symbolic=True if its call takes symbolic tensors. "
             f"Received: {', '.join(map(repr, hidden))}"
         )
 

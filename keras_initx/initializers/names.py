@@ -63,10 +63,11 @@ def _of_this_package(
         if parameter.default is parameter.empty
     ]
     if needed:
+        received: dict[str, Any] = {name: identifier}
         refuse(
             f"{name} must be an instance of {cls.__name__}, which needs "
             f"{' and '.join(needed)}.",
-            **{name: identifier},
+            **received,
         )
     return cls()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -45,27 +45,47 @@ def factor_of(step: Step) -> float | None:
         factors on in another way, as relu, pooling and `Dropout` do, and None
         if it does not.
     """
-    outputs = _run(step)
+    outputs = _outputs(step, [(1.0,), (_FACTOR,)])
     if outputs is None:
         return None
-    x, y, scaled = outputs
+    (x,), (y, scaled) = outputs
     if not _equal(scaled, _FACTOR * y):
         return None
-    if x.shape == y.shape and x.size:
-        ratio = float(np.median(y / x))
-        if _equal(y, ratio * x, rtol=0.01):
-            # Rounding to 16 bits is no factor.
-            return 1.0 if math.isclose(ratio, 1, rel_tol=0.01) else ratio
-    return 1.0
+    ratio = _ratio(y, x)
+    # Rounding to 16 bits is no factor.
+    return (
+        1.0 if ratio is None or math.isclose(ratio, 1, rel_tol=0.01) else ratio
+    )
 
 
 def is_linear_step(step: Step) -> bool:
     """Whether a step of one tensor passes factors of both signs on."""
-    outputs = _run(step, -1.0)
+    outputs = _outputs(step, [(1.0,), (-1.0,)])
     if outputs is None or factor_of(step) is None:
         return False
-    _, y, negative = outputs
+    _, (y, negative) = outputs
     return _equal(negative, -y)
+
+
+def sum_factors(step: Step) -> tuple[float, ...] | None:
+    """The constants of a step that adds multiples of its tensors.
+
+    Returns:
+        The constant of each tensor, in the order of the arguments, or None if
+        the step computes something else.
+    """
+    n = len(set(step.inputs))
+    if n < 2 or n < len(step.inputs):
+        return None
+    alone = [tuple(float(i == j) for j in range(n)) for i in range(n)]
+    outputs = _outputs(step, [(1.0,) * n, *alone])
+    if outputs is None:
+        return None
+    given, (together, *parts) = outputs
+    ratios = [_ratio(y, x) for y, x in zip(parts, given, strict=True)]
+    if None in ratios or not _equal(together, sum(parts), rtol=0.01):
+        return None
+    return tuple(ratio for ratio in ratios if ratio is not None)
 
 
 def _passes(function: Callable, x: np.ndarray, factor: float) -> bool:
@@ -79,45 +99,60 @@ def _passes(function: Callable, x: np.ndarray, factor: float) -> bool:
     return _equal(scaled, factor * y)
 
 
-def _run(
-    step: Step, factor: float = _FACTOR
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Numbers x, and the outputs of a step on x and on a multiple of x.
+def _outputs(
+    step: Step, factors: Sequence[tuple[float, ...]]
+) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+    """Numbers for each tensor of a step, and its outputs on multiples of them.
 
-    None if the step does not run on such numbers.
+    Args:
+        step: Step. The step.
+        factors: For each output the factor of each tensor.
+
+    Returns:
+        The numbers, and the outputs; None if the step does not run on them, or
+        has several outputs.
     """
+    arguments = (step.args, dict(step.kwargs))
     tensors = {
         id(tensor): tensor
-        for tensor in keras.tree.flatten((step.args, dict(step.kwargs)))
+        for tensor in keras.tree.flatten(arguments)
         if isinstance(tensor, keras.KerasTensor)
     }
-    if len(tensors) != 1:
-        return None
-    (tensor,) = tensors.values()
-    samples, *sizes = tensor.shape or (None,)
-    x = _numbers((samples or 2, *(size or _SIZE for size in sizes)))
+    given = [
+        _numbers((t.shape[0] or 2, *(size or _SIZE for size in t.shape[1:])), i)
+        for i, t in enumerate(tensors.values())
+    ]
 
-    def output(values: np.ndarray) -> np.ndarray:
-        value = keras.ops.convert_to_tensor(values, dtype=tensor.dtype)
+    def output(multiples: tuple[float, ...]) -> np.ndarray:
+        values = {
+            key: keras.ops.convert_to_tensor(np.float32(m) * x, dtype=t.dtype)
+            for (key, t), x, m in zip(
+                tensors.items(), given, multiples, strict=True
+            )
+        }
         args, kwargs = keras.tree.map_structure(
-            lambda one: value if one is tensor else one,
-            (step.args, dict(step.kwargs)),
+            lambda one: values.get(id(one), one), arguments
         )
-        made = step.operation(*args, **kwargs)
-        if len(keras.tree.flatten(made)) != 1:
-            raise ValueError("more than one output")
-        (made,) = keras.tree.flatten(made)
+        (made,) = keras.tree.flatten(step.operation(*args, **kwargs))
         return keras.ops.convert_to_numpy(keras.ops.cast(made, "float32"))
 
     try:
-        return x, output(x), output(np.float32(factor) * x)
+        return given, [output(multiples) for multiples in factors]
     except Exception:
         return None
 
 
-def _numbers(shape: tuple[int, ...]) -> np.ndarray:
+def _ratio(y: np.ndarray, x: np.ndarray) -> float | None:
+    """The number that y is x multiplied by, if there is one."""
+    if x.shape != y.shape or not x.size:
+        return None
+    ratio = float(np.median(y / x))
+    return ratio if _equal(y, ratio * x, rtol=0.01) else None
+
+
+def _numbers(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """Numbers of both signs and of many sizes."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     size = 10.0 ** random.uniform(-2, 2, shape)
     return (size * random.choice([-1.0, 1.0], shape)).astype(np.float32)
 

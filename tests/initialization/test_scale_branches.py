@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_initx as kx
 
@@ -50,6 +51,35 @@ def average(scale):
 
 def subtract(scale):
     return dense(scale, lambda x, y: L.Subtract()([y, x]))
+
+
+def a_lambda_adds(scale):
+    return dense(scale, lambda x, y: L.Lambda(lambda t: t[1] + t[0])([x, y]))
+
+
+def a_subclass_of_add(scale):
+    class Plus(L.Add):
+        pass
+
+    return dense(scale, lambda x, y: Plus()([y, x]))
+
+
+def broadcast(scale):
+    """The branch has one number for each channel."""
+    x = inputs = keras.Input((None, 8, 4))
+    for i in range(2):
+        y = L.GlobalAveragePooling2D(keepdims=True)(L.ReLU()(x))
+        x = x + scale(L.Dense(4, name=f"d{i}")(y))
+    return keras.Model(inputs, x), IMAGES
+
+
+def three_are_added(scale):
+    """A sum of a skip and two parts of a branch."""
+    x = inputs = keras.Input((8,))
+    for i in range(2):
+        y = [L.Dense(8, n, name=f"{n}{i}")(x) for n in ("relu", "linear")]
+        x = L.Add()([scale(y[0]), x, scale(y[1])])
+    return keras.Model(inputs, x), X
 
 
 def relu_after_the_sum(scale):
@@ -338,6 +368,10 @@ MODELS = {
         (minus, 4),
         (average, 4),
         (subtract, 4),
+        (a_lambda_adds, 4),
+        (a_subclass_of_add, 4),
+        (broadcast, 2),
+        (three_are_added, 2),
         (relu_after_the_sum, 4),
         (norm_after_the_sum, 4),
         (relu_ends_the_branch, 4),
@@ -592,6 +626,23 @@ def hidden():
     return keras.Model(inputs, Block(name="bad")(x))
 
 
+class AddScaled(L.Layer):
+    """Adds a branch with a trained factor, as ReZero."""
+
+    def build(self, shape):
+        self.alpha = self.add_weight(shape=())
+
+    def call(self, x, y):
+        return x + self.alpha * y
+
+
+def hidden_factor():
+    x = inputs = keras.Input((8,))
+    x = x + L.Dense(8)(L.ReLU()(x))
+    x = AddScaled(name="bad")(x, L.Dense(8)(L.ReLU()(x)))
+    return keras.Model(inputs, x)
+
+
 def hidden_over_time():
     x = inputs = keras.Input((3, 8))
     x = x + L.Dense(8)(L.ReLU()(x))
@@ -677,6 +728,7 @@ REFUSED = {
         "'last'.* of a SpectralNormalization",
     ),
     "hidden": (hidden, "not seen.* Received: 'bad'"),
+    "hidden factor": (hidden_factor, "not seen.* Received: 'bad'"),
     "hidden over time": (hidden_over_time, "not seen.* Received: 'bad'"),
     "DenseNet": (dense_net, "a concatenation is not.*'dense_net'"),
     "subclass": (subclass, "call of its own.*'mine', a Subclass"),
@@ -761,6 +813,43 @@ def test_branches_that_have_a_factor_are_skipped_and_counted(scale, name):
         if not np.array_equal(weight, old)
     ]
     assert changed == ["one/kernel"]
+
+
+@pytest.mark.parametrize(
+    ("add", "skipped"),
+    [
+        (lambda t: t[0] + 0.2 * t[1], True),
+        (lambda t: 0.5 * t[1] + t[0], True),
+        (lambda t: 0.7 * (t[0] + t[1]), False),
+        (lambda t: t[0] - t[1], False),
+    ],
+)
+def test_a_layer_that_adds_may_have_the_factor(add, skipped):
+    x = inputs = keras.Input((8,))
+    for i in range(2):
+        y = L.Dense(8, name=f"d{i}")(L.ReLU()(x))
+        x = L.Lambda(add, name=f"add{i}")([x, y])
+    done = kx.scale_branches(keras.Model(inputs, x))
+    assert done.depth == 2
+    assert [row.skipped for row in done.rows] == [
+        f"scaled by 'add{i}'" if skipped else "" for i in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "merge",
+    [
+        lambda t: keras.ops.maximum(t[0], t[1]),
+        lambda t: t[0] * t[1],
+        lambda t: t[0] + t[1] ** 2,
+        lambda t: keras.ops.relu(t[0] + t[1]),
+    ],
+)
+def test_a_layer_that_does_not_add_is_no_sum(merge):
+    x = inputs = keras.Input((8,))
+    x = L.Lambda(merge)([x, L.Dense(8)(x)])
+    with pytest.raises(ValueError, match="with 0 sums"):
+        kx.scale_branches(keras.Model(inputs, x))
 
 
 def test_residual_layers_say_that_they_scale_already():
@@ -859,6 +948,28 @@ def test_the_model_is_as_it_was_but_for_the_weights():
     assert described() == before
 
 
+def test_inside_a_function_of_tensorflow_it_is_refused():
+    model = residual(L.Dense(8, name="last"))
+
+    @tf.function
+    def scale():
+        kx.scale_branches(model)
+
+    with pytest.raises(RuntimeError, match="scale_branches changes the model"):
+        scale()
+
+
+def test_under_a_strategy():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model, _ = dense(same)
+    alone, _ = dense(same)
+    for each in (model, alone):
+        set_random(each)
+        kx.scale_branches(each)
+    for a, b in zip(weights_of(model), weights_of(alone), strict=True):
+        assert np.array_equal(a, b)
+
+
 def test_the_record():
     model = residual(L.Dense(8, name="last"))
     done = kx.scale_branches(model)
@@ -892,6 +1003,17 @@ def test_applications(name):
     done = kx.scale_branches(model)
     assert len(done.scaled) == done.depth == depth
     assert done.rows[0].weights[0] == weight
+
+
+@pytest.mark.slow
+def test_inception_resnet_scales_already():
+    model = keras.applications.InceptionResNetV2(
+        weights=None, input_shape=(75, 75, 3), classes=3
+    )
+    done = kx.scale_branches(model)
+    # The last of its 40 blocks has the factor 1.
+    assert done.depth == 40
+    assert [row.skipped == "" for row in done.rows] == 39 * [False] + [True]
 
 
 @pytest.mark.slow

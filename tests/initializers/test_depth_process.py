@@ -584,3 +584,9 @@ def test_bad_indices_are_refused(index):
 def test_bad_streams_are_refused(stream):
     with pytest.raises(ValueError, match=r"stream.*Received: stream="):
         process_of("smooth").at(0, stream)
+
+
+def test_a_layer_that_is_given_the_process_says_what_to_give():
+    process = kx.initializers.DepthProcess(3, seed=1)
+    with pytest.raises(ValueError, match=r"index k is process.at\(k\)"):
+        keras.layers.Dense(3, kernel_initializer=process)
