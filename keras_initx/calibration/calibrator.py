@@ -24,11 +24,11 @@ from keras_initx.calibration.correction import (
     rounded_otherwise,
     unit_moments,
 )
-from keras_initx.calibration.exclusions import unrecorded, why_skipped
 from keras_initx.calibration.pausing import Pausing
 from keras_initx.calibration.record import ROUNDING, Calibration
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.hooks.recorder import Rerun
+from keras_initx.inspection.scalable import why_not_scalable
 from keras_initx.inspection.selection import (
     LayerCall,
     Selector,
@@ -177,10 +177,7 @@ class Calibrator:
                 notes.append(", ".join(said))
                 rows.append(corrected_moments(moments, change))
         if self._is_default:
-            ran = {id(call.layer) for call in self._ran}
-            skipped |= unrecorded(
-                self._view, set(self._moments), ran, self._why_skipped
-            )
+            skipped |= self._unrecorded()
         calls = [call for call, _ in self._moments.values()]
         (dtype, _), *_ = Counter(
             call.layer.compute_dtype for call in calls
@@ -404,16 +401,27 @@ class Calibrator:
     def _why_skipped(self, layer: keras.layers.Layer) -> str:
         reason = self._reasons.get(id(layer))
         if reason is None:
-            reason = self._reasons[id(layer)] = self._found_reason(layer)
+            reason = self._excluded.get(id(layer)) or why_not_scalable(
+                self._view, layer, by_unit=self._by_unit
+            )
+            self._reasons[id(layer)] = reason
         return reason
 
-    def _found_reason(self, layer: keras.layers.Layer) -> str:
-        reason = self._excluded.get(id(layer)) or why_skipped(self._view, layer)
-        if reason:
-            return reason
-        if self._by_unit and not self._units[id(layer)].bias_per_unit:
-            return "its bias is not one for each unit"
-        return ""
+    def _unrecorded(self) -> dict[str, str]:
+        """The reason of each layer that may be linear and has no row."""
+        ran = {id(call.layer) for call in self._ran}
+        reasons = {}
+        for weight in self._view.weights:
+            layer = weight.layer
+            linear = weight.geometry.is_linear or weight.role == "unknown"
+            if id(layer) in self._moments or not linear:
+                continue
+            reason = self._why_skipped(layer) or "no pre-activation"
+            # A weight of the model itself is in no layer.
+            reasons[weight.layer_name or layer.name] = (
+                reason if id(layer) in ran else "did not run"
+            )
+        return reasons
 
 
 def _text(moments: UnitMoments) -> str:

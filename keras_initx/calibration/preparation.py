@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
@@ -9,10 +10,15 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_initx.calibration.exclusions import skipped_by_kind
 from keras_initx.calibration.survey import Survey, survey
+from keras_initx.inspection.scalable import skipped_by_kind
 from keras_initx.inspection.traversal import ModelView, inspect_model
-from keras_initx.measurement.data import Batches, build, samples_of
+from keras_initx.measurement.data import (
+    Batches,
+    build,
+    samples_of,
+    symbolic,
+)
 from keras_initx.measurement.moments import all_finite
 from keras_initx.measurement.refusals import (
     empty_data,
@@ -70,8 +76,7 @@ def prepare(
     first = next(remaining, None)
     if first is None:
         raise empty_data()
-    build(model, [first])
-    view = inspect_model(model)
+    view = _built(model, first)
     samples = samples_of(first)
     fixed = _fixed_size(view, samples)
     any_size = choose_size and not fixed and not training
@@ -91,6 +96,22 @@ def prepare(
         return Prepared(view, excluded, _checked(data))
     every_batch = itertools.chain([first], remaining)
     return Prepared(view, excluded, _checked(every_batch))
+
+
+def _built(model: keras.Model, batch: Any) -> ModelView:
+    """Builds a model, and the layers in it."""
+    build(model, [batch])
+    view = inspect_model(model)
+    # The `build` of a model need not build the layers in it. Those that never
+    # run stay as they are.
+    few = keras.tree.map_structure(lambda t: t[:2], batch)
+    for inputs in (symbolic(batch), few):
+        if all(layer.built for layer in view.layers):
+            break
+        with contextlib.suppress(Exception), keras.StatelessScope():
+            model(inputs)
+        view = inspect_model(model)
+    return view
 
 
 def _fixed_size(view: ModelView, samples: int) -> int | None:

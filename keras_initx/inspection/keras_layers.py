@@ -193,6 +193,7 @@ def _additive_attention(layer: Any) -> LayerRule:
             for weight in layer.weights
         },
         measured=False,
+        skip_calibration="attention",
     )
 
 

@@ -141,15 +141,9 @@ def build(model: keras.Model, data: Iterable[Any]) -> None:
     batch = next(iter(data), None)
     if batch is None:
         return
-    symbolic = keras.tree.map_structure(
-        lambda t: keras.KerasTensor(
-            t.shape, keras.backend.standardize_dtype(t.dtype)
-        ),
-        batch,
-    )
     with taken_as_inputs(model, batch):
         try:
-            model(symbolic)
+            model(symbolic(batch))
         except Exception as error:
             shapes = keras.tree.map_structure(lambda t: tuple(t.shape), batch)
             raise ValueError(
@@ -157,6 +151,16 @@ def build(model: keras.Model, data: Iterable[Any]) -> None:
                 f"be what it takes. Received: model={model.name!r}, data of "
                 f"shape {shapes}, which it refuses: {error}"
             ) from error
+
+
+def symbolic(batch: Any) -> Any:
+    """Returns the symbolic tensors of Keras in the place of a batch."""
+    return keras.tree.map_structure(
+        lambda t: keras.KerasTensor(
+            t.shape, keras.backend.standardize_dtype(t.dtype)
+        ),
+        batch,
+    )
 
 
 def samples_of(batch: Any) -> int:
