@@ -417,8 +417,7 @@ class Calibrator:
             if id(layer) in self._moments or not linear:
                 continue
             reason = self._why_skipped(layer) or "no pre-activation"
-            # A weight of the model itself is in no layer.
-            reasons[weight.layer_name or layer.name] = (
+            reasons[self._view.name(layer)] = (
                 reason if id(layer) in ran else "did not run"
             )
         return reasons

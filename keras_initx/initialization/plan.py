@@ -173,7 +173,7 @@ class Plan:
 def unbuilt(view: ModelView) -> list[InitializedWeight]:
     """A row for each layer that has no weights yet, and may come to have."""
     return [
-        InitializedWeight(layer.name, "", (), skipped="not built")
+        InitializedWeight(view.name(layer), "", (), skipped="not built")
         for layer in view.layers
         if not layer.built and not has_no_call(layer)
     ]

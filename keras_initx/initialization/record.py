@@ -84,9 +84,9 @@ class Initialization:
         return tuple(row for row in self.rows if not row.skipped)
 
     @property
-    def skipped(self) -> tuple[InitializedWeight, ...]:
-        """The weights that are as they were; `skipped` of each says why."""
-        return tuple(row for row in self.rows if row.skipped)
+    def skipped(self) -> dict[str, str]:
+        """The reason for each weight that is as it was, by its name."""
+        return {row.name: row.skipped for row in self.rows if row.skipped}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -178,9 +178,9 @@ class BranchScaling:
         return tuple(row for row in self.rows if not row.skipped)
 
     @property
-    def skipped(self) -> tuple[ScaledBranch, ...]:
-        """The branches that are as they were; `skipped` of each says why."""
-        return tuple(row for row in self.rows if row.skipped)
+    def skipped(self) -> dict[str, str]:
+        """The reason for each branch that is as it was, by its name."""
+        return {row.name: row.skipped for row in self.rows if row.skipped}
 
     def __len__(self) -> int:
         return len(self.rows)

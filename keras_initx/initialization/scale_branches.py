@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import keras
@@ -154,7 +155,7 @@ def scale_branches(
     for weight in weights:
         setattr(weight, _MARK, factor)
     return BranchScaling(
-        tuple(_row(branch, factor, view) for branch in branches),
+        _rows(branches, factor, view),
         depth or len(branches),
         exponent,
     )
@@ -256,12 +257,26 @@ def _scaled(weight: Any, factor: float, view: ModelView) -> Any:
     return scaled
 
 
-def _row(branch: Branch, factor: float, view: ModelView) -> ScaledBranch:
+def _rows(
+    branches: list[Branch], factor: float, view: ModelView
+) -> tuple[ScaledBranch, ...]:
     names = {id(weight.variable): weight.name for weight in view.weights}
-    return ScaledBranch(
-        sum_name(branch.step, view),
-        tuple(layer for layer, _ in branch.ends),
-        tuple(names[id(w)] for _, weights in branch.ends for w in weights),
-        1.0 if branch.skipped else factor,
-        branch.skipped,
-    )
+    rows = []
+    count: Counter[str] = Counter()
+    for branch in branches:
+        # Several sums stand in the `call` of one layer, or are of one layer.
+        name = sum_name(branch.step, view)
+        count[name] += 1
+        number = f":{count[name]}" if count[name] > 1 else ""
+        rows.append(
+            ScaledBranch(
+                name + number,
+                tuple(layer for layer, _ in branch.ends),
+                tuple(
+                    names[id(w)] for _, weights in branch.ends for w in weights
+                ),
+                1.0 if branch.skipped else factor,
+                branch.skipped,
+            )
+        )
+    return tuple(rows)

@@ -35,6 +35,8 @@ class ModelWeight:
         geometry: What the weight is.
         layer_name: The full name of that layer, as `measure` names layers;
             "" if it is the model.
+        name: The name of its layer and its own, with a number if another
+            weight of the model has it.
     """
 
     path: str
@@ -42,12 +44,7 @@ class ModelWeight:
     layers: tuple[keras.layers.Layer, ...]
     geometry: Geometry
     layer_name: str
-
-    @property
-    def name(self) -> str:
-        """The name of its layer and its own."""
-        own = self.variable.name
-        return f"{self.layer_name}/{own}" if self.layer_name else own
+    name: str
 
     @property
     def layer(self) -> keras.layers.Layer:
@@ -77,13 +74,14 @@ class ModelView:
     _inner: dict[int, list[keras.layers.Layer]] = field(default_factory=dict)
     _linear: dict[int, list[keras.layers.Layer]] = field(default_factory=dict)
     _roles: dict[int, str] = field(default_factory=dict)
-    _count: Counter[str] = field(default_factory=Counter)
+    _names: dict[int, str] = field(default_factory=dict)
 
-    def numbered(self, name: str) -> str:
-        """The name, with a number if another layer has it."""
-        self._count[name] += 1
-        count = self._count[name]
-        return name if count == 1 else f"{name}:{count}"
+    def name(self, layer: keras.layers.Layer) -> str:
+        """The full name of a layer, as `measure` names it.
+
+        The model itself, which is in no layer, has its own name.
+        """
+        return self._names[id(layer)] or layer.name
 
     def tracks(self, layer: keras.layers.Layer) -> bool:
         """Whether a layer is the model or one of the layers in it."""
@@ -121,12 +119,14 @@ class ModelView:
     def add(
         self,
         layer: keras.layers.Layer,
+        name: str,
         inner: list[keras.layers.Layer],
         weights: list[ModelWeight],
     ) -> None:
-        """Adds a layer with its inner layers and the weights it holds."""
+        """Adds a layer with its name, inner layers and the weights it holds."""
         rule = layer_rule(layer)
         self.layers.append(layer)
+        self._names[id(layer)] = name
         self._inner[id(layer)] = inner
         self._rules[id(layer)] = rule
         for variable in rule.units.weights if rule.units else ():
@@ -181,7 +181,7 @@ def inspect_model(model: keras.layers.Layer) -> ModelView:
             f"its build method. Received: {model!r}"
         )
     view = ModelView(model)
-    _walk(model, (), "", (), "", view)
+    _walk(model, (), "", (), "", view, Counter())
     return view
 
 
@@ -201,6 +201,7 @@ def _walk(
     names: tuple[str, ...],
     name: str,
     view: ModelView,
+    count: Counter[str],
 ) -> None:
     """Adds a layer, its weights and all layers in it to the view.
 
@@ -211,25 +212,43 @@ def _walk(
         names: The names from the model to `layer`, without the model's own.
         name: The full name of `layer`.
         view: The view that is filled.
+        count: How many layers and weights have a name, filled too.
     """
     chain = (*above, layer)
     inner = _inner_layers(layer)
     inner_weights = {id(w) for child in inner for w in child.weights}
     held = [w for w in layer.weights if id(w) not in inner_weights]
     labels = _labels([(w.name, "variable") for w in held])
+    start = f"{name}/" if name else ""
     weights = [
-        ModelWeight(prefix + label, variable, chain, geometry, name)
+        ModelWeight(
+            prefix + label,
+            variable,
+            chain,
+            geometry,
+            name,
+            _numbered(start + variable.name, count, "/"),
+        )
         for variable, label, geometry in zip(
             held, labels, geometries(layer, held), strict=True
         )
     ]
-    view.add(layer, inner, weights)
+    view.add(layer, name, inner, weights)
     labels = _labels([(c.name, type(c).__name__) for c in inner])
     for child, label in zip(inner, labels, strict=True):
         if not view.tracks(child):
             inside = names_inside(names, layer, child)
-            full = name if inside == names else view.numbered("/".join(inside))
-            _walk(child, chain, f"{prefix}{label}/", inside, full, view)
+            full = (
+                name if inside == names else _numbered("/".join(inside), count)
+            )
+            _walk(child, chain, f"{prefix}{label}/", inside, full, view, count)
+
+
+def _numbered(name: str, count: Counter[str], kind: str = "") -> str:
+    """The name, with a number if another of its kind has it."""
+    count[name + kind] += 1
+    number = count[name + kind]
+    return name if number == 1 else f"{name}:{number}"
 
 
 def _inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -805,8 +805,8 @@ def test_branches_that_have_a_factor_are_skipped_and_counted(scale, name):
     done = kx.scale_branches(model)
     assert done.depth == 2
     assert [row.name for row in done.scaled] == ["good"]
-    assert [row.name for row in done.skipped] == ["bad"]
-    assert done.skipped[0].skipped.startswith(f"scaled by '{name}")
+    assert list(done.skipped) == ["bad"]
+    assert done.skipped["bad"].startswith(f"scaled by '{name}")
     changed = [
         weight.path
         for weight, old in zip(model.weights, before, strict=True)
@@ -856,9 +856,11 @@ def test_residual_layers_say_that_they_scale_already():
     model, _ = residual_layers(kx.layers.BranchScale(depth=4, name="scale"))
     done = kx.scale_branches(model)
     assert not done.scaled
-    assert [row.skipped for row in done.rows] == [
-        f"scaled by '{layer.name}/scale'" for layer in model.layers
-    ]
+    assert done.skipped == {
+        row.name: f"scaled by '{layer.name}/scale'"
+        for row, layer in zip(done.rows, model.layers, strict=True)
+    }
+    assert len(done.skipped) == len(done)
 
 
 def test_layers_pick_sums():
