@@ -323,9 +323,10 @@ def _neighbors(path: Path) -> str:
 
 
 def _check_module(name: str) -> None:
-    # The folder in which the command was started, as for `python -m`.
+    # The folder in which the command was started, after all others, so that
+    # its files stand for no installed module.
     if "" not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")
     package = name.partition(".")[0]
     if not package.isidentifier() or importlib.util.find_spec(package) is None:
         raise ValueError(
