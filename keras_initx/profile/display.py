@@ -149,7 +149,9 @@ def plot_by_layer(
             shared.add(label)
     ax.set_yscale("log")
     ax.locator_params(axis="x", integer=True)
-    ax.set_ylabel(panel.label)
+    # Small, so that 10^-38 leaves room for the label in a default figure.
+    ax.tick_params(axis="y", labelsize="small", pad=2)
+    ax.set_ylabel(panel.label, labelpad=0, fontsize="small")
     ax.legend(fontsize="small")
 
 

@@ -444,7 +444,7 @@ class VarianceProfile:
                 curves["expected"] = (getattr(expected, panel.column), "k--")
             is_upper = panel_ax is axes[0]
             display.plot_by_layer(panel, curves, panel_ax, with_names=is_upper)
-        axes[-1].set_xlabel("index of the layer")
+        axes[-1].set_xlabel("index of the layer", fontsize="small")
         return axes if len(axes) == 2 else axes[0]
 
     def to_dict(self) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def test_three_machines_train_as_one_device(tmp_path, single_device):
     for code, _, errors in ended:
         assert code == 0, errors
     (_, chief_output, _), *others = ended
-    assert "Epoch 4/4" in chief_output and "Step 20: sample" in chief_output
+    assert "Epoch 4/4" in chief_output and "Step 20: total" in chief_output
     assert [output for _, output, _ in others] == ["", ""]
     results = read_results(tmp_path, 3)
     assert [each["chief"] for each in results] == [True, False, False]
@@ -496,7 +496,7 @@ def test_two_devices_train_resume_and_fit_as_keras_does(tmp_path, rng):
     out, results = run_two_devices(tmp_path, rng)
     before, _, after = out.partition("Stopped.")
     assert "2 replicas, mixed_bfloat16" in before
-    assert "Step 4: sample fraction" in before
+    assert "Step 4: total" in before
     assert "Epoch 2/2" in before
     assert "Epoch 1/2" not in after and "Epoch 2/2" in after
     kinds = {file.suffix for file in (tmp_path / "log").iterdir()}

@@ -438,9 +438,16 @@ def test_plot_marks_rows_that_have_no_place_on_a_logarithmic_scale():
     }
 
 
-@pytest.mark.parametrize("size", [(4, 4), (6.4, 4.8), (10, 3)])
+@pytest.mark.parametrize(
+    ("size", "layout"),
+    [
+        *[(size, "constrained") for size in ((4, 4), (6.4, 4.8), (10, 3))],
+        # That of a figure by default.
+        ((6.4, 4.8), None),
+    ],
+)
 @pytest.mark.parametrize("label", ["He", "a word " * 9, "n" * 60])
-def test_texts_of_the_plot_are_inside_of_the_figure(size, label):
+def test_texts_of_the_plot_are_inside_of_the_figure(size, layout, label):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -451,7 +458,7 @@ def test_texts_of_the_plot_are_inside_of_the_figure(size, label):
         np.r_[1, np.zeros(19)],
         [1] * 20,
     )
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=layout)
     axes = figure.subplots(2, 1, sharex=True)
     profile.plot(profile, axes, label=label)
     canvas = FigureCanvasAgg(figure)

@@ -128,7 +128,9 @@ def train_custom_step(strategy, folder):
         return keras_step(data)
 
     model.train_step = step
-    symmetry = kx.callbacks.FeatureSymmetry(log_dir=folder / "symmetry")
+    symmetry = kx.callbacks.FeatureSymmetry(
+        log_dir=folder / "symmetry", verbose=1
+    )
     losses = [
         kx.distribute.fit(
             model, small_batches(), verbose=0, callbacks=symmetry
