@@ -40,6 +40,15 @@ def measure(
     every time step and feature; a time step that a mask leaves out counts as a
     repetition of the one before. Each call of a shared layer has its own row.
 
+    Samples need not lie along the first axis of a signal. Windows, heads or time
+    steps that are folded into it, views that are concatenated along it, and
+    axes before the samples are further units of each sample. A layer that no
+    sample reaches, such as a position embedding or a map of learned queries,
+    has a row of sample variance 0 and a note that says so. Where the graph and
+    the shapes of the model leave a doubt, the first call also runs it on two
+    samples, which tells where the numbers of each are. A layer whose signal
+    mixes samples is refused by name.
+
     Batches are reduced where the model runs, in float32 or better, and their
     moments are merged exactly, so the result does not depend on the size of a
     batch. The model is left as it was: with `training=True` it uses batch
@@ -80,8 +89,8 @@ def measure(
     Raises:
         ValueError: If `layers` selects no layer; if the data hold no samples,
             one sample or empty samples; if the data hold NaN or inf, or one
-            arises at a layer, which is named; if the model cannot be built on
-            the data.
+            arises at a layer, which is named; if the signal of a layer mixes
+            samples; if the model cannot be built on the data.
         RuntimeError: If Keras runs on another backend than TensorFlow, or a
             selected layer runs inside a loop of another layer.
 

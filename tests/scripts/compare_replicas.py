@@ -107,6 +107,37 @@ def convolution():
     )
 
 
+class Arranged(keras.layers.Layer):
+    """Maps of signals whose first axis is not the samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = [keras.layers.Dense(5, name=name) for name in "abcd"]
+
+    def build(self, shape):
+        for each in self.maps:
+            each.build((None, 2))
+        self.free = self.add_weight(shape=(3, 2), name="free")
+
+    def call(self, x):
+        ops = keras.ops
+        free, windows, views, steps = self.maps
+        pairs = ops.reshape(x, (-1, 2, 2))
+        folded = windows(ops.reshape(pairs, (-1, 2)))
+        both = views(ops.concatenate([pairs, -pairs + 1], axis=0))
+        first = steps(ops.swapaxes(pairs, 0, 1))
+        return (
+            ops.sum(free(self.free))
+            + ops.reshape(folded, (-1, 2, 5))
+            + ops.split(both, 2)[1]
+            + ops.swapaxes(first, 0, 1)
+        )
+
+
+def arranged():
+    return keras.Sequential([keras.Input((4,)), Arranged()])
+
+
 class Centered(keras.layers.Dense):
     """Subtracts the mean over all replicas, so that each waits for the others.
 
@@ -307,6 +338,7 @@ def main():
         # Batches of one sample for each replica, and of a single sample.
         ("a sample each", dense, REPLICAS + 1, {"batch_size": REPLICAS}),
         ("convolution", convolution, 48, {"batch_size": 24}),
+        ("arranged", arranged, 31, {"batch_size": 12}),
     ]:
         errors[f"measure {name}"] = compare_measurement(
             strategy, build, samples, **options
