@@ -170,7 +170,7 @@ def calibrate(
         refuse("verbose must be 0 or 1.", verbose=verbose)
     check_eager("calibrate")
     chosen = selectors(layers)
-    all_batches = batches(data, batch_size, steps)
+    all_batches = batches(data, batch_size, steps, model)
     is_array = all_batches.size is not None
     # All weights of a model are then those of one calibration: two at a time
     # would build it twice, and each assign some of its weights last.

@@ -16,6 +16,8 @@ from keras_initx.inspection.traversal import ModelView, inspect_model
 from keras_initx.measurement.data import (
     Batches,
     build,
+    fixed_size,
+    map_arrays,
     samples_of,
     symbolic,
 )
@@ -70,6 +72,7 @@ def prepare(
     Raises:
         ValueError: If there are no data, or the model is not built on them.
     """
+    choose_size &= data.required is None
     if choose_size:
         data = dataclasses.replace(data, size=samples_of(data.data), count=1)
     remaining = iter(data)
@@ -104,7 +107,7 @@ def _built(model: keras.Model, batch: Any) -> ModelView:
     view = inspect_model(model)
     # The `build` of a model need not build the layers in it. Those that never
     # run stay as they are.
-    few = keras.tree.map_structure(lambda t: t[:2], batch)
+    few = map_arrays(lambda t: t[:2], batch)
     for inputs in (symbolic(batch), few):
         if all(layer.built for layer in view.layers):
             break
@@ -116,16 +119,14 @@ def _built(model: keras.Model, batch: Any) -> ModelView:
 
 def _fixed_size(view: ModelView, samples: int) -> int | None:
     """The one batch size that a model takes, None if it takes any."""
-    inputs = keras.tree.flatten(getattr(view.model, "inputs", None))
-    sizes = [x.shape[0] for x in inputs if x is not None]
     if any(getattr(layer, "stateful", False) for layer in view.layers):
         # The states of a recurrent layer have a size.
-        sizes.append(samples)
-    return next((size for size in sizes if size is not None), None)
+        return fixed_size(view.model) or samples
+    return fixed_size(view.model)
 
 
 def _survey(view: ModelView, batch: Any, size: int, training: bool) -> Survey:
-    few = keras.tree.map_structure(lambda t: t[:size], batch)
+    few = map_arrays(lambda t: t[:size], batch)
     if not all_finite(few):
         raise nonfinite_data()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.refusals import empty_data
 from keras_initx.validation import check_int, refuse
 
@@ -26,20 +27,31 @@ class Batches:
         size: int. Samples per batch, for arrays; None for a data set, which
             has its own batches.
         count: int. The number of batches, None if it is not known.
+        required: int. The size that the model requires of each batch. Defaults
+            to any size.
     """
 
     data: Data
     size: int | None
     count: int | None
+    required: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
         for i, batch in enumerate(self._all()):
             if self.count is not None and i == self.count:
                 return
-            batch = keras.tree.map_structure(_tensor, batch)
+            batch = map_arrays(_tensor, batch)
             # A batch without samples has no moments; a data set may have one.
-            if all(len(x) for x in keras.tree.flatten(batch)):
-                yield batch
+            if not all(len(x) for x in arrays_of(batch)):
+                continue
+            if self.required not in (None, samples_of(batch)):
+                raise ValueError(
+                    "A stateful model with a fixed batch size takes batches of "
+                    f"that size alone, here of {self.required} samples, so the "
+                    "number of samples must be a multiple of it. "
+                    f"Received: a batch of {samples_of(batch)} samples"
+                )
+            yield batch
 
     def _all(self) -> Iterator[Any]:
         if isinstance(self.data, tf.data.Dataset):
@@ -52,23 +64,41 @@ class Batches:
             samples = samples_of(self.data)
             size = self.size or samples
             for start in range(0, samples, size):
-                yield keras.tree.map_structure(
+                yield map_arrays(
                     lambda a, start=start: a[start : start + size], self.data
                 )
 
 
+def arrays_of(structure: Any) -> list[Any]:
+    """Returns the arrays in a structure, without inputs that are None."""
+    return [x for x in keras.tree.flatten(structure) if x is not None]
+
+
+def map_arrays(function: Callable[..., Any], *structures: Any) -> Any:
+    """Applies a function to each array in structures; None stays None."""
+    return keras.tree.map_structure(
+        lambda *x: None if x[0] is None else function(*x), *structures
+    )
+
+
 def batches(
-    data: Data, batch_size: int | None = None, steps: int | None = None
+    data: Data,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    model: keras.Model | None = None,
 ) -> Batches:
     """Returns the batches of inputs in data, without labels.
 
     Args:
         data: An array; a dict, tuple or list of arrays, one for each input of
-            the model; a `tf.data.Dataset` or `keras.utils.PyDataset` of
-            batches of inputs, of `(inputs, labels)` or of
-            `(inputs, labels, weights)`.
-        batch_size: int. Samples per batch, for arrays. Defaults to 32.
+            the model, or None for an optional one; a `tf.data.Dataset` or
+            `keras.utils.PyDataset` of batches of inputs, of `(inputs, labels)`
+            or of `(inputs, labels, weights)`.
+        batch_size: int. Samples per batch, for arrays. Defaults to the batch
+            size that the model fixes, or else to 32.
         steps: int. The largest number of batches. Defaults to all.
+        model: keras.Model. The model that takes the batches. Defaults to one
+            that takes batches of any size.
 
     Raises:
         ValueError: If the data are of another kind, have no samples, have
@@ -76,6 +106,8 @@ def batches(
     """
     batch_size = check_int("batch_size", batch_size, 1, optional=True)
     steps = check_int("steps", steps, 1, optional=True)
+    fixed = None if model is None else fixed_size(model)
+    required = fixed if fixed and _is_stateful(model) else None
     if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         if batch_size is not None:
             refuse(
@@ -90,11 +122,23 @@ def batches(
                 steps=steps,
             )
         known = [n for n in (count, steps) if n is not None]
-        return Batches(data, None, min(known, default=None))
-    arrays = keras.tree.map_structure(_array, data)
-    size = batch_size or 32
+        return Batches(data, None, min(known, default=None), required)
+    arrays = map_arrays(_array, data)
+    size = batch_size or fixed or 32
     count = -(-_check_samples(arrays) // size)
-    return Batches(arrays, size, min(count, steps or count))
+    return Batches(arrays, size, min(count, steps or count), required)
+
+
+def fixed_size(model: keras.layers.Layer) -> int | None:
+    """Returns the batch size that the inputs of a model fix, or None."""
+    inputs = arrays_of(getattr(model, "inputs", None))
+    return next((x.shape[0] for x in inputs if x.shape[:1] != (None,)), None)
+
+
+def _is_stateful(model: Any) -> bool:
+    """Whether a layer in a model has a state for each sample of a batch."""
+    layers = inspect_model(model).layers if model.built else ()
+    return any(getattr(layer, "stateful", False) for layer in layers)
 
 
 @contextlib.contextmanager
@@ -145,7 +189,7 @@ def build(model: keras.Model, data: Iterable[Any]) -> None:
         try:
             model(symbolic(batch))
         except Exception as error:
-            shapes = keras.tree.map_structure(lambda t: tuple(t.shape), batch)
+            shapes = map_arrays(lambda t: tuple(t.shape), batch)
             raise ValueError(
                 "An unbuilt model is built on the first batch, so that must "
                 f"be what it takes. Received: model={model.name!r}, data of "
@@ -155,7 +199,7 @@ def build(model: keras.Model, data: Iterable[Any]) -> None:
 
 def symbolic(batch: Any) -> Any:
     """Returns the symbolic tensors of Keras in the place of a batch."""
-    return keras.tree.map_structure(
+    return map_arrays(
         lambda t: keras.KerasTensor(
             t.shape, keras.backend.standardize_dtype(t.dtype)
         ),
@@ -165,7 +209,7 @@ def symbolic(batch: Any) -> Any:
 
 def samples_of(batch: Any) -> int:
     """Returns the number of samples in a batch."""
-    return len(keras.tree.flatten(batch)[0])
+    return len(arrays_of(batch)[0])
 
 
 def _count_inputs(model: keras.Model) -> int | None:
@@ -205,13 +249,17 @@ def _array(leaf: Any) -> Any:
             "make an array, np.array(data). "
             f"Received: {leaf!r} of type {type(leaf).__name__}"
         )
+    if getattr(array.dtype, "kind", None) == "O" and all(
+        isinstance(text, (str, bytes)) for text in array.flat
+    ):
+        array = tf.convert_to_tensor(array)
     # Objects, such as rows of several lengths, and times.
     no_numbers = getattr(array.dtype, "kind", None) in ("O", "M", "m")
     if no_numbers or len(array.shape) == 0:
         raise ValueError(
-            "data must be arrays of numbers with the samples along the first "
-            f"axis. Received: an array of dtype {array.dtype} and shape "
-            f"{tuple(array.shape)}"
+            "data must be arrays of numbers, or of text, with the samples "
+            f"along the first axis. Received: an array of dtype {array.dtype} "
+            f"and shape {tuple(array.shape)}"
         )
     return array
 
@@ -220,12 +268,18 @@ def _check_dense(leaf: Any) -> None:
     for kind, remedy in (
         (tf.RaggedTensor, "pad ragged data, data.to_tensor()"),
         (tf.SparseTensor, "unpack sparse data, tf.sparse.to_dense(data)"),
+        (np.ma.MaskedArray, "fill masked data, data.filled(value)"),
     ):
         if isinstance(leaf, kind):
             raise ValueError(
                 "All samples of data must be arrays of one shape: "
                 f"{remedy}. Received: a {kind.__name__}"
             )
+    if hasattr(leaf, "toarray"):
+        raise ValueError(
+            "All samples of data must be arrays of one shape: unpack sparse "
+            f"data, data.toarray(). Received: a {type(leaf).__name__}"
+        )
 
 
 def _tensor(array: Any) -> tf.Tensor:
@@ -246,7 +300,7 @@ def _check_samples(arrays: Any) -> int:
     Raises:
         ValueError: If it is not equal, or 0.
     """
-    counts = {len(a) for a in keras.tree.flatten(arrays)}
+    counts = {len(a) for a in arrays_of(arrays)}
     if len(counts) > 1:
         raise ValueError(
             "All arrays of data must hold equally many samples. "

@@ -40,10 +40,10 @@ def measure(
     every time step and feature; a time step that a mask leaves out counts as a
     repetition of the one before. Each call of a shared layer has its own row.
 
-    Samples need not lie along the first axis of a signal. Windows, heads or time
-    steps that are folded into it, views that are concatenated along it, and
-    axes before the samples are further units of each sample. A layer that no
-    sample reaches, such as a position embedding or a map of learned queries,
+    Samples need not lie along the first axis of a signal. Windows, heads or
+    time steps that are folded into it, views that are concatenated along it,
+    and axes before the samples are further units of each sample. A layer that
+    no sample reaches, such as a position embedding or a map of learned queries,
     has a row of sample variance 0 and a note that says so. Where the graph and
     the shapes of the model leave a doubt, the first call also runs it on two
     samples, which tells where the numbers of each are. A layer whose signal
@@ -66,8 +66,9 @@ def measure(
 
     Args:
         model: keras.Model. A model of any kind. It is built here if it is not.
-        data: Array of shape `(samples, ...)`; a dict, tuple or list of arrays,
-            one for each input of the model and none for labels; a
+        data: Array of shape `(samples, ...)` of numbers or text; a dict, tuple
+            or list of arrays, one for each input of the model, None for an
+            optional input, and none for labels; a
             `tf.data.Dataset` or `keras.utils.PyDataset` of batches, with or
             without labels. At least two samples.
         layers: Which layers to report: a layer, its name, a layer class, a
@@ -77,7 +78,8 @@ def measure(
         training: bool. Whether to run the model in training mode. Defaults to
             False.
         steps: int. The largest number of batches to use. Defaults to all.
-        batch_size: int. Samples per batch, for arrays. Defaults to 32.
+        batch_size: int. Samples per batch, for arrays. Defaults to the batch
+            size that the model fixes, or else to 32.
         verbose: int. 1 shows a progress bar, 0 nothing. Defaults to 0.
 
     Returns:

@@ -20,6 +20,7 @@ from keras_initx.measurement.data import (
     Data,
     batches,
     build,
+    map_arrays,
     samples_of,
     taken_as_inputs,
 )
@@ -149,7 +150,7 @@ class Meter:
         """
         if verbose not in (0, 1):
             refuse("verbose must be 0 or 1.", verbose=verbose)
-        all_batches = batches(data, batch_size, steps)
+        all_batches = batches(data, batch_size, steps, self._model)
         build(self._model, all_batches)
         bar = keras.utils.Progbar(all_batches.count) if verbose else None
         with self._lock:
@@ -288,7 +289,7 @@ class Meter:
         def forward(batch: Any, states: tuple[tf.Tensor, ...]) -> tuple:
             traced = forward_pass(
                 self._model,
-                keras.tree.map_structure(_of_any_size, batch),
+                map_arrays(_of_any_size, batch),
                 self._selectors,
                 self._training,
                 zip(written, states, strict=True),
@@ -409,13 +410,15 @@ def _same_spec(batch: Any, before: Any) -> Any:
     Raises:
         ValueError: If it is not that of the batch before.
     """
-    spec = keras.tree.map_structure(
+    spec = map_arrays(
         lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch
     )
     if before is not None and spec != before:
         raise ValueError(
             "Every batch must have the structure, dtypes and shapes of the "
-            f"first, but for the number of samples: {before}. Received: {spec}"
+            f"first, but for the number of samples: {before}. Pad all samples "
+            "to one length, as `padded_shapes` of "
+            f"tf.data.Dataset.padded_batch do. Received: {spec}"
         )
     return spec
 

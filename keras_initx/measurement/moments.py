@@ -172,9 +172,14 @@ def all_finite(tensors: Any) -> tf.Tensor:
     """Returns whether no floating-point number is NaN or infinite.
 
     Args:
-        tensors: Structure of tensors. Those of other dtypes are finite.
+        tensors: Structure of tensors. Those of other dtypes are finite, and so
+            is None.
     """
-    floats = [x for x in keras.tree.flatten(tensors) if x.dtype.is_floating]
+    floats = [
+        x
+        for x in keras.tree.flatten(tensors)
+        if x is not None and x.dtype.is_floating
+    ]
     return tf.reduce_all([_finite(x) for x in floats] or [True])
 
 

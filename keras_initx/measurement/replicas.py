@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from keras_initx.distribute.cluster import count_workers
+from keras_initx.measurement.data import map_arrays, samples_of
 from keras_initx.measurement.moments import Moments, merged, of_all_layers
 
 
@@ -82,7 +82,7 @@ def split(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
     workers must hold the same batch.
     """
     replicas = strategy.num_replicas_in_sync
-    samples = len(keras.tree.flatten(batch)[0])
+    samples = samples_of(batch)
     are_pieces = samples >= replicas
     size, larger = divmod(samples, replicas)
 
@@ -95,8 +95,8 @@ def split(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
 
         return strategy.experimental_distribute_values_from_function(part)
 
-    placed = keras.tree.map_structure(place, batch)
-    spec = keras.tree.map_structure(tf.type_spec_from_value, placed)
+    placed = map_arrays(place, batch)
+    spec = map_arrays(tf.type_spec_from_value, placed)
     return Placed(placed, spec, strategy, are_pieces)
 
 

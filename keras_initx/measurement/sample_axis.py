@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.inspection.selection import LayerCall, Selector, matches_any
+from keras_initx.measurement.data import arrays_of, map_arrays
 
 # Operations whose result depends on the shape of their input alone.
 _OF_SHAPES = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
@@ -72,7 +73,7 @@ class Reach:
     """
 
     def __init__(self, sources: Any):
-        self._known = {x.op: True for x in keras.tree.flatten(sources)}
+        self._known = {x.op: True for x in arrays_of(sources)}
 
     def __call__(self, tensor: tf.Tensor) -> bool:
         """Returns whether the tensor depends on the sources."""
@@ -149,9 +150,7 @@ def find_places(
                 [first] + [other] * (count - 1),
                 [first] * (count + 1),
             ):
-                batch = keras.tree.map_structure(
-                    lambda *x: tf.concat(x, axis=0), *parts
-                )
+                batch = map_arrays(lambda *x: tf.concat(x, axis=0), *parts)
                 runs.append(_signals(model, batch, selectors, names))
         except Exception:
             # The last run is of no use where the number of samples is fixed.
@@ -175,19 +174,19 @@ def _two_samples(batches: Iterable[Any]) -> tuple[Any, Any, int]:
     other: Any = None
     size = most = 0
     for batch in batches:
-        leaves = keras.tree.flatten(batch)
+        leaves = arrays_of(batch)
         if first is None:
             size = len(leaves[0])
-            first = other = keras.tree.map_structure(lambda x: x[:1], batch)
+            first = other = map_arrays(lambda x: x[:1], batch)
         unequal = [
             tf.reshape(tf.not_equal(leaf, one), [len(leaf), -1]).numpy()
-            for leaf, one in zip(leaves, keras.tree.flatten(first), strict=True)
+            for leaf, one in zip(leaves, arrays_of(first), strict=True)
         ]
         # Inputs that are equal in both samples would tell nothing.
         count = np.sum([each.any(axis=1) for each in unequal], axis=0)
         if count.max() > most:
             most, i = count.max(), int(count.argmax())
-            other = keras.tree.map_structure(lambda x, i=i: x[i : i + 1], batch)
+            other = map_arrays(lambda x, i=i: x[i : i + 1], batch)
         if most == len(leaves):
             break
     return first, other, size

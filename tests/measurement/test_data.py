@@ -1,0 +1,217 @@
+"""Data that `predict` takes are measured, calibrated to and watched in fits."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_initx as kx
+
+TEXT = ["the cat", "a mat", "sat on", "cat on mat", "a cat"] * 4
+X = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+
+
+class Both(layers.Layer):
+    """Adds maps of two inputs, of which the second one is optional."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.Dense(4), layers.Dense(4)
+
+    def build(self, *shapes):
+        self.first.build((None, 3))
+        self.second.build((None, 3))
+
+    def call(self, a, b=None):
+        return self.first(a) + (0 if b is None else self.second(b))
+
+    def compute_output_shape(self, *shapes, **named):
+        return (None, 4)
+
+
+def text():
+    vectors = layers.TextVectorization(20, output_sequence_length=4)
+    vectors.adapt(TEXT)
+    return keras.Sequential(
+        [
+            keras.Input((), dtype="string"),
+            vectors,
+            layers.Embedding(20, 8),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(1),
+        ]
+    )
+
+
+def optional(structure):
+    a = keras.Input((3,), name="a")
+    b = keras.Input((3,), name="b", optional=True)
+    inputs = keras.tree.map_structure({"a": a, "b": b}.get, structure)
+    return keras.Model(inputs, Both()(a, b))
+
+
+def vectors(width=3, **options):
+    return keras.Sequential(
+        [keras.Input((width,), **options), layers.Dense(4, "relu")]
+    )
+
+
+def tokens():
+    return keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            layers.Embedding(9, 4, mask_zero=True),
+            layers.LSTM(3),
+        ]
+    )
+
+
+def stateful(batch=4):
+    return keras.Sequential(
+        [
+            keras.Input(batch_shape=(batch, 5, 3)),
+            layers.GRU(4, stateful=True, return_sequences=True),
+            layers.Bidirectional(layers.LSTM(2, stateful=True)),
+            layers.Dense(2),
+        ]
+    )
+
+
+class Table:
+    """An object that converts to an array, like a column of a table."""
+
+    def __init__(self, values, dtype):
+        self.values, self.dtype = values, dtype
+        self.shape = np.shape(values)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype or self.dtype)
+
+
+class Dataset(keras.utils.PyDataset):
+    def __init__(self, *batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return self.batch
+
+
+def dataset(*parts):
+    return tf.data.Dataset.from_tensor_slices(parts).batch(8)
+
+
+STEPS = np.random.default_rng(1).normal(size=(20, 5, 3)).astype("float32")
+ROWS = {
+    "text as objects": (text, np.array(TEXT, object)),
+    "text as tensor": (text, tf.constant(TEXT)),
+    "text in a data set": (text, dataset(TEXT)),
+    "None in a list": (lambda: optional(["a", "b"]), [X, None]),
+    "None in a tuple": (lambda: optional(["a", "b"]), (X, None)),
+    "None in a dict": (
+        lambda: optional({"a": "a", "b": "b"}),
+        {"a": X, "b": None},
+    ),
+    "None before others": (
+        lambda: optional({"b": "b", "a": "a"}),
+        {"b": None, "a": X},
+    ),
+    "no None": (lambda: optional(["a", "b"]), [X, X + 1]),
+    "a fixed batch": (lambda: vectors(batch_size=8), X),
+    "a fixed batch with states": (stateful, STEPS),
+    "a fixed batch of 5 with states": (lambda: stateful(5), STEPS),
+    "numbers of a dimension": (lambda: vectors(1), X[:, 0]),
+    "booleans": (vectors, X > 0),
+    "bytes": (vectors, (X * 9).astype("int8")),
+    "halves": (vectors, X.astype("float16")),
+    "tokens": (tokens, np.arange(60).reshape(20, 3) % 9),
+    "a column": (lambda: vectors(1), Table(X[:, 0], "float64")),
+    "weights beside": (vectors, dataset(X, X[:, 0], X[:, 0])),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_predict_takes_is_measured_and_calibrated(name):
+    make, data = ROWS[name]
+    model = make()
+    # predict has no batch size of its own for a model that requires one.
+    size = {"a fixed batch with states": 4, "a fixed batch of 5 with states": 5}
+    model.predict(data, batch_size=size.get(name), verbose=0)
+    for layer in model.layers:
+        if getattr(layer, "stateful", False):
+            layer.reset_state()
+    profile = kx.measure(model, data)
+    assert (profile.sample_variance > 0).all()
+    assert len(kx.calibrate(model, data)) == len(profile)
+
+
+def test_text_in_arrays_is_that_of_the_tensor():
+    meter = kx.Meter(text())
+    expected = meter(tf.constant(TEXT))
+    for same in (
+        np.array(TEXT, object),
+        np.array(TEXT),
+        np.array(TEXT, "S"),
+        Table(TEXT, object),
+        # Two batches of all samples.
+        Dataset(np.array(TEXT, object)),
+    ):
+        profile = meter(same)
+        np.testing.assert_allclose(profile.total, expected.total, 1e-6)
+
+
+def test_a_fixed_batch_size_is_that_of_the_batches():
+    model = stateful()
+    assert kx.measure(model, STEPS) == kx.measure(model, STEPS, batch_size=4)
+
+
+MASKED = np.ma.masked_array(X, X > 1)
+
+
+class Toarray:
+    """A sparse array."""
+
+    shape = (20, 3)
+
+    def toarray(self):
+        return X
+
+
+def growing():
+    """Batches that are padded to the longest sample in each."""
+    return (
+        tf.data.Dataset.range(1, 9)
+        .map(lambda n: tf.ones((n, 3)))
+        .padded_batch(4, padded_shapes=(None, 3))
+    )
+
+
+@pytest.mark.parametrize("call", [kx.measure, kx.calibrate])
+@pytest.mark.parametrize(
+    ("make", "data", "message"),
+    [
+        (vectors, MASKED, r"data\.filled\(value\).* Received: a MaskedArray"),
+        (vectors, Dataset(MASKED), r"data\.filled\(value\)"),
+        (lambda: optional(["a", "b"]), [X, MASKED], r"data\.filled\(value\)"),
+        (vectors, Toarray(), r"data\.toarray\(\)\. Received: a Toarray"),
+        (vectors, X.astype(object), "numbers, or of text.* dtype object"),
+        (text, np.array(["a", None] * 9, object), "text.* dtype object"),
+        (text, np.array(["a", np.nan] * 9, object), "text.* dtype object"),
+        (lambda: optional(["a", "b"]), [None, None], "empty data"),
+        (stateful, STEPS[:18], "of 4 samples.* Received: a batch of 2 samples"),
+        (stateful, dataset(STEPS), "of 4 samples.* a batch of 8 samples"),
+    ],
+)
+def test_data_that_are_refused_with_the_remedy(call, make, data, message):
+    with pytest.raises(ValueError, match=message):
+        call(make(), data)
+
+
+def test_batches_padded_to_several_lengths_are_refused_with_the_remedy():
+    model = keras.Sequential([keras.Input((None, 3)), layers.LSTM(2)])
+    with pytest.raises(ValueError, match=r"padded_shapes.*padded_batch"):
+        kx.measure(model, growing())
