@@ -102,8 +102,9 @@ def calibrate(
     first call if there are several. Skipped, and listed, are layers that a
     normalization follows directly, unless `layers` picks them; recurrent,
     attention and embedding layers, and layers that run once a time step;
-    frozen and quantized kernels; layers without such a rule, and subclasses
-    with a `call` of their own. A layer without bias is scaled only; units that
+    frozen and quantized kernels; layers that no sample reaches, such as maps of
+    learned vectors; layers without such a rule, and subclasses with a `call` of
+    their own. A layer without bias is scaled only; units that
     are constant over the data stay as they are; both are listed too. Masks are
     not looked at: a masked time step counts as any other.
 
@@ -178,6 +179,7 @@ def calibrate(
         view, excluded, prepared_batches = prepare(
             model,
             all_batches,
+            chosen=chosen,
             choose_size=is_array and batch_size is None and steps is None,
             find_normalized=layers is None,
             training=training,

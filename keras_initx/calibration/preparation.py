@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_initx.calibration.survey import Survey, survey
+from keras_initx.calibration.unreached import unreached
 from keras_initx.inspection.scalable import skipped_by_kind
+from keras_initx.inspection.selection import Selector
 from keras_initx.inspection.traversal import ModelView, inspect_model
 from keras_initx.measurement.data import (
     Batches,
@@ -54,6 +56,7 @@ def prepare(
     model: keras.Model,
     data: Batches,
     *,
+    chosen: Sequence[Selector],
     choose_size: bool,
     find_normalized: bool,
     training: bool,
@@ -63,6 +66,7 @@ def prepare(
     Args:
         model: keras.Model. A model of any kind.
         data: Batches. The data.
+        chosen: Sequence of selectors. Which layers may be calibrated.
         choose_size: bool. Whether the data are arrays of which batches of any
             size may be made.
         find_normalized: bool. Whether layers that a normalization follows are
@@ -84,7 +88,7 @@ def prepare(
     fixed = _fixed_size(view, samples)
     any_size = choose_size and not fixed and not training
     find_normalized &= any(view.rule(la).normalizes for la in view.layers)
-    excluded = skipped_by_kind(view)
+    excluded = unreached(view, first, chosen, training) | skipped_by_kind(view)
     size = fixed or samples
     if find_normalized or (any_size and samples > _SAMPLES):
         found = _survey(view, first, fixed or 2, training)

@@ -23,10 +23,9 @@ from keras_initx.measurement.moments import (
 )
 from keras_initx.measurement.refusals import no_signal
 from keras_initx.measurement.sample_axis import (
-    FIRST,
     NONE,
     Place,
-    Reach,
+    PlacesInGraph,
     by_sample,
 )
 
@@ -90,19 +89,8 @@ def forward_pass(
     names: list[str] = []
     rows: list[LayerMoments] = []
     where: list[Place] = []
-    doubtful: list[str] = []
     ran: list[LayerCall] = []
-    # Only a graph knows what a tensor was computed from.
-    reach = None if tf.executing_eagerly() else Reach(batch)
-
-    def place_of(name: str, signal: tf.Tensor) -> Place:
-        if places and name in places:
-            return places[name]
-        if reach is not None and not reach(signal):
-            return NONE
-        if reach is not None and signal.shape[0] is not None:
-            doubtful.append(name)
-        return FIRST
+    place_of = PlacesInGraph(batch, places or {})
 
     def on_pre_activation(
         layer_call: LayerCall, signal: tf.Tensor
@@ -136,7 +124,7 @@ def forward_pass(
         tuple(names),
         tuple(rows),
         tuple(where),
-        tuple(doubtful),
+        tuple(place_of.doubtful),
         all_finite(batch),
         written,
         tuple(scope.get_current_value(variable) for variable in written),

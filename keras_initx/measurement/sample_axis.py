@@ -16,7 +16,7 @@ and the numbers that change tell where this sample is (`find_places`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -92,6 +92,37 @@ class Reach:
                     known[each] for each in inputs
                 )
         return known[tensor.op]
+
+
+class PlacesInGraph:
+    """Says where the samples are in signals, as far as their graph shows.
+
+    Args:
+        batch: Structure of tensors. What the model is run on.
+        known: Mapping. The places of some calls, by the name of the call.
+
+    Attributes:
+        doubtful: list of str. The names of the calls that are taken to have
+            the samples along the first axis, although that has a fixed size.
+    """
+
+    def __init__(self, batch: Any, known: Mapping[str, Place]):
+        self._known = known
+        # Only a graph knows what a tensor was computed from.
+        self._reach = None if tf.executing_eagerly() else Reach(batch)
+        self.doubtful: list[str] = []
+
+    def __call__(self, name: str, signal: tf.Tensor) -> Place:
+        """Returns the place of the samples in the signal of a call."""
+        if name in self._known:
+            return self._known[name]
+        if self._reach is None:
+            return FIRST
+        if not self._reach(signal):
+            return NONE
+        if signal.shape[0] is not None:
+            self.doubtful.append(name)
+        return FIRST
 
 
 def by_sample(signal: tf.Tensor, place: Place) -> tf.Tensor:

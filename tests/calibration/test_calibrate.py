@@ -13,6 +13,13 @@ import tensorflow as tf
 import keras_initx as kx
 from keras_initx.calibration import preparation
 from keras_initx.inspection.layer_rule import layer_rule
+from tests.helpers.arranged_rows import (
+    ROWS,
+    STEPS,
+    UNREACHED,
+    WIDTH,
+    model_of,
+)
 
 L = keras.layers
 
@@ -936,3 +943,25 @@ def test_applications(name, rng):
     assert np.isfinite(done.total).all()
     assert set(done.skipped.values()) <= {"followed by a normalization"}
     assert len(done.skipped) < len(done)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_samples_anywhere_in_the_signal_give_the_weights_of_each_unit(
+    name, rng
+):
+    run, source = ROWS[name]
+    model, inside = model_of(run)
+    x = rng.normal(size=(STEPS, STEPS, WIDTH)).astype("float32")
+    before = inside.map.get_weights()
+    for batch_size in (None, 4):
+        inside.map.set_weights(before)
+        done = kx.calibrate(model, x, layers="map", batch_size=batch_size)
+        if name in UNREACHED:
+            assert done.skipped == {"inside/map": "no sample reaches it"}
+            assert all(map(np.array_equal, before, inside.map.get_weights()))
+            continue
+        kernel, bias = inside.map.get_weights()
+        y = source(x, inside.free.numpy()) @ kernel + bias
+        y = y.reshape(-1, y.shape[-1])
+        np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(y.var(axis=0), 1, 1e-4)
