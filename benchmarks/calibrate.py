@@ -4,7 +4,8 @@
                net of 50 layers: with He weights, calibrated per layer, and
                calibrated per unit
     cost       time of a calibration over that of a forward pass; the same of
-               the package lsuv on PyTorch (needs `pip install lsuv torch`)
+               the package lsuv on PyTorch (needs `pip install lsuv torch`);
+               time and memory in batches and in one batch, beside `measure`
     training   training loss on handwritten digits of nets with He weights,
                calibrated in three ways, and with batch normalization
 
@@ -28,6 +29,7 @@ import numpy as np
 import paired
 import report
 import tensorflow as tf
+from measure import conv_net
 
 import keras_initx as kx
 
@@ -165,6 +167,65 @@ def cost(rounds: int) -> None:
             "calibrate, LSUV",
             "torch",
             "lsuv over torch",
+        ],
+        rows,
+    )
+
+
+# name: (model, samples)
+BATCH_NETS: dict[str, tuple[Callable[[], keras.Model], int]] = {
+    "12 conv, 32 channels of 112x112": (lambda: conv_net(32, 112, 12), 64),
+    "50 dense, 1024 wide": (lambda: dense_net(50, 1024), 1024),
+}
+
+
+def batch_runs(net: str) -> paired.Runs:
+    """Returns a function for each way to divide the samples."""
+    build, samples = BATCH_NETS[net]
+    keras.utils.set_random_seed(0)
+    model = build()
+    x = np.random.normal(size=(samples, *model.input_shape[1:]))
+    x = x.astype(np.float32)
+    return {
+        "one batch": lambda: kx.calibrate(model, x, batch_size=samples),
+        "calibrate": lambda: kx.calibrate(model, x),
+        "4 batches": lambda: kx.calibrate(model, x, batch_size=samples // 4),
+        "measure": lambda: kx.measure(model, x),
+    }
+
+
+def print_memory(net: str, way: str) -> None:
+    """Prints the MiB that a way adds to a process at its peak."""
+    print(paired.memory_peak(batch_runs(net)[way]))
+
+
+def batches(rounds: int) -> None:
+    rows = []
+    for net in BATCH_NETS:
+        runs = batch_runs(net)
+        seconds = paired.times(runs, rounds, clock=time.process_time)
+        peaks = paired.printed_numbers(__file__, "--memory-of", runs, net)
+        one = seconds["one batch"]
+        rows.append(
+            [
+                net,
+                f"{np.median(one):.2f} s",
+                *(
+                    paired.median_and_quartiles(seconds[way] / one)
+                    for way in ("calibrate", "4 batches")
+                ),
+                *(f"{peak:.0f}" for peak in peaks.values()),
+            ]
+        )
+    report.print_table(
+        "Time of the processor over that of one batch, median and quartiles of "
+        "paired rounds; memory that a process of its own adds.",
+        [
+            "net",
+            "one batch",
+            "calibrate",
+            "4 batches",
+            *(f"MiB {way}" for way in runs),
         ],
         rows,
     )
@@ -310,12 +371,17 @@ def main(argv: list[str] | None = None) -> None:
         default=Path("calibrate"),
         help="folder for the figures of the part `training`",
     )
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.memory_of:
+        print_memory(*options.memory_of)
+        return
     start = time.perf_counter()
     if options.what in (None, "signal"):
         signal(options.nets)
     if options.what in (None, "cost"):
         cost(options.rounds)
+        batches(options.rounds)
     if options.what in (None, "training"):
         training(options.seeds, options.epochs, options.out)
     print(f"{time.perf_counter() - start:.0f} s")

@@ -348,6 +348,7 @@ def main():
     for name, run in [
         ("initialize", lambda m: kx.initialize(m, "he_normal", seed=3)),
         ("calibrate", lambda m: kx.calibrate(m, X)),
+        ("calibrate in batches", lambda m: kx.calibrate(m, X, batch_size=9)),
     ]:
         errors[f"weights {name}"] = compare_weights(strategy, run)
     errors["callbacks in fit"] = compare_training(strategy)
