@@ -51,6 +51,26 @@ def test_shapes_of_samples_and_statistics():
     assert distribution.parameterization == "S0"
 
 
+def test_printing_shows_the_parameters(rng):
+    assert str(AlphaStable(1.5, 0.25, -2.0, 1e-3, "S1")) == (
+        "AlphaStable(stability=1.5, skewness=0.25, loc=-2, scale=0.001, "
+        "parameterization='S1', dtype='float32')"
+    )
+    fitted = AlphaStable.fit(rng.standard_cauchy(100))
+    for name in ("stability", "skewness", "loc", "scale"):
+        value = float(getattr(fitted, name))
+        assert f"{name}={value:.6g}" in str(fitted)
+        assert f"{name}={value:.6g}" in repr(fitted)
+    number = tf.constant(1.5, tf.bfloat16)
+    assert "scale=2, " in str(
+        AlphaStable(number, scale=tf.Variable(2 * number / 1.5))
+    )
+    many = str(AlphaStable(tf.linspace(0.5, 2.0, 1000)))
+    assert "stability=[0.5, " in many.replace("     ", "") and len(many) < 300
+    text = tf.function(lambda a: tf.constant(str(AlphaStable(a))))(1.5)
+    assert "AlphaStable" in str(text.numpy())
+
+
 def test_slices_and_copies():
     distribution = batch()
     for index in ((..., 0), 1, (slice(None), tf.newaxis, slice(1, None))):

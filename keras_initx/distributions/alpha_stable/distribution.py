@@ -224,6 +224,13 @@ class AlphaStable(
         Raises:
             ValueError: If there are too few values, if some are not finite, or
                 if half of them are equal.
+
+        Example:
+
+        >>> import numpy as np
+        >>> fitted = AlphaStable.fit(np.linspace(-1.0, 1.0, 99) ** 3)
+        >>> print(fitted)  # doctest: +ELLIPSIS
+        AlphaStable(stability=..., skewness=..., loc=..., scale=..., ...)
         """
         dtype = tf.as_dtype(getattr(values, "dtype", tf.float32))
         number = dtype.as_numpy_dtype if dtype.is_floating else np.float32
@@ -231,6 +238,22 @@ class AlphaStable(
             number, fit.fit(values).parameters
         )
         return cls(stability, skewness, loc, scale)
+
+    def __str__(self) -> str:
+        if not tf.executing_eagerly():
+            return super().__str__()
+        values = (
+            f"{name}={_as_text(value)}"
+            for name, value in self._parameter_values().items()
+        )
+        return (
+            f"{self.name}({', '.join(values)}, "
+            f"parameterization={self.parameterization!r}, "
+            f"dtype={self.dtype.name!r})"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
@@ -352,3 +375,11 @@ class AlphaStable(
             with tf.control_dependencies([] if check is None else [check]):
                 statistic = tf.identity(statistic)
         return tf.cast(statistic, self.dtype)
+
+
+def _as_text(parameter: Any) -> str:
+    """Returns a parameter's value, or its ends if it is long."""
+    value = tf.cast(tf.convert_to_tensor(parameter), tf.float64).numpy()
+    if value.ndim == 0:
+        return f"{value:.6g}"
+    return np.array2string(value, precision=6, threshold=8, separator=", ")
