@@ -345,7 +345,7 @@ class BranchFinder:
         self, sum_: Step, step: Step, layer: Any, weight: Any = None
     ) -> None:
         reason = why_not_writable(self.view, layer, weight)
-        if not reason and weight is not None and self._holders(weight) > 1:
+        if not reason and weight is not None and self._holders[id(weight)] > 1:
             reason = "shares its weights with another layer"
         if reason:
             self._refuse(sum_, f"{step.name!r} ends its branch: {reason}")
@@ -355,18 +355,15 @@ class BranchFinder:
         """How often each layer or operation is called."""
         return Counter(id(step.operation) for step in self.graph.steps)
 
-    def _holders(self, weight: Any) -> int:
-        """How many layers hold a weight themselves."""
-        holders = [
-            layer
-            for layer in self.view.layers
-            if any(w is weight for w in layer.weights)
-        ]
-        return sum(
-            not any(inner is not layer and inner in holders for inner in inside)
-            for layer in holders
-            for inside in [self.view.inside(layer)]
-        )
+    @cached_property
+    def _holders(self) -> Counter[int]:
+        """How many layers hold each weight themselves."""
+        count: Counter[int] = Counter()
+        for layer in self.view.layers:
+            inside = self.view.inside(layer)[1:]
+            inner = {id(w) for one in inside for w in one.weights}
+            count.update(id(w) for w in layer.weights if id(w) not in inner)
+        return count
 
     def _refuse(self, step: Step, why: str) -> NoReturn:
         raise ValueError(

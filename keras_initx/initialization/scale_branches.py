@@ -222,9 +222,10 @@ def _check_unscaled(weights: list[Any], view: ModelView) -> None:
     Raises:
         ValueError: If there is one.
     """
+    asked = {id(weight) for weight in weights}
     for weight in view.weights:
         before = getattr(weight.variable, _MARK, None)
-        if before is not None and any(w is weight.variable for w in weights):
+        if before is not None and id(weight.variable) in asked:
             raise ValueError(
                 "The residual branches have been scaled before, and would be "
                 "scaled twice: say overwrite=True if they may be. Received: "

@@ -83,7 +83,7 @@ def sum_factors(step: Step) -> tuple[float, ...] | None:
         return None
     given, (together, *parts) = outputs
     ratios = [_ratio(y, x) for y, x in zip(parts, given, strict=True)]
-    if None in ratios or not _equal(together, sum(parts), rtol=0.01):
+    if None in ratios or not _equal(together, np.sum(parts, axis=0), rtol=0.01):
         return None
     return tuple(ratio for ratio in ratios if ratio is not None)
 
