@@ -23,6 +23,7 @@ that was interrupted continues.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -180,6 +181,7 @@ def one_run(net: str, name: str, seed: int, epochs: int) -> dict[str, float]:
         images = images.reshape(-1, 28, 28, 1)
     train, test = slice(0, 4000), slice(4000, None)
     keras.utils.clear_session()
+    gc.collect()
     keras.utils.set_random_seed(seed)
     start = STARTS[name]
     body = hidden_layers(net, start)
