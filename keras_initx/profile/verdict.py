@@ -84,6 +84,11 @@ def verdict(
         fades        sample_fraction[last] < 0.2
         lives        otherwise
 
+    A last row whose total is out of range, where it would not be if the total
+    went on as in the rows before, does not decide: it is a head that is drawn
+    on its own scale, or that follows residual branches whose weights are scaled
+    down.
+
     The ranges are a rule of thumb, which says nothing of networks that are
     trained already. They come from networks of layers of 128 relu units, which
     Adam trains on handwritten digits for a few epochs. At 30 layers the
@@ -159,14 +164,18 @@ def _by_range(
     start, end = layers[first], layers[-1]
     steps = max(1, len(layers) - 1 - first)
     rate = ratio[-1] ** (1 / steps)
-    if ratio[-1] < low:
+    at_end = [ratio[-1]]
+    if steps > 1:
+        # Where the last row would be if the total went on as before it.
+        at_end.append(ratio[-2] ** (steps / (steps - 1)))
+    if max(at_end) < low:
         return Verdict(
             "vanishes",
             f"The signal vanishes: its mean square falls by a factor of "
             f"{rate:.2g} a layer, {ratio[-1]:.1g} of it reaches {end}, and "
             f"less than {low:g} from {layers[_since(ratio < low)]} on.",
         )
-    if ratio[-1] > high:
+    if min(at_end) > high:
         return Verdict(
             "explodes",
             f"The signal explodes: its mean square grows by a factor of "

@@ -56,6 +56,14 @@ def test_states_of_networks_of_which_it_is_known_how_they_train(
         assert found.verdict.sentence.endswith(".")
 
 
+@pytest.mark.parametrize("head", [1e-9, 1e9])
+def test_a_head_on_its_own_scale_does_not_decide(head):
+    branches = np.ones(200)
+    assert profile([*branches, head], 0.4).verdict.state == "lives"
+    assert profile([*branches, head, head], 0.4).verdict.state != "lives"
+    assert profile([1, head], 0.4).verdict.state != "lives"
+
+
 def test_sentence_says_how_fast_how_much_and_from_where():
     total = 0.5 ** np.arange(31)
     assert str(profile(total, 0.4).verdict) == (
@@ -162,7 +170,8 @@ def test_theory_has_the_verdict_of_its_limit():
 
 def test_names_are_whole_in_every_display():
     names = ["\u5c64" * 30, "n" * 300, "<b>&amp;</b>", "[red]$x^2$[/red]"]
-    shown = kx.VarianceProfile(names, [1, 1, 1, 1e-9], [0] * 4, [1] * 4)
+    totals = [1, 1e-3, 1e-6, 1e-9]
+    shown = kx.VarianceProfile(names, totals, [0] * 4, [1] * 4)
     for name in names:
         assert name in shown.table()
     assert names[-1] in str(shown.verdict)
