@@ -111,14 +111,18 @@ def _built(model: keras.Model, batch: Any) -> ModelView:
     view = inspect_model(model)
     # The `build` of a model need not build the layers in it. Those that never
     # run stay as they are.
-    few = map_arrays(lambda t: t[:2], batch)
-    for inputs in (symbolic(batch), few):
+    for inputs in (symbolic, _two_of):
         if all(layer.built for layer in view.layers):
             break
+        # A symbolic tensor takes a name, so none is made where none is needed.
         with contextlib.suppress(Exception), keras.StatelessScope():
-            model(inputs)
+            model(inputs(batch))
         view = inspect_model(model)
     return view
+
+
+def _two_of(batch: Any) -> Any:
+    return map_arrays(lambda t: t[:2], batch)
 
 
 def _fixed_size(view: ModelView, samples: int) -> int | None:
