@@ -7,14 +7,13 @@ import ast
 import graphlib
 import io
 import re
-import subprocess
-import sys
 import tokenize
 from pathlib import Path
 
 import pytest
 
 import keras_initx as kx
+from tests.helpers import processes
 
 PACKAGE = Path(kx.__file__).parent
 ROOT = PACKAGE.parent
@@ -250,15 +249,12 @@ def test_theory_and_profile_import_no_framework(path):
 def test_importing_costs_no_package_beside_those_of_keras():
     # TensorFlow Probability takes a second, and no other package may slow down
     # the import either.
-    code = (
-        "import sys, keras; before = set(sys.modules); import keras_initx; "
-        "import keras_initx.distributions.alpha_stable.sampling; "
+    loaded = processes.run_code(
+        "import sys, keras; before = set(sys.modules); import keras_initx\n"
+        "import keras_initx.distributions.alpha_stable.sampling\n"
         "print({m.split('.')[0] for m in set(sys.modules) - before})"
     )
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True
-    )
-    assert loaded.stdout.strip() == b"{'keras_initx'}"
+    assert loaded.output.strip() == "{'keras_initx'}", loaded.errors
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
 """FeatureSymmetry: spreads and correlations of kernels, also in training."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,8 +13,8 @@ from keras_initx.callbacks.kernel_symmetry import (
     kernel_symmetry,
     mean_correlation,
 )
+from tests.helpers import processes
 
-ROOT = Path(kx.__file__).parent.parent
 KEYS = ("feature_spread", "forward_correlation", "backward_correlation")
 
 
@@ -360,8 +357,6 @@ def test_a_layer_without_a_kernel_is_refused_before_training(layers, xy):
 # ---- In another process ----------------------------------------------------
 
 DETERMINISTIC = """
-import os
-os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
 import tensorflow as tf
@@ -411,13 +406,8 @@ print("broken", broken.broken_at, *np.flatnonzero(broken.spread[-1] == 0))
 @pytest.mark.slow
 @pytest.mark.isolated
 def test_symmetry_lasts_without_dropout_and_ends_with_it_on_replicas():
-    ran = subprocess.run(
-        [sys.executable, "-c", DETERMINISTIC],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert ran.stdout.splitlines() == [
+    ran = processes.run_code(DETERMINISTIC)
+    assert ran.output.splitlines() == [
         "kept 0.0 None",
         "broken (0, 2) 0",
-    ], ran.stderr
+    ], ran.errors

@@ -9,11 +9,8 @@ import contextlib
 import csv
 import importlib.util
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import keras
 import numpy as np
@@ -23,46 +20,23 @@ import tensorflow as tf
 import keras_initx as kx
 from keras_initx.distribute import training
 from keras_initx.distribute.worker_callbacks import without_writing
-from tests.helpers import tables
+from tests.helpers import processes, tables
 from tests.scripts import train_worker
-
-TESTS = Path(__file__).parents[1]
-# Seconds after which a process is taken to hang, also on a busy machine.
-HANGS = 3600
 
 
 def start(script, *arguments, **environment):
-    """Starts a process that runs a script of tests/scripts."""
-    return subprocess.Popen(
-        [sys.executable, str(TESTS / "scripts" / script), *map(str, arguments)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(TESTS.parent),
-            "TF_NUM_INTRAOP_THREADS": "1",
-            **environment,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    """Starts a process that runs a script of the repository."""
+    return processes.Process(
+        script, *arguments, TF_NUM_INTRAOP_THREADS="1", **environment
     )
 
 
-@contextlib.contextmanager
-def running(processes):
-    """Kills the processes at the end, also after an exception."""
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def wait_for(processes):
-    """Waits for all and returns the code, output and errors of each."""
-    texts = [process.communicate(timeout=HANGS) for process in processes]
-    codes = [process.returncode for process in processes]
-    return [(code, *text) for code, text in zip(codes, texts, strict=True)]
+def run(script, *arguments):
+    """Runs a script of the repository and returns what it printed."""
+    with start(script, *arguments) as process:
+        ended = process.wait()
+    assert ended.code == 0, ended.errors
+    return ended.output
 
 
 # ---- Several devices -------------------------------------------------------
@@ -71,11 +45,8 @@ def wait_for(processes):
 @pytest.fixture(scope="module", params=[2, 4])
 def relative_errors(request):
     """Returns the largest relative error of each comparison of replicas."""
-    process = start("compare_replicas.py", request.param)
-    with running([process]):
-        code, out, errors = wait_for([process])[0]
-    assert code == 0, errors
-    return json.loads(out.splitlines()[-1])
+    output = run("tests/scripts/compare_replicas.py", request.param)
+    return json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.slow
@@ -99,6 +70,9 @@ def test_every_public_object_is_in_the_tables():
 
 
 # ---- Several machines ------------------------------------------------------
+
+
+TRAIN_WORKER = "tests/scripts/train_worker.py"
 
 
 def free_ports(count):
@@ -176,9 +150,9 @@ def read_results(folder, count):
 @pytest.mark.slow
 @pytest.mark.isolated
 def test_three_machines_train_as_one_device(tmp_path, single_device):
-    workers = start_workers("train_worker.py", 3, tmp_path, chief=True)
-    with running(workers):
-        ended = wait_for(workers)
+    workers = start_workers(TRAIN_WORKER, 3, tmp_path, chief=True)
+    with processes.running(workers):
+        ended = [worker.wait() for worker in workers]
     for code, _, errors in ended:
         assert code == 0, errors
     (_, chief_output, _), *others = ended
@@ -204,42 +178,32 @@ def test_three_machines_train_as_one_device(tmp_path, single_device):
     assert not (tmp_path / "backup").exists()
 
 
-def lose_killed_worker(folder):
-    """Runs two workers, of which the last is killed in the third epoch."""
-    workers = start_workers("train_worker.py", 2, folder, "kill")
-    with running(workers):
-        ended = wait_for(workers)
-    assert_lost_worker_is_named(ended)
-    assert not list(folder.glob("worker-*.json"))
-
-
-def lose_frozen_worker(folder):
-    """Runs two workers, of which the last stops at the end.
+def lose_worker(folder, how):
+    """Runs two workers, of which the last is killed, or stopped at the end.
 
     Returns:
         The code, output and errors of both.
     """
-    workers = start_workers("train_worker.py", 2, folder, "freeze")
-    with running(workers):
-        # The chief ends while the other is frozen, neither ended nor killed.
-        chief = wait_for(workers[:1])
-        assert workers[1].poll() is None
-        workers[1].kill()
-        ended = chief + wait_for(workers[1:])
-    assert_lost_worker_is_named(ended)
-    return ended
-
-
-def assert_lost_worker_is_named(ended):
-    """Asserts that the chief ended with an error about the lost worker."""
-    (code, _, errors), (lost_code, _, _) = ended
-    assert code != 0 and lost_code < 0, errors
+    workers = start_workers(TRAIN_WORKER, 2, folder, how)
+    with processes.running(workers):
+        chief = workers[0].wait()
+        outlived = time.time() - (folder / how).stat().st_mtime
+        if how == "freeze":
+            # The chief ends while the other has neither ended nor continued.
+            assert workers[1].poll() is None
+            workers[1].kill()
+        lost = workers[1].wait()
+    assert chief.code != 0 and lost.code < 0, chief.errors
     explanation = (
         "All workers must train together, and it is likely that another one"
     )
-    assert explanation in errors
-    assert "RuntimeError: UnavailableError: " in errors
-    assert "BackupAndRestore" in errors
+    assert explanation in chief.errors
+    assert "RuntimeError: UnavailableError: " in chief.errors
+    assert "BackupAndRestore" in chief.errors
+    # TensorFlow knows after 10 s. A machine may be busy, but the limit of each
+    # wait is not reached.
+    assert outlived < train_worker.TIMEOUT
+    return chief, lost
 
 
 # One test for both, because the second continues what the first has begun.
@@ -248,8 +212,9 @@ def assert_lost_worker_is_named(ended):
 def test_lost_worker_ends_the_others_and_a_restart_continues(
     tmp_path, single_device
 ):
-    lose_killed_worker(tmp_path)
-    ended = lose_frozen_worker(tmp_path)
+    lose_worker(tmp_path, "kill")
+    assert not list(tmp_path.glob("worker-*.json"))
+    ended = lose_worker(tmp_path, "freeze")
     for each in read_results(tmp_path, 2):
         assert each["chief"] == (each["worker"] == 0)
         assert each["steps"] == [[2, 10], [3, 15], [4, 20]]
@@ -447,7 +412,7 @@ def test_measured_model_is_saved_and_exported_unchanged(tmp_path):
 
 # ---- The example script ----------------------------------------------------
 
-TRAIN_TPU = "../../examples/train_tpu.py"
+TRAIN_TPU = "examples/train_tpu.py"
 SMALL = ["--depth=1", "--width=4"]
 
 
@@ -470,8 +435,8 @@ def run_two_devices(folder, rng):
                 features=tf.train.Features(feature=features)
             )
             writer.write(example.SerializeToString())
-    process = start(
-        "train_two_devices.py",
+    output = run(
+        "tests/scripts/train_two_devices.py",
         *SMALL,
         "--strategy=mirrored",
         "--precision=mixed_bfloat16",
@@ -483,10 +448,7 @@ def run_two_devices(folder, rng):
         f"--log-dir={folder}/log",
         f"--checkpoint-dir={folder}/checkpoint",
     )
-    with running([process]):
-        code, out, errors = wait_for([process])[0]
-    assert code == 0, errors
-    out, _, results = out.rstrip().rpartition("\n")
+    out, _, results = output.rstrip().rpartition("\n")
     return out, json.loads(results)
 
 
@@ -518,8 +480,9 @@ def test_two_devices_train_resume_and_fit_as_keras_does(tmp_path, rng):
 
 
 def test_train_tpu_lists_its_options(capsys):
-    path = TESTS / "scripts" / TRAIN_TPU
-    spec = importlib.util.spec_from_file_location("train_tpu", path)
+    spec = importlib.util.spec_from_file_location(
+        "train_tpu", processes.ROOT / TRAIN_TPU
+    )
     train_tpu = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train_tpu)
     with pytest.raises(SystemExit, match=r"^0$"):
@@ -532,8 +495,8 @@ def test_train_tpu_lists_its_options(capsys):
 def test_train_tpu_on_two_machines(tmp_path):
     arguments = [*SMALL, "--epochs=1", "--batch-size=240"]
     workers = start_workers(TRAIN_TPU, 2, *arguments, f"--log-dir={tmp_path}")
-    with running(workers):
-        ended = wait_for(workers)
+    with processes.running(workers):
+        ended = [worker.wait() for worker in workers]
     for code, _, errors in ended:
         assert code == 0, errors
     (_, chief_output, _), (_, other_output, _) = ended

@@ -1,7 +1,6 @@
 """Tests of models that are drawn at the fans of their layers."""
 
 import hashlib
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from tests.helpers import processes
 
 L = keras.layers
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -173,14 +173,8 @@ def test_the_same_seed_in_another_process():
         "bits = b''.join(w.tobytes() for w in model.get_weights())\n"
         "print(hashlib.sha256(bits).hexdigest())"
     )
-    printed = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        check=True,
-        text=True,
-        cwd=BENCHMARKS.parent,
-    ).stdout
-    assert printed.split()[-1] == here.hexdigest()
+    ran = processes.run_code(code)
+    assert ran.output.split()[-1:] == [here.hexdigest()], ran.errors
 
 
 def test_a_fresh_seed_by_default():

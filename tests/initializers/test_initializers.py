@@ -8,10 +8,7 @@ import importlib
 import inspect
 import json
 import pickle
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,6 +18,7 @@ from scipy import special, stats
 
 import keras_initx as kx
 from keras_initx.initializers.base import compute_fans
+from tests.helpers import processes
 from tests.helpers.initializer_rows import (
     BY_LAYER,
     LEVELS,
@@ -1078,10 +1076,9 @@ def test_configs_load_distributions_and_nothing_else(config, reason):
 # ---- In another process ----------------------------------------------------
 
 REPLICAS = """
-import os
 import sys
 import warnings
-os.environ["KERAS_BACKEND"] = "tensorflow"
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -1158,17 +1155,12 @@ def test_in_another_process_models_load_and_replicas_agree(tmp_path):
     model.save(path)
     # A new process, since two logical CPUs must be asked for before
     # TensorFlow starts, and since importing us must be enough to load.
-    ran = subprocess.run(
-        [sys.executable, "-c", REPLICAS, path],
-        capture_output=True,
-        text=True,
-        cwd=Path(kx.__file__).parent.parent,
-    )
+    ran = processes.run_code(REPLICAS, path)
     sums = [float(w.sum()) for w in model.get_weights()]
-    assert ran.stdout.splitlines() == [
+    assert ran.output.splitlines() == [
         " ".join(["sums", *map(str, sums)]),
         "equal 15",
-    ], ran.stderr
+    ], ran.errors
 
 
 # ---- Deep networks ---------------------------------------------------------

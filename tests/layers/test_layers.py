@@ -6,9 +6,6 @@ Add a new layer as a row of ROWS in `tests/helpers/layer_rows.py`.
 import inspect
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -24,6 +21,7 @@ from keras_initx.layers import (
     ShapedReLU,
     TriangleWave,
 )
+from tests.helpers import processes
 from tests.helpers.layer_rows import ROWS, ones, total, twice
 
 rows = pytest.mark.parametrize(("make", "expected"), ROWS.values(), ids=ROWS)
@@ -519,8 +517,6 @@ def test_another_number_of_channels_is_refused(layer, x):
 # ---- On two devices --------------------------------------------------------
 
 REPLICAS = """
-import os
-os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
 import tensorflow as tf
@@ -563,13 +559,8 @@ print("equal")
 @pytest.mark.slow
 @pytest.mark.isolated
 def test_replicas_train_as_one_device():
-    ran = subprocess.run(
-        [sys.executable, "-c", REPLICAS],
-        capture_output=True,
-        text=True,
-        cwd=Path(kx.__file__).parent.parent,
-    )
-    assert ran.stdout.split() == ["equal"], ran.stderr
+    ran = processes.run_code(REPLICAS)
+    assert ran.output.split() == ["equal"], ran.errors
 
 
 def test_shaped_activation_sees_a_callable_that_has_changed():

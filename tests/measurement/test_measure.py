@@ -1,8 +1,5 @@
 """measure: data and batches of every kind, state of the model, clear errors."""
 
-import os
-import subprocess
-import sys
 import threading
 
 import keras
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 import keras_initx as kx
 from keras_initx.measurement import replicas
 from keras_initx.measurement.moments import layer_moments, of_all_layers
+from tests.helpers import processes
 from tests.helpers.stat_checks import assert_same_profile, profile_of
 
 
@@ -870,17 +868,6 @@ def test_a_compiled_model_is_measured_too(jit, rng):
     )
 
 
-def python(code, **environment):
-    finished = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
-
-
 def test_another_backend_is_refused_in_one_sentence(monkeypatch):
     model = good()
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
@@ -896,7 +883,7 @@ def test_another_backend_is_refused_in_one_sentence(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.isolated
 def test_a_model_under_a_strategy_of_two_devices():
-    printed = python(
+    ran = processes.run_code(
         "import numpy as np, tensorflow as tf, keras\n"
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
         "tf.config.set_logical_device_configuration(\n"
@@ -916,7 +903,7 @@ def test_a_model_under_a_strategy_of_two_devices():
         "model.fit(x, x[:, :1], epochs=2, verbose=0, callbacks=[callback])\n"
         "print(abs(same).max() < 1e-6, len(callback.profiles))\n"
     )
-    assert printed.split() == ["True", "3"]
+    assert ran.output.split() == ["True", "3"], ran.errors
 
 
 class Gathers:

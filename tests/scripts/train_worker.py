@@ -2,9 +2,9 @@
 
 test_distribute.py runs this script and also trains the same on one device. The
 first argument is a folder. The second is "kill" if the last worker is to be
-killed in the third epoch, or "freeze" if it is to be stopped at the end. The
-environment variables WORKER and WORKERS hold the number of this process and of
-all processes.
+killed in the third epoch, or "freeze" if it is to be stopped at the end. A file
+of that name in the folder says when it was. The environment variables WORKER
+and WORKERS hold the number of this process and of all processes.
 """
 
 import json
@@ -22,6 +22,8 @@ import keras_initx as kx
 
 EPOCHS, STEPS, BATCH = 4, 5, 24
 KILLED_AT = 13
+# Seconds that a worker waits for another one.
+TIMEOUT = 120
 rng = np.random.default_rng(0)
 X = rng.normal(size=(STEPS * BATCH, 4)).astype(np.float32) + 1
 Y = np.sin(X.sum(axis=1, keepdims=True))
@@ -29,14 +31,18 @@ WEIGHTS = np.linspace(0.5, 1.5, len(X), dtype=np.float32)
 
 
 class SendSignal(keras.callbacks.Callback):
-    """Sends a signal to its own process after a training step."""
+    """Sends a signal to its own process after a training step.
 
-    def __init__(self, signal_number, step):
+    Before that it creates a file.
+    """
+
+    def __init__(self, signal_number, step, file):
         super().__init__()
-        self.signal_number, self.step = signal_number, step
+        self.signal_number, self.step, self.file = signal_number, step, file
 
     def on_train_batch_end(self, batch, logs=None):
         if int(self.model.optimizer.iterations.numpy()) == self.step:
+            self.file.touch()
             os.kill(os.getpid(), self.signal_number)
 
 
@@ -176,12 +182,12 @@ def fit_error(strategy, seed=0, **options):
 
 def main():
     folder, end = Path(sys.argv[1]), sys.argv[2:]
-    strategy = kx.distribute.get_strategy("auto")
+    strategy = kx.distribute.get_strategy("auto", timeout=TIMEOUT)
     worker = int(os.environ["WORKER"])
     is_last = worker == int(os.environ["WORKERS"]) - 1
     callbacks = []
     if end == ["kill"] and is_last:
-        callbacks = [SendSignal(signal.SIGKILL, step=KILLED_AT)]
+        callbacks = [SendSignal(signal.SIGKILL, KILLED_AT, folder / "kill")]
     results = train(strategy, folder, *callbacks)
     results["replicas"] = strategy.num_replicas_in_sync
     results["worker"] = worker
@@ -200,7 +206,8 @@ def main():
             small_model(strategy),
             small_batches(),
             verbose=0,
-            callbacks=[SendSignal(signal.SIGSTOP, step=2)] * is_last,
+            callbacks=[SendSignal(signal.SIGSTOP, 2, folder / "freeze")]
+            * is_last,
         )
 
 
