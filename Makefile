@@ -16,9 +16,9 @@ demo: $(VENV)/demo.done
 test: $(VENV)/test.done
 	$(PYTEST)
 
-# Without the tests that take long or start processes.
+# Two rows of each table, without the tests that take long or start processes.
 test-quick: $(VENV)/test.done
-	$(PYTEST) -m "not slow and not isolated"
+	$(PYTEST) -m "not slow and not isolated" --rows 2
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

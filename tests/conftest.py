@@ -9,6 +9,9 @@ import zlib
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each process has a core; more threads wait for each other, and spin.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import hypothesis
 import numpy as np
@@ -42,6 +45,13 @@ def pytest_addoption(parser):
         help="list the N tests that took the most CPU time, in seconds, with "
         "that of the processes they started",
     )
+    parser.addoption(
+        "--rows",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run N rows at most of each parametrized test",
+    )
 
 
 def pytest_configure(config):
@@ -66,18 +76,45 @@ def pytest_configure(config):
         config.option.hypothesis_seed = str(config.seed)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
-    """Sorts files by their number of slow tests, those with most first.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One process more than cores, since some tests wait for processes."""
+    return len(os.sched_getaffinity(0)) + 1
 
-    With `--dist loadfile --no-loadscope-reorder`, pytest-xdist hands out files
-    in this order, so that none of the long ones is left to one process at the
-    end.
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Selects rows, and sorts files by how long they take.
+
+    First come those with most tests that start processes, then those with most
+    slow tests. With `--dist loadfile --no-loadscope-reorder`, pytest-xdist
+    hands out files in this order, so that none of the long ones is left to one
+    process at the end.
     """
-    slow = collections.Counter(
-        item.path for item in items if item.get_closest_marker("slow")
+    _select_rows(config, items)
+    isolated, slow = (
+        collections.Counter(
+            item.path for item in items if item.get_closest_marker(name)
+        )
+        for name in ("isolated", "slow")
     )
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (-isolated[item.path], -slow[item.path]))
+
+
+def _select_rows(config, items):
+    rows = config.getoption("--rows")
+    if not rows:
+        return
+    tables = collections.defaultdict(list)
+    for item in items:
+        tables[item.nodeid.partition("[")[0]].append(item)
+    selected = set()
+    for table in tables.values():
+        # The first, the last, and others at equal distances.
+        at = np.linspace(0, len(table) - 1, min(rows, len(table)))
+        selected.update(table[int(i)] for i in at)
+    config.hook.pytest_deselected(items=[i for i in items if i not in selected])
+    items[:] = [item for item in items if item in selected]
 
 
 def pytest_collection_finish():
@@ -143,6 +180,20 @@ def _how_to_repeat(config):
     return f"random numbers: repeat with --vary-seed={config.seed}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unoptimized_graphs():
+    """Switches off an optimizer, which takes longer than most graphs run.
+
+    It stays on in the processes that tests start.
+    """
+    # Not at the top, since the process that only hands out tests loads this.
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+
+
 @pytest.fixture
 def seed(request):
     """An integer that differs between tests, fixed without --vary-seed."""
@@ -160,7 +211,6 @@ def rng(seed):
 @pytest.fixture(autouse=True)
 def fresh_keras(seed):
     """Resets Keras's layer names and seeds its random numbers."""
-    # Not at the top, since the process that only hands out tests loads this.
     import keras
 
     keras.utils.clear_session(free_memory=False)

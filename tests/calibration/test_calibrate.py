@@ -934,6 +934,7 @@ def test_the_table_of_a_deep_net_warns_of_rounding(rng):
     assert "pi/(pi-1) = 1.47" in str(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ResNet50", "MobileNetV3Small"])
 def test_applications(name, rng):
     make = getattr(keras.applications, name)

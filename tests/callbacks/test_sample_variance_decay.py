@@ -222,6 +222,7 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     assert len(figures) == 3, "each shows another profile"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -27,7 +27,12 @@ from tests.scripts import train_worker
 def start(script, *arguments, **environment):
     """Starts a process that runs a script of the repository."""
     return processes.Process(
-        script, *arguments, TF_NUM_INTRAOP_THREADS="1", **environment
+        script,
+        *arguments,
+        TF_NUM_INTRAOP_THREADS="1",
+        # What XLA compiles runs once, so that optimizing it does not pay.
+        XLA_FLAGS="--xla_backend_optimization_level=0",
+        **environment,
     )
 
 
@@ -378,6 +383,7 @@ def train_with_backup(folder, interrupt_at=None):
     return model
 
 
+@pytest.mark.slow
 def test_interrupted_training_continues_with_equal_results(tmp_path):
     model = train_with_backup(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -397,6 +403,7 @@ def test_interrupted_training_continues_with_equal_results(tmp_path):
         assert parts[step] == pytest.approx(whole[step], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_measured_model_is_saved_and_exported_unchanged(tmp_path):
     model = train_with_backup(tmp_path)
     x = train_worker.X[:8]

@@ -270,6 +270,7 @@ def test_cdf_is_monotone():
         assert not inside[: np.argmax(inside)].any()
 
 
+@pytest.mark.slow
 def test_quantile_inverts_the_cdf(rng):
     _, stability, skewness = random_arguments(rng, 300)
     p = special.expit(rng.uniform(-12, 12, 300))
@@ -304,6 +305,7 @@ def test_quantile_of_zero_one_and_invalid_probabilities():
     assert z[0] == -np.inf and z[1] == np.inf and np.isnan(z[2:]).all()
 
 
+@pytest.mark.slow
 def test_density_is_highest_at_the_mode():
     stability = np.array([0.3, 0.5, 0.9, 1.0, 1.1, 1.7, 2.0])[:, None, None]
     skewness = np.array([0.0, 0.4, -1.0])[:, None]
@@ -326,6 +328,7 @@ def test_mode_of_levy_distribution():
 # Gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["z", "stability", "skewness"])
 @pytest.mark.parametrize(
     "function",
@@ -413,6 +416,7 @@ def eager():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.mark.slow
 def test_second_derivatives_equal_finite_differences(eager):
     values = [tf.constant([0.5, -2.0, 30.0], tf.float64), 1.3, 0.4]
     values = [tf.constant(v, tf.float64) for v in values]
@@ -435,6 +439,7 @@ def test_second_derivatives_equal_finite_differences(eager):
         np.testing.assert_allclose(actual[which], expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_quantile_gradients_equal_finite_differences():
     values = [tf.constant(v, tf.float64) for v in (0.9, 1.4, -0.3)]
     with tf.GradientTape() as tape:
@@ -482,6 +487,7 @@ def test_more_points_than_in_a_chunk(rng):
     np.testing.assert_allclose(together[::97], alone, rtol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_results_in_a_compiled_function(jit_compile, rng):
     z = tf.constant(rng.standard_cauchy(300))

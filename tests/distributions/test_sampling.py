@@ -90,6 +90,7 @@ def test_gradients_equal_finite_differences(symmetric, rng):
         np.testing.assert_allclose(actual / scale, expected / scale, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_at_stability_two_and_of_clipped_values():
     for dtype in (tf.float32, tf.float64):
         a = tf.constant([0.01, 0.05, 1.0, 2.0], dtype)
@@ -216,6 +217,7 @@ def test_large_samples_follow_the_distribution(seed):
         assert_stable(rest, 1.3, skewness)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype", "skewness"),
     [
@@ -328,6 +330,7 @@ def test_invalid_parameters_give_nan(a, b):
     assert np.isnan(standard_stable([100], a, b, seed=[1, 2])).all()
 
 
+@pytest.mark.slow
 def test_gradients_of_large_samples():
     def mean(a, loc, scale):
         x = standard_stable(

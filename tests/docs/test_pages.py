@@ -38,16 +38,39 @@ def prose_of(path):
     return re.sub(r"`[^`\n]*`", "code", text)
 
 
-PAGES_WITH_CODE = [p for p in PAGES if blocks(text_of(p), "python")]
+# The code of each page that has some.
+CODE = {
+    path: blocks(text_of(path), "python")
+    for path in [ROOT / "README.md", *PAGES]
+    if blocks(text_of(path), "python")
+}
 
 
-def test_the_guides_have_code():
+def starts_another(path):
+    """Whether the code is that with which another page begins."""
+    return any(
+        other != path and code[: len(CODE[path])] == CODE[path]
+        for other, code in CODE.items()
+    )
+
+
+def test_the_guides_and_readme_have_code():
     guides = {p for p in (DOCS / "guides").glob("*.md") if p.stem != "index"}
-    assert guides <= set(PAGES_WITH_CODE)
+    assert guides <= set(CODE)
+    assert len(CODE[ROOT / "README.md"]) >= 3
+
+
+def test_code_on_two_pages_runs_once():
+    runs = [path for path in CODE if not starts_another(path)]
+    assert {block for path in runs for block in CODE[path]} == {
+        block for code in CODE.values() for block in code
+    }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PAGES_WITH_CODE, ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in CODE if not starts_another(path)], ids=name_of
+)
 def test_code_of_a_page_runs(path, tmp_path, monkeypatch):
     import matplotlib
 
@@ -55,7 +78,7 @@ def test_code_of_a_page_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # A class that a page registers with Keras finds its module by this name.
     names = {"__name__": f"page_{path.stem.replace('-', '_')}"}
-    for block in blocks(text_of(path), "python"):
+    for block in CODE[path]:
         exec(compile(block, name_of(path), "exec"), names)
 
 

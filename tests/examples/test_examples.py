@@ -1,4 +1,4 @@
-"""Tests that the notebooks and the code in README run."""
+"""Tests that the notebooks run, and that the commands in README exist."""
 
 import os
 import re
@@ -82,13 +82,17 @@ def client():
         yield client
 
 
+# Graphs are not optimized, which takes longer than it saves at small sizes.
 FORGET = """\
 %reset -f in out
-import keras, matplotlib.pyplot
+import keras, matplotlib.pyplot, tensorflow
 
 keras.utils.clear_session()
 keras.config.set_dtype_policy("float32")
 matplotlib.pyplot.close("all")
+tensorflow.config.optimizer.set_experimental_options(
+    {"disable_meta_optimizer": True}
+)
 %reset -f"""
 
 
@@ -116,27 +120,12 @@ def test_small_notebook_runs(notebook, client):
         )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-@pytest.mark.slow
-def test_readme_python_runs(tmp_path, monkeypatch):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    assert len(blocks("python")) >= 3
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-
-
 def test_readme_commands_exist():
     from keras_initx._startup.arguments import parser
 
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    lines = [line for b in blocks("sh") for line in b.splitlines() if line]
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = [line for b in blocks for line in b.splitlines() if line]
     known = 0
     for line in lines:
         words = shlex.split(line, comments=True)

@@ -23,6 +23,7 @@ def script():
     del sys.modules[spec.name]
 
 
+@pytest.mark.slow
 def test_runs_at_a_small_size(script, capsys, tmp_path):
     arguments = (
         "--data digits --depth 7 --width-multiplier 1 --epochs 2 "
@@ -102,6 +103,7 @@ def test_enlarged_digits_are_those_of_scikit_learn(script):
     assert len(labels) == 360
 
 
+@pytest.mark.slow
 def test_benchmark_reports_every_start(script, capsys, monkeypatch):
     folder = SCRIPT.parent.parent / "benchmarks"
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])

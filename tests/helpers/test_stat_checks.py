@@ -60,10 +60,17 @@ def mean_over_deviation(model, width, nets, rng):
     return np.array(rows)
 
 
+@pytest.fixture(scope="module", params=[100, 1000])
+def he_relu(request):
+    """Returns a width, and m/v of each layer of nets of this width."""
+    width = request.param
+    rng = np.random.default_rng([request.config.seed, width])
+    return width, mean_over_deviation(network(width), width, NETS[width], rng)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [100, 1000])
-def test_he_relu_nets_decay_as_published(width, rng):
-    measured = mean_over_deviation(network(width), width, NETS[width], rng)
+def test_he_relu_nets_decay_as_published(he_relu):
+    width, measured = he_relu
     reference = NUMPY[width]
     assert_mean(
         measured[:, LAYERS],
@@ -81,10 +88,6 @@ def test_he_relu_nets_decay_as_published(width, rng):
         assert_mean(measured[:, 49], infinite, spread, nets)
 
 
-def wrong_layer(rng):
-    return mean_over_deviation(network(100), 100, 60, rng)[:, 1:]
-
-
 def wrong_slope(rng):
     leaky = lambda z: keras.ops.leaky_relu(z, negative_slope=0.1)  # noqa: E731
     return mean_over_deviation(network(100, activation=leaky), 100, 60, rng)
@@ -94,15 +97,21 @@ def wrong_width(rng):
     return mean_over_deviation(network(50), 50, 60, rng)
 
 
-def wrong_square(rng):
-    return mean_over_deviation(network(100), 100, 60, rng) ** 2
-
-
-@pytest.mark.parametrize(
-    "wrong", [wrong_layer, wrong_slope, wrong_width, wrong_square]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", [wrong_slope, wrong_width])
 def test_wrong_network_is_rejected(wrong, rng):
-    measured = wrong(rng)
+    assert_rejected(wrong(rng))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("he_relu", [100], indirect=True)
+def test_wrong_layer_and_wrong_square_are_rejected(he_relu):
+    _, measured = he_relu
+    assert_rejected(measured[:, 1:])
+    assert_rejected(measured**2)
+
+
+def assert_rejected(measured):
     at = [layer for layer in LAYERS if layer < measured.shape[1]]
     reference = {
         k: np.array(v)[: len(at)] for k, v in NUMPY[100].items() if k != "nets"
@@ -129,26 +138,24 @@ def batch_norm_network(width, depth, normalize=True):
 RAW, RAW_SPREAD, RAW_NETS = 0.68657, 0.00576, 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 def test_batch_normalization_removes_the_decay(normalize, rng):
     model = batch_norm_network(300, 11, normalize)
-    options = {"training": True, "batch_size": 1000}
+    before = kx.Meter(model, training=True)
+    after = kx.Meter(
+        model, layers=keras.layers.BatchNormalization, training=True
+    )
     raw = []
     for _ in range(6):
         draw(model, rng)
         noise = rng.standard_normal((1000, 300), np.float32)
-        raw.append(
-            kx.measure(model, noise, **options).sample_fraction[1:].mean()
-        )
+        profile = before(noise, batch_size=1000)
+        raw.append(profile.sample_fraction[1:].mean())
         if normalize:
-            after = kx.measure(
-                model,
-                noise,
-                layers=keras.layers.BatchNormalization,
-                **options,
-            )
-            np.testing.assert_allclose(after.sample_variance, 1, atol=1e-4)
-            np.testing.assert_allclose(after.squared_mean, 0, atol=1e-8)
+            profile = after(noise, batch_size=1000)
+            np.testing.assert_allclose(profile.sample_variance, 1, atol=1e-4)
+            np.testing.assert_allclose(profile.squared_mean, 0, atol=1e-8)
     if normalize:
         assert_mean(raw, RAW, RAW_SPREAD, RAW_NETS)
         theory = kx.theory.batch_norm_raw_variance()

@@ -466,6 +466,7 @@ def test_paths_are_freed_with_the_process_and_its_initializers(kind):
     assert values() is None
 
 
+@pytest.mark.slow
 def test_the_memory_of_dropped_processes_is_freed():
     """100 processes of 1.6 MB, none of which is used up."""
     tracemalloc.start()

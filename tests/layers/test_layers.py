@@ -206,6 +206,7 @@ class TwoMatrices(keras.layers.Layer):
         return x
 
 
+@pytest.mark.slow
 def test_a_thousand_branches_grow_as_the_theory_says(rng):
     """E |h_L|^2 = (1 + 1/(2 L))^L at beta 1/2, whatever the width.
 

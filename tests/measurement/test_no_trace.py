@@ -200,6 +200,7 @@ def graphs():
     return {id(graph) for graph in alive}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("call", CALLS)
 def test_the_model_and_the_compiled_pass_are_freed(make, call):

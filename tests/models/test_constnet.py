@@ -321,6 +321,7 @@ def x(rng):
     return rng.standard_normal((4, 8, 8, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 @models
 def test_saved_loaded_cloned_and_compiled_by_xla(make, x, tmp_path):
     model = make()

@@ -350,6 +350,7 @@ CURVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("curve", "given"), CURVES.values(), ids=CURVES)
 def test_fit_reaches_the_curve_in_its_own_units(curve, given, capsys):
     """Starts with all peaks at 1/2, which is half of the fit."""

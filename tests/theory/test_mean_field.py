@@ -319,6 +319,7 @@ def test_breakpoints_of_a_callable(phi, breakpoints):
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_steep_callables_use_every_refinement():
     def steep(z):
         return np.tanh(3 * z)

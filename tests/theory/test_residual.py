@@ -81,6 +81,7 @@ def norm_ratios(rng, depth, width, exponent, count, matrices):
     return (np.linalg.norm(h, axis=1) / start)[:, 0]
 
 
+@pytest.mark.slow
 def test_log_norm_of_random_nets(rng):
     """Mean and variance of log |h_L| at width 40, for 1500 nets of 50 layers.
 
@@ -141,6 +142,7 @@ def test_critical_exponent(arguments, exponent):
     assert critical_exponent(**arguments) == pytest.approx(exponent, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hurst", [0.3, 0.7])
 def test_critical_exponent_of_random_nets_is_the_hurst_index(hurst, rng):
     """With one matrix |h_L - h_0| keeps its size at the exponent H alone.

@@ -253,6 +253,7 @@ def test_scales_of_many_digits(stability, width, name, order, expected):
     assert result == pytest.approx(expected, rel=1e-12, abs=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stability", [0.7, 1.0, 1.5])
 def test_scale_against_direct_integrals(stability):
     # E Q^p = p / Gamma(1-p) int (1 - l(t)^width) t^(-p-1) dt, at t = e^x, with
