@@ -388,6 +388,8 @@ class Attentive(keras.Model):
         return self.last(self.attention(h, h))
 
 
+# The test calls the model's initializers once more.
+@pytest.mark.filterwarnings("ignore:.*called a second time")
 @rows_by_layer
 def test_lazily_built_model_fits(row, rng):
     made = []
