@@ -62,9 +62,10 @@ def stable_scale_recursion(
     Args:
         depth: int. The number of layers, >= 1.
         stability: float. a, in [0.05, 2]. At 2 Z is N(0, 2).
-        activation: str, callable or Activation. The activation phi: "tanh" or
-            "erf", or a callable that grows more slowly than |z|; at stability
-            2 any that `correlation_map` accepts. Defaults to "tanh".
+        activation: str, callable or Activation. The activation phi: "tanh",
+            "erf", "sigmoid", "softsign" or another name or callable that grows
+            more slowly than |z|; at stability 2 any that `correlation_map`
+            accepts. Defaults to "tanh".
         weight_scale: float. Scale of the weights times fan_in^(1/a), finite
             and > 0. Defaults to 1.
         bias_scale: float. Scale of the biases, finite and >= 0. Defaults to 0.
@@ -171,7 +172,7 @@ def _growth(
     if stability == 2 or final == 0:
         return 0.0, final
     growth = math.inf
-    if middle > 0:
+    if 0 < middle < math.inf:
         growth = math.log(final / middle) / (stability * end / 2)
     if growth > _SUBLINEAR:
         raise ValueError(
