@@ -38,6 +38,7 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/resnet_scaling.py
 	$(BIN)/python benchmarks/layer_variance.py
 	$(BIN)/python benchmarks/remedies.py
+	$(BIN)/python benchmarks/signal_stability.py
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/constructed_networks.py
 	$(BIN)/python benchmarks/triangle_waves.py
