@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_initx.hooks.patched_call import around_layer_calls
 from keras_initx.hooks.recorder import (
     AfterCall,
+    OnActivation,
     OnPreActivation,
     Recorder,
     Select,
@@ -27,6 +28,8 @@ def forward_hooks(
     select: Select | None = None,
     after_call: AfterCall | None = None,
     measured: Callable[[keras.layers.Layer], bool] = measured_by_default,
+    on_activation: OnActivation | None = None,
+    select_activation: Select | None = None,
 ) -> Iterator[None]:
     """Calls hooks for the layers that run within, in the order they run.
 
@@ -64,6 +67,17 @@ def forward_hooks(
         measured: Called with a layer; returns whether it is measured by
             default, that is, holds a kernel. Defaults to asking the rule of
             its class, once for each call of the layer.
+        on_activation: Called as `on_activation(layer_call, activation, signal,
+            output)` when the attribute `activation` of a selected layer has
+            been called for the first time, with what entered it and what it
+            returned. Returns the output that goes on. For the layers that a
+            `TimeDistributed` or recurrent layer runs, `activation` is applied
+            once more to the whole sequence, if it is a function of Keras, and
+            what the hook returns is dropped. Defaults to no hook.
+        select_activation: Called as `select_activation(layer_call)` with the
+            `activation` part of the call of every layer that has one; returns
+            whether `on_activation` is called for it, also where the layer is
+            not selected. Defaults to none.
 
     Raises:
         RuntimeError: If a selected layer runs inside a loop, a branch or a
@@ -77,6 +91,8 @@ def forward_hooks(
         after_call,
         around_steps,
         measured,
+        on_activation,
+        select_activation,
     )
     with around_layer_calls(recorder):
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import tensorflow as tf
 from keras_initx.hooks import patched_call
 from keras_initx.hooks.functional import releasing_signals
 from keras_initx.hooks.patching import replaced
+from keras_initx.inspection.activations import is_keras_function
 from keras_initx.inspection.selection import LayerCall, names_inside
 
 
@@ -70,6 +72,7 @@ class Rerun:
 Select = Callable[[LayerCall], bool]
 OnPreActivation = Callable[[LayerCall, tf.Tensor], tf.Tensor]
 AfterCall = Callable[[LayerCall, Rerun, Any], Any]
+OnActivation = Callable[[LayerCall, Callable, Any, tf.Tensor], tf.Tensor]
 
 
 class SequenceRecorder(Protocol):
@@ -91,7 +94,9 @@ class _Frame:
     selected: bool
     # A selected layer inside which every layer with a kernel is selected too.
     stands_for_inner: bool
+    activation_selected: bool
     recorded: bool = False
+    activated: bool = False
     recorded_inner: bool = False
 
 
@@ -107,6 +112,9 @@ class Recorder:
             context in which a layer runs that itself runs others once a time
             step.
         measured: Returns whether a layer is measured by default.
+        on_activation: The hook for outputs of activations, or None.
+        select_activation: Which activations it is called for beside those of
+            selected layers, or None.
     """
 
     on_pre_activation: OnPreActivation
@@ -116,6 +124,8 @@ class Recorder:
         [keras.layers.Layer, Recorder], contextlib.AbstractContextManager[None]
     ]
     measured: Callable[[keras.layers.Layer], bool]
+    on_activation: OnActivation | None = None
+    select_activation: Select | None = None
     frames: list[_Frame] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     sequence: SequenceRecorder | None = None
@@ -152,8 +162,10 @@ class Recorder:
         self.frames.append(frame)
         try:
             with (
-                _around_activation(layer, record)
-                if frame.selected
+                _around_activation(
+                    layer, record, functools.partial(self._activated, frame)
+                )
+                if frame.selected or frame.activation_selected
                 else contextlib.nullcontext(),
                 releasing_signals(layer),
                 self.around_steps(layer, self),
@@ -199,11 +211,32 @@ class Recorder:
         if self.sequence is not None:
             return self.sequence.record(layer_call, signal)
         check_reachable(layer_call, self.graph)
+        return self.on_pre_activation(self._numbered(layer_call), signal)
+
+    def record_steps(self, layer_call: LayerCall, signal: tf.Tensor) -> None:
+        """Records a sequence of pre-activations, and of activations.
+
+        The activations are computed here once more, if the function is one of
+        Keras's.
+        """
+        signal = self.record(layer_call, signal)
+        activation = getattr(layer_call.layer, "activation", None)
+        if (
+            activation is not None
+            and is_keras_function(activation)
+            and self.sequence is None
+            and self.on_activation is not None
+        ):
+            output = activation(signal)
+            self.on_activation(layer_call, activation, signal, output)
+
+    def _numbered(self, layer_call: LayerCall) -> LayerCall:
+        """The call of the name that counts the calls of a layer."""
         name = layer_call.name
         count = self.calls[name] = self.calls.get(name, 0) + 1
-        if count > 1:
-            layer_call = LayerCall(f"{name}:{count}", layer_call.layer)
-        return self.on_pre_activation(layer_call, signal)
+        if count == 1:
+            return layer_call
+        return dataclasses.replace(layer_call, name=f"{name}:{count}")
 
     def _frame(self, layer: keras.layers.Layer) -> _Frame:
         outer = self.frames[-1] if self.frames else None
@@ -212,19 +245,50 @@ class Recorder:
             path = names_inside(outer.path, outer.layer_call.layer, layer)
         layer_call = LayerCall("/".join(path) or layer.name, layer)
         selected = self.select(layer_call)
+        activation_selected = (
+            self.select_activation is not None
+            and callable(getattr(layer, "activation", None))
+            and self.select_activation(layer_call.activation)
+        )
+        if activation_selected and self.sequence is not None:
+            # What leaves the loop over time is the pre-activation.
+            selected = True
         stands_for_inner = selected or bool(outer and outer.stands_for_inner)
         return _Frame(
             layer_call,
             path,
             selected or (stands_for_inner and self.measured(layer)),
             stands_for_inner,
+            activation_selected,
         )
 
     def _record_once(self, frame: _Frame, signal: tf.Tensor) -> tf.Tensor:
         if frame.recorded or not patched_call.is_current(self):
             return signal
         frame.recorded = True
+        if not frame.selected:
+            return signal
         return self.record(frame.layer_call, signal)
+
+    def _activated(
+        self, frame: _Frame, activation: Callable, signal: Any, output: Any
+    ) -> Any:
+        """Calls the hook for the first use of a layer's activation."""
+        if (
+            self.on_activation is None
+            or frame.activated
+            or self.sequence is not None
+            or not patched_call.is_current(self)
+        ):
+            return output
+        frame.activated = True
+        call = frame.layer_call
+        check_reachable(call, self.graph)
+        hook = self.on_activation
+        output = _on_first_tensor(
+            lambda tensor: hook(call, activation, signal, tensor), output
+        )
+        return output
 
 
 def check_reachable(layer_call: LayerCall, graph: tf.Graph) -> None:
@@ -244,9 +308,14 @@ def check_reachable(layer_call: LayerCall, graph: tf.Graph) -> None:
 
 
 def _around_activation(
-    layer: keras.layers.Layer, record: Callable[[tf.Tensor], tf.Tensor]
+    layer: keras.layers.Layer,
+    record: Callable[[tf.Tensor], tf.Tensor],
+    activated: Callable[[Callable, Any, Any], Any] | None = None,
 ) -> contextlib.AbstractContextManager[None]:
-    """The context in which `layer.activation` records what it is given."""
+    """The context in which `layer.activation` records what it is given.
+
+    `activated(activation, signal, output)` returns what it returns.
+    """
     in_class = inspect.getattr_static(type(layer), "activation", None)
     # A property returns its own value, whatever the instance holds.
     if isinstance(in_class, property) or not callable(
@@ -256,7 +325,11 @@ def _around_activation(
 
     def recorded(activation: Callable) -> Callable:
         def recording(x: Any, *args: Any, **kwargs: Any) -> Any:
-            return activation(_on_first_tensor(record, x), *args, **kwargs)
+            x = _on_first_tensor(record, x)
+            output = activation(x, *args, **kwargs)
+            if activated is None:
+                return output
+            return activated(activation, x, output)
 
         return recording
 

@@ -54,7 +54,7 @@ def recurrent(layer: keras.layers.RNN, recorder: Recorder) -> Iterator[None]:
                 signals if layer.return_sequences else last_signals,
                 strict=True,
             ):
-                recorder.record(layer_call, signal)
+                recorder.record_steps(layer_call, signal)
         return last, outputs, states
 
     def wrap(inner_loop: Callable) -> Callable:

@@ -37,7 +37,7 @@ def time_distributed(
     for step in zip(*steps.finished, strict=True):
         layer_call = step[0][0]
         signals = [signal for _, signal in step]
-        recorder.record(layer_call, tf.stack(signals, axis=1))
+        recorder.record_steps(layer_call, tf.stack(signals, axis=1))
 
 
 class _Steps:

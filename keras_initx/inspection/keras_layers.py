@@ -227,9 +227,15 @@ def _normalization_of_features(layer: Any) -> LayerRule:
     return LayerRule(_statistics(layer))
 
 
+@register_layer(_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU, _L.Softmax)
+def _activation(layer: Any) -> LayerRule:
+    return LayerRule(activates=True)
+
+
 @register_layer(_L.PReLU)
 def _prelu(layer: Any) -> LayerRule:
-    return _all_weights(layer, "slope")
+    slopes = {weight.name: Geometry("slope") for weight in layer.weights}
+    return LayerRule(slopes, activates=True)
 
 
 @register_layer(_L.STFTSpectrogram)

@@ -140,6 +140,8 @@ class LayerRule:
             of Keras, so that `scale_branches` sees the residual branches in
             its `call`. Such a call adds nodes to the layers inside it.
             Defaults to False.
+        activates: bool. Whether the layer is an activation, in whose output
+            `measure` looks for dead units. Defaults to False.
 
     Raises:
         ValueError: If an argument is of another type.
@@ -160,6 +162,7 @@ class LayerRule:
     normalizes: bool | None = None
     output_layer: keras.layers.Layer | None = None
     symbolic: bool | None = None
+    activates: bool | None = None
 
     def __post_init__(self) -> None:
         check_instance("weights", self.weights, Mapping, "a dict")
@@ -173,6 +176,7 @@ class LayerRule:
             ("normalizes", bool, "True, False"),
             ("output_layer", keras.layers.Layer, "a Keras layer"),
             ("symbolic", bool, "True, False"),
+            ("activates", bool, "True, False"),
         ):
             value = getattr(self, name)
             check_instance(name, value, classes, wanted, optional=True)

@@ -11,6 +11,8 @@ import keras
 from keras_initx.inspection.layer_rule import measured_by_default
 from keras_initx.validation import did_you_mean, refuse
 
+ACTIVATION = "activation"
+
 
 @dataclass(frozen=True)
 class LayerCall:
@@ -21,10 +23,18 @@ class LayerCall:
             without the model's own, joined by "/". Further calls of the same
             layer are numbered: "dense", "dense:2".
         layer: keras.layers.Layer. The layer.
+        part: str. "activation" for the output of the layer's attribute
+            `activation`, whose name ends in "/activation"; "" for the layer.
     """
 
     name: str
     layer: keras.layers.Layer
+    part: str = ""
+
+    @property
+    def activation(self) -> LayerCall:
+        """The output of the layer's attribute `activation`."""
+        return LayerCall(f"{self.name}/{ACTIVATION}", self.layer, ACTIVATION)
 
 
 def names_inside(
@@ -79,7 +89,10 @@ def selectors(layers: Layers) -> tuple[Selector, ...]:
 
 
 def matches(selector: Selector, call: LayerCall) -> bool:
-    """Whether a selector means the layer of a call."""
+    """Whether a selector means the layer of a call, or the part of it."""
+    if call.part:
+        short = f"{call.layer.name}/{call.part}"
+        return isinstance(selector, str) and selector in (short, call.name)
     if isinstance(selector, str):
         return selector in (call.layer.name, call.name)
     if isinstance(selector, keras.layers.Layer):

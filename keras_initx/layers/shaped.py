@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.inspection.layer_rule import LayerRule, register_layer
 from keras_initx.theory.mean_field.activations import resolve
 from keras_initx.theory.mean_field.quadrature import second_moment
 from keras_initx.validation import check_int, check_real, refuse
@@ -41,6 +42,11 @@ class _Shaped(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""
         return super().get_config() | {"width": self.width, "depth": self.depth}
+
+
+@register_layer(_Shaped)
+def _rule(layer: _Shaped) -> LayerRule:
+    return LayerRule(activates=True)
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_initx.hooks.forward_hooks import forward_hooks
+from keras_initx.hooks.recorder import Rerun
+from keras_initx.inspection.activations import (
+    activation_of,
+    is_nonlinear,
+    saturation_bounds,
+)
 from keras_initx.inspection.selection import (
+    ACTIVATION,
     LayerCall,
     Selector,
     check_all_matched,
-    matches,
+    matches_any,
 )
+from keras_initx.measurement.activations import ActivationSearch
 from keras_initx.measurement.moments import (
+    ActivationOutputs,
     LayerMoments,
+    activation_outputs,
     all_finite,
     constant_moments,
     layer_moments,
 )
 from keras_initx.measurement.refusals import no_signal
 from keras_initx.measurement.sample_axis import (
+    FIRST,
     NONE,
     Place,
     PlacesInGraph,
@@ -36,6 +48,9 @@ class ForwardResult(NamedTuple):
     Args:
         names: tuple of str. The names of the selected layers' calls.
         moments: tuple of LayerMoments. One for each of these calls.
+        outputs: tuple of ActivationOutputs. One for each activation of them.
+        activation_of: tuple. For each call the index of its activation in
+            `outputs`, None if no activation follows.
         places: tuple of str or SampleAxis. Where the samples are in the signal
             of each call.
         doubtful: tuple of str. The names of the calls whose place was not
@@ -50,6 +65,8 @@ class ForwardResult(NamedTuple):
 
     names: tuple[str, ...]
     moments: tuple[LayerMoments, ...]
+    outputs: tuple[ActivationOutputs, ...]
+    activation_of: tuple[int | None, ...]
     places: tuple[Place, ...]
     doubtful: tuple[str, ...]
     finite: tf.Tensor
@@ -86,50 +103,197 @@ def forward_pass(
         ValueError: If a selector selects no layer, or no selected layer has a
             floating-point signal.
     """
-    names: list[str] = []
-    rows: list[LayerMoments] = []
-    where: list[Place] = []
     ran: list[LayerCall] = []
-    place_of = PlacesInGraph(batch, places or {})
-
-    def on_pre_activation(
-        layer_call: LayerCall, signal: tf.Tensor
-    ) -> tf.Tensor:
-        place = place_of(layer_call.name, signal)
-        names.append(layer_call.name)
-        where.append(place)
-        rows.append(
-            constant_moments(signal)
-            if place == NONE
-            else layer_moments(by_sample(signal, place))
-        )
-        # Only then may the signal go on: an activation can then overwrite it
-        # in place, and no signal is kept until its moments are computed.
-        with tf.control_dependencies(rows[-1]):
-            return tf.identity(signal)
 
     def select(layer_call: LayerCall) -> bool:
         ran.append(layer_call)
-        return any(matches(selector, layer_call) for selector in selectors)
+        return matches_any(selectors, layer_call)
 
+    rows = _Rows(batch, places or {}, lambda part: matches_any(selectors, part))
+    # Their outputs are asked for by name.
+    parts = any(isinstance(s, str) and ACTIVATION in s for s in selectors)
     scope = _RecordingScope(states)
-    hooks = forward_hooks(on_pre_activation=on_pre_activation, select=select)
+    hooks = forward_hooks(
+        on_pre_activation=rows.on_pre_activation,
+        select=select,
+        after_call=rows.after_call,
+        on_activation=rows.on_activation,
+        select_activation=select if parts else None,
+    )
     with scope, hooks:
-        model(batch, training=training)
+        rows.finish(model(batch, training=training))
     check_all_matched(selectors, ran)
-    if not rows:
+    if not rows.names:
         raise no_signal(ran)
     written = tuple(scope.written.values())
     return ForwardResult(
-        tuple(names),
-        tuple(rows),
-        tuple(where),
-        tuple(place_of.doubtful),
+        tuple(rows.names),
+        tuple(rows.moments),
+        tuple(rows.outputs),
+        tuple(rows.activation_of),
+        tuple(rows.places),
+        tuple(rows.place_of.doubtful),
         all_finite(batch),
         written,
         tuple(scope.get_current_value(variable) for variable in written),
         tuple(ran),
     )
+
+
+class _Rows:
+    """Keeps the moments of signals, and their activations, as a model runs.
+
+    The activations are found in a graph only.
+
+    Args:
+        batch: The batch of inputs.
+        known: Mapping. Where the samples are in the signals of some calls.
+        selects: Returns whether the output of an activation is a row.
+    """
+
+    def __init__(
+        self,
+        batch: Any,
+        known: Mapping[str, Place],
+        selects: Callable[[LayerCall], bool],
+    ):
+        self.names: list[str] = []
+        self.moments: list[LayerMoments] = []
+        self.outputs: list[ActivationOutputs] = []
+        self.activation_of: list[int | None] = []
+        self.places: list[Place] = []
+        self.place_of = PlacesInGraph(batch, known)
+        self._shapes: list[tf.TensorShape] = []
+        self._selects = selects
+        # Only a graph knows what a tensor was computed from.
+        is_graph = not tf.executing_eagerly()
+        self._search = ActivationSearch(self._keep) if is_graph else None
+
+    def on_pre_activation(
+        self, layer_call: LayerCall, signal: tf.Tensor
+    ) -> tf.Tensor:
+        """Adds a row."""
+        if self._search is not None:
+            # What stands before a row may hold the activation of another.
+            self._search.rows(signal)
+        return self._add(layer_call.name, signal)
+
+    def on_activation(
+        self,
+        layer_call: LayerCall,
+        activation: Callable,
+        signal: Any,
+        output: tf.Tensor,
+    ) -> tf.Tensor:
+        """Keeps what the activation of a layer returned."""
+        if self._search is None:
+            return output
+        rows: set[int] = set()
+        if is_nonlinear(activation):
+            rows |= self._search.rows(*_tensors(signal))
+        part = layer_call.activation
+        if self._selects(part):
+            count = 1 + sum(_without_number(n) == part.name for n in self.names)
+            name = f"{part.name}:{count}" if count > 1 else part.name
+            output = self._add(name, output)
+            if is_nonlinear(activation):
+                rows |= {len(self.names) - 1}
+        return self._ended(rows, saturation_bounds(activation), output)
+
+    def after_call(
+        self, layer_call: LayerCall, rerun: Rerun, output: Any
+    ) -> Any:
+        """Keeps what a layer returned that is an activation."""
+        if self._search is None or not tf.is_tensor(output):
+            return output
+        layer = layer_call.layer
+        rows = self._search.rows(*_tensors((rerun.args, rerun.kwargs)))
+        inside = f"{layer_call.name}/"
+        if isinstance(layer, keras.layers.TimeDistributed):
+            # The signals of its steps were put together beside its output.
+            for row, name in enumerate(self.names):
+                if name.startswith(inside) and self._search.is_open(row):
+                    self._search.start(row, output)
+        activation = activation_of(layer)
+        if activation is None:
+            return output
+        self._search.end(rows)
+        # The layer itself may be a row.
+        rows |= self._search.rows(output)
+        return self._ended(rows, saturation_bounds(activation), output)
+
+    def finish(self, outputs: Any) -> None:
+        """Looks for activations behind the last row."""
+        if self._search is not None:
+            self._search.rows(*_tensors(outputs))
+
+    def _add(self, name: str, signal: tf.Tensor) -> tf.Tensor:
+        place = self.place_of(name, signal)
+        moments = (
+            constant_moments(signal)
+            if place == NONE
+            else layer_moments(by_sample(signal, place))
+        )
+        self.names.append(name)
+        self.places.append(place)
+        self.moments.append(moments)
+        self.activation_of.append(None)
+        self._shapes.append(signal.shape)
+        # Only then may the signal go on: an activation can then overwrite it
+        # in place, and no signal is kept until its moments are computed.
+        with tf.control_dependencies(moments):
+            signal = tf.identity(signal)
+        if self._search is not None and place != NONE:
+            self._search.start(len(self.names) - 1, signal)
+        return signal
+
+    def _ended(
+        self,
+        rows: Collection[int],
+        bounds: tuple[float, float] | None,
+        output: tf.Tensor,
+    ) -> tf.Tensor:
+        """Ends rows with an activation, whose output goes on."""
+        if self._search is None or not rows:
+            return output
+        kept = self._keep(rows, output, bounds)
+        with tf.control_dependencies(kept):
+            going = tf.identity(output)
+        self._search.end(rows, output, going)
+        return going
+
+    def _keep(
+        self,
+        rows: Collection[int],
+        output: tf.Tensor,
+        bounds: tuple[float, float] | None = None,
+    ) -> Sequence[tf.Tensor]:
+        """Keeps what an activation returned, and returns what is kept."""
+        row = min(rows)
+        place, shape = self.places[row], self._shapes[row]
+        graph = tf.compat.v1.get_default_graph()
+        if output.graph is not graph or not output.shape.rank:
+            return ()
+        if place != FIRST and output.shape.as_list() != shape.as_list():
+            return ()
+        kept = activation_outputs(by_sample(output, place), bounds)
+        for row in rows:
+            self.activation_of[row] = len(self.outputs)
+        self.outputs.append(kept)
+        return kept
+
+
+def _tensors(values: Any) -> list[tf.Tensor]:
+    """The floating-point tensors of a structure that are in a graph."""
+    return [
+        x
+        for x in keras.tree.flatten(values)
+        if tf.is_tensor(x) and x.dtype.is_floating and hasattr(x, "graph")
+    ]
+
+
+def _without_number(name: str) -> str:
+    return re.sub(r":\d+$", "", name)
 
 
 class _RecordingScope(keras.StatelessScope):

@@ -28,6 +28,7 @@ from keras_initx.measurement.forward import ForwardResult, forward_pass
 from keras_initx.measurement.moments import (
     Moments,
     all_finite,
+    dead_fractions,
     mean_squares,
     merged,
 )
@@ -170,6 +171,8 @@ class Meter:
             result.sample_variance,
             result.squared_mean,
             np.array(result.units),
+            dead_fraction=result.shares[0],
+            saturated_fraction=result.shares[1],
             notes=tuple(map(note, result.places)),
             remarks=remarks(result.statistics, self._training),
         )
@@ -205,7 +208,9 @@ class Meter:
             on_batch()
         if moments is None:
             return None
-        variance, square = compiled.summarize(moments).numpy()
+        layers, outputs = compiled.summarize(moments)
+        variance, square = layers.numpy()
+        shares = _of_rows(outputs.numpy(), compiled.activation_of, samples)
         units = tuple(int(mean.shape[0]) for mean in moments.means)
         reached = np.array([place != NONE for place in compiled.places])
         return _Result(
@@ -214,6 +219,7 @@ class Meter:
             samples,
             np.where(reached, variance, 0),
             square,
+            shares,
             bool(finite),
             compiled.places,
             compiled.statistics,
@@ -296,7 +302,8 @@ class Meter:
                 places,
             )
             traces.append(traced)
-            return traced.moments, traced.finite, traced.states
+            moments = traced.moments, traced.outputs
+            return moments, traced.finite, traced.states
 
         state_specs = tuple(map(tf.type_spec_from_value, states))
         with taken_as_inputs(self._model, placed.spec):
@@ -316,6 +323,7 @@ class Meter:
             _concrete(merged, moments, moments),
             _concrete(_summarize, moments),
             traced.names,
+            traced.activation_of,
             traced.places,
             traced.doubtful,
             traced.written,
@@ -345,6 +353,8 @@ class _Result(NamedTuple):
     samples: int
     sample_variance: np.ndarray
     squared_mean: np.ndarray
+    # Dead and saturated fractions.
+    shares: np.ndarray
     data_finite: bool
     places: tuple[Place, ...]
     statistics: tuple[Statistics, ...]
@@ -361,8 +371,9 @@ class _CompiledForward(NamedTuple):
     Args:
         function: Returns moments, whether the batch is finite, and states.
         merge: Merges the moments of two batches.
-        summarize: Returns the two numbers of each layer.
+        summarize: Returns the numbers of each layer and activation.
         names: The names of the layers' calls.
+        activation_of: The index of the activation of each, or None.
         places: Where the samples are in the signal of each.
         doubtful: The names of the calls for which that is a guess.
         written: The variables whose new values `function` returns as states.
@@ -373,6 +384,7 @@ class _CompiledForward(NamedTuple):
     merge: Callable
     summarize: Callable
     names: tuple[str, ...]
+    activation_of: tuple[int | None, ...]
     places: tuple[Place, ...]
     doubtful: tuple[str, ...]
     written: tuple[keras.Variable, ...]
@@ -423,6 +435,29 @@ def _same_spec(batch: Any, before: Any) -> Any:
     return spec
 
 
-def _summarize(moments: Moments) -> tf.Tensor:
-    """Sample variance and squared mean: two numbers a layer."""
-    return tf.stack([moments.variance, mean_squares(moments.means)])
+def _summarize(moments: Moments) -> tuple[tf.Tensor, tf.Tensor]:
+    """The numbers of each layer, and those of each activation.
+
+    Returns:
+        Sample variances and squared means, shape `(2, layers)`; the number of
+        samples and the dead and saturated fractions, `(3, activations)`.
+    """
+    return (
+        tf.stack([moments.variance, mean_squares(moments.means)]),
+        tf.stack([moments.outputs, dead_fractions(moments), moments.saturated]),
+    )
+
+
+def _of_rows(
+    outputs: np.ndarray, activation_of: Sequence[int | None], samples: int
+) -> np.ndarray:
+    """Dead and saturated fractions of all rows, NaN where not known.
+
+    They are not where no activation follows a row, or where one follows whose
+    first axis is not the samples.
+    """
+    shares = np.full((2, len(activation_of)), np.nan)
+    for row, index in enumerate(activation_of):
+        if index is not None and outputs[0, index] == samples:
+            shares[:, row] = outputs[1:, index]
+    return shares

@@ -6,7 +6,9 @@ For `n` samples of `u` units each, a layer's moments are
     mean      <y_j>, one for each unit j
     variance  (1/u) sum_j <(y_j - <y_j>)^2>, already averaged over units
 
-from which the moments of all samples are computed exactly. Quantities of one
+from which the moments of all samples are computed exactly. Of what activations
+return, the units are kept that are the same for all samples, with their value,
+and the share of outputs that are saturated. Quantities of one
 number a layer are kept in one vector for all layers, so that the graph of a
 model of a thousand layers has few operations a layer, and Python few tensors.
 """
@@ -19,6 +21,10 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+
+# An output is saturated if it is nearer to a bound, as a share of the distance
+# between both bounds.
+_NEAR_A_BOUND = 0.015
 
 
 class LayerMoments(NamedTuple):
@@ -35,6 +41,22 @@ class LayerMoments(NamedTuple):
     half_squares: tf.Tensor
 
 
+class ActivationOutputs(NamedTuple):
+    """What an activation returned for one batch.
+
+    Args:
+        samples: tf.Tensor. The number of samples, a scalar.
+        constants: tf.Tensor. The value of each unit that is the same for all
+            samples, NaN for other units, shape `(units,)`.
+        saturated: tf.Tensor. The share of units and samples that are
+            saturated, a scalar; NaN for an activation without bounds.
+    """
+
+    samples: tf.Tensor
+    constants: tf.Tensor
+    saturated: tf.Tensor
+
+
 class Moments(NamedTuple):
     """Moments of the signals of all layers over the samples seen so far.
 
@@ -44,11 +66,22 @@ class Moments(NamedTuple):
             float32 or float64 vector.
         variance: tf.Tensor. The average of the units' variances, float64,
             shape `(layers,)`.
+        outputs: tf.Tensor. The number of samples of each activation, float64,
+            shape `(activations,)`.
+        constants: tuple of tf.Tensor. For each activation the value of each
+            unit that is the same for all samples, and NaN for other units, a
+            float32 or float64 vector.
+        saturated: tf.Tensor. The share of the outputs of each activation that
+            are saturated, NaN for those without bounds, float64, shape
+            `(activations,)`.
     """
 
     count: tf.Tensor
     means: tuple[tf.Tensor, ...]
     variance: tf.Tensor
+    outputs: tf.Tensor
+    constants: tuple[tf.Tensor, ...]
+    saturated: tf.Tensor
 
 
 def layer_moments(signal: tf.Tensor) -> LayerMoments:
@@ -94,20 +127,81 @@ def constant_moments(signal: tf.Tensor) -> LayerMoments:
     return LayerMoments(tf.constant(1), mean, tf.zeros((), mean.dtype))
 
 
+def activation_outputs(
+    output: tf.Tensor, bounds: tuple[float, float] | None = None
+) -> ActivationOutputs:
+    """Returns what `measure` keeps of the output of an activation.
+
+    An output is saturated if it is nearer to a bound than 1.5% of the distance
+    between the bounds, as a tanh beyond 0.97. There tanh and the sigmoid have
+    less than 6% of their greatest slope.
+
+    Args:
+        output: tf.Tensor. A floating-point tensor, shape `(samples, units)`.
+        bounds: tuple of two floats. The bounds of the activation. Defaults to
+            none.
+
+    Reference: Glorot & Bengio, AISTATS (2010), for the saturation of units.
+    The threshold 0.97 of tanh is that of A. Karpathy's lectures (2022); for
+    other bounds it is scaled here.
+    """
+    flat = _wide(output)
+    constants, saturated = _fused(_constants_and_saturated(bounds))(flat)
+    return ActivationOutputs(tf.shape(flat)[0], constants, saturated)
+
+
+@functools.cache
+def _constants_and_saturated(bounds: tuple[float, float] | None) -> Callable:
+    def function(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        nan = tf.constant(float("nan"), flat.dtype)
+        first = flat[0]
+        is_constant = tf.reduce_all(tf.equal(flat, first), axis=0)
+        constants = tf.where(is_constant, first, nan)
+        if bounds is None:
+            return constants, nan
+        middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
+        share = 1 / tf.cast(tf.shape(flat)[0], flat.dtype)
+        limit = half * (1 - 2 * _NEAR_A_BOUND)
+        saturated = _sum_of_rows(
+            flat,
+            lambda rows: (
+                tf.cast(tf.abs(rows - middle) > limit, flat.dtype) * share
+            ),
+        )
+        # A share, also where its terms are rounded.
+        return constants, tf.minimum(tf.reduce_mean(saturated), 1)
+
+    return function
+
+
 def _wide(signal: tf.Tensor) -> tf.Tensor:
     if signal.dtype == tf.float64:
         return signal
     return tf.cast(signal, tf.float32)
 
 
-def of_all_layers(layers: Sequence[LayerMoments]) -> Moments:
-    """Returns the moments of all layers in one batch."""
+def of_all_layers(
+    layers: Sequence[LayerMoments], outputs: Sequence[ActivationOutputs] = ()
+) -> Moments:
+    """Returns the moments of all layers and activations in one batch."""
     samples, means, half_squares = zip(*layers, strict=True)
+    counts, constants, saturated = (
+        zip(*outputs, strict=True) if outputs else ((), (), ())
+    )
     return Moments(
         tf.cast(tf.stack(samples), tf.float64),
         means,
         _mean_squares(half_squares, means),
+        _float64(counts),
+        tuple(constants),
+        _float64([tf.cast(x, tf.float64) for x in saturated]),
     )
+
+
+def _float64(scalars: Sequence[tf.Tensor]) -> tf.Tensor:
+    if not scalars:
+        return tf.zeros([0], tf.float64)
+    return tf.cast(tf.stack(scalars), tf.float64)
 
 
 def merged(a: Moments, b: Moments) -> Moments:
@@ -126,7 +220,29 @@ def merged(a: Moments, b: Moments) -> Moments:
     variance = merged_variance(
         a.variance, b.variance, mean_squares(shifts), share
     )
-    return Moments(count, means, variance)
+    outputs = a.outputs + b.outputs
+    return Moments(
+        count,
+        means,
+        variance,
+        outputs,
+        tuple(
+            # NaN is equal to nothing.
+            tf.where(tf.equal(old, new), old, tf.cast(float("nan"), old.dtype))
+            for old, new in zip(a.constants, b.constants, strict=True)
+        ),
+        a.saturated + b.outputs / outputs * (b.saturated - a.saturated),
+    )
+
+
+def dead_fractions(moments: Moments) -> tf.Tensor:
+    """Returns the share of constant units of each activation, float64."""
+    return _float64(
+        [
+            1 - tf.reduce_mean(tf.cast(tf.math.is_nan(x), tf.float64))
+            for x in moments.constants
+        ]
+    )
 
 
 def merged_variance(a: Any, b: Any, squared_shift: Any, share: Any) -> Any:

@@ -41,7 +41,7 @@ class Placed:
 
         Args:
             forward: Called as `forward(batch, states)` on one replica. Returns
-                the `LayerMoments` of each layer, whether the batch is finite,
+                the arguments of `of_all_layers`, whether the batch is finite,
                 and the new states.
 
         Returns:
@@ -52,14 +52,14 @@ class Placed:
         def on_all(batch: Any, states: Any) -> tuple[Moments, tf.Tensor, Any]:
             if self.strategy is None:
                 layers, finite, states = forward(batch, states)
-                return of_all_layers(layers), finite, states
+                return of_all_layers(*layers), finite, states
             layers, finite, states = self.strategy.run(
                 forward, args=(batch, states)
             )
             unwrap = self.strategy.experimental_local_results
             by_replica = zip(*map(unwrap, tf.nest.flatten(layers)), strict=True)
             parts = [
-                of_all_layers(tf.nest.pack_sequence_as(layers, tensors))
+                of_all_layers(*tf.nest.pack_sequence_as(layers, tensors))
                 for tensors in by_replica
             ]
             finite = tf.reduce_all(unwrap(finite))
@@ -101,28 +101,30 @@ def split(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
 
 
 def packed(moments: Moments, finite: tf.Tensor) -> tf.Tensor:
-    """Packs what a worker sends to the others: about one number a unit.
+    """Packs what a worker sends to the others.
+
+    It is about one number a unit, and one more where an activation follows.
 
     Returns:
-        A vector of the widest dtype of the means. In float32 it rounds a
-        variance as the sum for it was rounded, and counts up to 2^24 samples
-        are exact.
+        A vector of the widest dtype of units. In float32 it rounds a variance
+        as the sum for it was rounded, and counts up to 2^24 samples are exact.
     """
     # All in one vector, since each message between workers takes its time.
-    parts = [moments.count, moments.variance, *moments.means, finite[None]]
-    wide = max((x.dtype for x in moments.means), key=lambda dtype: dtype.size)
+    units = [*moments.means, *moments.constants]
+    wide = max((x.dtype for x in units), key=lambda dtype: dtype.size)
+    parts = [*tf.nest.flatten(moments), finite[None]]
     return tf.concat([tf.cast(part, wide) for part in parts], axis=0)
 
 
 def unpacked(vector: tf.Tensor, like: Moments) -> tuple[Moments, tf.Tensor]:
     """Unpacks what `packed` returned, in the shapes and dtypes of `like`."""
-    parts = [like.count, like.variance, *like.means]
+    parts = tf.nest.flatten(like)
     *pieces, finite = tf.split(vector, [*map(tf.size, parts), 1])
-    count, variance, *means = (
+    moments = [
         tf.ensure_shape(tf.cast(piece, part.dtype), part.shape)
         for piece, part in zip(pieces, parts, strict=True)
-    )
-    return Moments(count, tuple(means), variance), finite[0] > 0
+    ]
+    return tf.nest.pack_sequence_as(like, moments), finite[0] > 0
 
 
 def _of_all_workers(
