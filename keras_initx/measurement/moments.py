@@ -154,9 +154,7 @@ def activation_outputs(
 def _constants_and_saturated(bounds: tuple[float, float] | None) -> Callable:
     def function(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         nan = tf.constant(float("nan"), flat.dtype)
-        first = flat[0]
-        is_constant = tf.reduce_all(tf.equal(flat, first), axis=0)
-        constants = tf.where(is_constant, first, nan)
+        constants = tf.where(_are_constant(flat), flat[0], nan)
         if bounds is None:
             return constants, nan
         middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
@@ -317,6 +315,31 @@ def _mean_and_deviation(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     mean = first + _sum_of_rows(flat, lambda rows: (rows - first) * share)
     square = _sum_of_rows(flat, lambda rows: (rows - mean) ** 2 * share)
     return mean, tf.sqrt(square)
+
+
+def _are_constant(flat: tf.Tensor) -> tf.Tensor:
+    """Whether each unit is the same for all samples.
+
+    The rows are looked at until no unit is left that may be, which is soon
+    where none is.
+    """
+    samples, units = tf.unstack(tf.shape(flat))
+    step = tf.minimum(samples, _rows_at_once() or samples)
+    steps = samples // step
+
+    def are_first(rows: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_all(tf.equal(rows, flat[0]), axis=0)
+
+    def add(i: tf.Tensor, so_far: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = tf.slice(flat, [i * step, 0], [step, units])
+        rows.set_shape([None, flat.shape[1]])
+        return i + 1, so_far & are_first(rows)
+
+    return tf.while_loop(
+        lambda i, so_far: (i < steps) & tf.reduce_any(so_far),
+        add,
+        (0, are_first(flat[steps * step :])),
+    )[1]
 
 
 def _sum_of_rows(
