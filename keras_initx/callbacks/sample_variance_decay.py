@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import keras
+import numpy as np
 
 from keras_initx.callbacks.periodic import (
     Periodic,
@@ -29,7 +30,9 @@ from keras_initx.validation import (
     check_instance,
 )
 
-_TOTAL, _DECAY = _KEYS = ("signal_total", "sample_variance_decay")
+_TOTAL, _DECAY = ("signal_total", "sample_variance_decay")
+_DEAD = "dead_fraction"
+_KEYS = (_TOTAL, _DECAY, _DEAD)
 # What TensorBoard shows beside a number and a figure.
 _DESCRIPTIONS = {
     _TOTAL: (
@@ -45,6 +48,12 @@ _DESCRIPTIONS = {
         "Share of the mean square that differs between samples, "
         + RANGES["sample_fraction"]
     ),
+    _DEAD: (
+        "Share of units that are constant over all samples behind the "
+        "activation; without a layer's name, that of the layer where it is "
+        "greatest. A layer with 1 passes nothing on."
+    ),
+    "saturated_fraction": "Share of outputs that are near a bound.",
     "profile": (
         f"The total over the first one: {RANGES['signal_total']} The sample "
         f"fraction: {RANGES['sample_fraction']}"
@@ -61,10 +70,13 @@ class SampleVarianceDecay(Periodic):
 
         signal_total             `signal_total` of the last layer
         sample_variance_decay    `decay` of the last layer
+        dead_fraction            `dead_fraction` of the layer where it is
+                                 greatest, if an activation follows a layer
 
-    and with `per_layer=True` also `signal_total/<layer>` and
-    `sample_variance_decay/<layer>` of each layer. Both are ratios to the first
-    layer, and columns of a `VarianceProfile`. A network whose `signal_total`
+    and with `per_layer=True` also `signal_total/<layer>`,
+    `sample_variance_decay/<layer>` and `dead_fraction/<layer>` of each layer.
+    They are columns of a `VarianceProfile`, the first two ratios to the first
+    layer. A network whose `signal_total`
     starts below 1e-4 or above 1e4 hardly trains, whatever its decay is, and a
     decay of 1 is no aim in itself. `VarianceProfile` explains the ranges. In
     an epoch without a measurement the values are NaN.
@@ -322,8 +334,16 @@ def _scalars(profile: VarianceProfile) -> dict[str, float]:
         "sample_variance": profile.sample_variance,
         "squared_mean": profile.squared_mean,
     }
-    return {key: columns[key][-1] for key in _KEYS} | {
+    scalars = {key: columns[key][-1] for key in (_TOTAL, _DECAY)}
+    # These are there only where an activation follows.
+    for column in (_DEAD, "saturated_fraction"):
+        values = getattr(profile, column)
+        columns[column] = values
+        if column == _DEAD and not np.isnan(values).all():
+            scalars[_DEAD] = np.nanmax(values)
+    return scalars | {
         f"{column}/{name}": value
         for column, values in columns.items()
         for name, value in zip(profile.layers, values, strict=True)
+        if column not in (_DEAD, "saturated_fraction") or not np.isnan(value)
     }

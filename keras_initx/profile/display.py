@@ -155,6 +155,24 @@ def plot_by_layer(
     ax.legend(fontsize="small")
 
 
+def plot_share(values: np.ndarray, name: str, ax: Axes) -> None:
+    """Adds a share of each layer as a dotted line, if any is positive.
+
+    Args:
+        values: Array of shape `(layers,)`, NaN where not known.
+        name: str. What the share is of, for the legend.
+        ax: Matplotlib axes. The axes to plot on.
+    """
+    if not (values > 0).any():
+        return
+    positive = np.where(values > 0, values, np.nan)
+    shared = {line.get_label() for line in ax.lines}
+    ax.plot(
+        positive, ":.", color="tab:red", label="_" if name in shared else name
+    )
+    ax.legend(fontsize="small")
+
+
 def _wrapped(text: str, ax: Axes) -> str:
     """Returns the text in lines that fit into a legend within the axes."""
     size = 8.33

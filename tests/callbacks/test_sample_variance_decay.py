@@ -14,6 +14,7 @@ import keras_initx as kx
 from keras_initx.measurement.meter import Meter
 
 KEY, TOTAL = "sample_variance_decay", "signal_total"
+DEAD = "dead_fraction"
 
 
 def small_model():
@@ -60,6 +61,28 @@ def test_the_profiles_are_those_of_measure_before_and_after_training(xy):
         rows = [p.signal_total[i] for p in callback.profiles[1:]]
         assert history[f"{TOTAL}/{name}"] == rows
     assert history[TOTAL] == history[f"{TOTAL}/last"]
+    rows = [p.dead_fraction[1] for p in callback.profiles[1:]]
+    assert history[f"{DEAD}/second"] == rows
+    assert f"{DEAD}/last" not in history
+
+
+def test_the_key_of_dead_units_is_that_of_the_worst_layer(xy):
+    model = small_model()
+    model.layers[0].bias.assign(np.r_[np.zeros(5), [-99] * 3])
+    model.layers[1].bias.assign(np.full(8, -99))
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    history = fit(model, xy, callback).history
+    profile = callback.profiles[0]
+    assert profile.dead_fraction[0] >= 3 / 8
+    assert profile.dead_fraction[1] == 1
+    assert history[DEAD] == [1, 1]
+
+
+def test_a_model_without_activations_has_no_key_of_dead_units(xy):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
+    assert DEAD not in fit(model, xy, callback).history
 
 
 @pytest.mark.parametrize(
@@ -196,6 +219,8 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
         )
         for layer in layers
     }
+    # No activation follows the last layer.
+    tags |= {DEAD, f"{DEAD}/first", f"{DEAD}/second"}
     steps = (0, 4, 8)
     assert set(found) == {
         (plugin, tag, step)
@@ -495,7 +520,7 @@ def test_expected_of_another_length_is_refused_before_training(xy):
 def test_the_progress_bar_stays_short(xy, capsys):
     callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
     history = fit(small_model(), xy, callback, verbose=2).history
-    assert set(history) == {"loss", KEY, TOTAL}
+    assert set(history) == {"loss", KEY, TOTAL, DEAD}
     assert not re.search("first|second", capsys.readouterr().out)
 
 

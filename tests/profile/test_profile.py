@@ -438,6 +438,25 @@ def test_plot_marks_rows_that_have_no_place_on_a_logarithmic_scale():
     }
 
 
+def test_plot_shows_dead_units_where_there_are_some():
+    from matplotlib.figure import Figure
+
+    def dotted(dead):
+        profile = kx.VarianceProfile(
+            "abc", [1] * 3, [1] * 3, [9] * 3, dead_fraction=dead
+        )
+        upper, lower = profile.plot(ax=Figure().subplots(2))
+        assert len(upper.lines) == 1
+        return [
+            line.get_ydata().tolist()
+            for line in lower.lines
+            if line.get_label() == "dead units"
+        ]
+
+    assert dotted([0.5, 0.25, 1]) == [[0.5, 0.25, 1]]
+    assert dotted([0, 0, np.nan]) == dotted([np.nan] * 3) == []
+
+
 @pytest.mark.parametrize(
     ("size", "layout"),
     [
