@@ -443,7 +443,7 @@ def test_plot_shows_dead_units_where_there_are_some():
 
     def dotted(dead):
         profile = kx.VarianceProfile(
-            "abc", [1] * 3, [1] * 3, [9] * 3, dead_fraction=dead
+            list("abc"), [1] * 3, [1] * 3, [9] * 3, dead_fraction=dead
         )
         upper, lower = profile.plot(ax=Figure().subplots(2))
         assert len(upper.lines) == 1
