@@ -40,8 +40,7 @@ def measure(
         every time step and feature; a time step that a mask leaves out counts as a
         repetition of the one before. Each call of a shared layer has its own row.
 
-    <<<<<<< HEAD
-        Samples need not lie along the first axis of a signal. Windows, heads or
+            Samples need not lie along the first axis of a signal. Windows, heads or
         time steps that are folded into it, views that are concatenated along it,
         and axes before the samples are further units of each sample. A layer that
         no sample reaches, such as a position embedding or a map of learned queries,
@@ -49,7 +48,7 @@ def measure(
         the shapes of the model leave a doubt, the first call also runs it on two
         samples, which tells where the numbers of each are. A layer whose signal
         mixes samples is refused by name.
-    =======
+    
         Behind the activation that follows a row,
 
             dead_fraction         units that are the same for all samples
@@ -70,8 +69,7 @@ def measure(
         have seen no data, since the model trains by others: `training=True` shows
         these. A warning names layers whose kernels are equal because they share an
         initializer or a seed.
-    >>>>>>> a3722c0 (Docstrings: dead and saturated units)
-
+    
         Batches are reduced where the model runs, in float32 or better, and their
         moments are merged exactly, so the result does not depend on the size of a
         batch. The model is left as it was: with `training=True` it uses batch
