@@ -127,7 +127,8 @@ class VarianceProfile:
             every row.
         saturated_fraction: Array of shape `(layers,)`, in [0, 1]. The share of
             a layer's outputs, over units and samples, that are near a bound of
-            the activation, NaN where that was not measured. Defaults to NaN in every row.
+            the activation, NaN where that was not measured. Defaults to NaN in
+            every row.
         notes: Sequence of str. What a reader should know of each row, "" where
             there is nothing to say. Defaults to "" in every row.
         remarks: Sequence of str. What a reader should know of the whole
