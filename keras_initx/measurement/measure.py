@@ -23,120 +23,120 @@ def measure(
 ) -> VarianceProfile:
     """Measures the sample variance of every layer's pre-activations on data.
 
-        For each unit `y_j` (one output element) of a layer and samples `x`,
+    For each unit `y_j` (one output element) of a layer and samples `x`,
 
-            mean_j     = <y_j(x)>                  over all samples
-            variance_j = <(y_j(x) - mean_j)^2>     divided by n, not n - 1
+        mean_j     = <y_j(x)>                  over all samples
+        variance_j = <(y_j(x) - mean_j)^2>     divided by n, not n - 1
 
-        and the layer's row holds their averages over units, `variance_j` as
-        `sample_variance` and `mean_j^2` as `squared_mean`. If the outputs of `n`
-        samples are independent with mean zero, `squared_mean` is not zero but
-        `sample_variance / n` on average.
+    and the layer's row holds their averages over units, `variance_j` as
+    `sample_variance` and `mean_j^2` as `squared_mean`. If the outputs of `n`
+    samples are independent with mean zero, `squared_mean` is not zero but
+    `sample_variance / n` on average.
 
-        The pre-activation is what enters the layer's activation, also where that
-        is fused into the layer (`Dense(8, activation="relu")`); of a layer without
-        activation it is the output, of an LSTM or GRU the candidate's. A recurrent
-        layer that returns sequences and a `TimeDistributed` layer have a unit for
-        every time step and feature; a time step that a mask leaves out counts as a
-        repetition of the one before. Each call of a shared layer has its own row.
+    The pre-activation is what enters the layer's activation, also where that
+    is fused into the layer (`Dense(8, activation="relu")`); of a layer without
+    activation it is the output, of an LSTM or GRU the candidate's. A recurrent
+    layer that returns sequences and a `TimeDistributed` layer have a unit for
+    every time step and feature; a time step that a mask leaves out counts as a
+    repetition of the one before. Each call of a shared layer has its own row.
 
-            Samples need not lie along the first axis of a signal. Windows, heads or
-        time steps that are folded into it, views that are concatenated along it,
-        and axes before the samples are further units of each sample. A layer that
-        no sample reaches, such as a position embedding or a map of learned queries,
-        has a row of sample variance 0 and a note that says so. Where the graph and
-        the shapes of the model leave a doubt, the first call also runs it on two
-        samples, which tells where the numbers of each are. A layer whose signal
-        mixes samples is refused by name.
-    
-        Behind the activation that follows a row,
+    Samples need not lie along the first axis of a signal. Windows, heads or
+    time steps that are folded into it, views that are concatenated along it,
+    and axes before the samples are further units of each sample. A layer that
+    no sample reaches, such as a position embedding or a map of learned queries,
+    has a row of sample variance 0 and a note that says so. Where the graph and
+    the shapes of the model leave a doubt, the first call also runs it on two
+    samples, which tells where the numbers of each are. A layer whose signal
+    mixes samples is refused by name.
 
-            dead_fraction         units that are the same for all samples
-            saturated_fraction    outputs of tanh, sigmoid, softsign and their hard
-                                  forms nearer to a bound than 1.5% of the range,
-                                  as a tanh beyond 0.97
+    Behind the activation that follows a row,
 
-        are shares of all units, and of all units and samples. The activation is
-        the first one that the pre-activation reaches: that of the layer, or of a
-        later layer behind a normalization, a dropout, a pooling or a sum, as in
-        `Dense -> BatchNormalization -> Add -> ReLU`, where all rows that meet in
-        the sum share it. Outside of activation layers, `tf.nn.relu` and its like
-        count. Where no activation follows before the next kernel, the shares are
-        NaN. A relu layer of which all units are dead passes nothing on, whatever
-        the sample variance before it is.
+        dead_fraction         units that are the same for all samples
+        saturated_fraction    outputs of tanh, sigmoid, softsign and their hard
+                              forms nearer to a bound than 1.5% of the range,
+                              as a tanh beyond 0.97
 
-        The profile's `remarks` say if layers normalize by moving statistics that
-        have seen no data, since the model trains by others: `training=True` shows
-        these. A warning names layers whose kernels are equal because they share an
-        initializer or a seed.
-    
-        Batches are reduced where the model runs, in float32 or better, and their
-        moments are merged exactly, so the result does not depend on the size of a
-        batch. The model is left as it was: with `training=True` it uses batch
-        statistics and dropout, and what they write is dropped.
+    are shares of all units, and of all units and samples. The activation is
+    the first one that the pre-activation reaches: that of the layer, or of a
+    later layer behind a normalization, a dropout, a pooling or a sum, as in
+    `Dense -> BatchNormalization -> Add -> ReLU`, where all rows that meet in
+    the sum share it. Outside of activation layers, `tf.nn.relu` and its like
+    count. Where no activation follows before the next kernel, the shares are
+    NaN. A relu layer of which all units are dead passes nothing on, whatever
+    the sample variance before it is.
 
-        Every call compiles the model anew, so every change of the model is seen.
-        To measure one model many times, use a `Meter`, which compiles it once.
+    The profile's `remarks` say if layers normalize by moving statistics that
+    have seen no data, since the model trains by others: `training=True` shows
+    these. A warning names layers whose kernels are equal because they share an
+    initializer or a seed.
 
-        If the model was made in the scope of a `tf.distribute` strategy, each
-        replica runs a part of every batch, and what leaves it is a few numbers a
-        layer, one number a unit, and one more where an activation follows. With
-        several workers all of them must call `measure`, with the same data, and
-        all get the same profile; the message between them holds as many numbers,
-        which is at most 85 MB a batch for ResNet50 at 224 x 224.
+    Batches are reduced where the model runs, in float32 or better, and their
+    moments are merged exactly, so the result does not depend on the size of a
+    batch. The model is left as it was: with `training=True` it uses batch
+    statistics and dropout, and what they write is dropped.
 
-        Args:
-            model: keras.Model. A model of any kind. It is built here if it is not.
-            data: Array of shape `(samples, ...)` of numbers or text; a dict, tuple
-                or list of arrays, one for each input of the model, None for an
-                optional input, and none for labels; a
-                `tf.data.Dataset` or `keras.utils.PyDataset` of batches, with or
-                without labels. At least two samples.
-            layers: Which layers to report: a layer, its name, a layer class, a
-                function `layer -> bool`, or a list of these. A selected layer that
-                holds no kernel (a nested model, a wrapper) stands for those inside
-                it that do. "dense_1/activation" is the output of the activation
-                that is fused into the layer "dense_1", a row of its own. Defaults
-                to every layer that holds a kernel.
-            training: bool. Whether to run the model in training mode, in which
-                `BatchNormalization` normalizes by the batch. Defaults to False.
-            steps: int. The largest number of batches to use. Defaults to all.
-            batch_size: int. Samples per batch, for arrays. Defaults to the batch
-                size that the model fixes, or else to 32.
-            verbose: int. 1 shows a progress bar, 0 nothing. Defaults to 0.
+    Every call compiles the model anew, so every change of the model is seen.
+    To measure one model many times, use a `Meter`, which compiles it once.
 
-        Returns:
-            A `VarianceProfile` with a row for each layer, in the order in which the
-            model calls them. Parallel branches of a functional model come in the
-            order of `model.layers`, which is the same for each call, clone and
-            copy.
+    If the model was made in the scope of a `tf.distribute` strategy, each
+    replica runs a part of every batch, and what leaves it is a few numbers a
+    layer, one number a unit, and one more where an activation follows. With
+    several workers all of them must call `measure`, with the same data, and
+    all get the same profile; the message between them holds as many numbers,
+    which is at most 85 MB a batch for ResNet50 at 224 x 224.
 
-        Raises:
-            ValueError: If `layers` selects no layer; if the data hold no samples,
-                one sample or empty samples; if the data hold NaN or inf, or one
-                arises at a layer, which is named; if the signal of a layer mixes
-                samples; if the model cannot be built on the data.
-            RuntimeError: If Keras runs on another backend than TensorFlow, or a
-                selected layer runs inside a loop of another layer.
+    Args:
+        model: keras.Model. A model of any kind. It is built here if it is not.
+        data: Array of shape `(samples, ...)` of numbers or text; a dict, tuple
+            or list of arrays, one for each input of the model, None for an
+            optional input, and none for labels; a
+            `tf.data.Dataset` or `keras.utils.PyDataset` of batches, with or
+            without labels. At least two samples.
+        layers: Which layers to report: a layer, its name, a layer class, a
+            function `layer -> bool`, or a list of these. A selected layer that
+            holds no kernel (a nested model, a wrapper) stands for those inside
+            it that do. "dense_1/activation" is the output of the activation
+            that is fused into the layer "dense_1", a row of its own. Defaults
+            to every layer that holds a kernel.
+        training: bool. Whether to run the model in training mode, in which
+            `BatchNormalization` normalizes by the batch. Defaults to False.
+        steps: int. The largest number of batches to use. Defaults to all.
+        batch_size: int. Samples per batch, for arrays. Defaults to the batch
+            size that the model fixes, or else to 32.
+        verbose: int. 1 shows a progress bar, 0 nothing. Defaults to 0.
 
-        Example:
+    Returns:
+        A `VarianceProfile` with a row for each layer, in the order in which the
+        model calls them. Parallel branches of a functional model come in the
+        order of `model.layers`, which is the same for each call, clone and
+        copy.
 
-        >>> import keras, numpy as np
-        >>> model = keras.Sequential([
-        ...     keras.Input((2,)),
-        ...     keras.layers.Dense(3, "relu", kernel_initializer="ones"),
-        ... ])
-        >>> profile = measure(model, np.array([[0.0, 1.0], [0.0, 3.0]]))
-        >>> float(profile.sample_variance[0]), float(profile.squared_mean[0])
-        (1.0, 4.0)
-        >>> float(profile.dead_fraction[0])
-        0.0
+    Raises:
+        ValueError: If `layers` selects no layer; if the data hold no samples,
+            one sample or empty samples; if the data hold NaN or inf, or one
+            arises at a layer, which is named; if the signal of a layer mixes
+            samples; if the model cannot be built on the data.
+        RuntimeError: If Keras runs on another backend than TensorFlow, or a
+            selected layer runs inside a loop of another layer.
 
-        Reference: m^2 and v^2 of Luther & Seung, Physical Review Research 2,
-        033135 (2020), arXiv:1902.04942, with the average over networks replaced by
-        the average over the units of the given network. Saturation of units: Glorot
-        & Bengio, AISTATS (2010); the threshold of tanh is that of A. Karpathy's
-        lectures (2022), scaled here to other bounds.
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([
+    ...     keras.Input((2,)),
+    ...     keras.layers.Dense(3, "relu", kernel_initializer="ones"),
+    ... ])
+    >>> profile = measure(model, np.array([[0.0, 1.0], [0.0, 3.0]]))
+    >>> float(profile.sample_variance[0]), float(profile.squared_mean[0])
+    (1.0, 4.0)
+    >>> float(profile.dead_fraction[0])
+    0.0
+
+    Reference: m^2 and v^2 of Luther & Seung, Physical Review Research 2,
+    033135 (2020), arXiv:1902.04942, with the average over networks replaced by
+    the average over the units of the given network. Saturation of units: Glorot
+    & Bengio, AISTATS (2010); the threshold of tanh is that of A. Karpathy's
+    lectures (2022), scaled here to other bounds.
     """
     check_backend("measure")
     meter = Meter(model, layers=layers, training=training)
