@@ -6,10 +6,9 @@ For `n` samples of `u` units each, a layer's moments are
     mean      <y_j>, one for each unit j
     variance  (1/u) sum_j <(y_j - <y_j>)^2>, already averaged over units
 
-from which the moments of all samples are computed exactly. Of what activations
-return, the units are kept that are the same for all samples, with their value,
-and the share of outputs that are saturated. Quantities of one
-number a layer are kept in one vector for all layers, so that the graph of a
+from which the moments of all samples are computed exactly. The units of
+activations that are the same for all samples are kept with their value, and
+so is the share of saturated outputs. Quantities of one number a layer are kept in one vector for all layers, so that the graph of a
 model of a thousand layers has few operations a layer, and Python few tensors.
 """
 
