@@ -204,7 +204,7 @@ class _Rows:
         self, layer_call: LayerCall, rerun: Rerun, output: Any
     ) -> Any:
         """Keeps what a layer returned that is an activation."""
-        if self._search is None or not tf.is_tensor(output):
+        if self._search is None or not isinstance(output, tf.Tensor):
             return output
         layer = layer_call.layer
         rows = self._search.rows(*_tensors((rerun.args, rerun.kwargs)))
@@ -288,7 +288,9 @@ def _tensors(values: Any) -> list[tf.Tensor]:
     return [
         x
         for x in keras.tree.flatten(values)
-        if tf.is_tensor(x) and x.dtype.is_floating and hasattr(x, "graph")
+        if isinstance(x, tf.Tensor)
+        and x.dtype.is_floating
+        and hasattr(x, "graph")
     ]
 
 

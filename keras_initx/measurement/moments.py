@@ -8,8 +8,9 @@ For `n` samples of `u` units each, a layer's moments are
 
 from which the moments of all samples are computed exactly. The units of
 activations that are the same for all samples are kept with their value, and
-so is the share of saturated outputs. Quantities of one number a layer are kept in one vector for all layers, so that the graph of a
-model of a thousand layers has few operations a layer, and Python few tensors.
+so is the share of saturated outputs. Quantities of one number a layer are kept
+in one vector for all layers, so that the graph of a model of a thousand layers
+has few operations a layer, and Python few tensors.
 """
 
 from __future__ import annotations
