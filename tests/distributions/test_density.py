@@ -10,9 +10,13 @@ import tensorflow as tf
 from scipy import special
 
 from keras_initx.distributions.alpha_stable import density as stable
+from keras_initx.distributions.alpha_stable import quantile as quantile_module
 from keras_initx.distributions.alpha_stable.quantile import mode, quantile
+from keras_initx.distributions.alpha_stable.small_stability import (
+    centered_values,
+)
 
-REFERENCE = Path(__file__).parent / "stable_reference.csv"
+HERE = Path(__file__).parent
 # The promised accuracy of densities and probabilities.
 ABSOLUTE, RELATIVE = 1e-8, 1e-6
 TABLE_COLUMNS = [
@@ -22,14 +26,18 @@ TABLE_COLUMNS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def reference():
-    """The columns of the table that `make_stable_reference.py` writes."""
-    with open(REFERENCE, newline="") as file:
+def columns_of(name):
+    """The columns of a table that `make_stable_reference.py` writes."""
+    with open(HERE / name, newline="") as file:
         rows = list(csv.DictReader(file))
     return {
         name: np.array([float(row[name]) for row in rows]) for name in rows[0]
     }
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return columns_of("stable_reference.csv")
 
 
 def arguments_of(table):
@@ -214,6 +222,108 @@ def test_pareto_tail_of_very_large_values():
     assert stable.cdf(np.inf, a, b) == 1
 
 
+# A stability below 0.3
+
+SMALL = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.299])
+
+
+@pytest.mark.parametrize(("function", "column"), TABLE_COLUMNS)
+def test_small_stability_against_reference_table(function, column):
+    table = columns_of("small_stability_reference.csv")
+    stability, skewness = table["stability"], table["skewness"]
+    z = table["y"] - skewness * np.tan(math.pi / 2 * stability)
+    # The last digit of z is more than 1e-8 of the smallest y.
+    kept = (np.abs(table["y"]) > 1e-8) | (skewness == 0)
+    actual = function(z, stability, skewness).numpy()[kept]
+    expected = table[column][kept]
+    # Most errors are below 1e-11; that of a skewness of 1 - 1e-9 is 1.5e-8.
+    np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-7)
+    assert np.median(np.abs(actual - expected)) < 1e-12
+    assert kept.sum() > 80
+
+
+def test_density_at_the_center_of_a_small_stability():
+    """It is Gamma(1 + 1/a) cos(t) cos(a t)^(1/a) / pi with tan(a t) = b T."""
+    skewness = np.array([[0.0], [0.3], [-0.9]])
+    bias = skewness * np.tan(math.pi / 2 * SMALL)
+    angle = np.arctan(bias) / SMALL
+    expected = special.gammaln(1 + 1 / SMALL) - math.log(math.pi)
+    expected = expected + np.log(np.cos(angle))
+    expected -= np.log1p(bias**2) / (2 * SMALL)
+    values = centered_values(
+        tf.zeros(expected.size, tf.float64),
+        *(tf.constant(v.ravel()) for v in np.broadcast_arrays(SMALL, skewness)),
+    )
+    np.testing.assert_allclose(
+        values.log_density, expected.ravel(), rtol=1e-9, atol=1e-9
+    )
+    probability = 0.5 + angle / math.pi
+    np.testing.assert_allclose(
+        values.log_above, np.log(probability).ravel(), atol=1e-12
+    )
+    # Without skewness the center is z = 0.
+    np.testing.assert_allclose(
+        stable.log_density(np.float64(0), SMALL, 0.0), expected[0], rtol=1e-9
+    )
+
+
+def test_small_stability_continues_the_other_integral():
+    """The integral along the path is used from a stability of 0.3 on."""
+    z = np.array([-1e60, -40.0, -0.6, 0.0, 1e-3, 0.2, 3.0, 1e9, 1e300])
+    z, skewness = grid(z, [0.0, 0.7, -0.999, 1.0])
+    step = 1e-9
+    for function in (stable.log_density, stable.log_survival):
+        above, higher = (
+            function(z, 0.3 + k * step, skewness).numpy() for k in (0, 1)
+        )
+        below = function(z, 0.3 - step, skewness).numpy()
+        inside = np.isfinite(above)
+        assert (np.isfinite(below) == inside).all()
+        error = below[inside] - 2 * above[inside] + higher[inside]
+        assert (np.abs(error) <= 2e-9 * (1 + np.abs(above[inside]))).all()
+
+
+@pytest.mark.slow
+def test_gradients_of_a_small_stability():
+    z, stability, skewness = grid(
+        [-1e30, -50.0, -0.9, -0.3, 0.5, 2.0, 1e4, 1e200],
+        [0.05, 0.1, 0.2, 0.29],
+        [-1.0, -0.6, 0.0, 0.95],
+    )
+    values = [tf.constant(v) for v in (z, stability, skewness)]
+    for function in (stable.log_density, stable.log_survival):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            result = function(*values)
+        inside = np.isfinite(result) & (result.numpy() < 0)
+        for which, actual in enumerate(tape.gradient(result, values)):
+            assert np.isfinite(actual).all()
+            size = [np.abs(z), stability, np.ones_like(z)][which]
+            kept = inside & ((which != 2) | (np.abs(skewness) < 1))
+            step = np.where(kept, 1e-4 * size, 0)
+            with np.errstate(invalid="ignore"):
+                expected = finite_difference(function, values, which, step)
+            np.testing.assert_allclose(
+                (actual * size)[kept],
+                (expected * size)[kept],
+                rtol=1e-6,
+                atol=1e-8,
+            )
+
+
+def test_functions_of_a_stability_below_the_least_are_nan():
+    with tf.GradientTape() as tape:
+        z = tf.constant([0.0, 1.0], tf.float64)
+        tape.watch(z)
+        value = stable.log_density(z, 0.049, 0.3)
+    assert np.isnan(value).all()
+    for function in (stable.log_survival, stable.cdf):
+        assert np.isnan(function(np.float64(0.3), 0.049, 0.0))
+        assert np.isfinite(function(np.float64(0.3), 0.05, 0.0))
+    assert np.isnan(quantile(np.float64(0.3), 0.049, 0.0))
+    assert np.isnan(mode(np.float64(0.049), 0.1))
+
+
 # Relations between the functions
 
 
@@ -300,6 +410,69 @@ def test_published_quantiles(parameters, p, expected):
     )
 
 
+@pytest.mark.slow
+def test_quantile_in_the_tails_and_of_a_small_stability():
+    """Relative to the smaller tail. A z of float64 resolves some of them."""
+    p = 10.0 ** -np.array([14.0, 9.0, 5.0, 1.5, 0.6, 0.35])
+    p, stability, skewness = grid(
+        np.concatenate([p, 1 - p[1:]]),
+        [0.05, 0.1, 0.29, 0.35, 0.8, 1.0, 1.4, 1.999, 2.0],
+        [0.0, 0.8, -0.999, 1.0],
+    )
+    z = quantile(p, stability, skewness).numpy()
+    with np.errstate(divide="ignore"):
+        finite = np.abs(np.log(np.abs(z))) < 700
+    lower = p < 0.5
+    error = np.where(
+        lower,
+        stable.log_cdf(z, stability, skewness) - np.log(p),
+        stable.log_survival(z, stability, skewness) - np.log1p(-p),
+    )
+    density = stable.density(z, stability, skewness).numpy()
+    digit = np.spacing(np.abs(z)) * density
+    allowed = 1e-9 + digit / np.minimum(p, 1 - p)
+    # Near the edge of a support one digit of z changes the tail by much more.
+    edge = (skewness == 1) & (stability < 1)
+    checked = finite & ((stability >= 0.3) | (skewness == 0)) & ~(edge & lower)
+    assert (np.abs(error)[checked] <= allowed[checked]).all()
+    # Monotone in p, also where a z of float64 does not resolve the quantile.
+    order = np.argsort(p, kind="stable").reshape(11, -1)
+    for column in z[order].reshape(11, -1).T:
+        assert not np.isnan(column).any()
+    assert checked.mean() > 0.6
+
+
+def test_median_without_skewness_is_zero():
+    assert (np.abs(quantile(np.full(6, 0.5), SMALL, 0.0)) < 1e-16).all()
+
+
+def test_roots_take_few_evaluations(monkeypatch, rng):
+    """One of them is a value of cdf: so time is measured without a clock."""
+    counts = []
+
+    def counted(function):
+        def count(*arguments, **options):
+            number = options.get("count", arguments[-1])
+            counts.append(int(number))
+            return function(*arguments, **options)
+
+        return count
+
+    for name in ("stable_value", "density_slope"):
+        function = getattr(quantile_module, name)
+        monkeypatch.setattr(quantile_module, name, counted(function))
+    size = 2000
+    stability = rng.uniform(0.3, 2, size)
+    skewness = rng.uniform(-1, 1, size)
+    quantile(rng.uniform(size=size), stability, skewness)
+    assert sum(counts) <= 4.6 * size
+    # A chunk has 256 points, and few chunks have a point that takes longer.
+    assert len(counts) <= 30
+    counts.clear()
+    mode(stability, skewness)
+    assert sum(counts) <= 4.6 * size
+
+
 def test_quantile_of_zero_one_and_invalid_probabilities():
     z = quantile(np.array([0.0, 1.0, -0.1, 1.1, np.nan]), 1.5, 0.3).numpy()
     assert z[0] == -np.inf and z[1] == np.inf and np.isnan(z[2:]).all()
@@ -379,7 +552,9 @@ def test_slopes_equal_finite_differences_up_to_the_largest_numbers():
         with np.errstate(invalid="ignore"):
             expected = finite_difference(along, [log_z], 0, 1e-4)
             inside = value.numpy() > -1e140
-        rounding = 1e-11 * np.abs(value.numpy()[inside])
+        # A derivative in z below the least number is 0.
+        least = np.finfo(float).tiny * np.abs(z[inside])
+        rounding = 1e-11 * np.abs(value.numpy()[inside]) + least
         error = np.abs(actual - expected)[inside]
         assert (error <= 1e-6 * np.abs(expected[inside]) + rounding).all()
         assert inside.mean() > 0.85

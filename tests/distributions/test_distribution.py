@@ -567,6 +567,28 @@ def test_invalid_parameters_raise_if_validated(changed, message):
         sample(**tensors)
 
 
+def test_densities_need_a_stability_that_samples_do_not():
+    """Without `validate_args` they are NaN."""
+    functions = {
+        "log_prob": (0.3,),
+        "survival_function": (0.3,),
+        "quantile": (0.3,),
+        "mode": (),
+    }
+    checked = AlphaStable([0.049, 1.0], validate_args=True)
+    assert np.isfinite(checked.sample(seed=[1, 2])).all()
+    for name, arguments in functions.items():
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"at least 0\.05.*=\[0\.049 1"
+        ):
+            getattr(checked, name)(*arguments)
+        values = getattr(AlphaStable([0.049, 1.0]), name)(*arguments)
+        assert np.isnan(values).tolist() == [True, False]
+    for dtype in (tf.float16, tf.bfloat16, tf.float32, tf.float64):
+        least = AlphaStable(tf.constant(0.05, dtype), validate_args=True)
+        assert 0.5 < float(least.cdf(tf.constant(0.3, dtype))) < 1
+
+
 @pytest.mark.parametrize("parameterization", ["S0", "S1"])
 def test_invalid_parameters_give_nan_only_where_they_are(parameterization):
     # The first row is valid.
@@ -607,7 +629,7 @@ def test_invalid_parameters_give_nan_only_where_they_are(parameterization):
 
 @pytest.mark.parametrize("parameterization", ["S2", "s0", 0, None])
 def test_unknown_parameterization_is_refused(parameterization):
-    message = "must be 'S0' or 'S1'. Received: parameterization="
+    message = r"must be 'S0' or 'S1'\..* Received: parameterization="
     with pytest.raises(ValueError, match=message):
         AlphaStable(1.5, parameterization=parameterization)
 

@@ -8,6 +8,8 @@ Where it is, one of two other paths is taken:
 - in a light tail, the axis up to the saddle point and, of `saddle`, the line
   across it.
 
+For a stability below 0.3, `small_stability` has another integral.
+
 Each point z takes all branches, and `where` selects, so that XLA can compile
 one computation for all of them.
 """
@@ -18,6 +20,7 @@ import functools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from keras_initx.distributions.alpha_stable.contour import (
@@ -34,10 +37,16 @@ from keras_initx.distributions.alpha_stable.saddle import (
     saddle_integrals,
     saddle_point,
 )
+from keras_initx.distributions.alpha_stable.small_stability import (
+    log_derivatives,
+    log_value,
+)
 
 # Points computed at a time. So the memory does not grow with the batch, and
 # intermediate results stay in the processor's cache.
 _CHUNK = 256
+# Below this stability, the integral of `small_stability` is used.
+SMALL = 0.3
 # The axis is accurate for all parameters from this z on.
 _TAIL = 20.0
 # From this z on, a heavy tail equals its Pareto tail to the last digit, and the
@@ -50,66 +59,186 @@ _LARGEST_DERIVATIVE = 1e300
 _LARGEST_POWER = 360.0
 
 
-def integrate(
+def stable_value(
     z: tf.Tensor,
     stability: tf.Tensor,
     skewness: tf.Tensor,
-    *,
     tail: bool,
-    derivatives: bool = False,
-) -> list[tf.Tensor]:
-    """Returns log f(z) or log P(Z > z) for z >= 0, or its derivatives.
+    count: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns log f(z) or log P(Z > z), for z >= 0.
 
-    Z has the standard S0 distribution and f is its density.
+    Z has the standard S0 distribution and f is its density. The result has no
+    gradient that can be used.
 
     Args:
         z: float64 tensor of any shape, >= 0.
-        stability: float64 tensor of this shape, in (0, 2].
+        stability: float64 tensor of this shape, in [0.05, 2].
         skewness: float64 tensor of this shape, in [-1, 1].
         tail: bool. Whether to return log P(Z > z) instead of log f(z).
-        derivatives: bool. Whether to return the derivatives of the logarithm
-            in z, stability and skewness instead. Defaults to False.
+        count: int32 tensor. How many of the points are needed, the first ones.
+            The results of others have no meaning. Defaults to None, which
+            means all.
 
     Returns:
-        A list of one tensor, or of the three derivatives, of the shape of `z`.
-        The logarithm is -inf outside the support, and the derivatives are 0.
+        A tensor of this shape. It is -inf outside the support.
     """
-    flat = [tf.reshape(each, [-1]) for each in (z, stability, skewness)]
-    results = _chunked(tail, derivatives)(*flat)
+    count = tf.size(z) if count is None else count
+    return _reshaped(_value_function(tail), count, z, stability, skewness)[0]
+
+
+def density_slope(
+    z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor, count: tf.Tensor
+) -> tf.Tensor:
+    """Returns f'(z) for a z >= 0 that is in no light tail.
+
+    Args:
+        z: float64 vector, >= 0.
+        stability: float64 vector, in [`SMALL`, 2].
+        skewness: float64 vector, in [-1, 1].
+        count: int32 tensor. As in `stable_value`.
+    """
+    return _slope_function()(count, z, stability, skewness)[0]
+
+
+def stable_derivatives(
+    z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor, tail: bool
+) -> list[tf.Tensor]:
+    """Returns the derivatives of log f(z) or log P(Z > z), for z >= 0.
+
+    Args:
+        z: float64 tensor of any shape, >= 0.
+        stability: float64 tensor of this shape, in [0.05, 2].
+        skewness: float64 tensor of this shape, in [-1, 1].
+        tail: bool. Whether to differentiate log P(Z > z) instead of log f(z).
+
+    Returns:
+        A list of the derivatives in z, stability and skewness, which are 0
+        outside the support.
+    """
+    function = _derivative_function(tail)
+    return _reshaped(function, tf.size(z), z, stability, skewness)
+
+
+def _reshaped(
+    function: Callable[..., list[tf.Tensor]],
+    count: tf.Tensor,
+    *tensors: tf.Tensor,
+) -> list[tf.Tensor]:
+    """Returns the results of a function of vectors, in the tensors' shape."""
+    results = function(count, *(tf.reshape(each, [-1]) for each in tensors))
+    first = tensors[0]
     return [
-        tf.ensure_shape(tf.reshape(each, tf.shape(z)), z.shape)
+        tf.ensure_shape(tf.reshape(each, tf.shape(first)), first.shape)
         for each in results
     ]
 
 
 @functools.cache
-def _chunked(tail: bool, derivatives: bool) -> Callable[..., list[tf.Tensor]]:
-    """Returns the function of three vectors that computes them in chunks."""
-    chunk = tf.function(
-        functools.partial(
-            _log_derivatives if derivatives else _log_value, tail=tail
-        ),
-        jit_compile=True,
-        autograph=False,
-    )
-    signature = [tf.TensorSpec([_CHUNK], tf.float64)] * (
-        3 if derivatives else 1
+def _value_function(tail: bool) -> Callable[..., list[tf.Tensor]]:
+    return _in_both_ranges(
+        functools.partial(_log_value, tail=tail),
+        functools.partial(log_value, tail=tail),
+        1,
     )
 
-    def run(*vectors: tf.Tensor) -> list[tf.Tensor]:
+
+@functools.cache
+def _slope_function() -> Callable[..., list[tf.Tensor]]:
+    return in_chunks(_slope, 1)
+
+
+@functools.cache
+def _derivative_function(tail: bool) -> Callable[..., list[tf.Tensor]]:
+    return _in_both_ranges(
+        functools.partial(_log_derivatives, tail=tail),
+        functools.partial(log_derivatives, tail=tail),
+        3,
+    )
+
+
+def _in_both_ranges(
+    ordinary: Callable[..., list[tf.Tensor]],
+    small: Callable[..., list[tf.Tensor]],
+    results: int,
+) -> Callable[..., list[tf.Tensor]]:
+    """Returns a function of a count and three vectors, for any stability.
+
+    Args:
+        ordinary: Callable. Takes z, stability and skewness, as vectors of one
+            length, and returns vectors, for a stability of `SMALL` or more.
+        small: Callable. The same for a smaller stability.
+        results: int. The number of vectors that both return.
+    """
+    ordinary = in_chunks(ordinary, results)
+    small = in_chunks(small, results)
+
+    def run(
+        count: tf.Tensor,
+        z: tf.Tensor,
+        stability: tf.Tensor,
+        skewness: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        is_small = stability < SMALL
+        none = [tf.zeros_like(z)] * results
+        # A function is compiled when it first runs, and in eager mode it is
+        # not even traced before.
+        high = tf.cond(
+            tf.reduce_all(is_small),
+            lambda: none,
+            lambda: ordinary(count, z, tf.maximum(stability, SMALL), skewness),
+        )
+        low = tf.cond(
+            tf.reduce_any(is_small),
+            lambda: small(count, z, tf.minimum(stability, SMALL), skewness),
+            lambda: none,
+        )
+        return [where(is_small, *each) for each in zip(low, high, strict=True)]
+
+    return run
+
+
+def in_chunks(
+    function: Callable[..., list[tf.Tensor]], results: int
+) -> Callable[..., list[tf.Tensor]]:
+    """Returns a compiled function of a count and three vectors, in chunks.
+
+    Args:
+        function: Callable. Takes three vectors and returns vectors, all of one
+            length.
+        results: int. The number of vectors that it returns.
+
+    Returns:
+        A function of the number of points that are needed, the first ones, and
+        of vectors of any length.
+    """
+    chunk = tf.function(function, jit_compile=True, autograph=False)
+    signature = [tf.TensorSpec([_CHUNK], tf.float64)] * results
+    none = [np.zeros(_CHUNK)] * results
+    vector = tf.TensorSpec([None], tf.float64)
+    arguments = [tf.TensorSpec([], tf.int32), vector, vector, vector]
+
+    @tf.function(input_signature=arguments, autograph=False)
+    def run(count: tf.Tensor, *vectors: tf.Tensor) -> list[tf.Tensor]:
         size = tf.size(vectors[0])
         padding = [[0, -size % _CHUNK]]
         tables = tuple(
             tf.reshape(tf.pad(each, padding, constant_values=1), [-1, _CHUNK])
             for each in vectors
         )
-        results = tf.map_fn(
-            lambda rows: chunk(*rows), tables, fn_output_signature=signature
+        starts = tf.range(0, size, _CHUNK)
+        parts = tf.map_fn(
+            lambda rows: tf.cond(
+                rows[0] < count,
+                lambda: chunk(*rows[1:]),
+                lambda: [tf.constant(each) for each in none],
+            ),
+            (starts, *tables),
+            fn_output_signature=signature,
         )
-        return [tf.reshape(each, [-1])[:size] for each in results]
+        return [tf.reshape(each, [-1])[:size] for each in parts]
 
-    vector = tf.TensorSpec([None], tf.float64)
-    return tf.function(run, [vector] * 3, autograph=False)
+    return run
 
 
 def _log_value(
@@ -126,7 +255,10 @@ def _log_value(
             lambda: [tf.zeros_like(z)],
         )
     )
-    total = _combine(params, saddle, light, tail)[0]
+    (heavy,) = contour_integrals(
+        params, _axis(params, saddle), tail, derivatives=False
+    )
+    total = _combine(params, saddle, heavy, light)[0]
     beyond = _log_beyond_far(z)
     index = stability if tail else stability + 1
     growth = tf.minimum((1 + _light_power(params)) * beyond, _LARGEST_POWER)
@@ -138,38 +270,42 @@ def _log_value(
     return [where(z > _FAR, beyond_far, total)]
 
 
+def _slope(
+    z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+) -> list[tf.Tensor]:
+    params = stable_parameters(z, stability, skewness)
+    no = tf.zeros_like(z, tf.bool)
+    axis = Axis(no, math.inf * tf.ones_like(z))
+    return contour_integrals(params, axis, tail=False, derivatives=True)[:1]
+
+
 def _log_derivatives(
     z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor, tail: bool
 ) -> list[tf.Tensor]:
-    """Returns the derivatives of `_log_value` in its three arguments."""
+    """Returns the derivatives of a logarithm in its three arguments."""
     params = stable_parameters(tf.minimum(z, _FAR), stability, skewness)
     saddle = saddle_point(params)
+    axis = _axis(params, saddle)
     # Without tf.cond, which XLA could not differentiate.
     (light,) = saddle_integrals(params, saddle, tail, derivatives=False)
-    total, log_light, depth = _combine(params, saddle, light, tail)
-    # The derivative of log(heavy + exp(-depth) light). The heavy part may be
-    # 0 and its derivative not, because a distribution without a Pareto tail
-    # gets one when its skewness changes. exp(690) is close to overflow.
-    heavy_factor = tf.exp(tf.minimum(-total, 690.0))
-    light_factor = tf.exp((log_light - depth) - total) * tf.exp(-log_light)
+    (heavy,) = contour_integrals(params, axis, tail, derivatives=False)
+    total, heavy_factor, light_factor = _combine(params, saddle, heavy, light)
     outside = _is_outside_support(params)
     by_z, by_stability, by_skewness = (
         where(outside, 0.0, heavy * heavy_factor + light * light_factor)
         for heavy, light in zip(
-            contour_integrals(
-                params, _axis(params, saddle), tail, derivatives=True
-            ),
+            contour_integrals(params, axis, tail, derivatives=True),
             saddle_integrals(params, saddle, tail, derivatives=True),
             strict=True,
         )
     )
     beyond, power = _log_beyond_far(z), _light_power(params)
-    growth = tf.minimum(power * beyond, _LARGEST_POWER)
     only_light = _has_light_tail_only(params)
     change = power * power * beyond * where(only_light, total, 0.0)
     change = (by_stability - change) * tf.exp(
-        tf.minimum(growth + beyond, _LARGEST_POWER)
+        tf.minimum((1 + power) * beyond, _LARGEST_POWER)
     )
+    growth = tf.minimum(power * beyond, _LARGEST_POWER)
     results = (
         by_z * tf.exp(where(only_light, growth, -beyond)),
         where(only_light, change, by_stability - beyond),
@@ -184,24 +320,21 @@ def _log_derivatives(
 def _combine(
     params: StableParameters,
     saddle: SaddlePoint,
+    heavy: tf.Tensor,
     light: tf.Tensor,
-    tail: bool,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adds the contour integral and the integral across the saddle point.
 
     Args:
         params: StableParameters. Points z >= 0.
         saddle: SaddlePoint. Their saddle points.
+        heavy: Tensor. The integral along the contour.
         light: Tensor. exp(Re W) times the integral across the saddle point.
-        tail: bool. Whether it is the tail probability.
 
     Returns:
-        Three tensors: the logarithm of the sum; log(light), or 0 where it is
-        not used; and Re W, or inf where it is not used.
+        Three tensors: the logarithm of the sum; and its derivatives in `heavy`
+        and in `light`.
     """
-    (heavy,) = contour_integrals(
-        params, _axis(params, saddle), tail, derivatives=False
-    )
     # Far from a light tail the integral over the saddle has no sign.
     used = saddle.light & (light > 0)
     log_light = where(used, tf.math.log(where(used, light, 1.0)), 0.0)
@@ -211,11 +344,13 @@ def _combine(
     total = largest + _log(
         tf.exp(logs[0] - largest) + tf.exp(logs[1] - largest)
     )
-    return (
-        where(_is_outside_support(params), -math.inf, total),
-        log_light,
-        depth,
-    )
+    total = where(_is_outside_support(params), -math.inf, total)
+    # The heavy part may be 0 and its derivative not, because a distribution
+    # without a Pareto tail gets one when its skewness changes. exp(690) is
+    # close to overflow.
+    heavy_factor = tf.exp(tf.minimum(-total, 690.0))
+    light_factor = tf.exp((log_light - depth) - total) * tf.exp(-log_light)
+    return total, heavy_factor, light_factor
 
 
 def _axis(params: StableParameters, saddle: SaddlePoint) -> Axis:

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from keras_initx.distributions.alpha_stable.density import (
+    LEAST_STABILITY,
     float64_arguments,
-    log_density,
     log_survival,
 )
 from keras_initx.distributions.alpha_stable.elementary import where
-from keras_initx.distributions.alpha_stable.integration import integrate
+from keras_initx.distributions.alpha_stable.integration import (
+    SMALL,
+    density_slope,
+    in_chunks,
+    stable_value,
+)
+from keras_initx.distributions.alpha_stable.root import falling_root
+from keras_initx.distributions.alpha_stable.sampling import (
+    chambers_mallows_stuck,
+)
+from keras_initx.distributions.alpha_stable.small_stability import (
+    angles,
+    centered_values,
+)
 
-# About asinh of the largest float64.
-_LARGEST_ASINH = 709.0
-# Relative tolerance of asinh(z), before one more Newton step squares the error.
-_TOLERANCE = 1e-9
-_MOST_STEPS = 80
+# About asinh, and the logarithm, of the largest float64.
+_LARGEST_ASINH, _LARGEST_LOG = 709.0, 709.0
 
 
 def quantile(p: Any, stability: Any, skewness: Any) -> tf.Tensor:
     """Returns the z for which P(Z <= z) = p, for a standard S0 distribution.
 
-    Newton's method is applied to the logarithm of the smaller of the two tail
-    probabilities as a function of asinh(z), in which both tails are nearly
-    straight lines. It bisects where a step would leave the bracket.
+    It is the root of the logarithm of the smaller of the two tail probabilities
+    as a function of asinh(z), in which both tails are nearly straight lines.
+    The first guess is the Chambers-Mallows-Stuck transform of the angle that
+    belongs to p, with a typical value in the place of the exponential variable,
+    so that four evaluations are enough on average. For a stability below 0.3
+    the logarithm of the distance to the center takes the place of asinh(z).
 
     Args:
         p: Tensor-like of real numbers in [0, 1].
-        stability: Tensor-like, in (0, 2].
+        stability: Tensor-like, in [0.05, 2].
         skewness: Tensor-like, in [-1, 1].
 
     Returns:
@@ -51,24 +66,227 @@ def quantile(p: Any, stability: Any, skewness: Any) -> tf.Tensor:
     Reference: derived here.
     """
     p, stability, skewness, dtype = float64_arguments(p, stability, skewness)
-    # The lower tail is the upper one of -Z, whose skewness is the opposite.
+    return tf.cast(_quantile(p, stability, skewness), dtype)
+
+
+@tf.custom_gradient
+def _quantile(
+    p: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+    """Returns the quantile in float64, and its gradient."""
+    valid = _is_valid(stability, skewness) & (p >= 0) & (p <= 1)
+    inside = valid & (p > 0) & (p < 1)
+    known = (
+        where(inside, p, 0.5),
+        where(valid, stability, 2.0),
+        where(valid, skewness, 0.0),
+    )
+    flat = (tf.stop_gradient(tf.reshape(each, [-1])) for each in known)
+    root = _choose(_ordinary_quantile, _small_quantile, *flat)
+    root = tf.reshape(root, tf.shape(p))
+    root = where(inside, root, 0.0)
+    z = where(p == 1, math.inf, where(p == 0, -math.inf, root))
+    z = where(valid, z, math.nan)
+
+    def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+        arguments = [root, *known]
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            excess = _log_smaller_tail(*arguments[1:2]) - log_survival(
+                *_mirrored(*arguments)
+            )
+        by_z, *others = tape.gradient(excess, arguments)
+        return [where(inside, -upstream * each / by_z, 0.0) for each in others]
+
+    return z, gradient
+
+
+def _mirrored(
+    z: tf.Tensor, p: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns z, stability and skewness of Z or -Z: p is in the upper tail.
+
+    The lower tail is the upper one of -Z, whose skewness is the opposite.
+    """
     side = where(p < 0.5, -1.0, tf.ones_like(p))
-    log_p = where(p < 0.5, tf.math.log(p), tf.math.log1p(-p))
-    root = _root(side, log_p, stability, skewness)
-    # This step makes the result differentiable in all that it depends on.
-    excess, slope = _excess(root, side, log_p, stability, skewness)
-    z = root - excess / tf.stop_gradient(slope)
-    z = where((p > 0) & (p < 1), z, where(p == 1, math.inf, -math.inf + 0 * p))
-    return tf.cast(where((p >= 0) & (p <= 1), z, math.nan), dtype)
+    return side * z, stability, side * skewness
+
+
+def _log_smaller_tail(p: tf.Tensor) -> tf.Tensor:
+    """Returns log(p) or log(1 - p)."""
+    return where(
+        p < 0.5,
+        tf.math.log(tf.minimum(p, 0.5)),
+        tf.math.log1p(-tf.maximum(p, 0.5)),
+    )
+
+
+def _is_valid(stability: tf.Tensor, skewness: tf.Tensor) -> tf.Tensor:
+    valid = (stability >= LEAST_STABILITY) & (stability <= 2)
+    return valid & (tf.abs(skewness) <= 1)
+
+
+def _choose(
+    ordinary: Callable[..., tf.Tensor],
+    small: Callable[..., tf.Tensor],
+    *vectors: tf.Tensor,
+) -> tf.Tensor:
+    """Returns a result of one of two functions, by the stability.
+
+    Args:
+        ordinary: Callable. For a stability of `SMALL` or more.
+        small: Callable. For a stability of `SMALL` or less.
+        *vectors: Tensors. The last two are stability and skewness.
+    """
+    *others, stability, skewness = vectors
+    is_small = stability < SMALL
+    none = tf.zeros_like(stability)
+    # In eager mode nothing is traced here, which would take a second.
+    high = tf.cond(
+        tf.reduce_all(is_small),
+        lambda: none,
+        lambda: ordinary(*others, tf.maximum(stability, SMALL), skewness),
+    )
+    low = tf.cond(
+        tf.reduce_any(is_small),
+        lambda: small(*others, tf.minimum(stability, SMALL), skewness),
+        lambda: none,
+    )
+    return where(is_small, low, high)
+
+
+def _ordinary_quantile(
+    p: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+) -> tf.Tensor:
+    """Returns the quantile for a stability of `SMALL` or more."""
+    side, _, skewness = _mirrored(tf.ones_like(p), p, stability, skewness)
+    log_q = _log_smaller_tail(p)
+
+    def excess(
+        x: tf.Tensor,
+        log_q: tf.Tensor,
+        stability: tf.Tensor,
+        skewness: tf.Tensor,
+        count: tf.Tensor,
+    ) -> tf.Tensor:
+        z = tf.sinh(x)
+        sign = where(z < 0, -1.0, tf.ones_like(z))
+        log_p = stable_value(
+            sign * z, stability, sign * skewness, tail=True, count=count
+        )
+        complement = tf.math.log1p(-tf.exp(tf.minimum(log_p, 0.0)))
+        return where(z < 0, complement, log_p) - log_q
+
+    start = tf.asinh(_guess(log_q, stability, skewness))
+    change = 1e-3
+    other = tf.asinh(_guess(log_q - change, stability, skewness))
+    root = falling_root(
+        excess,
+        start,
+        tf.minimum((start - other) / change, -1e-3),
+        _LARGEST_ASINH,
+        [log_q, stability, skewness],
+    )
+    return side * tf.sinh(root)
+
+
+def _guess(
+    log_q: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+) -> tf.Tensor:
+    """Returns about the z for which P(Z > z) is exp(log_q) <= 1/2.
+
+    It is the Chambers-Mallows-Stuck transform of the angle that Z exceeds with
+    that probability if the exponential variable W is a constant. Without
+    skewness, W = Gamma(1 / a)^(a / (1 - a)) is exact at the median, and W =
+    Gamma(a)^(-1 / (1 - a)) in a Pareto tail.
+    """
+    q = tf.exp(tf.maximum(log_q, -690.0))
+    e = 1 - stability
+    # Both limits are exp(-0.5772) at stability 1.
+    e = where(tf.abs(e) < 1e-5, 1e-5, e)
+    stability = 1 - e
+    log_tail = -tf.math.lgamma(stability) / e
+    log_center = tf.math.lgamma(1 / stability) * stability / e
+    share = (1 - 2 * q) ** 2
+    return chambers_mallows_stuck(
+        math.pi * q,
+        tf.exp(log_center + (log_tail - log_center) * share),
+        stability,
+        skewness,
+    )
+
+
+def _small_quantile(
+    p: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+) -> tf.Tensor:
+    """Returns the quantile for a stability of `SMALL` or less.
+
+    With Y = Z + skewness T, T = tan(pi stability / 2), the root is that of the
+    logarithm of P(Y > y) / P(0 < Y < y), as a function of log(y).
+    """
+    negative = p < angles(stability, skewness)[1] / math.pi
+    sign = where(negative, -1.0, tf.ones_like(p))
+    mirrored = sign * skewness
+    width, rest = (each / math.pi for each in angles(stability, mirrored))
+    above = where(negative, p, 1 - p)
+    between = where(negative, 1 - p, p) - rest
+    tiny = 1e-300
+    log_above = tf.math.log(tf.maximum(above, tiny))
+    log_between = tf.math.log(tf.maximum(between, tiny))
+    tangent = tf.tan(math.pi / 2 * stability)
+
+    def excess(
+        x: tf.Tensor,
+        log_odds: tf.Tensor,
+        stability: tf.Tensor,
+        skewness: tf.Tensor,
+        count: tf.Tensor,
+    ) -> tf.Tensor:
+        (odds,) = _small_log_odds()(count, tf.exp(x), stability, skewness)
+        return odds - log_odds
+
+    # P(Y > y | Y > 0) is about 1 - exp(-w) at w = R y^-a.
+    log_root = 0.5 * tf.math.log1p((mirrored * tangent) ** 2)
+    share = tf.clip_by_value(between / width, tiny, 1.0)
+    w = where(
+        share < 0.5,
+        -tf.math.log(share),
+        -tf.math.log1p(-tf.clip_by_value(above / width, 0.0, 0.5)),
+    )
+    start = (log_root - tf.math.log(tf.maximum(w, tiny))) / stability
+    start = tf.clip_by_value(start, -_LARGEST_LOG, _LARGEST_LOG)
+    root = falling_root(
+        excess,
+        start,
+        -1 / stability,
+        _LARGEST_LOG,
+        [log_above - log_between, stability, mirrored],
+    )
+    return sign * tf.exp(root) - skewness * tangent
+
+
+@functools.cache
+def _small_log_odds() -> Callable[..., list[tf.Tensor]]:
+    """Returns the function whose root `_small_quantile` finds."""
+
+    def log_odds(
+        y: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+    ) -> list[tf.Tensor]:
+        values = centered_values(y, stability, skewness)
+        return [values.log_above - values.log_between]
+
+    return in_chunks(log_odds, 1)
 
 
 def mode(stability: Any, skewness: Any) -> tf.Tensor:
     """Returns the z at which the density of a stable distribution is highest.
 
-    It is found by 54 bisections of the sign of the density's derivative.
+    It is the root of the density's derivative, in four evaluations on average.
+    For a stability below 0.3 that is a function of the logarithm of the
+    distance to the center.
 
     Args:
-        stability: Tensor-like, in (0, 2].
+        stability: Tensor-like, in [0.05, 2].
         skewness: Tensor-like, in [-1, 1].
 
     Returns:
@@ -89,77 +307,100 @@ def mode(stability: Any, skewness: Any) -> tf.Tensor:
     numerically here.
     """
     stability, skewness, dtype = float64_arguments(stability, skewness)
-    left_skewed = -tf.abs(skewness)
-
-    def step(low: tf.Tensor, high: tf.Tensor) -> list[tf.Tensor]:
-        middle = (low + high) / 2
-        slope = integrate(
-            middle, stability, left_skewed, tail=False, derivatives=True
-        )[0]
-        rises = slope > 0
-        return [where(rises, middle, low), where(rises, high, middle)]
-
-    low, high = tf.while_loop(
-        lambda *_: True,
-        step,
-        [tf.zeros_like(stability), tf.ones_like(stability)],
-        maximum_iterations=54,
-    )
-    z = -tf.sign(skewness) * (low + high) / 2
-    return tf.cast(tf.stop_gradient(z), dtype)
+    valid = _is_valid(stability, skewness)
+    flat = [
+        tf.stop_gradient(tf.reshape(each, [-1]))
+        for each in (
+            where(valid, stability, 2.0),
+            where(valid, tf.abs(skewness), 0.0),
+        )
+    ]
+    z = _choose(_ordinary_mode, _small_mode, *flat)
+    z = -tf.sign(skewness) * tf.reshape(z, tf.shape(skewness))
+    return tf.cast(where(valid, z, math.nan), dtype)
 
 
-def _excess(
-    z: tf.Tensor,
-    side: tf.Tensor,
-    log_p: tf.Tensor,
-    stability: tf.Tensor,
-    skewness: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a function of z that rises and has the quantile as its root.
+# The mode is about -(c(1 / a) b + d(1 / a) b^3) for polynomials c and d, whose
+# coefficients were fitted to it for a stability a of 0.3 or more. The error is
+# below a tenth of the width of the peak.
+_MODE = (
+    (1.0140893, -2.3242419, 0.5981591, 0.278919, -0.1449551, 0.0173758),
+    (-0.3120516, 0.6803977, -0.1202736, -0.1904756, 0.0881175, -0.0107754),
+)
+
+
+def _ordinary_mode(stability: tf.Tensor, skewness: tf.Tensor) -> tf.Tensor:
+    """Returns minus the mode for a stability of `SMALL` or more.
 
     Args:
-        z: Tensor. The point.
-        side: Tensor. 1 for the upper tail P(Z > z), -1 for the lower one.
-        log_p: Tensor. The logarithm of the probability of that tail.
         stability: Tensor.
-        skewness: Tensor.
-
-    Returns:
-        Two tensors: `side` times `log_p` less the logarithm of the tail
-        probability at z; and its derivative in z.
+        skewness: Tensor, >= 0.
     """
-    mirrored = side * z, stability, side * skewness
-    log_tail = log_survival(*mirrored)
-    slope = tf.exp(log_density(*mirrored) - log_tail)
-    return side * (log_p - log_tail), slope
+    # The width sqrt(-f(0) / f''(0)) of the peak without skewness.
+    log_width = tf.math.lgamma(1 / stability) - tf.math.lgamma(3 / stability)
+    width = tf.exp(0.5 * log_width)
+    center = tf.exp(tf.math.lgamma(1 + 1 / stability)) / math.pi
+
+    def slope(
+        x: tf.Tensor,
+        width: tf.Tensor,
+        unit: tf.Tensor,
+        stability: tf.Tensor,
+        skewness: tf.Tensor,
+        count: tf.Tensor,
+    ) -> tf.Tensor:
+        z = tf.abs(x * width)
+        return unit * density_slope(z, stability, -skewness, count)
+
+    first, second = (
+        tf.math.polyval(
+            [tf.constant(c, tf.float64) for c in reversed(coefficients)],
+            1 / stability,
+        )
+        for coefficients in _MODE
+    )
+    start = -skewness * (first + second * skewness**2)
+    root = falling_root(
+        slope,
+        tf.maximum(start, 0.0) / width,
+        -tf.ones_like(width),
+        _LARGEST_ASINH,
+        [width, width / center, stability, skewness],
+    )
+    return where(skewness == 0, 0.0, tf.abs(root * width))
 
 
-def _root(
-    side: tf.Tensor,
-    log_p: tf.Tensor,
-    stability: tf.Tensor,
-    skewness: tf.Tensor,
-) -> tf.Tensor:
-    """Returns the root of `_excess`, without a gradient."""
+def _small_mode(stability: tf.Tensor, skewness: tf.Tensor) -> tf.Tensor:
+    """Returns minus the mode for a stability of `SMALL` or less.
 
-    def step(
-        _: tf.Tensor, s: tf.Tensor, low: tf.Tensor, high: tf.Tensor
-    ) -> list[tf.Tensor]:
-        excess, slope = _excess(tf.sinh(s), side, log_p, stability, skewness)
-        low = where(excess < 0, s, low)
-        high = where(excess < 0, high, s)
-        newton = s - excess / (slope * tf.cosh(s))
-        inside = (newton > low) & (newton < high)
-        new = where(inside, newton, (low + high) / 2)
-        moved = tf.abs(new - s) > _TOLERANCE * (1 + tf.abs(s))
-        return [tf.reduce_any(moved), new, low, high]
+    Args:
+        stability: Tensor.
+        skewness: Tensor, >= 0.
+    """
+    tangent = tf.tan(math.pi / 2 * stability)
 
-    widest = _LARGEST_ASINH * tf.ones_like(log_p)
-    s = tf.while_loop(
-        lambda moved, *_: moved,
-        step,
-        [tf.constant(True), tf.zeros_like(log_p), -widest, widest],
-        maximum_iterations=_MOST_STEPS,
-    )[1]
-    return tf.stop_gradient(tf.sinh(s))
+    def slope(
+        x: tf.Tensor,
+        stability: tf.Tensor,
+        skewness: tf.Tensor,
+        count: tf.Tensor,
+    ) -> tf.Tensor:
+        return _small_slope()(count, tf.exp(x), stability, skewness)[0]
+
+    # The mode for skewness 1, if P(Y < y) were exp(-y^-a).
+    start = tf.math.log(stability / (1 + stability)) / stability
+    x = falling_root(
+        slope,
+        tf.maximum(start, -_LARGEST_LOG),
+        -1 / stability,
+        _LARGEST_LOG,
+        [stability, skewness],
+    )
+    y = where(skewness == 0, 0.0, tf.exp(x))
+    return skewness * tangent - y
+
+
+@functools.cache
+def _small_slope() -> Callable[..., list[tf.Tensor]]:
+    """Returns the function whose root `_small_mode` finds."""
+    return in_chunks(lambda *each: [centered_values(*each).slope], 1)
