@@ -116,8 +116,16 @@ def single_device(tmp_path_factory):
     """Returns the results of train_worker.py on one device."""
     folder = tmp_path_factory.mktemp("single_device")
     strategy = kx.distribute.get_strategy("default")
-    results = train_worker.train(strategy, folder)
-    results["custom step"] = train_worker.train_custom_step(strategy, folder)
+    # As in the workers, since the optimizer of graphs changes the rounding.
+    switch = tf.config.optimizer.set_experimental_options
+    switch({"disable_meta_optimizer": False})
+    try:
+        results = train_worker.train(strategy, folder)
+        results["custom step"] = train_worker.train_custom_step(
+            strategy, folder
+        )
+    finally:
+        switch({"disable_meta_optimizer": True})
     return results
 
 
