@@ -16,7 +16,8 @@ over 5 seeds, with the smallest and the largest. A residual branch is a relu and
 a layer with He weights; convolutions with stride 2 have none.
 
 Run `python benchmarks/first_aid.py [NET ...] [--seeds N] [--epochs N]
-[--start TEXT]`. `--results FILE` keeps each run in a file, from which a run
+[--start TEXT] [--totals]`. With `--totals` the starts are He weights times a
+factor, which show how large or small the total may be at the end. `--results FILE` keeps each run in a file, from which a run
 that was interrupted continues.
 """
 
@@ -89,6 +90,16 @@ def shaped(depth: int, index: int) -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(scale, "fan_in", "normal")
 
 
+def scaled(total: float) -> Callable:
+    """He weights times a factor, after which the total ends at `total`."""
+
+    def at(depth: int, index: int) -> keras.initializers.Initializer:
+        scale = 2.0 * total ** (1 / (depth - 1))
+        return keras.initializers.VarianceScaling(scale, "fan_in", "normal")
+
+    return at
+
+
 STARTS = {
     "Glorot (Keras's default)": Start(lambda depth, index: "glorot_uniform"),
     "He": Start(),
@@ -123,6 +134,12 @@ STARTS = {
         smooth_process(),
         residual=lambda depth: kx.layers.BranchScale(depth=depth, exponent=1.0),
     ),
+}
+
+# How large or small the total may end: part of the table with --totals.
+TOTALS = {
+    f"He, times {total:g} at the end": Start(scaled(total))
+    for total in (1e-12, 1e-8, 1e-6, 1e-4, 1e-2, 1e2, 1e4, 1e6, 1e8)
 }
 
 
@@ -183,7 +200,7 @@ def one_run(net: str, name: str, seed: int, epochs: int) -> dict[str, float]:
     keras.utils.clear_session()
     gc.collect()
     keras.utils.set_random_seed(seed)
-    start = STARTS[name]
+    start = (STARTS | TOTALS)[name]
     body = hidden_layers(net, start)
     if start.after is not None:
         start.after(body, images[:1000])
@@ -225,6 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--start", default="", help="part of a start's name")
+    parser.add_argument("--totals", action="store_true")
     parser.add_argument("--results", type=Path)
     options = parser.parse_args(argv)
     began = time.perf_counter()
@@ -233,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
         results = json.loads(options.results.read_text())
     for net in options.nets:
         rows = []
-        for name in STARTS:
+        for name in TOTALS if options.totals else STARTS:
             if options.start not in name:
                 continue
             runs = []
