@@ -17,8 +17,9 @@ a layer with He weights; convolutions with stride 2 have none.
 
 Run `python benchmarks/first_aid.py [NET ...] [--seeds N] [--epochs N]
 [--start TEXT] [--totals]`. With `--totals` the starts are He weights times a
-factor, which show how large or small the total may be at the end. `--results FILE` keeps each run in a file, from which a run
-that was interrupted continues.
+factor, which show how large or small the total may be at the end.
+`--results FILE` keeps each run in a file, from which a run that was interrupted
+continues.
 """
 
 from __future__ import annotations
