@@ -29,7 +29,7 @@ lint: $(VENV)/test.done
 docs: $(VENV)/docs.done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: $(VENV)/test.done
+bench: $(VENV)/bench.done
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/heavy_tails.py
 	$(BIN)/python benchmarks/stable_density.py
@@ -37,7 +37,7 @@ bench: $(VENV)/test.done
 	$(BIN)/python benchmarks/depth_process.py
 	$(BIN)/python benchmarks/resnet_scaling.py
 	$(BIN)/python benchmarks/layer_variance.py
-	$(BIN)/python benchmarks/remedies.py
+	$(BIN)/python benchmarks/first_aid.py
 	$(BIN)/python benchmarks/signal_stability.py
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/constructed_networks.py
@@ -58,3 +58,4 @@ $(VENV)/%.done: $(BIN)/python pyproject.toml
 $(VENV)/demo.done: EXTRA := examples
 $(VENV)/test.done: EXTRA := test
 $(VENV)/docs.done: EXTRA := docs
+$(VENV)/bench.done: EXTRA := bench
