@@ -902,7 +902,14 @@ def bad_values():
 
 
 BAD = [
-    pytest.param(kind, given, name, value, id=f"{kind.__name__}-{name}={value}")
+    # Functions have no text that is the same in each process but their name.
+    pytest.param(
+        kind,
+        given,
+        name,
+        value,
+        id=f"{kind.__name__}-{name}={getattr(value, '__name__', value)}",
+    )
     for kind, given, name, values in bad_values()
     for value in values
 ]
