@@ -395,8 +395,8 @@ class VarianceProfile:
         `sample_fraction`, both on a logarithmic scale. Shaded are the ranges
         in which the last layer of a network lies that trains well. A cross
         marks a row without a value to show: one that is zero, or equal for all
-        samples. Where there are dead units, the lower panel of a new figure
-        also shows their share, as a dotted line.
+        samples. Where there are dead units, the lower one of two panels also
+        shows their share, as a dotted line.
 
         Args:
             expected: VarianceProfile or None. A profile to plot as a dashed
@@ -446,8 +446,8 @@ class VarianceProfile:
                 curves["expected"] = (getattr(expected, panel.column), "k--")
             is_upper = panel_ax is axes[0]
             display.plot_by_layer(panel, curves, panel_ax, with_names=is_upper)
-        if ax is None:
-            # On axes of the user, several profiles would mix their shares.
+        if len(axes) == 2:
+            # A single panel is for several profiles, whose shares would mix.
             display.plot_share(self.dead_fraction, "dead units", axes[-1])
         axes[-1].set_xlabel("index of the layer", fontsize="small")
         return axes if len(axes) == 2 else axes[0]
