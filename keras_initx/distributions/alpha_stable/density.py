@@ -227,9 +227,8 @@ def _log_density(
     # Z and -Z have opposite skewness, so only z >= 0 is integrated.
     sign = where(z < 0, -1.0, tf.ones_like(z))
     mirrored = sign * z, stability, sign * skewness
-    value = stable_value(
-        *(tf.stop_gradient(each) for each in mirrored), tail=False
-    )
+    at_z, *parameters = (tf.stop_gradient(each) for each in mirrored)
+    value = stable_value(at_z, parameters[0], parameters[1], tail=False)
     value = _with_known_log_density(value, z, stability, skewness)
 
     def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
@@ -252,9 +251,8 @@ def _log_survival(
     negative = z < 0
     sign = where(negative, -1.0, tf.ones_like(z))
     mirrored = sign * z, stability, sign * skewness
-    outer = stable_value(
-        *(tf.stop_gradient(each) for each in mirrored), tail=True
-    )
+    at_z, *parameters = (tf.stop_gradient(each) for each in mirrored)
+    outer = stable_value(at_z, parameters[0], parameters[1], tail=True)
     # The tail beyond |z|, on the side of z.
     outer = _with_known_log_survival(outer, *mirrored)
     value = where(negative, _log_complement(outer), outer)

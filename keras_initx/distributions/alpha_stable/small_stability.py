@@ -163,7 +163,7 @@ def log_derivatives(
     arguments = [z, stability, skewness]
     with tf.GradientTape() as tape:
         tape.watch(arguments)
-        (value,) = log_value(*arguments, tail)
+        (value,) = log_value(z, stability, skewness, tail)
     slopes = tape.gradient(value, arguments)
     if not tail:
         # The rounding errors at the very narrow peak are large numbers.
