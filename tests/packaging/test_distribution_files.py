@@ -133,6 +133,7 @@ def test_metadata(metadata):
     )
     assert minors == set(range(low, high))
     assert set(metadata.get_all("Provides-Extra")) == {
+        "bench",
         "docs",
         "examples",
         "plot",

@@ -677,7 +677,7 @@ def test_no_limit_without_a_mean(activation, stability):
         ({"bias_scale": True}, "Received: bias_scale=True"),
         ({"initial_scale": 0.0}, "> 0. Received: initial_scale=0.0"),
         ({"initial_scale": np.nan}, "Received: initial_scale=nan"),
-        ({"activation": "sigmoid"}, "Received: activation='sigmoid'"),
+        ({"activation": "softmax"}, "Received: activation='softmax'"),
         ({"activation": np.sin}, "wavy.*Received: activation='sin'"),
         ({"activation": np.exp}, "finite wherever.*activation='exp'"),
         ({"activation": "tanh", "alpha": 1}, "accepts none. Received: alpha"),

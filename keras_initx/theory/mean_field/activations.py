@@ -50,8 +50,8 @@ class Activation:
         negative_slope_range: sequence of two floats. The range of the slope of
             "rrelu" below 0, the lower end first. Defaults to None, which is
             (1/8, 1/3) as in PyTorch; Keras has no rrelu.
-        alpha: float. Size at minus infinity of "elu", finite, and of "celu",
-            > 0. Defaults to None, which is 1 as in Keras.
+        alpha: float. Size at minus infinity, finite for "elu" and above 0 for
+            "celu". Defaults to None, which is 1 as in Keras.
         approximate: bool. Whether "gelu" is computed with tanh. Defaults to
             None, which is False as in `keras.activations.gelu`.
         breakpoints: sequence of floats. The points where a callable is not
