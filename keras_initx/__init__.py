@@ -6,6 +6,7 @@
   residual branches, and `calibrate` scales its layers on data.
 - `theory` predicts how variance and correlation change from layer to layer.
 - `measure` and `callbacks` measure the same in a model, on data.
+- `optimizers` has a learning rate for each weight.
 - `distribute` trains on several devices, several machines, or a TPU.
 - `distributions` has the heavy-tailed distributions that some initializers
   use, and `inspection` the description of Keras's layers.
@@ -31,6 +32,7 @@ with (
         inspection,
         layers,
         models,
+        optimizers,
         theory,
     )
     from keras_initx.calibration import Calibration, calibrate
@@ -64,6 +66,7 @@ __all__ = [
     "layers",
     "measure",
     "models",
+    "optimizers",
     "scale_branches",
     "theory",
 ]

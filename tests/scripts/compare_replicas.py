@@ -6,6 +6,7 @@ TensorFlow starts. Initializers and layers are those of tests/helpers/tables.py.
 The last printed line is JSON: the largest relative error of each comparison.
 """
 
+import contextlib
 import json
 import sys
 
@@ -263,6 +264,38 @@ def compare_weights(strategy, run):
     return max(errors)
 
 
+def compare_multipliers(strategy):
+    """Compares weights that are trained at learning rates of their own."""
+
+    def build():
+        layers = [keras.layers.Dense(16, "tanh"), keras.layers.Dense(1)]
+        return keras.Sequential([keras.Input((4,)), *layers])
+
+    alone, model = model_pair(strategy, build)
+    for each, scope in (
+        (alone, contextlib.nullcontext()),
+        (model, strategy.scope()),
+    ):
+        with scope:
+            sgd = keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.01)
+            each.compile(
+                kx.optimizers.with_multipliers(
+                    sgd, {each.layers[0]: 0.25, each.layers[1]: 4.0}
+                ),
+                "mse",
+            )
+        each.fit(X, X[:, :1], batch_size=24, shuffle=False, verbose=0)
+        assert (
+            sorted(each.optimizer.multipliers.values())
+            == [0.25] * 2 + [4.0] * 2
+        )
+    errors = [0.0]
+    for weight, expected in zip(model.weights, alone.weights, strict=True):
+        for copy in on_each_replica(strategy, weight.value):
+            errors.append(difference(copy, expected))
+    return max(errors)
+
+
 def compare_training(strategy):
     """Compares what the callbacks record during `fit`."""
     records = []
@@ -356,6 +389,7 @@ def main():
         ("calibrate in batches", lambda m: kx.calibrate(m, X, batch_size=9)),
     ]:
         errors[f"weights {name}"] = compare_weights(strategy, run)
+    errors["weights with_multipliers"] = compare_multipliers(strategy)
     errors["callbacks in fit"] = compare_training(strategy)
     errors["callbacks in a custom loop"] = compare_custom_loop(strategy)
     print(json.dumps(errors))

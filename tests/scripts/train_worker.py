@@ -76,7 +76,9 @@ def train(strategy, folder, *callbacks):
             ]
         )
         model.compile(
-            keras.optimizers.Adam(0.01),
+            kx.optimizers.with_multipliers(
+                keras.optimizers.Adam(0.01), {"first": 0.5, "last": 2.0}
+            ),
             "mse",
             metrics=["mae"],
             weighted_metrics=["mse"],

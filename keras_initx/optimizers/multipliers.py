@@ -1,0 +1,275 @@
+"""Which factor of the learning rate belongs to which weight."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_initx.validation import check_real, did_you_mean, refuse
+
+# Weights in a message. A reader needs to see what paths look like, not all.
+_PATHS_SHOWN = 20
+
+
+class Rule(NamedTuple):
+    """A factor, and the weights that have it.
+
+    Attributes:
+        factor: The factor.
+        pattern: A regular expression that matches parts of their paths; None
+            if the weights are given.
+        paths: Their paths.
+        variables: The weights, none if the rule was read from a config.
+    """
+
+    factor: float
+    pattern: str | None = None
+    paths: tuple[str, ...] = ()
+    variables: tuple[Any, ...] = ()
+
+    def to_config(self) -> dict[str, Any]:
+        """The rule as a dict of plain numbers and text."""
+        if self.pattern is not None:
+            return {"pattern": self.pattern, "factor": self.factor}
+        return {"paths": list(self.paths), "factor": self.factor}
+
+    def means(self, variable: Any) -> bool:
+        """Whether a weight has this factor."""
+        path = path_of(variable)
+        if self.pattern is not None:
+            return bool(re.search(_whole_parts(self.pattern), path))
+        if self.variables:
+            return any(_is_same(variable, each) for each in self.variables)
+        return path in self.paths
+
+    @property
+    def shown(self) -> str:
+        """What the rule means, for a message."""
+        if self.pattern is not None:
+            return repr(self.pattern)
+        return f"the layer of {self.paths[0]!r}"
+
+
+class Row(NamedTuple):
+    """The factor of one weight of a known list of weights.
+
+    Attributes:
+        path: The path of the weight.
+        shape: Its shape.
+        factor: Its factor.
+        variable: The weight, None if the row was read from a config.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    factor: float
+    variable: Any = None
+
+    def to_config(self) -> dict[str, Any]:
+        """The row as a dict of plain numbers and text."""
+        return {
+            "path": self.path,
+            "shape": list(self.shape),
+            "factor": self.factor,
+        }
+
+    def fits(self, variable: Any) -> bool:
+        """Whether a weight may be the one of this row.
+
+        The names of layers may differ, since Keras counts layers anew.
+        """
+        name = path_of(variable).rpartition("/")[2]
+        same_name = name == self.path.rpartition("/")[2]
+        return same_name and tuple(variable.shape) == self.shape
+
+
+class Multipliers:
+    """The factors of the weights of an optimizer.
+
+    It is a class of its own since TensorFlow replaces lists and dicts that an
+    optimizer holds.
+
+    Args:
+        entries: What the user gave, or a list of configs.
+    """
+
+    def __init__(self, entries: Any):
+        self.entries: Sequence[Rule] | Sequence[Row] = _read(entries)
+        # The factor of each weight, once the optimizer is built.
+        self.built: list[float] = []
+
+    def to_config(self) -> list[dict[str, Any]]:
+        """A list of dicts, from which `Multipliers` makes the same."""
+        return [entry.to_config() for entry in self.entries]
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Finds the factor of each weight, in their order.
+
+        Raises:
+            ValueError: If an entry means no weight, or several mean one.
+        """
+        variables = list(variables)
+        rows = [e for e in self.entries if isinstance(e, Row)]
+        rules = [e for e in self.entries if isinstance(e, Rule)]
+        if rows:
+            factors = _by_row(rows, variables)
+        else:
+            factors = _by_rule(rules, variables)
+        self.built = factors
+        # From now on the factors belong to these weights.
+        self.entries = [
+            Row(path_of(v), tuple(v.shape), factor, v)
+            for v, factor in zip(variables, factors, strict=True)
+        ]
+
+    @property
+    def by_path(self) -> dict[str, float]:
+        """The factor of each weight by its path, empty before `build`."""
+        return {e.path: e.factor for e in self.entries if isinstance(e, Row)}
+
+
+def path_of(variable: Any) -> str:
+    """The path of a variable of Keras, the name of one of TensorFlow."""
+    return variable.path if hasattr(variable, "path") else variable.name
+
+
+def _read(entries: Any) -> Sequence[Rule] | Sequence[Row]:
+    if isinstance(entries, Mapping):
+        return [_rule(key, factor) for key, factor in entries.items()]
+    if all(isinstance(entry, Row) for entry in entries):
+        return list(entries)
+    if all("shape" in entry for entry in entries):
+        return [
+            Row(entry["path"], tuple(entry["shape"]), entry["factor"])
+            for entry in entries
+        ]
+    return [
+        Rule(
+            entry["factor"],
+            entry.get("pattern"),
+            tuple(entry.get("paths", ())),
+        )
+        for entry in entries
+    ]
+
+
+def _rule(key: Any, factor: Any) -> Rule:
+    """The rule for one key of a dict.
+
+    Raises:
+        ValueError: If the key is no regular expression and no built layer, or
+            the factor is not positive.
+    """
+    if isinstance(key, keras.layers.Layer):
+        if not key.trainable_weights:
+            refuse(
+                "A layer must be built and have trainable weights to have a "
+                "learning rate of its own.",
+                layer=key,
+            )
+        factor = check_real(f"the factor of {key.name!r}", factor, "(0, inf)")
+        weights = tuple(key.trainable_weights)
+        return Rule(factor, None, tuple(map(path_of, weights)), weights)
+    if not isinstance(key, str):
+        refuse("Each key must be a regular expression or a layer.", key=key)
+    try:
+        re.compile(key)
+    except re.error as error:
+        refuse(
+            f"Each key must be a regular expression or a layer ({error}).",
+            key=key,
+        )
+    # A weight that must not change is frozen by `trainable=False`.
+    return Rule(check_real(f"the factor of {key!r}", factor, "(0, inf)"), key)
+
+
+def _whole_parts(pattern: str) -> str:
+    """The pattern, so that it matches whole parts of a path."""
+    return rf"(?:^|/)(?:{pattern})(?:/|$)"
+
+
+def _is_same(variable: Any, other: Any) -> bool:
+    """Whether two are one weight, as a variable of Keras or of TensorFlow."""
+    return variable is other or variable is getattr(other, "value", None)
+
+
+def _by_rule(rules: Iterable[Rule], variables: list[Any]) -> list[float]:
+    factors: list[float | None] = [None] * len(variables)
+    owners: dict[int, Rule] = {}
+    for rule in rules:
+        meant = [i for i, v in enumerate(variables) if rule.means(v)]
+        _check_meant(rule, meant, variables)
+        for i in meant:
+            if factors[i] not in (None, rule.factor):
+                raise ValueError(
+                    "Each weight must have one factor. Received: "
+                    f"{path_of(variables[i])!r} matches {owners[i].shown} and "
+                    f"{rule.shown}, with the factors {factors[i]} and "
+                    f"{rule.factor}"
+                )
+            factors[i], owners[i] = rule.factor, rule
+    return [1.0 if factor is None else factor for factor in factors]
+
+
+def _check_meant(rule: Rule, meant: list[int], variables: list[Any]) -> None:
+    """Refuses a rule that means no weight, or that is ambiguous.
+
+    Raises:
+        ValueError: If it does or is.
+    """
+    paths = [path_of(variable) for variable in variables]
+    if not meant:
+        hint = did_you_mean(
+            rule.pattern or rule.paths[0],
+            {part for path in paths for part in (path, *path.split("/"))},
+        )
+        raise ValueError(
+            "Each key of multipliers must match a trainable weight: whole "
+            f"parts of its path, or its layer.{hint} Received: {rule.shown}, "
+            f"among {_listed(paths)}"
+        )
+    if rule.pattern is None and not rule.variables:
+        # Two nested models may have layers of one name, and one path.
+        twice = [paths[i] for i in meant if paths.count(paths[i]) > 1]
+        if twice:
+            raise ValueError(
+                "The factors of a layer can be read from a config only if its "
+                "weights have paths of their own. Build the optimizer before "
+                "it is saved, by optimizer.build(model.trainable_variables). "
+                f"Received: several weights with the path {twice[0]!r}"
+            )
+
+
+def _by_row(rows: Sequence[Row], variables: list[Any]) -> list[float]:
+    known = {
+        id(variable): row.factor
+        for row in rows
+        if row.variable is not None
+        for variable in (row.variable, getattr(row.variable, "value", None))
+    }
+    if all(id(variable) in known for variable in variables):
+        return [known[id(variable)] for variable in variables]
+    if len(rows) == len(variables) and all(
+        row.fits(variable)
+        for row, variable in zip(rows, variables, strict=True)
+    ):
+        return [row.factor for row in rows]
+    raise ValueError(
+        "The factors of this optimizer belong to the trainable weights that "
+        f"it was made for, {_listed([_described(r) for r in rows])}. Make a "
+        "new one for other weights. Received: "
+        f"{_listed([_described(v) for v in variables])}"
+    )
+
+
+def _described(weight: Any) -> str:
+    return f"{path_of(weight)} {tuple(weight.shape)}"
+
+
+def _listed(paths: list[str]) -> str:
+    if len(paths) <= _PATHS_SHOWN:
+        return str(paths)
+    return f"{paths[:_PATHS_SHOWN]} and {len(paths) - _PATHS_SHOWN} more"
