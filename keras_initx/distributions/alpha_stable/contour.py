@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_initx.distributions.alpha_stable.elementary import where
+from keras_initx.distributions.alpha_stable.elementary import sums, where
 from keras_initx.distributions.alpha_stable.exponent import (
     Pair,
     PathPoint,
@@ -59,6 +59,8 @@ _NEWTON_STEPS = 3
 _ROWS, _COLUMNS = 7, 8
 _LOWEST, _HIGHEST = -3.5, 3.7
 _SPACING = (_HIGHEST - _LOWEST) / (_ROWS * _COLUMNS - 1)
+# The trapezoidal rule's weight, over pi.
+_STEP = _SPACING / math.pi
 
 
 class Axis(NamedTuple):
@@ -78,25 +80,119 @@ class Axis(NamedTuple):
 
 
 def contour_integrals(
-    params: StableParameters, axis: Axis, tail: bool, derivatives: bool
+    params: StableParameters,
+    axis: Axis,
+    orders: list[int],
+    unit: tf.Tensor | float = 1.0,
 ) -> list[tf.Tensor]:
-    """Returns the integral along the spiral, or along the axis.
+    """Returns integrals along the spiral, or along the axis.
 
-    It is the density or upper tail probability, except where `axis.log_end` is
-    finite: there the integral across the saddle point is missing, which
-    `saddle.saddle_integrals` computes.
+    They are the upper tail probability, the density f and its derivatives
+
+        f^(k)(z) = (1/pi) Re int (-i t)^k exp(-psi) dt,
+
+    except where `axis.log_end` is finite: there the integral across the saddle
+    point is missing, which `saddle.saddle_integrals` computes.
 
     Args:
         params: StableParameters. Points z >= 0, as vectors.
         axis: Axis. Which points to integrate along the axis.
-        tail: bool. Whether to compute the upper tail probability instead of
-            the density.
-        derivatives: bool. Whether to compute the derivatives in z, stability
-            and skewness instead of the value.
+        orders: list of int, one or two. What to compute: -1 for P(Z > z), and
+            k >= 0 for unit^(k + 1) f^(k)(z).
+        unit: Tensor or float. The unit of z. Defaults to 1.
 
     Returns:
-        A list of one tensor, or of the three derivatives.
+        A list of tensors, one for each order.
     """
+    path = _path(params, axis)
+    constant = where(axis.on, 0.0, 0.5 + path.start[1] / math.pi)
+    integrals = sums(
+        [
+            _tail_integrand(params, path)
+            if order == -1
+            else _density_integrand(path, order, unit)[0]
+            for order in orders
+        ],
+        axis=[0, 1],
+    )
+    return [
+        constant + each * _STEP if order == -1 else each * _STEP
+        for order, each in zip(orders, integrals, strict=True)
+    ]
+
+
+def contour_derivatives(
+    params: StableParameters, axis: Axis, tail: bool
+) -> list[tf.Tensor]:
+    """Returns the derivatives of an integral in z, stability and skewness.
+
+    The path moves with the parameters, but not the value of the integral along
+    it, so that the derivatives are taken at fixed nodes L. They are integrals
+    of -exp(-psi) d psi / d parameter.
+
+    Args:
+        params: StableParameters. Points z >= 0, as vectors.
+        axis: Axis. Which points to integrate along the axis.
+        tail: bool. Whether to differentiate P(Z > z) instead of the density.
+    """
+    path = _path(params, axis)
+    first, second, third = (
+        big_e_derivative(part, params.e) for part in path.parts
+    )
+    rate = big_e_derivative_at_sum(path.parts[0], first, path.parts[1], second)
+    rate = big_e_derivative_at_sum(
+        point_at_sum(path.parts[0], path.parts[1]), rate, path.parts[2], third
+    )
+    by_z, by_stability, by_skewness = parameter_derivatives(
+        path.point, rate, params
+    )
+    half_pi = math.pi / 2
+    sine = sin_half_pi_times(params.stability)
+    # On the axis, of Im psi = -(1 + skewness) sine s^stability.
+    change = (
+        half_pi * tf.cos(half_pi * params.stability)
+        + sine * path.point.log_t[0]
+    )
+    change = -(1 + params.skewness) * change * path.power
+    by_stability = (
+        by_stability[0],
+        where(path.on_axis, change, by_stability[1]),
+    )
+    by_skewness = (
+        by_skewness[0],
+        where(path.on_axis, -sine * path.power, by_skewness[1]),
+    )
+    integrand = path.integrand if tail else _density_integrand(path, 0, 1.0)
+    return [
+        -_STEP * tf.reduce_sum(multiply(integrand, each)[tail], axis=[0, 1])
+        for each in (by_z, by_stability, by_skewness)
+    ]
+
+
+class _Path(NamedTuple):
+    """The nodes of a path, and the integrand there.
+
+    Args:
+        start: Pair. L1.
+        parts: list of PathPoint. The three terms of L(u).
+        point: PathPoint. Their sum, the nodes.
+        psi: Pair. The exponent.
+        power: Tensor. s^stability, if the path is the axis.
+        on_axis: Boolean tensor. Whether it is.
+        integrand: Pair. exp(-psi) dL/du.
+    """
+
+    start: Pair
+    parts: list[PathPoint]
+    point: PathPoint
+    psi: Pair
+    power: tf.Tensor
+    on_axis: tf.Tensor
+    integrand: Pair
+
+
+def _path(params: StableParameters, axis: Axis) -> _Path:
+    """Returns the nodes of the path of each z."""
     start, rate = tf.nest.map_structure(tf.stop_gradient, _spiral(params))
     start = start[0], where(axis.on, -math.pi / 2, start[1])
     rate = rate[0], where(axis.on, 0.0, rate[1])
@@ -126,61 +222,33 @@ def contour_integrals(
     kappa = (1 + params.skewness) * sin_half_pi_times(params.stability)
     psi = psi[0], where(on_axis, -kappa * power, psi[1])
     modulus = where(point.log_t[0] < axis.log_end, tf.exp(-psi[0]), 0.0)
-    # exp(-psi) dL/du, and exp(-psi) dt/du for the density.
     integrand = modulus * tf.cos(psi[1]), -modulus * tf.sin(psi[1])
     integrand = multiply(integrand, (rate[0] + d * exp_minus_u, rate[1]))
-    if not tail:
-        integrand = multiply(integrand, t)
-    if derivatives:
-        return _derivatives(
-            params, parts, point, integrand, power, on_axis, tail
-        )
-    if not tail:
-        return [_sum(integrand[0])]
-    # Im L is 0 where the path starts, at t = 0. Hence, by parts,
-    # Im int exp(-psi) dL = Im L1 + Im int (L - L1) exp(-psi) d psi.
-    from_start = point.log_t[0] - start[0], point.log_t[1] - start[1]
-    by_parts = multiply(
-        integrand,
-        multiply(from_start, exponent_derivative(point, psi, params)),
-    )[1]
-    constant = where(axis.on, 0.0, 0.5 + start[1] / math.pi)
-    return [constant + _sum(where(on_axis, integrand[1], by_parts))]
+    return _Path(start, parts, point, psi, power, on_axis, integrand)
 
 
-def _derivatives(
-    params: StableParameters,
-    parts: list[PathPoint],
-    point: PathPoint,
-    integrand: Pair,
-    power: tf.Tensor,
-    on_axis: tf.Tensor,
-    tail: bool,
-) -> list[tf.Tensor]:
-    """Returns the derivatives: integrals of -exp(-psi) d psi / d parameter.
+def _tail_integrand(params: StableParameters, path: _Path) -> tf.Tensor:
+    """Returns the integrand of P(Z > z), apart from a constant.
 
-    The path moves with the parameters, but not the value of the integral along
-    it, so that the derivatives are taken at fixed nodes L.
+    Im L is 0 where the path starts, at t = 0. Hence, by parts,
+    Im int exp(-psi) dL = Im L1 + Im int (L - L1) exp(-psi) d psi.
     """
-    first, second, third = (big_e_derivative(part, params.e) for part in parts)
-    rate = big_e_derivative_at_sum(parts[0], first, parts[1], second)
-    rate = big_e_derivative_at_sum(
-        point_at_sum(parts[0], parts[1]), rate, parts[2], third
-    )
-    by_z, by_stability, by_skewness = parameter_derivatives(point, rate, params)
-    half_pi = math.pi / 2
-    sine = sin_half_pi_times(params.stability)
-    # On the axis, of Im psi = -(1 + skewness) sine s^stability.
-    change = (
-        half_pi * tf.cos(half_pi * params.stability) + sine * point.log_t[0]
-    )
-    change = -(1 + params.skewness) * change * power
-    by_stability = by_stability[0], where(on_axis, change, by_stability[1])
-    by_skewness = by_skewness[0], where(on_axis, -sine * power, by_skewness[1])
-    return [
-        -_sum(multiply(integrand, each)[1 if tail else 0])
-        for each in (by_z, by_stability, by_skewness)
-    ]
+    log_t, start = path.point.log_t, path.start
+    from_start = log_t[0] - start[0], log_t[1] - start[1]
+    slope = exponent_derivative(path.point, path.psi, params)
+    by_parts = multiply(path.integrand, multiply(from_start, slope))[1]
+    return where(path.on_axis, path.integrand[1], by_parts)
+
+
+def _density_integrand(
+    path: _Path, order: int, unit: tf.Tensor | float
+) -> Pair:
+    """Returns unit^(k + 1) (-i t)^k exp(-psi) dt/du for the order k."""
+    t = unit * path.point.t[0], unit * path.point.t[1]
+    integrand = multiply(path.integrand, t)
+    for _ in range(order):
+        integrand = multiply(integrand, (t[1], -t[0]))
+    return integrand
 
 
 def _spiral(params: StableParameters) -> tuple[Pair, Pair]:
@@ -228,8 +296,3 @@ def _solve_log_psi(
 def _nodes(values: np.ndarray, params: StableParameters) -> tf.Tensor:
     """Returns a tensor of nodes with a last axis for the points z."""
     return tf.constant(values[..., None], params.z.dtype)
-
-
-def _sum(values: tf.Tensor) -> tf.Tensor:
-    """Returns 1/pi times the trapezoidal rule over the table of nodes."""
-    return tf.reduce_sum(values, axis=[0, 1]) * (_SPACING / math.pi)

@@ -43,6 +43,18 @@ def scaled_tangent(stability: tf.Tensor) -> tf.Tensor:
     return cosine / (_HALF_PI * sinc(_HALF_PI * size))
 
 
+def sums(values: list[tf.Tensor], axis: list[int]) -> list[tf.Tensor]:
+    """Returns the sums of one or two real tensors of one shape.
+
+    Two are summed as one complex tensor. XLA would otherwise compute all that
+    the two depend on a second time, since each sum is a loop of its own.
+    """
+    if len(values) == 1:
+        return [tf.reduce_sum(values[0], axis)]
+    total = tf.reduce_sum(tf.complex(*values), axis)
+    return [tf.math.real(total), tf.math.imag(total)]
+
+
 def where(mask: tf.Tensor, first: Any, second: Any) -> tf.Tensor:
     """Returns `tf.where`, in which a number takes the other argument's dtype.
 

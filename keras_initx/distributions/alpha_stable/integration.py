@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from keras_initx.distributions.alpha_stable.contour import (
     Axis,
+    contour_derivatives,
     contour_integrals,
 )
 from keras_initx.distributions.alpha_stable.elementary import where
@@ -34,6 +35,7 @@ from keras_initx.distributions.alpha_stable.exponent import (
 )
 from keras_initx.distributions.alpha_stable.saddle import (
     SaddlePoint,
+    saddle_derivatives,
     saddle_integrals,
     saddle_point,
 )
@@ -87,10 +89,24 @@ def stable_value(
     return _reshaped(_value_function(tail), count, z, stability, skewness)[0]
 
 
-def density_slope(
+def log_tail_and_slope(
+    x: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor, count: tf.Tensor
+) -> list[tf.Tensor]:
+    """Returns log P(Z > sinh(x)) and its derivative in x, for x >= 0.
+
+    Args:
+        x: float64 vector, >= 0.
+        stability: float64 vector, in [`SMALL`, 2].
+        skewness: float64 vector, in [-1, 1].
+        count: int32 tensor. As in `stable_value`.
+    """
+    return _tail_function()(count, x, stability, skewness)
+
+
+def density_slopes(
     z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor, count: tf.Tensor
-) -> tf.Tensor:
-    """Returns f'(z) for a z >= 0 that is in no light tail.
+) -> list[tf.Tensor]:
+    """Returns f'(z) and f''(z), for a z >= 0 that is in no light tail.
 
     Args:
         z: float64 vector, >= 0.
@@ -98,7 +114,7 @@ def density_slope(
         skewness: float64 vector, in [-1, 1].
         count: int32 tensor. As in `stable_value`.
     """
-    return _slope_function()(count, z, stability, skewness)[0]
+    return _slope_function()(count, z, stability, skewness)
 
 
 def stable_derivatives(
@@ -144,8 +160,13 @@ def _value_function(tail: bool) -> Callable[..., list[tf.Tensor]]:
 
 
 @functools.cache
+def _tail_function() -> Callable[..., list[tf.Tensor]]:
+    return in_chunks(_log_tail_and_slope, 2)
+
+
+@functools.cache
 def _slope_function() -> Callable[..., list[tf.Tensor]]:
-    return in_chunks(_slope, 1)
+    return in_chunks(_slopes, 2)
 
 
 @functools.cache
@@ -247,36 +268,57 @@ def _log_value(
     """Returns the logarithm of the density or tail probability."""
     params = stable_parameters(tf.minimum(z, _FAR), stability, skewness)
     saddle = saddle_point(params)
-    # Most batches have no light tail.
-    (light,) = tf.nest.flatten(
-        tf.cond(
-            tf.reduce_any(saddle.light),
-            lambda: saddle_integrals(params, saddle, tail, derivatives=False),
-            lambda: [tf.zeros_like(z)],
-        )
-    )
-    (heavy,) = contour_integrals(
-        params, _axis(params, saddle), tail, derivatives=False
-    )
-    total = _combine(params, saddle, heavy, light)[0]
-    beyond = _log_beyond_far(z)
+    heavy, light = _both_integrals(params, saddle, [-1 if tail else 0])
+    total = _combine(params, saddle, heavy[0], light[0])[0]
     index = stability if tail else stability + 1
-    growth = tf.minimum((1 + _light_power(params)) * beyond, _LARGEST_POWER)
-    beyond_far = where(
-        _has_light_tail_only(params),
-        total * tf.exp(growth),
-        total - index * beyond,
+    return [_beyond_far(total, index, z, params)]
+
+
+def _log_tail_and_slope(
+    x: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
+) -> list[tf.Tensor]:
+    """Returns log P(Z > sinh(x)) and its derivative in x."""
+    z = tf.sinh(x)
+    params = stable_parameters(tf.minimum(z, _FAR), stability, skewness)
+    saddle = saddle_point(params)
+    # dz / dx
+    unit = tf.sqrt(1 + params.z * params.z)
+    heavy, light = _both_integrals(params, saddle, [-1, 0], unit)
+    total, heavy_factor, light_factor = _combine(
+        params, saddle, heavy[0], light[0]
     )
-    return [where(z > _FAR, beyond_far, total)]
+    # The density of asinh(Z), over P(Z > z).
+    hazard = heavy[1] * heavy_factor + light[1] * light_factor
+    growth = where(
+        _has_light_tail_only(params), tf.exp(_growth(z, params)), 1.0
+    )
+    return [_beyond_far(total, stability, z, params), -hazard * growth]
 
 
-def _slope(
+def _both_integrals(
+    params: StableParameters,
+    saddle: SaddlePoint,
+    orders: list[int],
+    unit: tf.Tensor | float = 1.0,
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Returns the integrals along the contour, and across the saddle point."""
+    # Most batches have no light tail.
+    light = tf.cond(
+        tf.reduce_any(saddle.light),
+        lambda: saddle_integrals(params, saddle, orders, unit),
+        lambda: [tf.zeros_like(params.z)] * len(orders),
+    )
+    heavy = contour_integrals(params, _axis(params, saddle), orders, unit)
+    return heavy, tf.nest.flatten(light)
+
+
+def _slopes(
     z: tf.Tensor, stability: tf.Tensor, skewness: tf.Tensor
 ) -> list[tf.Tensor]:
     params = stable_parameters(z, stability, skewness)
     no = tf.zeros_like(z, tf.bool)
     axis = Axis(no, math.inf * tf.ones_like(z))
-    return contour_integrals(params, axis, tail=False, derivatives=True)[:1]
+    return contour_integrals(params, axis, [1, 2])
 
 
 def _log_derivatives(
@@ -286,25 +328,24 @@ def _log_derivatives(
     params = stable_parameters(tf.minimum(z, _FAR), stability, skewness)
     saddle = saddle_point(params)
     axis = _axis(params, saddle)
+    order = -1 if tail else 0
     # Without tf.cond, which XLA could not differentiate.
-    (light,) = saddle_integrals(params, saddle, tail, derivatives=False)
-    (heavy,) = contour_integrals(params, axis, tail, derivatives=False)
+    (light,) = saddle_integrals(params, saddle, [order])
+    (heavy,) = contour_integrals(params, axis, [order])
     total, heavy_factor, light_factor = _combine(params, saddle, heavy, light)
     outside = _is_outside_support(params)
     by_z, by_stability, by_skewness = (
         where(outside, 0.0, heavy * heavy_factor + light * light_factor)
         for heavy, light in zip(
-            contour_integrals(params, axis, tail, derivatives=True),
-            saddle_integrals(params, saddle, tail, derivatives=True),
+            contour_derivatives(params, axis, tail),
+            saddle_derivatives(params, saddle, tail),
             strict=True,
         )
     )
     beyond, power = _log_beyond_far(z), _light_power(params)
     only_light = _has_light_tail_only(params)
     change = power * power * beyond * where(only_light, total, 0.0)
-    change = (by_stability - change) * tf.exp(
-        tf.minimum((1 + power) * beyond, _LARGEST_POWER)
-    )
+    change = (by_stability - change) * tf.exp(_growth(z, params))
     growth = tf.minimum(power * beyond, _LARGEST_POWER)
     results = (
         by_z * tf.exp(where(only_light, growth, -beyond)),
@@ -364,6 +405,34 @@ def _axis(params: StableParameters, saddle: SaddlePoint) -> Axis:
         saddle.light | beyond | (params.z >= _TAIL),
         where(saddle.light, saddle.log_s, math.inf),
     )
+
+
+def _beyond_far(
+    logarithm: tf.Tensor,
+    index: tf.Tensor,
+    z: tf.Tensor,
+    params: StableParameters,
+) -> tf.Tensor:
+    """Returns the logarithm of a density or tail probability at any z.
+
+    Args:
+        logarithm: Tensor. The logarithm at the lesser of z and `_FAR`.
+        index: Tensor. The power with which the heavy tail falls.
+        z: Tensor. The point.
+        params: StableParameters. Points not beyond `_FAR`.
+    """
+    far = where(
+        _has_light_tail_only(params),
+        logarithm * tf.exp(_growth(z, params)),
+        logarithm - index * _log_beyond_far(z),
+    )
+    return where(z > _FAR, far, logarithm)
+
+
+def _growth(z: tf.Tensor, params: StableParameters) -> tf.Tensor:
+    """Returns log(log f(z) / log f(_FAR)) in a light tail, 0 up to `_FAR`."""
+    growth = (1 + _light_power(params)) * _log_beyond_far(z)
+    return tf.minimum(growth, _LARGEST_POWER)
 
 
 def _is_outside_support(params: StableParameters) -> tf.Tensor:

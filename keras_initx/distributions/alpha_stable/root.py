@@ -15,58 +15,58 @@ _TOLERANCE = 1e-12
 
 
 def falling_root(
-    function: Callable[..., tf.Tensor],
+    function: Callable[..., list[tf.Tensor]],
     start: tf.Tensor,
-    rate: tf.Tensor,
     largest: float,
     arguments: list[tf.Tensor],
 ) -> tf.Tensor:
     """Returns the x at which a falling function is zero.
 
-    The next x is the inverse function's value at zero, of the parabola through
-    the last three values, or the line through two. Where it lies outside the
-    bracket, or the function has not fallen to a half of its last value, the
+    The next x is the value at zero of the cubic that equals the inverse
+    function, with its derivative, at the last two points. Where it lies outside
+    the bracket, or the function has not fallen to a half of its last value, the
     bracket is bisected. Points that are done are computed no more.
 
     Args:
         function: Callable. Takes a vector x, the vectors `arguments` and a
-            count. Returns the function at the first points of that count, and
-            anything at others.
+            count. Returns the function and its derivative in x at the first
+            points of that count, and anything at others.
         start: float64 vector. The first x.
-        rate: float64 vector. A guess of dx / df, < 0.
         largest: float. The largest |x| that is tried.
         arguments: list of float64 vectors.
 
     Reference: Brent, Algorithms for Minimization without Derivatives (1973),
-    chapter 4, for inverse quadratic interpolation with bisection.
+    chapter 4, for inverse interpolation with bisection. The interpolation with
+    derivatives is Hermite's.
     """
     infinite = math.inf * tf.ones_like(start)
 
     def step(
         active: tf.Tensor,
         xs: tf.Tensor,
-        values: tf.Tensor,
+        last: tf.Tensor,
         low: tf.Tensor,
         high: tf.Tensor,
     ) -> list[tf.Tensor]:
         x = xs[0]
-        value = _first_points(function, active, x, arguments)
+        value, slope = _first_points(function, active, x, arguments)
         low, high = where(value > 0, x, low), where(value > 0, high, x)
-        following, error = _interpolated(x, value, xs, values, rate)
+        point = tf.stack([x, value, 1 / slope])
+        following, error = _interpolated(point, last)
+        bracketed = tf.math.is_finite(low) & tf.math.is_finite(high)
         # Far out the function may fall faster than its last slope says.
         unit = 1 + tf.abs(x)
         following = where(
-            tf.math.is_finite(low) & tf.math.is_finite(high),
+            bracketed,
             following,
             tf.clip_by_value(following, x - unit, x + unit),
         )
-        last = tf.abs(x - xs[1])
-        bracketed = tf.math.is_finite(low) & tf.math.is_finite(high)
-        slow = tf.abs(value) > 0.5 * tf.abs(values[0])
+        moved = tf.abs(x - xs[1])
+        slow = tf.abs(value) > 0.5 * tf.abs(last[1])
         good = (following > low) & (following < high) & ~(bracketed & slow)
         # Without a bracket the steps grow.
-        last = where(tf.math.is_finite(last), last, 0.0)
-        far = x + where(value > 0, 2 * last + 0.5, -2 * last - 0.5)
+        moved = where(tf.math.is_finite(moved), moved, 0.0)
+        far = x + where(value > 0, 2 * moved + 0.5, -2 * moved - 0.5)
         following = where(
             good, following, where(bracketed, (low + high) / 2, far)
         )
@@ -77,16 +77,16 @@ def falling_root(
         done |= value == 0
         return [
             active & ~done,
-            tf.stack([following, x, xs[1]]),
-            tf.stack([value, values[0]]),
+            tf.stack([following, x]),
+            where(active, point, last),
             low,
             high,
         ]
 
     state = [
         tf.ones_like(start, tf.bool),
-        tf.stack([start, infinite, infinite]),
-        tf.stack([infinite, infinite]),
+        tf.stack([start, infinite]),
+        tf.stack([infinite] * 3),
         -infinite,
         infinite,
     ]
@@ -99,11 +99,11 @@ def falling_root(
 
 
 def _first_points(
-    function: Callable[..., tf.Tensor],
+    function: Callable[..., list[tf.Tensor]],
     active: tf.Tensor,
     x: tf.Tensor,
     arguments: list[tf.Tensor],
-) -> tf.Tensor:
+) -> list[tf.Tensor]:
     """Returns the function at points that are active, which are put first."""
     ones = tf.cast(active, tf.int32)
     count = tf.reduce_sum(ones)
@@ -112,37 +112,37 @@ def _first_points(
     values = function(
         *(tf.gather(each, order) for each in (x, *arguments)), count
     )
-    return tf.gather(values, place)
+    return [tf.gather(each, place) for each in values]
 
 
 def _interpolated(
-    x: tf.Tensor,
-    value: tf.Tensor,
-    xs: tf.Tensor,
-    values: tf.Tensor,
-    rate: tf.Tensor,
+    point: tf.Tensor, last: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns where the inverse function is zero, and an estimate of the error.
+    """Returns where a function is zero, and an estimate of the error.
 
-    Both may be NaN. The estimate is of the function there, whose scale is about
-    1, so that it is the product of the three values, if the parabola differs
-    little from the line through two of them.
+    The inverse function X(y) is interpolated by a cubic at two points, or by a
+    line at one, if there is no other. Both results may be NaN. The estimate is
+    of the function there, whose scale is about 1, so that it is the product of
+    the squared values at the points, if the cubic differs little from the line
+    through the point.
 
     Args:
-        x: Tensor. The point.
-        value: Tensor. The function there.
-        xs: Tensor. x, the point before it and the one before that; inf where
-            there is none.
-        values: Tensor. The function at those two.
-        rate: Tensor. The slope of the inverse function, for the first point.
+        point: Tensor of shape (3, points). x, y = f(x) and X'(y).
+        last: Tensor of shape (3, points). The same of the point before; inf
+            where there is none.
     """
-    first = (x - xs[1]) / (value - values[0])
-    second = (xs[1] - xs[2]) / (values[0] - values[1])
-    line = x - value * where(tf.math.is_finite(first), first, rate)
-    change = value * values[0] * (first - second) / (value - values[1])
-    parabola = tf.math.is_finite(change)
-    bend = tf.abs(change / (line - x))
-    error = tf.abs(value * values[0] * values[1])
-    error = where(parabola & (bend < 0.1), error, math.inf)
-    error = where(tf.abs(value) < _TOLERANCE, tf.abs(value), error)
-    return where(parabola, line + change, line), error
+    x, y, slope = tf.unstack(point)
+    other_x, other_y, other_slope = tf.unstack(last)
+    # Divided differences of X at y, y, other_y and at all four.
+    width = other_y - y
+    chord = (other_x - x) / width
+    second = (chord - slope) / width
+    third = ((other_slope - chord) / width - second) / width
+    line = -y * slope
+    change = y**2 * (second - other_y * third)
+    cubic = tf.math.is_finite(change)
+    change = where(cubic, change, 0.0)
+    small = tf.abs(change) < 0.1 * tf.abs(line)
+    error = where(small & cubic, (y * other_y) ** 2, math.inf)
+    error = where(tf.abs(y) < _TOLERANCE, tf.abs(y), error)
+    return x + line + change, error

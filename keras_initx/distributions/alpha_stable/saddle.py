@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_initx.distributions.alpha_stable.elementary import where
+from keras_initx.distributions.alpha_stable.elementary import sums, where
 from keras_initx.distributions.alpha_stable.exponent import (
     Pair,
     StableParameters,
@@ -120,24 +120,67 @@ def saddle_point(params: StableParameters) -> SaddlePoint:
 def saddle_integrals(
     params: StableParameters,
     saddle: SaddlePoint,
-    tail: bool,
-    derivatives: bool,
+    orders: list[int],
+    unit: tf.Tensor | float = 1.0,
 ) -> list[tf.Tensor]:
-    """Returns exp(Re W) times the integral across the saddle point.
+    """Returns exp(Re W) times integrals across the saddle point.
 
     Args:
         params: StableParameters. Points z >= 0, as vectors.
         saddle: SaddlePoint. Their saddle points. The result has no meaning
             where `saddle.light` is False.
-        tail: bool. Whether to compute the upper tail probability instead of
-            the density.
-        derivatives: bool. Whether to compute the derivatives in z, stability
-            and skewness instead of the value. The factor exp(Re W) is not
-            differentiated.
+        orders: list of int, one or two. As in `contour.contour_integrals`.
+        unit: Tensor or float. The unit of z. Defaults to 1.
 
     Returns:
-        A list of one tensor, or of the three derivatives.
+        A list of tensors, one for each order.
     """
+    path = _path(params, saddle)
+    return sums(
+        [_integrand(path, order, unit)[0] for order in orders], axis=[0]
+    )
+
+
+def saddle_derivatives(
+    params: StableParameters, saddle: SaddlePoint, tail: bool
+) -> list[tf.Tensor]:
+    """Returns derivatives of an integral in z, stability and skewness.
+
+    The factor exp(Re W) is not differentiated.
+
+    Args:
+        params: StableParameters. Points z >= 0, as vectors.
+        saddle: SaddlePoint. Their saddle points.
+        tail: bool. Whether to differentiate P(Z > z) instead of the density.
+    """
+    path = _path(params, saddle)
+    point = path_point(path.log_t, params.e)
+    rate = big_e_derivative(point, params.e)
+    integrand = _integrand(path, -1 if tail else 0, 1.0)
+    return [
+        -tf.reduce_sum(multiply(integrand, each)[0], axis=0)
+        for each in parameter_derivatives(point, rate, params)
+    ]
+
+
+class _Path(NamedTuple):
+    """The nodes of the path across the saddle point, and the integrand there.
+
+    Args:
+        s: Tensor. |t_s|. The nodes are t = -i s r.
+        r: Pair. It is on the axis where the path begins.
+        log_t: Pair. log(t).
+        integrand: Pair. exp(Re W - psi) dr / pi, times the rule's weights.
+    """
+
+    s: tf.Tensor
+    r: Pair
+    log_t: Pair
+    integrand: Pair
+
+
+def _path(params: StableParameters, saddle: SaddlePoint) -> _Path:
+    """Returns the nodes of the path of each z."""
     depth, log_s = saddle.depth, saddle.log_s
     shape = [-1] + [1] * len(params.z.shape)
     y = tf.reshape(tf.constant(_NODES, params.z.dtype), shape)
@@ -166,19 +209,20 @@ def saddle_integrals(
     modulus = tf.exp(-drop[0]) * weights * width / math.pi
     integrand = modulus * tf.cos(drop[1]), -modulus * tf.sin(drop[1])
     integrand = multiply(integrand, (tf.ones_like(v), 2 * bend * v))
-    if tail:
-        # dt / t = dr / r
-        norm = r[0] * r[0] + v * v
-        integrand = multiply(integrand, (r[0] / norm, -v / norm))
-    else:
-        s = tf.exp(log_s)
-        integrand = integrand[0] * s, integrand[1] * s
-    if not derivatives:
-        return [tf.reduce_sum(integrand[0], axis=0)]
     log_t = log_s + log_r[0], log_r[1] - math.pi / 2
-    point = path_point(log_t, params.e)
-    rate = big_e_derivative(point, params.e)
-    return [
-        -tf.reduce_sum(multiply(integrand, each)[0], axis=0)
-        for each in parameter_derivatives(point, rate, params)
-    ]
+    return _Path(tf.exp(log_s), r, log_t, integrand)
+
+
+def _integrand(path: _Path, order: int, unit: tf.Tensor | float) -> Pair:
+    """Returns the integrand of an order, of which the real part is used."""
+    if order == -1:
+        # dt / t = dr / r
+        real, imaginary = path.r
+        norm = real * real + imaginary * imaginary
+        return multiply(path.integrand, (real / norm, -imaginary / norm))
+    s = unit * path.s
+    integrand = path.integrand[0] * s, path.integrand[1] * s
+    for _ in range(order):
+        # -i t = -s r
+        integrand = multiply(integrand, (-s * path.r[0], -s * path.r[1]))
+    return integrand

@@ -81,14 +81,15 @@ class CenteredValues(NamedTuple):
 
     Args:
         log_density: Tensor. Its logarithm at y.
-        slope: Tensor. The derivative of `log_density` in log(y).
+        slopes: Pair of Tensors. The first two derivatives of `log_density` in
+            log(y).
         log_above: Tensor. log P(Y > y).
         log_below: Tensor. log P(Y < y).
         log_between: Tensor. log P(0 < Y < y).
     """
 
     log_density: tf.Tensor
-    slope: tf.Tensor
+    slopes: tuple[tf.Tensor, tf.Tensor]
     log_above: tf.Tensor
     log_below: tf.Tensor
     log_between: tf.Tensor
@@ -114,7 +115,7 @@ def centered_values(
     largest = tf.exp(log_root / stability)
     far = y > largest
     near = _integrals(where(far, largest, y), stability, width, rest, log_root)
-    density, slope, above = _series(
+    density, slopes, above = _series(
         where(far, y, largest), stability, width, log_root
     )
     # Not the logarithm times y, which has no slope at y = 0.
@@ -130,7 +131,10 @@ def centered_values(
     log_between = where(far, tf.math.log(inside), log_between)
     return CenteredValues(
         where(outside, -math.inf, where(far, density, near[0])),
-        where(outside, 0.0, where(far, slope, near[1])),
+        (
+            where(outside, 0.0, where(far, slopes[0], near[1][0])),
+            where(outside, 0.0, where(far, slopes[1], near[1][1])),
+        ),
         where(outside, -math.inf, tf.math.log(above)),
         where(outside, 0.0, log_below),
         where(outside, -math.inf, log_between),
@@ -178,8 +182,8 @@ def _integrals(
     width: tf.Tensor,
     rest: tf.Tensor,
     log_root: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns log f(y), its derivative in log(y), and log(P(0 < Y < y) / y).
+) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns log f(y), its derivatives in log(y), and log(P(0 < Y < y) / y).
 
     Args:
         y: Tensor, >= 0.
@@ -216,11 +220,18 @@ def _integrals(
         tf.math.log(width) + x + 2 * log_share + tf.math.log(spacing)
     ) - math.log(math.pi)
     log_density = _log_sum(log_g - g + log_weight)
-    # The mean of g under the density, whose points v move with log(y).
-    mean = tf.exp(_log_sum(2 * log_g - g + log_weight) - log_density)
+    # m_k, the mean of g^k under the density. As log(y) rises, log g falls at
+    # the rate r = a / (1 - a) at each angle, so that the derivative of m_1 is
+    # -r (m_1 - m_2 + m_1^2).
+    m1, m2 = (
+        tf.exp(_log_sum((k + 1) * log_g - g + log_weight) - log_density)
+        for k in (1, 2)
+    )
+    r = a / (1 - a)
+    slopes = (a * m1 - 1) / (1 - a), r**2 * (m2 - m1 * (1 + m1))
     return (
-        log_density + tf.math.log(a / (1 - a)),
-        (a * mean - 1) / (1 - a),
+        log_density + tf.math.log(r),
+        slopes,
         _log_sum(log_weight - g),
     )
 
@@ -278,21 +289,22 @@ def _range(
 
 def _series(
     y: tf.Tensor, a: tf.Tensor, width: tf.Tensor, log_root: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns log f(y), its derivative in log(y), and P(Y > y), for w <= 1."""
+) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns log f(y), its derivatives in log(y), and P(Y > y), for w <= 1."""
     log_y = tf.math.log(y)
     log_w = log_root - a * log_y
     k = tf.constant(np.arange(1.0, _TERMS + 1)[:, None], y.dtype)
     log_size = tf.math.lgamma(k * a) - tf.math.lgamma(k + 1) + (k - 1) * log_w
     sign = tf.constant((-1.0) ** np.arange(_TERMS)[:, None], y.dtype)
     terms = sign * tf.exp(log_size) * tf.sin(k * a * width)
-    total, first, second = (
-        tf.reduce_sum((a * k) ** power * terms, axis=0) for power in range(3)
+    total, first, second, third = (
+        tf.reduce_sum((a * k) ** power * terms, axis=0) for power in range(4)
     )
+    slopes = -1 - second / first, third / first - (second / first) ** 2
     log_w -= math.log(math.pi)
     return (
         log_w + tf.math.log(first) - log_y,
-        -1 - second / first,
+        slopes,
         tf.exp(log_w) * total,
     )
 
