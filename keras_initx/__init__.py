@@ -2,8 +2,9 @@
 
 - `initializers`, `layers`, `constraints` and `models` are Keras objects whose
   weights keep the signal from vanishing or exploding with depth.
-- `initialize` draws new weights for a whole model, `scale_branches` scales its
-  residual branches, and `calibrate` scales its layers on data.
+- `initialize` draws new weights for a whole model, `paired` chooses those that
+  make a plain network start as an isometry, `scale_branches` scales residual
+  branches, and `calibrate` scales the layers of a model on data.
 - `theory` predicts how variance and correlation change from layer to layer.
 - `measure` and `callbacks` measure the same in a model, on data.
 - `optimizers` has a learning rate for each weight.
@@ -42,6 +43,7 @@ with (
         InitializedWeight,
         ScaledBranch,
         initialize,
+        paired,
         scale_branches,
     )
     from keras_initx.measurement import Meter, measure
@@ -67,6 +69,7 @@ __all__ = [
     "measure",
     "models",
     "optimizers",
+    "paired",
     "scale_branches",
     "theory",
 ]

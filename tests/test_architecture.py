@@ -44,7 +44,7 @@ ARROWS = {
     "constraints": set(),
     "layers": {"constraints", "inspection", "theory"},
     "measurement": {"distribute", "hooks", "inspection", "profile"},
-    "initialization": {"initializers", "inspection", "profile"},
+    "initialization": {"initializers", "inspection", "profile", "theory"},
     "calibration": {"hooks", "inspection", "measurement", "profile"},
     "models": {"initializers", "layers", "theory"},
     "optimizers": set(),

@@ -1,6 +1,7 @@
 """Initialization of whole models, and the scale of their branches."""
 
 from keras_initx.initialization.initialize import initialize
+from keras_initx.initialization.paired import paired
 from keras_initx.initialization.record import (
     BranchScaling,
     Initialization,
@@ -15,6 +16,7 @@ __all__ = [
     "InitializedWeight",
     "ScaledBranch",
     "initialize",
+    "paired",
     "scale_branches",
 ]
 

@@ -9,8 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initx.initializers import Scaled
+from keras_initx.initializers import DeltaOrthogonal, Scaled
 from keras_initx.initializers.base import FanInInitializer
+from keras_initx.initializers.orthogonal import random_orthogonal
+from keras_initx.initializers.scaled import Wrapper
 from keras_initx.inspection.geometry import Geometry, from_matrices
 
 _I = keras.initializers
@@ -86,16 +88,16 @@ def takes_seed(initializer: keras.initializers.Initializer) -> bool:
     It may not if the initializer has none, nor if several layers must draw
     from the same one.
     """
-    initializer = unscaled(initializer)
+    initializer = unwrapped(initializer)
     shares = getattr(initializer, "shares_seed", False)
     return not shares and "seed" in initializer.get_config()
 
 
-def unscaled(
+def unwrapped(
     initializer: keras.initializers.Initializer,
 ) -> keras.initializers.Initializer:
-    """The initializer inside a `Scaled`, or the initializer itself."""
-    while isinstance(initializer, Scaled):
+    """The initializer inside others that change its weights."""
+    while isinstance(initializer, Wrapper):
         initializer = initializer.initializer
     return initializer
 
@@ -130,12 +132,18 @@ def _draw(
     if call is _I.Orthogonal.__call__:
         n, rows, columns = geometry.matrices
         gain = initializer.gain * math.sqrt(rows / geometry.fans[0])
-        maps = gain * _orthogonal(n, rows, columns, seed)
+        maps = gain * keras.ops.convert_to_numpy(
+            random_orthogonal(n, rows, columns, seed)
+        )
     else:
+        # Each group of a convolution is a map of its own here.
+        changes = (
+            {"groups": 1} if isinstance(initializer, DeltaOrthogonal) else {}
+        )
         maps = np.asarray(
             [
                 _values(
-                    seeded(initializer, folded_seed(seed, i)),
+                    seeded(initializer, folded_seed(seed, i), **changes),
                     geometry.kernel_shape,
                 )
                 for i in range(geometry.matrices[0])
@@ -166,20 +174,3 @@ def _at_fans(
         input_axes=[],
         output_axes=[],
     )
-
-
-def _orthogonal(n: int, rows: int, columns: int, seed: int) -> np.ndarray:
-    """Uniformly distributed maps whose rows or columns are orthonormal.
-
-    The rows are if they are fewer than the columns.
-
-    Returns:
-        Array of shape `(n, rows, columns)`.
-    """
-    tall = (n, max(rows, columns), min(rows, columns))
-    normal = keras.random.normal(tall, dtype="float32", seed=seed)
-    # Not NumPy's: its threads wait for one another where a machine has fewer
-    # free cores than it shows, as in containers.
-    q, r = map(keras.ops.convert_to_numpy, keras.ops.qr(normal))
-    q = q * np.copysign(1, np.diagonal(r, axis1=-2, axis2=-1))[:, None, :]
-    return q if rows >= columns else q.transpose(0, 2, 1)

@@ -55,6 +55,11 @@ def initialize(
     also the one for the depthwise kernel of a separable convolution and the
     recurrent kernel of an LSTM; a dict tells them apart.
 
+    "orthogonal" makes each map orthogonal as Keras does, with the window of a
+    convolution flattened. That keeps the variance on average, and is no
+    isometry of the convolution: over 50 layers of 16 channels and windows of 3
+    by 3 the median singular value falls to 1e-7. "delta_orthogonal" is one.
+
     Each weight has a seed of its own, folded from `seed` and the path of the
     weight in the model. The same seed gives the same model bit for bit, in any
     process and on each of several workers, whatever was built before, and

@@ -14,11 +14,12 @@ from keras_initx.initialization.draw import (
     draw,
     folded_seed,
     takes_seed,
-    unscaled,
+    unwrapped,
 )
 from keras_initx.initialization.record import InitializedWeight
-from keras_initx.initializers import DepthWeights, Scaled
+from keras_initx.initializers import DepthWeights
 from keras_initx.initializers.base import cast_finite
+from keras_initx.initializers.scaled import Wrapper
 from keras_initx.inspection.traversal import (
     ModelView,
     ModelWeight,
@@ -156,7 +157,7 @@ class Plan:
 
     def _check_process(self, initializer: Any, weight: ModelWeight) -> None:
         """Refuses to draw two weights from one layer of a `DepthProcess`."""
-        initializer = unscaled(initializer)
+        initializer = unwrapped(initializer)
         if not isinstance(initializer, DepthWeights):
             return
         layer = repr((initializer.get_config(), tuple(weight.variable.shape)))
@@ -208,7 +209,7 @@ def _why_without(weight: ModelWeight) -> str:
 
 def _may_repeat(initializer: keras.initializers.Initializer) -> bool:
     """Whether equal weights are meant, or a seed keeps them from being so."""
-    inner = unscaled(initializer)
+    inner = unwrapped(initializer)
     meant = isinstance(inner, _DETERMINISTIC)
     shares = getattr(inner, "shares_seed", False)
     return meant or shares or takes_seed(inner)
@@ -229,15 +230,13 @@ def _layers_initializer(
 
 def _text(initializer: keras.initializers.Initializer) -> str:
     """An initializer as text, without seeds and what the layer decides."""
-    if isinstance(initializer, Scaled):
-        inner = _text(initializer.initializer)
-        return f"Scaled({inner}, factor={initializer.factor!r})"
-    shown = {
-        key: value
+    shown = [
+        f"{key}={value!r}"
         for key, value in initializer.get_config().items()
         if value is not None
         and key not in ("seed", "fan_in", "input_axes", "output_axes")
         and not isinstance(value, dict)
-    }
-    inner = ", ".join(f"{key}={value!r}" for key, value in shown.items())
-    return f"{type(initializer).__name__}({inner})"
+    ]
+    if isinstance(initializer, Wrapper):
+        shown.insert(0, _text(initializer.initializer))
+    return f"{type(initializer).__name__}({', '.join(shown)})"

@@ -31,6 +31,8 @@ from keras_initx.initializers.depth_process import DepthProcess, DepthWeights
 from keras_initx.initializers.dirac import Dirac, DiracAverage
 from keras_initx.initializers.fractional_moment import FractionalMoment
 from keras_initx.initializers.from_distribution import FromDistribution
+from keras_initx.initializers.orthogonal import DeltaOrthogonal
+from keras_initx.initializers.paired import Paired
 from keras_initx.initializers.scaled import Scaled
 from keras_initx.initializers.triangle_wave import (
     TriangleWaveBias,
@@ -39,12 +41,14 @@ from keras_initx.initializers.triangle_wave import (
 
 __all__ = [
     "AlphaStable",
+    "DeltaOrthogonal",
     "DepthProcess",
     "DepthWeights",
     "Dirac",
     "DiracAverage",
     "FractionalMoment",
     "FromDistribution",
+    "Paired",
     "Scaled",
     "TriangleWaveBias",
     "TriangleWaveKernel",

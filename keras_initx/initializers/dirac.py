@@ -17,49 +17,17 @@ from keras_initx.validation import check_real, refuse
 _RANGE = "[-1e30, 1e30]"
 
 
-class _CenterKernel(FanInInitializer):
+class CenterKernel(FanInInitializer):
     """Base class: `matrix` is the kernel at the center of the window."""
 
     entrywise = False
-
-    def __init__(
-        self,
-        noise: float = 0.0,
-        value: float = 1.0,
-        scale: float = 1.0,
-        fan_in: int | None = None,
-        input_axes: Sequence[int] | None = None,
-        output_axes: Sequence[int] | None = None,
-        seed: int | keras.random.SeedGenerator | None = None,
-    ):
-        super().__init__(fan_in, input_axes, output_axes, seed)
-        self.noise = check_real("noise", noise, "[0, 1]")
-        self.value = check_real("value", value, _RANGE)
-        self.scale = check_real("scale", scale, "[0, 1e30]")
-
-    @property
-    def is_random(self) -> bool:
-        """Whether there is noise."""
-        return self.noise > 0
 
     def matrix(self, inputs: int, outputs: int) -> tf.Tensor:
         """Returns the matrix at the center, (inputs, outputs), float32."""
         raise NotImplementedError
 
-    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
-        """Returns the weights at the center plus the noise, in float32."""
-        weights = self._structure(shape) * ((1 - self.noise) * self.value)
-        if not self.noise:
-            return weights
-        return weights + keras.random.normal(
-            shape,
-            stddev=math.sqrt(self.scale * self.noise / fan_in),
-            dtype="float32",
-            seed=self.seed,
-        )
-
-    def _structure(self, shape: tuple[int, ...]) -> tf.Tensor:
-        """Returns the kernel without noise and value."""
+    def structure(self, shape: tuple[int, ...]) -> tf.Tensor:
+        """Returns the kernel with the matrix at its center, 0 elsewhere."""
         if self.input_axes is not None and self.output_axes is not None:
             return self._along_axes(shape)
         *window, inputs, outputs = (1,) * (2 - len(shape)) + shape
@@ -91,6 +59,42 @@ class _CenterKernel(FanInInitializer):
             tf.reshape(flat, sizes[0] + sizes[1]), np.argsort(order)
         )
 
+
+class _NoisyCenter(CenterKernel):
+    """Base class: a kernel whose noise is mixed in."""
+
+    def __init__(
+        self,
+        noise: float = 0.0,
+        value: float = 1.0,
+        scale: float = 1.0,
+        fan_in: int | None = None,
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+        seed: int | keras.random.SeedGenerator | None = None,
+    ):
+        super().__init__(fan_in, input_axes, output_axes, seed)
+        self.noise = check_real("noise", noise, "[0, 1]")
+        self.value = check_real("value", value, _RANGE)
+        self.scale = check_real("scale", scale, "[0, 1e30]")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether there is noise."""
+        return self.noise > 0
+
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
+        """Returns the weights at the center plus the noise, in float32."""
+        weights = self.structure(shape) * ((1 - self.noise) * self.value)
+        if not self.noise:
+            return weights
+        return weights + keras.random.normal(
+            shape,
+            stddev=math.sqrt(self.scale * self.noise / fan_in),
+            dtype="float32",
+            seed=self.seed,
+        )
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""
         return {
@@ -101,7 +105,7 @@ class _CenterKernel(FanInInitializer):
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
-class Dirac(_CenterKernel):
+class Dirac(_NoisyCenter):
     """Kernels whose output channels start as copies of the input channels.
 
         w[mid, d mod c_in, d] = value,    0 elsewhere
@@ -165,7 +169,7 @@ class Dirac(_CenterKernel):
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
-class DiracAverage(_CenterKernel):
+class DiracAverage(_NoisyCenter):
     """Kernels whose output channels start as the mean of the input channels.
 
         w[mid, c, d] = value / c_in,    0 off the center of the window

@@ -14,8 +14,59 @@ from keras_initx.initializers.names import get
 from keras_initx.validation import check_real, refuse
 
 
+class Wrapper(FanInInitializer):
+    """Base class of initializers that change the weights of another one.
+
+    The arguments are those of `Scaled`, without the factor.
+    """
+
+    def __init__(
+        self,
+        initializer: keras.initializers.Initializer | str | dict[str, Any],
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+        seed: int | keras.random.SeedGenerator | None = None,
+    ):
+        # With None the base class would draw a seed that nothing uses.
+        super().__init__(
+            None, input_axes, output_axes, 0 if seed is None else seed
+        )
+        self.initializer = _get(initializer, seed)
+        # EinsumDense reads the seed and passes it to a copy.
+        self.seed = getattr(self.initializer, "seed", None)
+
+    @property
+    def is_random(self) -> bool:
+        """False, since the initializer inside it draws."""
+        return False
+
+    def inner_weights(self, shape: tuple[int, ...]) -> tf.Tensor:
+        """Returns the weights of the initializer inside, in float32."""
+        return tf.convert_to_tensor(self._with_axes()(shape, dtype="float32"))
+
+    def _with_axes(self) -> keras.initializers.Initializer:
+        inner = self.initializer
+        uses_axes = isinstance(inner, keras.initializers.VarianceScaling)
+        if not uses_axes or None not in (inner.input_axes, inner.output_axes):
+            return inner
+        # A copy from the config would draw a seed of its own.
+        twin = copy.copy(inner)
+        twin.input_axes = self.input_axes
+        twin.output_axes = self.output_axes
+        return twin
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as JSON can hold them."""
+        config = super().get_config()
+        return {
+            "initializer": keras.initializers.serialize(self.initializer),
+            # The config of the initializer holds the seed.
+            "seed": None,
+        } | {key: config[key] for key in ("input_axes", "output_axes")}
+
+
 @keras.saving.register_keras_serializable(package="keras_initx")
-class Scaled(FanInInitializer):
+class Scaled(Wrapper):
     """The weights of any initializer times a factor.
 
         w = factor v,    v drawn by the initializer
@@ -71,46 +122,17 @@ class Scaled(FanInInitializer):
         output_axes: Sequence[int] | None = None,
         seed: int | keras.random.SeedGenerator | None = None,
     ):
-        # With None the base class would draw a seed that nothing uses.
-        super().__init__(
-            None, input_axes, output_axes, 0 if seed is None else seed
-        )
-        self.initializer = _get(initializer, seed)
-        # EinsumDense reads the seed and passes it to a copy.
-        self.seed = getattr(self.initializer, "seed", None)
+        super().__init__(initializer, input_axes, output_axes, seed)
         self.factor = check_real("factor", factor, "[-1e30, 1e30]")
-
-    @property
-    def is_random(self) -> bool:
-        """False, since the initializer inside it draws."""
-        return False
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
         """Returns the weights of the initializer times the factor."""
-        weights = self._with_axes()(shape, dtype="float32")
-        scaled = tf.convert_to_tensor(weights) * self.factor
+        scaled = self.inner_weights(shape) * self.factor
         return tf.clip_by_value(scaled, tf.float32.min, tf.float32.max)
-
-    def _with_axes(self) -> keras.initializers.Initializer:
-        inner = self.initializer
-        uses_axes = isinstance(inner, keras.initializers.VarianceScaling)
-        if not uses_axes or None not in (inner.input_axes, inner.output_axes):
-            return inner
-        # A copy from the config would draw a seed of its own.
-        twin = copy.copy(inner)
-        twin.input_axes = self.input_axes
-        twin.output_axes = self.output_axes
-        return twin
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""
-        config = super().get_config()
-        return {
-            "initializer": keras.initializers.serialize(self.initializer),
-            "factor": self.factor,
-            # The config of the initializer holds the seed.
-            "seed": None,
-        } | {key: config[key] for key in ("input_axes", "output_axes")}
+        return super().get_config() | {"factor": self.factor}
 
 
 def _get(initializer: Any, seed: Any) -> keras.initializers.Initializer:

@@ -99,6 +99,46 @@ def _passes(function: Callable, x: np.ndarray, factor: float) -> bool:
     return _equal(scaled, factor * y)
 
 
+def random_inputs(step: Step) -> list[np.ndarray]:
+    """Numbers of both signs in the shape of each tensor that a step takes."""
+    return [
+        _numbers((t.shape[0] or 2, *(size or _SIZE for size in t.shape[1:])), i)
+        for i, t in enumerate(_tensors(step).values())
+    ]
+
+
+def run_step(step: Step, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The output of a step, None if it does not run or has several.
+
+    Args:
+        step: Step. The step.
+        inputs: A float32 array for each tensor that it takes, in the order of
+            `random_inputs`.
+    """
+    values = {
+        key: keras.ops.convert_to_tensor(x, dtype=t.dtype)
+        for (key, t), x in zip(_tensors(step).items(), inputs, strict=True)
+    }
+    try:
+        args, kwargs = keras.tree.map_structure(
+            lambda one: values.get(id(one), one),
+            (step.args, dict(step.kwargs)),
+        )
+        (made,) = keras.tree.flatten(step.operation(*args, **kwargs))
+        return keras.ops.convert_to_numpy(keras.ops.cast(made, "float32"))
+    except Exception:
+        return None
+
+
+def _tensors(step: Step) -> dict[int, keras.KerasTensor]:
+    """The tensors among the arguments of a step, each once, by their ids."""
+    return {
+        id(tensor): tensor
+        for tensor in keras.tree.flatten((step.args, dict(step.kwargs)))
+        if isinstance(tensor, keras.KerasTensor)
+    }
+
+
 def _outputs(
     step: Step, factors: Sequence[tuple[float, ...]]
 ) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
@@ -112,34 +152,17 @@ def _outputs(
         The numbers, and the outputs; None if the step does not run on them, or
         has several outputs.
     """
-    arguments = (step.args, dict(step.kwargs))
-    tensors = {
-        id(tensor): tensor
-        for tensor in keras.tree.flatten(arguments)
-        if isinstance(tensor, keras.KerasTensor)
-    }
-    given = [
-        _numbers((t.shape[0] or 2, *(size or _SIZE for size in t.shape[1:])), i)
-        for i, t in enumerate(tensors.values())
-    ]
-
-    def output(multiples: tuple[float, ...]) -> np.ndarray:
-        values = {
-            key: keras.ops.convert_to_tensor(np.float32(m) * x, dtype=t.dtype)
-            for (key, t), x, m in zip(
-                tensors.items(), given, multiples, strict=True
-            )
-        }
-        args, kwargs = keras.tree.map_structure(
-            lambda one: values.get(id(one), one), arguments
-        )
-        (made,) = keras.tree.flatten(step.operation(*args, **kwargs))
-        return keras.ops.convert_to_numpy(keras.ops.cast(made, "float32"))
-
-    try:
-        return given, [output(multiples) for multiples in factors]
-    except Exception:
-        return None
+    given = random_inputs(step)
+    outputs = []
+    for multiples in factors:
+        scaled = [
+            np.float32(m) * x for x, m in zip(given, multiples, strict=True)
+        ]
+        output = run_step(step, scaled)
+        if output is None:
+            return None
+        outputs.append(output)
+    return given, outputs
 
 
 def _ratio(y: np.ndarray, x: np.ndarray) -> float | None:

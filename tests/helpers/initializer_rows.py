@@ -90,6 +90,15 @@ def assert_signs(unit):
     assert_half_are_positive(unit)
 
 
+def assert_orthonormal(matrix):
+    """Asserts that the rows are orthonormal, or the columns if fewer."""
+    matrix = np.asarray(matrix)
+    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    products = matrix @ matrix.T
+    # Rounding of a factorization in float32 grows with the size.
+    np.testing.assert_allclose(products, np.eye(len(products)), atol=1e-4)
+
+
 @dataclass(frozen=True)
 class Row:
     """An initializer and the distribution of its weights.
@@ -217,6 +226,23 @@ ROWS = {
         lambda fan_in: he(fan_in) / 2,
         NORMAL,
     ),
+    # Without pairs: the halves of pairs are not independent.
+    "paired": Row(
+        lambda seed=None, fan_in=None, **axes: kx.initializers.Paired(
+            kx.initializers.FractionalMoment(2, fan_in=fan_in, seed=seed),
+            scale=0.25,
+            **axes,
+        ),
+        lambda fan_in: he(fan_in) / 2,
+        NORMAL,
+    ),
+    "delta-orthogonal": Row(
+        lambda fan_in=None, **keywords: kx.initializers.DeltaOrthogonal(
+            2.0, **keywords
+        ),
+        lambda fan_in: 2.0,
+        check=assert_orthonormal,
+    ),
 }
 # With noise=1 the weights are nothing but noise.
 ROWS |= {
@@ -259,12 +285,22 @@ BY_LAYER = [
     "stable-cauchy",
     "drawn-student",
     "scaled",
+    "paired",
     "dirac-average",
 ]
 
 # The weights of these are not drawn from one distribution, so that few tests
 # can take them.
 BUILT = {
+    "paired-both": Row(
+        functools.partial(
+            kx.initializers.Paired,
+            "delta_orthogonal",
+            inputs=-1,
+            outputs=1,
+        ),
+        shape=(3, 3, 4, 8),
+    ),
     "wave-first": Row(
         functools.partial(kx.initializers.TriangleWaveKernel, 2, 0),
         shape=(3, 8),

@@ -892,6 +892,17 @@ def bad_values():
     yield *scaled, "input_axes", [[0], 3, "01"]
     # The initializer is "ones", which takes no seed.
     yield *scaled, "seed", [1.5, "1", 1]
+    delta, paired = kx.initializers.DeltaOrthogonal, kx.initializers.Paired
+    yield delta, {}, "gain", [nan, inf, -1e31, "1", None, True, [1.0]]
+    yield delta, {}, "groups", [0, -1, 1.5, "2", None, True]
+    yield delta, {}, "input_axes", [[0], 3, "01"]
+    yield delta, {}, "seed", [1.5, "1", True]
+    yield paired, {}, "initializer", [None, "nonsense", 3, abs, {"a": 1}]
+    yield paired, {}, "inputs", [0, 2, -1.0, True, "-1", [1]]
+    yield paired, {}, "outputs", [0, -2, 1.0, True, "1", [1]]
+    yield paired, {}, "scale", [-1, nan, inf, "1", None, True]
+    yield paired, {}, "seed", [1.5, "1"]
+    yield paired, {"initializer": "ones"}, "seed", [1]
     for dirac in DIRAC:
         yield dirac, {}, "noise", [-0.1, 1.1, nan, "0.1", None, True, [0.1]]
         yield dirac, {}, "value", [nan, inf, -1e31, "1", None, True]

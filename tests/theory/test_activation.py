@@ -35,6 +35,7 @@ CALLS = {
         Activation("rrelu", negative_slope_range=(0.2, 0.8)),
     ),
     theory.log_norm_drift_and_variance: ((1.0, 64), LEAKY),
+    theory.paired_scale: ((), LEAKY),
     theory.residual_growth: ((9, 0.5), LEAKY),
     theory.residual_log_norm: ((9, 7, 0.5), LEAKY),
     theory.sample_variance_decay: ((3,), LEAKY),

@@ -7,7 +7,8 @@ kernels are those of Cho & Saul (2009) and Williams (1997). How fast the
 differences between samples die away with depth: `sample_variance_decay` and,
 in deep layers, `asymptotic_sample_variance` (Luther & Seung, 2020). What batch
 normalization does to this, forward and backward: `batch_norm_raw_variance` and
-`batch_norm_gradient_growth` (Luther & Seung, 2020). `Activation` is the record
+`batch_norm_gradient_growth` (Luther & Seung, 2020). How paired weights must be
+scaled: `paired_scale`. `Activation` is the record
 of an activation and its parameters that all of `keras_initx.theory` accepts.
 """
 
@@ -21,6 +22,7 @@ from keras_initx.theory.mean_field.correlation import (
     correlation_map,
     sample_variance_decay,
 )
+from keras_initx.theory.mean_field.pairing import paired_scale
 from keras_initx.theory.mean_field.variance import (
     critical_scale,
     signal_stability,
@@ -33,6 +35,7 @@ __all__ = [
     "batch_norm_raw_variance",
     "correlation_map",
     "critical_scale",
+    "paired_scale",
     "sample_variance_decay",
     "signal_stability",
 ]
