@@ -66,8 +66,10 @@ def sent(model: keras.Model) -> tuple[int, int, int, int]:
     def messages(batch):
         result = forward_pass(model, batch, selectors(None))
         return (
-            (result.moments, result.finite),
-            packed(of_all_layers(result.moments), result.finite),
+            (result.moments, result.outputs, result.finite),
+            packed(
+                of_all_layers(result.moments, result.outputs), result.finite
+            ),
         )
 
     batch = tf.TensorSpec((SAMPLES, *model.input_shape[1:]))
@@ -76,9 +78,10 @@ def sent(model: keras.Model) -> tuple[int, int, int, int]:
         .get_concrete_function(batch)
         .structured_outputs
     )
-    layers, _ = from_replica
-    units = sum(layer.mean.shape[0] for layer in layers)
-    return len(layers), units, bytes_of(from_replica), bytes_of(from_worker)
+    shapes = [stack.mean.shape for stack in from_replica[0]]
+    layers = sum(shape[0] for shape in shapes)
+    units = sum(shape.num_elements() for shape in shapes)
+    return layers, units, bytes_of(from_replica), bytes_of(from_worker)
 
 
 def bytes_of(tensors: object) -> int:

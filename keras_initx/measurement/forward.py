@@ -40,6 +40,7 @@ from keras_initx.measurement.sample_axis import (
     PlacesInGraph,
     by_sample,
 )
+from keras_initx.measurement.stacks import Stacks
 
 
 class ForwardResult(NamedTuple):
@@ -47,10 +48,11 @@ class ForwardResult(NamedTuple):
 
     Args:
         names: tuple of str. The names of the selected layers' calls.
-        moments: tuple of LayerMoments. One for each of these calls.
-        outputs: tuple of ActivationOutputs. One for each activation of them.
-        activation_of: tuple. For each call the index of its activation in
-            `outputs`, None if no activation follows.
+        moments: tuple of LayerMoments. One for each number of units.
+        order: tuple of int. The index of the call of each row of these.
+        outputs: tuple of ActivationOutputs. One for each number of units.
+        activation_of: tuple. For each call the index of its activation among
+            the rows of `outputs`, None if no activation follows.
         places: tuple of str or SampleAxis. Where the samples are in the signal
             of each call.
         doubtful: tuple of str. The names of the calls whose place was not
@@ -65,6 +67,7 @@ class ForwardResult(NamedTuple):
 
     names: tuple[str, ...]
     moments: tuple[LayerMoments, ...]
+    order: tuple[int, ...]
     outputs: tuple[ActivationOutputs, ...]
     activation_of: tuple[int | None, ...]
     places: tuple[Place, ...]
@@ -126,11 +129,17 @@ def forward_pass(
     if not rows.names:
         raise no_signal(ran)
     written = tuple(scope.written.values())
+    moments, outputs = rows.moments.finish(), rows.outputs.finish()
+    row_of_output = {index: i for i, index in enumerate(outputs.order)}
     return ForwardResult(
         tuple(rows.names),
-        tuple(rows.moments),
-        tuple(rows.outputs),
-        tuple(rows.activation_of),
+        moments.stacks,
+        moments.order,
+        outputs.stacks,
+        tuple(
+            None if index is None else row_of_output[index]
+            for index in rows.activation_of
+        ),
         tuple(rows.places),
         tuple(rows.place_of.doubtful),
         all_finite(batch),
@@ -158,8 +167,9 @@ class _Rows:
         selects: Callable[[LayerCall], bool],
     ):
         self.names: list[str] = []
-        self.moments: list[LayerMoments] = []
-        self.outputs: list[ActivationOutputs] = []
+        self.moments = Stacks(lambda signals, _: layer_moments(signals))
+        self.outputs = Stacks(activation_outputs)
+        self._count_outputs = 0
         self.activation_of: list[int | None] = []
         self.places: list[Place] = []
         self.place_of = PlacesInGraph(batch, known)
@@ -230,19 +240,17 @@ class _Rows:
     def _add(self, name: str, signal: tf.Tensor) -> tf.Tensor:
         place = self.place_of(name, signal)
         moments = (
-            constant_moments(signal)
+            self.moments.add_reduced(constant_moments(signal))
             if place == NONE
-            else layer_moments(by_sample(signal, place))
+            else self.moments.add(by_sample(signal, place))
         )
         self.names.append(name)
         self.places.append(place)
-        self.moments.append(moments)
         self.activation_of.append(None)
         self._shapes.append(signal.shape)
-        # Only then may the signal go on: an activation can then overwrite it
-        # in place, and no signal is kept until its moments are computed.
-        with tf.control_dependencies(moments):
-            signal = tf.identity(signal)
+        # Only then may a large signal go on: an activation can then overwrite
+        # it in place, and none is kept until its moments are computed.
+        signal = _after(moments, signal)
         if self._search is not None and place != NONE:
             self._search.start(len(self.names) - 1, signal)
         return signal
@@ -256,9 +264,7 @@ class _Rows:
         """Ends rows with an activation, whose output goes on."""
         if self._search is None or not rows:
             return output
-        kept = self._keep(rows, output, bounds)
-        with tf.control_dependencies(kept):
-            going = tf.identity(output)
+        going = _after(self._keep(rows, output, bounds), output)
         self._search.end(rows, output, going)
         return going
 
@@ -276,11 +282,17 @@ class _Rows:
             return ()
         if place != FIRST and output.shape.as_list() != shape.as_list():
             return ()
-        kept = activation_outputs(by_sample(output, place), bounds)
         for row in rows:
-            self.activation_of[row] = len(self.outputs)
-        self.outputs.append(kept)
-        return kept
+            self.activation_of[row] = self._count_outputs
+        self._count_outputs += 1
+        return self.outputs.add(by_sample(output, place), bounds)
+
+
+def _after(tensors: Sequence[tf.Tensor], signal: tf.Tensor) -> tf.Tensor:
+    """A signal that goes on when some tensors have been computed."""
+    with tf.control_dependencies(tensors):
+        # An operation of its own, by which the search knows the signal.
+        return tf.identity(signal)
 
 
 def _tensors(values: Any) -> list[tf.Tensor]:

@@ -209,13 +209,13 @@ class Meter:
         if moments is None:
             return None
         layers, outputs = compiled.summarize(moments)
-        variance, square = layers.numpy()
+        variance, square = compiled.by_call(layers.numpy())
         shares = _of_rows(outputs.numpy(), compiled.activation_of, samples)
-        units = tuple(int(mean.shape[0]) for mean in moments.means)
+        units = [[mean.shape[1]] * mean.shape[0] for mean in moments.means]
         reached = np.array([place != NONE for place in compiled.places])
         return _Result(
             compiled.names,
-            units,
+            tuple(compiled.by_call(np.concatenate(units)).tolist()),
             samples,
             np.where(reached, variance, 0),
             square,
@@ -323,6 +323,7 @@ class Meter:
             _concrete(merged, moments, moments),
             _concrete(_summarize, moments),
             traced.names,
+            traced.order,
             traced.activation_of,
             traced.places,
             traced.doubtful,
@@ -373,6 +374,7 @@ class _CompiledForward(NamedTuple):
         merge: Merges the moments of two batches.
         summarize: Returns the numbers of each layer and activation.
         names: The names of the layers' calls.
+        order: The index of the call of each row of `Moments`.
         activation_of: The index of the activation of each, or None.
         places: Where the samples are in the signal of each.
         doubtful: The names of the calls for which that is a guess.
@@ -384,18 +386,31 @@ class _CompiledForward(NamedTuple):
     merge: Callable
     summarize: Callable
     names: tuple[str, ...]
+    order: tuple[int, ...]
     activation_of: tuple[int | None, ...]
     places: tuple[Place, ...]
     doubtful: tuple[str, ...]
     written: tuple[keras.Variable, ...]
     statistics: tuple[Statistics, ...]
 
+    def by_call(self, values: np.ndarray) -> np.ndarray:
+        """Values of all rows, along the last axis, in the order of the calls.
+
+        Those of one number of units stand together in `Moments`.
+        """
+        sorted_values = np.empty_like(values)
+        sorted_values[..., list(self.order)] = values
+        return sorted_values
+
     def not_by_sample(self, moments: Moments, samples: int) -> list[str]:
         """The calls whose signal has another number of samples."""
         return [
             name
             for name, place, count in zip(
-                self.names, self.places, moments.count.numpy(), strict=True
+                self.names,
+                self.places,
+                self.by_call(moments.count.numpy()),
+                strict=True,
             )
             if place != NONE and count != samples
         ]

@@ -9,8 +9,9 @@ For `n` samples of `u` units each, a layer's moments are
 from which the moments of all samples are computed exactly. The units of
 activations that are the same for all samples are kept with their value, and
 so is the share of saturated outputs. Quantities of one number a layer are kept
-in one vector for all layers, so that the graph of a model of a thousand layers
-has few operations a layer, and Python few tensors.
+in one vector for all layers, and those of layers with equally many units in one
+matrix, so that the graph of a model of a thousand layers has few operations a
+layer, and Python few tensors.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+# Layers of up to so many units are reduced together, so that they have so many
+# units in all, if each has at most a quarter of them.
+SMALL = 2048
 # An output is saturated if it is nearer to a bound, as a share of the distance
 # between both bounds.
 _NEAR_A_BOUND = 0.015
 
 
 class LayerMoments(NamedTuple):
-    """Moments of one layer in one batch.
+    """Moments of a stack of layers with equally many units in one batch.
 
     Args:
-        samples: tf.Tensor. The number of samples, a scalar.
-        mean: tf.Tensor. The mean of each unit, shape `(units,)`.
-        half_squares: tf.Tensor. Half the sum of the units' variances, a scalar.
+        samples: tf.Tensor. The number of samples of each, shape `(layers,)`.
+        mean: tf.Tensor. The mean of each unit, shape `(layers, units)`.
+        half_squares: tf.Tensor. Half the sum of the units' variances, shape
+            `(layers,)`.
     """
 
     samples: tf.Tensor
@@ -42,14 +47,15 @@ class LayerMoments(NamedTuple):
 
 
 class ActivationOutputs(NamedTuple):
-    """What an activation returned for one batch.
+    """What a stack of activations of equally many units returned for a batch.
 
     Args:
-        samples: tf.Tensor. The number of samples, a scalar.
+        samples: tf.Tensor. The number of samples, shape `(activations,)`.
         constants: tf.Tensor. The value of each unit that is the same for all
-            samples, NaN for other units, shape `(units,)`.
+            samples, NaN for other units, shape `(activations, units)`.
         saturated: tf.Tensor. The share of units and samples that are
-            saturated, a scalar; NaN for an activation without bounds.
+            saturated, NaN for an activation without bounds, shape
+            `(activations,)`.
     """
 
     samples: tf.Tensor
@@ -60,17 +66,20 @@ class ActivationOutputs(NamedTuple):
 class Moments(NamedTuple):
     """Moments of the signals of all layers over the samples seen so far.
 
+    Layers and activations are in the order of their stacks.
+
     Args:
         count: tf.Tensor. The number of samples, float64, shape `(layers,)`.
-        means: tuple of tf.Tensor. For each layer the mean of each unit, a
-            float32 or float64 vector.
+        means: tuple of tf.Tensor. The mean of each unit, a float32 or float64
+            matrix of shape `(layers, units)` for each number of units.
         variance: tf.Tensor. The average of the units' variances, float64,
             shape `(layers,)`.
         outputs: tf.Tensor. The number of samples of each activation, float64,
             shape `(activations,)`.
-        constants: tuple of tf.Tensor. For each activation the value of each
-            unit that is the same for all samples, and NaN for other units, a
-            float32 or float64 vector.
+        constants: tuple of tf.Tensor. The value of each unit that is the same
+            for all samples behind an activation, and NaN for other units, a
+            float32 or float64 matrix of shape `(activations, units)` for each
+            number of units.
         saturated: tf.Tensor. The share of the outputs of each activation that
             are saturated, NaN for those without bounds, float64, shape
             `(activations,)`.
@@ -84,22 +93,25 @@ class Moments(NamedTuple):
     saturated: tf.Tensor
 
 
-def layer_moments(signal: tf.Tensor) -> LayerMoments:
-    """Returns the moments of one layer in one batch.
+def layer_moments(signals: Sequence[tf.Tensor]) -> LayerMoments:
+    """Returns the moments of some layers in one batch.
 
     There are two passes, the second one about the mean: a single pass over sums
     of squares would lose v^2 where m^2 is a thousand times larger, as in deep
     layers.
 
     Args:
-        signal: tf.Tensor. A floating-point tensor, shape `(samples, units)`.
+        signals: Sequence of tf.Tensor. For each layer a floating-point tensor
+            of shape `(samples, units)`. All have the same dtype, and equally
+            many units. Where they have not equally many samples, the moments
+            are numbers without a meaning.
 
     Returns:
-        `LayerMoments` in float64 if `signal` is, else in float32.
+        `LayerMoments` in float64 if signals are, else in float32.
     """
-    flat = _wide(signal)
-    mean, deviation = _fused(_mean_and_deviation)(flat)
-    return LayerMoments(tf.shape(flat)[0], mean, _half_squares(deviation))
+    flat = _wide(_joined(signals))
+    mean, deviation = _fused(_mean_and_deviation(len(signals)))(flat)
+    return LayerMoments(_samples(signals), mean, half_squares(deviation))
 
 
 def constant_moments(signal: tf.Tensor) -> LayerMoments:
@@ -124,52 +136,73 @@ def constant_moments(signal: tf.Tensor) -> LayerMoments:
         mean = tf.sqrt(tf.reduce_mean(rows**2, axis=0))
     else:
         mean = tf.reshape(wide, [-1])
-    return LayerMoments(tf.constant(1), mean, tf.zeros((), mean.dtype))
+    return LayerMoments(tf.constant([1]), mean[None], tf.zeros([1], mean.dtype))
 
 
 def activation_outputs(
-    output: tf.Tensor, bounds: tuple[float, float] | None = None
+    outputs: Sequence[tf.Tensor], bounds: tuple[float, float] | None = None
 ) -> ActivationOutputs:
-    """Returns what `measure` keeps of the output of an activation.
+    """Returns what `measure` keeps of the outputs of some activations.
 
     An output is saturated if it is nearer to a bound than 1.5% of the distance
     between the bounds, as a tanh beyond 0.97. There tanh and the sigmoid have
     less than 6% of their greatest slope.
 
     Args:
-        output: tf.Tensor. A floating-point tensor, shape `(samples, units)`.
-        bounds: tuple of two floats. The bounds of the activation. Defaults to
+        outputs: Sequence of tf.Tensor. As for `layer_moments`.
+        bounds: tuple of two floats. The bounds of the activations. Defaults to
             none.
 
     Reference: Glorot & Bengio, AISTATS (2010), for the saturation of units.
     The threshold 0.97 of tanh is that of A. Karpathy's lectures (2022); for
     other bounds it is scaled here.
     """
-    flat = _wide(output)
-    constants, saturated = _fused(_constants_and_saturated(bounds))(flat)
-    return ActivationOutputs(tf.shape(flat)[0], constants, saturated)
+    flat = _wide(_joined(outputs))
+    function = _constants_and_saturated(len(outputs), bounds)
+    return ActivationOutputs(_samples(outputs), *_fused(function)(flat))
+
+
+def _joined(signals: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The rows of all signals, one signal after the other."""
+    return signals[0] if len(signals) == 1 else tf.concat(signals, axis=0)
+
+
+def _samples(signals: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.stack([tf.shape(signal) for signal in signals])[:, 0]
 
 
 @functools.cache
-def _constants_and_saturated(bounds: tuple[float, float] | None) -> Callable:
-    def function(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        nan = tf.constant(float("nan"), flat.dtype)
-        constants = tf.where(_are_constant(flat), flat[0], nan)
+def _constants_and_saturated(
+    layers: int, bounds: tuple[float, float] | None
+) -> Callable:
+    def function(joined: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        stack = _stacked(joined, layers)
+        nan = tf.constant(float("nan"), stack.dtype)
+        constants = tf.where(_are_constant(stack), stack[:, 0], nan)
         if bounds is None:
-            return constants, nan
+            return constants, tf.fill([layers], nan)
         middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
-        share = 1 / tf.cast(tf.shape(flat)[0], flat.dtype)
+        share = 1 / tf.cast(tf.shape(stack)[1], stack.dtype)
         limit = half * (1 - 2 * _NEAR_A_BOUND)
         saturated = _sum_of_rows(
-            flat,
+            stack,
             lambda rows: (
-                tf.cast(tf.abs(rows - middle) > limit, flat.dtype) * share
+                tf.cast(tf.abs(rows - middle) > limit, stack.dtype) * share
             ),
         )
         # A share, also where its terms are rounded.
-        return constants, tf.minimum(tf.reduce_mean(saturated), 1)
+        return constants, tf.minimum(tf.reduce_mean(saturated, axis=1), 1)
 
     return function
+
+
+def _stacked(joined: tf.Tensor, layers: int) -> tf.Tensor:
+    """The signals of some layers, shape `(layers, samples, units)`."""
+    rows, units = tf.unstack(tf.shape(joined))
+    samples = rows // layers
+    stack = tf.reshape(joined[: layers * samples], [layers, samples, units])
+    stack.set_shape([layers, None, joined.shape[1]])
+    return stack
 
 
 def _wide(signal: tf.Tensor) -> tf.Tensor:
@@ -182,38 +215,37 @@ def of_all_layers(
     layers: Sequence[LayerMoments], outputs: Sequence[ActivationOutputs] = ()
 ) -> Moments:
     """Returns the moments of all layers and activations in one batch."""
-    samples, means, half_squares = zip(*layers, strict=True)
+    samples, means, squares = zip(*layers, strict=True)
     counts, constants, saturated = (
         zip(*outputs, strict=True) if outputs else ((), (), ())
     )
     return Moments(
-        tf.cast(tf.stack(samples), tf.float64),
+        _float64(samples),
         means,
-        _mean_squares(half_squares, means),
+        _mean_squares(squares, means),
         _float64(counts),
         tuple(constants),
-        _float64([tf.cast(x, tf.float64) for x in saturated]),
+        _float64(saturated),
     )
 
 
-def _float64(scalars: Sequence[tf.Tensor]) -> tf.Tensor:
-    if not scalars:
+def _float64(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """All numbers of some vectors in one, in float64."""
+    if not vectors:
         return tf.zeros([0], tf.float64)
-    return tf.cast(tf.stack(scalars), tf.float64)
+    return tf.concat([tf.cast(x, tf.float64) for x in vectors], axis=0)
 
 
 def merged(a: Moments, b: Moments) -> Moments:
     """Returns the moments of the samples of `a` and of `b` together."""
     count = a.count + b.count
     share = b.count / count
-    shares = {
-        dtype: tf.unstack(tf.cast(share, dtype))
-        for dtype in {mean.dtype for mean in a.means}
-    }
+    sizes = [mean.shape[0] for mean in a.means]
+    shares = tf.split(share, sizes)
     shifts = [new - old for old, new in zip(a.means, b.means, strict=True)]
     means = tuple(
-        old + shares[old.dtype][layer] * shift
-        for layer, (old, shift) in enumerate(zip(a.means, shifts, strict=True))
+        old + tf.cast(each, old.dtype)[:, None] * shift
+        for old, each, shift in zip(a.means, shares, shifts, strict=True)
     )
     variance = merged_variance(
         a.variance, b.variance, mean_squares(shifts), share
@@ -237,7 +269,7 @@ def dead_fractions(moments: Moments) -> tf.Tensor:
     """Returns the share of constant units of each activation, float64."""
     return _float64(
         [
-            1 - tf.reduce_mean(tf.cast(tf.math.is_nan(x), tf.float64))
+            1 - tf.reduce_mean(tf.cast(tf.math.is_nan(x), tf.float64), axis=1)
             for x in moments.constants
         ]
     )
@@ -262,24 +294,37 @@ def merged_variance(a: Any, b: Any, squared_shift: Any, share: Any) -> Any:
     return a + share * (b - a) + share * (1 - share) * squared_shift
 
 
-def mean_squares(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the mean square of each vector, float64, shape `(vectors,)`."""
-    return _mean_squares([_half_squares(x) for x in vectors], vectors)
+def mean_squares(stacks: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the mean square of each row of some matrices, float64."""
+    return _mean_squares([half_squares(x) for x in stacks], stacks)
 
 
-def _half_squares(x: tf.Tensor) -> tf.Tensor:
+def half_squares(stack: tf.Tensor) -> tf.Tensor:
+    """Returns half the sum of squares of each row of a matrix."""
+    layers, units = stack.shape
+    if units is not None and units <= SMALL:
+        return tf.reduce_sum(stack**2, axis=1) / 2
     # On a CPU this kernel sums in a tree over several threads; reduce_mean is
     # ten times slower for a large layer and not more exact.
-    return tf.nn.l2_loss(x)
+    return tf.stack([tf.nn.l2_loss(row) for row in tf.unstack(stack, layers)])
 
 
 def _mean_squares(
-    half_squares: Sequence[tf.Tensor], vectors: Sequence[tf.Tensor]
+    squares: Sequence[tf.Tensor], stacks: Sequence[tf.Tensor]
 ) -> tf.Tensor:
-    wide = max((x.dtype for x in vectors), key=lambda dtype: dtype.size)
-    sums = tf.stack([tf.cast(square, wide) for square in half_squares])
-    sizes = [tf.size(x) if x.shape[0] is None else x.shape[0] for x in vectors]
-    return 2 * tf.cast(sums, tf.float64) / tf.cast(tf.stack(sizes), tf.float64)
+    units = [
+        tf.cast(
+            tf.shape(x)[1] if x.shape[1] is None else x.shape[1], tf.float64
+        )
+        for x in stacks
+    ]
+    return tf.concat(
+        [
+            2 * tf.cast(square, tf.float64) / size
+            for square, size in zip(squares, units, strict=True)
+        ],
+        axis=0,
+    )
 
 
 def all_finite(tensors: Any) -> tf.Tensor:
@@ -307,59 +352,69 @@ def _finite(x: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _mean_and_deviation(flat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    share = 1 / tf.cast(tf.shape(flat)[0], flat.dtype)
-    first = flat[0]
-    # Sums are about the first sample: a sum of a part that all samples share
-    # would round it, and a constant signal would have a variance.
-    mean = first + _sum_of_rows(flat, lambda rows: (rows - first) * share)
-    square = _sum_of_rows(flat, lambda rows: (rows - mean) ** 2 * share)
-    return mean, tf.sqrt(square)
+@functools.cache
+def _mean_and_deviation(layers: int) -> Callable:
+    def function(joined: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        stack = _stacked(joined, layers)
+        share = 1 / tf.cast(tf.shape(stack)[1], stack.dtype)
+        first = stack[:, :1]
+        # Sums are about the first sample: a sum of a part that all samples
+        # share would round it, and a constant signal would have a variance.
+        mean = (
+            first
+            + _sum_of_rows(stack, lambda rows: (rows - first) * share)[:, None]
+        )
+        square = _sum_of_rows(stack, lambda rows: (rows - mean) ** 2 * share)
+        return mean[:, 0], tf.sqrt(square)
+
+    return function
 
 
-def _are_constant(flat: tf.Tensor) -> tf.Tensor:
+def _are_constant(stack: tf.Tensor) -> tf.Tensor:
     """Whether each unit is the same for all samples.
 
-    The rows are looked at until no unit is left that may be, which is soon
+    The samples are looked at until no unit is left that may be, which is soon
     where none is.
     """
-    samples, units = tf.unstack(tf.shape(flat))
-    step = tf.minimum(samples, _rows_at_once() or samples)
-    steps = samples // step
-
-    def are_first(rows: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_all(tf.equal(rows, flat[0]), axis=0)
-
-    def add(i: tf.Tensor, so_far: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.slice(flat, [i * step, 0], [step, units])
-        rows.set_shape([None, flat.shape[1]])
-        return i + 1, so_far & are_first(rows)
-
-    return tf.while_loop(
-        lambda i, so_far: (i < steps) & tf.reduce_any(so_far),
-        add,
-        (0, are_first(flat[steps * step :])),
-    )[1]
+    first = stack[:, :1]
+    return _over_rows(
+        stack,
+        lambda rows: tf.reduce_all(tf.equal(rows, first), axis=1),
+        tf.logical_and,
+        tf.reduce_any,
+    )
 
 
 def _sum_of_rows(
-    flat: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor]
+    stack: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
-    samples, units = tf.unstack(tf.shape(flat))
+    return _over_rows(
+        stack, lambda rows: tf.reduce_sum(function(rows), axis=1), tf.add
+    )
+
+
+def _over_rows(
+    stack: tf.Tensor,
+    reduce: Callable[[tf.Tensor], tf.Tensor],
+    merge: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    goes_on: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """Reduces some samples at once and merges the results."""
+    layers, samples, units = tf.unstack(tf.shape(stack))
     step = tf.minimum(samples, _rows_at_once() or samples)
     steps = samples // step
 
-    def summed(rows: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(function(rows), axis=0)
+    def add(i: tf.Tensor, so_far: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = tf.slice(stack, [0, i * step, 0], [layers, step, units])
+        rows.set_shape([stack.shape[0], None, stack.shape[2]])
+        return i + 1, merge(so_far, reduce(rows))
 
-    def add(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.slice(flat, [i * step, 0], [step, units])
-        rows.set_shape([None, flat.shape[1]])
-        return i + 1, total + summed(rows)
+    def is_next(i: tf.Tensor, so_far: tf.Tensor) -> tf.Tensor:
+        is_left = i < steps
+        return is_left if goes_on is None else is_left & goes_on(so_far)
 
-    return tf.while_loop(
-        lambda i, _: i < steps, add, (0, summed(flat[steps * step :]))
-    )[1]
+    rest = reduce(stack[:, steps * step :])
+    return tf.while_loop(is_next, add, (0, rest))[1]
 
 
 def _rows_at_once() -> int | None:

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import LayerCall
 from keras_initx.measurement.forward import forward_pass
-from keras_initx.measurement.moments import all_finite
+from keras_initx.measurement.moments import all_finite, half_squares
 from keras_initx.measurement.refusals import nonfinite, too_large
 
 # Pairs of a variable and the value that it has in a pass.
@@ -117,11 +118,19 @@ def first_too_large(
             # The pre-activation of a layer that is not selected is out of
             # reach.
             return None
-        for name, (_, mean, half_squares) in zip(
-            result.names, result.moments, strict=True
-        ):
-            if not all_finite([tf.nn.l2_loss(mean), half_squares]):
-                return name
+        squares = [
+            tf.concat([half_squares(stack.mean), stack.half_squares], axis=0)
+            for stack in result.moments
+        ]
+        finite = tf.math.is_finite(
+            tf.concat(
+                [tf.reshape(tf.cast(x, tf.float64), [2, -1]) for x in squares],
+                axis=1,
+            )
+        )
+        bad = ~finite.numpy().all(axis=0)
+        if bad.any():
+            return result.names[min(np.asarray(result.order)[bad])]
     return None
 
 

@@ -113,7 +113,9 @@ def packed(moments: Moments, finite: tf.Tensor) -> tf.Tensor:
     units = [*moments.means, *moments.constants]
     wide = max((x.dtype for x in units), key=lambda dtype: dtype.size)
     parts = [*tf.nest.flatten(moments), finite[None]]
-    return tf.concat([tf.cast(part, wide) for part in parts], axis=0)
+    return tf.concat(
+        [tf.reshape(tf.cast(part, wide), [-1]) for part in parts], axis=0
+    )
 
 
 def unpacked(vector: tf.Tensor, like: Moments) -> tuple[Moments, tf.Tensor]:
@@ -121,7 +123,9 @@ def unpacked(vector: tf.Tensor, like: Moments) -> tuple[Moments, tf.Tensor]:
     parts = tf.nest.flatten(like)
     *pieces, finite = tf.split(vector, [*map(tf.size, parts), 1])
     moments = [
-        tf.ensure_shape(tf.cast(piece, part.dtype), part.shape)
+        tf.ensure_shape(
+            tf.reshape(tf.cast(piece, part.dtype), tf.shape(part)), part.shape
+        )
         for piece, part in zip(pieces, parts, strict=True)
     ]
     return tf.nest.pack_sequence_as(like, moments), finite[0] > 0

@@ -928,7 +928,7 @@ def test_the_messages_of_all_workers_are_merged(
 
     def moments_of(x):
         narrow, wide = tf.constant(x[:, :2], "float32"), tf.constant(x, dtype)
-        return of_all_layers([layer_moments(narrow), layer_moments(wide)])
+        return of_all_layers([layer_moments([narrow]), layer_moments([wide])])
 
     finite = [tf.constant(i != not_finite) for i in range(3)]
     mine, *others = map(moments_of, pieces)

@@ -1,0 +1,98 @@
+"""Reduces the signals of small layers together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_initx.measurement.moments import SMALL
+
+
+class Stacks:
+    """Collects signals of equally many units, and reduces several at once.
+
+    A reduction is a call of a compiled function, which takes longer to trace
+    and to start than small signals take to reduce. They wait until they have
+    `SMALL` units in all; signals of more units are reduced as they come, so
+    that no large one is kept.
+
+    Args:
+        reduce: Called as `reduce(signals, kind)` with signals of one kind.
+            Returns a named tuple of tensors with a row for each signal.
+    """
+
+    def __init__(self, reduce: Callable[[Sequence[tf.Tensor], Any], Any]):
+        self._reduce = reduce
+        self._waiting: dict[tuple, list[tuple[int, tf.Tensor]]] = {}
+        self._done: list[tuple[list[int], Any]] = []
+        self._count = 0
+
+    def add(self, signal: tf.Tensor, kind: Any = None) -> Sequence[tf.Tensor]:
+        """Adds a signal of shape `(samples, units)`.
+
+        Returns:
+            The tensors to wait for before the signal goes on; none if it is
+            small.
+        """
+        units = signal.shape[1]
+        index, self._count = self._count, self._count + 1
+        if units is None or not 0 < 4 * units <= SMALL:
+            return self.add_reduced(self._reduce([signal], kind), index)
+        key = units, signal.dtype, kind
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append((index, signal))
+        if len(waiting) * units >= SMALL:
+            self._reduce_waiting(key)
+        return ()
+
+    def add_reduced(
+        self, reduced: Any, index: int | None = None
+    ) -> Sequence[tf.Tensor]:
+        """Adds a signal that has been reduced, a named tuple of one row."""
+        if index is None:
+            index, self._count = self._count, self._count + 1
+        self._done.append(([index], reduced))
+        return reduced
+
+    def finish(self) -> Stacked:
+        """Returns everything, joined by the number of units."""
+        for key in list(self._waiting):
+            self._reduce_waiting(key)
+        alike: dict[Any, list[tuple[list[int], Any]]] = {}
+        for i, (indices, reduced) in enumerate(self._done):
+            dtype, shape = reduced[1].dtype, reduced[1].shape
+            # Unknown numbers of units may differ.
+            key = (shape[1], dtype, i if shape[1] is None else 0)
+            alike.setdefault(key, []).append((indices, reduced))
+        order: list[int] = []
+        stacks = []
+        for parts in alike.values():
+            order += [index for indices, _ in parts for index in indices]
+            fields = zip(*(reduced for _, reduced in parts), strict=True)
+            stacks.append(
+                type(parts[0][1])(
+                    *(x[0] if len(x) == 1 else tf.concat(x, 0) for x in fields)
+                )
+            )
+        return Stacked(tuple(order), tuple(stacks))
+
+    def _reduce_waiting(self, key: tuple) -> None:
+        waiting = self._waiting.pop(key)
+        indices = [index for index, _ in waiting]
+        signals = [signal for _, signal in waiting]
+        self._done.append((indices, self._reduce(signals, key[-1])))
+
+
+class Stacked(NamedTuple):
+    """What signals were reduced to.
+
+    Args:
+        order: tuple of int. The index of each signal, in the order in which
+            the stacks have them.
+        stacks: tuple of named tuples of tensors, with a row for each signal.
+    """
+
+    order: tuple[int, ...]
+    stacks: tuple[Any, ...]
