@@ -172,7 +172,7 @@ class Recorder:
             ):
                 output = call(*args, **kwargs)
             if frame.selected and (
-                self.measured(layer) or not frame.recorded_inner
+                not frame.recorded_inner or self.measured(layer)
             ):
                 output = _on_first_tensor(record, output)
         finally:

@@ -47,12 +47,17 @@ class ActivationSearch:
         # activation or product in between, when it was looked at.
         self._rows: dict[tf.Operation, frozenset[int]] = {}
         self._open: set[int] = set()
+        self._starts: set[tf.Operation] = set()
 
-    def start(self, row: int, *tensors: tf.Tensor) -> None:
-        """Notes tensors that are the pre-activation of a row."""
+    def is_start(self, tensor: tf.Tensor) -> bool:
+        """Returns whether a tensor is the pre-activation of a row."""
+        return tensor.op in self._starts
+
+    def start(self, row: int, tensor: tf.Tensor) -> None:
+        """Notes a tensor that is the pre-activation of a row."""
         self._open.add(row)
-        for tensor in tensors:
-            self._rows[tensor.op] = frozenset([row])
+        self._starts.add(tensor.op)
+        self._rows[tensor.op] = frozenset([row])
 
     def is_open(self, row: int) -> bool:
         """Returns whether a row has no activation yet."""

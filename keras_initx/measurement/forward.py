@@ -85,6 +85,7 @@ def forward_pass(
     training: bool = False,
     states: Iterable[tuple[keras.Variable, tf.Tensor]] = (),
     places: Mapping[str, Place] | None = None,
+    samples: int = 32,
 ) -> ForwardResult:
     """Runs a model without writing its variables.
 
@@ -101,6 +102,8 @@ def forward_pass(
             the name of the call. Defaults to none. Other signals that depend
             on no sample are found where the model is traced, and all others
             have the samples along the first axis.
+        samples: int. The number of samples that is expected, by which small
+            signals are reduced in one way or another. Defaults to 32.
 
     Raises:
         ValueError: If a selector selects no layer, or no selected layer has a
@@ -112,7 +115,12 @@ def forward_pass(
         ran.append(layer_call)
         return matches_any(selectors, layer_call)
 
-    rows = _Rows(batch, places or {}, lambda part: matches_any(selectors, part))
+    rows = _Rows(
+        batch,
+        places or {},
+        lambda part: matches_any(selectors, part),
+        samples,
+    )
     # Their outputs are asked for by name.
     parts = any(isinstance(s, str) and ACTIVATION in s for s in selectors)
     scope = _RecordingScope(states)
@@ -158,6 +166,7 @@ class _Rows:
         batch: The batch of inputs.
         known: Mapping. Where the samples are in the signals of some calls.
         selects: Returns whether the output of an activation is a row.
+        samples: int. The number of samples that is expected.
     """
 
     def __init__(
@@ -165,10 +174,13 @@ class _Rows:
         batch: Any,
         known: Mapping[str, Place],
         selects: Callable[[LayerCall], bool],
+        samples: int,
     ):
         self.names: list[str] = []
-        self.moments = Stacks(lambda signals, _: layer_moments(signals))
-        self.outputs = Stacks(activation_outputs)
+        self.moments = Stacks(
+            lambda signals, _, fuse: layer_moments(signals, fuse), samples
+        )
+        self.outputs = Stacks(activation_outputs, samples)
         self._count_outputs = 0
         self.activation_of: list[int | None] = []
         self.places: list[Place] = []
@@ -224,6 +236,8 @@ class _Rows:
             for row, name in enumerate(self.names):
                 if name.startswith(inside) and self._search.is_open(row):
                     self._search.start(row, output)
+        if not rows and not self._search.rows(output):
+            return output
         activation = activation_of(layer)
         if activation is None:
             return output
@@ -250,7 +264,8 @@ class _Rows:
         self._shapes.append(signal.shape)
         # Only then may a large signal go on: an activation can then overwrite
         # it in place, and none is kept until its moments are computed.
-        signal = _after(moments, signal)
+        if moments or self._search is None or self._search.is_start(signal):
+            signal = _after(moments, signal)
         if self._search is not None and place != NONE:
             self._search.start(len(self.names) - 1, signal)
         return signal
@@ -264,7 +279,8 @@ class _Rows:
         """Ends rows with an activation, whose output goes on."""
         if self._search is None or not rows:
             return output
-        going = _after(self._keep(rows, output, bounds), output)
+        kept = self._keep(rows, output, bounds)
+        going = _after(kept, output) if kept else output
         self._search.end(rows, output, going)
         return going
 
@@ -291,7 +307,6 @@ class _Rows:
 def _after(tensors: Sequence[tf.Tensor], signal: tf.Tensor) -> tf.Tensor:
     """A signal that goes on when some tensors have been computed."""
     with tf.control_dependencies(tensors):
-        # An operation of its own, by which the search knows the signal.
         return tf.identity(signal)
 
 

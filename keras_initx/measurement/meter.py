@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -290,6 +291,7 @@ class Meter:
         written: tuple[keras.Variable, ...],
     ) -> _CompiledForward:
         traces: list[ForwardResult] = []
+        samples = placed.samples
         places = self._places.get(structure, {})
 
         def forward(batch: Any, states: tuple[tf.Tensor, ...]) -> tuple:
@@ -300,6 +302,7 @@ class Meter:
                 self._training,
                 zip(written, states, strict=True),
                 places,
+                samples,
             )
             traces.append(traced)
             moments = traced.moments, traced.outputs
@@ -320,7 +323,7 @@ class Meter:
         moments = function.structured_outputs[0]
         return _CompiledForward(
             function,
-            _concrete(merged, moments, moments),
+            _when_called(merged, moments, moments),
             _concrete(_summarize, moments),
             traced.names,
             traced.order,
@@ -429,6 +432,17 @@ def _concrete(function: Callable, *specs: Any) -> Any:
     # Not tf.function's own cache: it would warn of models measured one after
     # another as if one function were traced too often.
     return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+
+def _when_called(function: Callable, *examples: Any) -> Callable:
+    """A function that is compiled at its first call, which may never come."""
+    specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, examples)
+
+    @functools.cache
+    def compiled() -> Any:
+        return _concrete(function, *specs)
+
+    return lambda *arguments: compiled()(*arguments)
 
 
 def _same_spec(batch: Any, before: Any) -> Any:

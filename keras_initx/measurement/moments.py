@@ -23,9 +23,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-# Layers of up to so many units are reduced together, so that they have so many
-# units in all, if each has at most a quarter of them.
-SMALL = 2048
+# The squares of up to so many units are added up in one go.
+_SMALL = 2048
 # An output is saturated if it is nearer to a bound, as a share of the distance
 # between both bounds.
 _NEAR_A_BOUND = 0.015
@@ -93,7 +92,9 @@ class Moments(NamedTuple):
     saturated: tf.Tensor
 
 
-def layer_moments(signals: Sequence[tf.Tensor]) -> LayerMoments:
+def layer_moments(
+    signals: Sequence[tf.Tensor], fuse: bool = True
+) -> LayerMoments:
     """Returns the moments of some layers in one batch.
 
     There are two passes, the second one about the mean: a single pass over sums
@@ -105,12 +106,15 @@ def layer_moments(signals: Sequence[tf.Tensor]) -> LayerMoments:
             of shape `(samples, units)`. All have the same dtype, and equally
             many units. Where they have not equally many samples, the moments
             are numbers without a meaning.
+        fuse: bool. Whether to compile the reduction by XLA, for signals that
+            are large enough to be worth the time. Defaults to True.
 
     Returns:
         `LayerMoments` in float64 if signals are, else in float32.
     """
     flat = _wide(_joined(signals))
-    mean, deviation = _fused(_mean_and_deviation(len(signals)))(flat)
+    function = _mean_and_deviation(len(signals), fuse)
+    mean, deviation = (_fused(function) if fuse else function)(flat)
     return LayerMoments(_samples(signals), mean, half_squares(deviation))
 
 
@@ -140,7 +144,9 @@ def constant_moments(signal: tf.Tensor) -> LayerMoments:
 
 
 def activation_outputs(
-    outputs: Sequence[tf.Tensor], bounds: tuple[float, float] | None = None
+    outputs: Sequence[tf.Tensor],
+    bounds: tuple[float, float] | None = None,
+    fuse: bool = True,
 ) -> ActivationOutputs:
     """Returns what `measure` keeps of the outputs of some activations.
 
@@ -152,14 +158,16 @@ def activation_outputs(
         outputs: Sequence of tf.Tensor. As for `layer_moments`.
         bounds: tuple of two floats. The bounds of the activations. Defaults to
             none.
+        fuse: bool. As for `layer_moments`. Defaults to True.
 
     Reference: Glorot & Bengio, AISTATS (2010), for the saturation of units.
     The threshold 0.97 of tanh is that of A. Karpathy's lectures (2022); for
     other bounds it is scaled here.
     """
     flat = _wide(_joined(outputs))
-    function = _constants_and_saturated(len(outputs), bounds)
-    return ActivationOutputs(_samples(outputs), *_fused(function)(flat))
+    function = _constants_and_saturated(len(outputs), bounds, fuse)
+    kept = (_fused(function) if fuse else function)(flat)
+    return ActivationOutputs(_samples(outputs), *kept)
 
 
 def _joined(signals: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -173,12 +181,13 @@ def _samples(signals: Sequence[tf.Tensor]) -> tf.Tensor:
 
 @functools.cache
 def _constants_and_saturated(
-    layers: int, bounds: tuple[float, float] | None
+    layers: int, bounds: tuple[float, float] | None, in_parts: bool
 ) -> Callable:
     def function(joined: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         stack = _stacked(joined, layers)
         nan = tf.constant(float("nan"), stack.dtype)
-        constants = tf.where(_are_constant(stack), stack[:, 0], nan)
+        is_constant = _are_constant(stack, in_parts)
+        constants = tf.where(is_constant, stack[:, 0], nan)
         if bounds is None:
             return constants, tf.fill([layers], nan)
         middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
@@ -189,6 +198,7 @@ def _constants_and_saturated(
             lambda rows: (
                 tf.cast(tf.abs(rows - middle) > limit, stack.dtype) * share
             ),
+            in_parts,
         )
         # A share, also where its terms are rounded.
         return constants, tf.minimum(tf.reduce_mean(saturated, axis=1), 1)
@@ -302,7 +312,7 @@ def mean_squares(stacks: Sequence[tf.Tensor]) -> tf.Tensor:
 def half_squares(stack: tf.Tensor) -> tf.Tensor:
     """Returns half the sum of squares of each row of a matrix."""
     layers, units = stack.shape
-    if units is not None and units <= SMALL:
+    if units is not None and units <= _SMALL:
         return tf.reduce_sum(stack**2, axis=1) / 2
     # On a CPU this kernel sums in a tree over several threads; reduce_mean is
     # ten times slower for a large layer and not more exact.
@@ -353,24 +363,26 @@ def _finite(x: tf.Tensor) -> tf.Tensor:
 
 
 @functools.cache
-def _mean_and_deviation(layers: int) -> Callable:
+def _mean_and_deviation(layers: int, in_parts: bool) -> Callable:
     def function(joined: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         stack = _stacked(joined, layers)
         share = 1 / tf.cast(tf.shape(stack)[1], stack.dtype)
         first = stack[:, :1]
         # Sums are about the first sample: a sum of a part that all samples
         # share would round it, and a constant signal would have a variance.
-        mean = (
-            first
-            + _sum_of_rows(stack, lambda rows: (rows - first) * share)[:, None]
+        shift = _sum_of_rows(
+            stack, lambda rows: (rows - first) * share, in_parts
         )
-        square = _sum_of_rows(stack, lambda rows: (rows - mean) ** 2 * share)
+        mean = first + shift[:, None]
+        square = _sum_of_rows(
+            stack, lambda rows: (rows - mean) ** 2 * share, in_parts
+        )
         return mean[:, 0], tf.sqrt(square)
 
     return function
 
 
-def _are_constant(stack: tf.Tensor) -> tf.Tensor:
+def _are_constant(stack: tf.Tensor, in_parts: bool) -> tf.Tensor:
     """Whether each unit is the same for all samples.
 
     The samples are looked at until no unit is left that may be, which is soon
@@ -380,26 +392,35 @@ def _are_constant(stack: tf.Tensor) -> tf.Tensor:
     return _over_rows(
         stack,
         lambda rows: tf.reduce_all(tf.equal(rows, first), axis=1),
+        in_parts,
         tf.logical_and,
         tf.reduce_any,
     )
 
 
 def _sum_of_rows(
-    stack: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor]
+    stack: tf.Tensor,
+    function: Callable[[tf.Tensor], tf.Tensor],
+    in_parts: bool,
 ) -> tf.Tensor:
     return _over_rows(
-        stack, lambda rows: tf.reduce_sum(function(rows), axis=1), tf.add
+        stack,
+        lambda rows: tf.reduce_sum(function(rows), axis=1),
+        in_parts,
+        tf.add,
     )
 
 
 def _over_rows(
     stack: tf.Tensor,
     reduce: Callable[[tf.Tensor], tf.Tensor],
+    in_parts: bool,
     merge: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     goes_on: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """Reduces some samples at once and merges the results."""
+    """Reduces all samples, or some at once, and merges the results."""
+    if not in_parts:
+        return reduce(stack)
     layers, samples, units = tf.unstack(tf.shape(stack))
     step = tf.minimum(samples, _rows_at_once() or samples)
     steps = samples // step

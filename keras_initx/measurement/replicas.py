@@ -36,6 +36,15 @@ class Placed:
     strategy: tf.distribute.Strategy | None = None
     are_pieces: bool = False
 
+    @property
+    def samples(self) -> int:
+        """The number of samples on each device, as far as it matters."""
+        inputs = tf.nest.flatten(self.batch)
+        first = next(each for each in inputs if each is not None)
+        if self.strategy is not None:
+            first = self.strategy.experimental_local_results(first)[0]
+        return len(first)
+
     def moments(self, forward: Callable) -> Callable:
         """Returns a function that runs `forward` on all replicas.
 

@@ -7,24 +7,34 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_initx.measurement.moments import SMALL
+# Up to so many samples of small signals are reduced without XLA.
+_FEW_SAMPLES = 64
+# Signals wait until they have so many units in all, of few samples more, which
+# fit into the same memory.
+_UNITS = 2048
+_UNITS_OF_FEW = 8192
 
 
 class Stacks:
     """Collects signals of equally many units, and reduces several at once.
 
     A reduction is a call of a compiled function, which takes longer to trace
-    and to start than small signals take to reduce. They wait until they have
-    `SMALL` units in all; signals of more units are reduced as they come, so
-    that no large one is kept.
+    and to start than small signals take to reduce. They wait for one another
+    until they have a few thousand units in all; a signal of more than a quarter
+    of these is reduced as it comes, so that no large one is kept.
 
     Args:
-        reduce: Called as `reduce(signals, kind)` with signals of one kind.
-            Returns a named tuple of tensors with a row for each signal.
+        reduce: Called as `reduce(signals, kind, fuse=...)` with signals of one
+            kind. Returns a named tuple of tensors with a row for each signal.
+        samples: int. The number of samples that is expected. Signals that are
+            small for that number are not fused, since to compile a reduction
+            by XLA takes longer than to trace and optimize a whole layer.
     """
 
-    def __init__(self, reduce: Callable[[Sequence[tf.Tensor], Any], Any]):
+    def __init__(self, reduce: Callable[..., Any], samples: int):
         self._reduce = reduce
+        self._fuse = samples > _FEW_SAMPLES
+        self._units = _UNITS if self._fuse else _UNITS_OF_FEW
         self._waiting: dict[tuple, list[tuple[int, tf.Tensor]]] = {}
         self._done: list[tuple[list[int], Any]] = []
         self._count = 0
@@ -38,12 +48,13 @@ class Stacks:
         """
         units = signal.shape[1]
         index, self._count = self._count, self._count + 1
-        if units is None or not 0 < 4 * units <= SMALL:
-            return self.add_reduced(self._reduce([signal], kind), index)
+        if units is None or not 0 < 4 * units <= self._units:
+            reduced = self._reduce([signal], kind, fuse=True)
+            return self.add_reduced(reduced, index)
         key = units, signal.dtype, kind
         waiting = self._waiting.setdefault(key, [])
         waiting.append((index, signal))
-        if len(waiting) * units >= SMALL:
+        if len(waiting) * units >= self._units:
             self._reduce_waiting(key)
         return ()
 
@@ -82,7 +93,8 @@ class Stacks:
         waiting = self._waiting.pop(key)
         indices = [index for index, _ in waiting]
         signals = [signal for _, signal in waiting]
-        self._done.append((indices, self._reduce(signals, key[-1])))
+        reduced = self._reduce(signals, key[-1], fuse=self._fuse)
+        self._done.append((indices, reduced))
 
 
 class Stacked(NamedTuple):
