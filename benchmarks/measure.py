@@ -11,6 +11,10 @@ Ratios of times are taken within paired rounds (see paired.py). Memory is the
 peak of a process of its own that runs one way, above that of a process that
 builds only the model and the data.
 
+`--first` shows what the first call on a fresh model costs instead, tracing and
+compiling included: `measure` and `predict` on the same data, each in processes
+of their own, in CPU time.
+
 Run `python benchmarks/measure.py`; `--help` lists the nets.
 """
 
@@ -18,6 +22,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -65,6 +71,19 @@ NETS: dict[str, tuple[Callable[[], keras.Model], int, int]] = {
     "50 dense, 256 wide": (lambda: dense_net(256), 1024, 4),
     "50 dense, 1024 wide": (lambda: dense_net(1024), 1024, 2),
     "50 dense, 2048 wide": (lambda: dense_net(2048), 1024, 1),
+}
+
+
+# name: (model, samples)
+FIRST: dict[str, tuple[Callable[[], keras.Model], int]] = {
+    "50 dense, 64 wide": (lambda: dense_net(64), 256),
+    "50 dense, 256 wide": (lambda: dense_net(256), 256),
+    "50 dense, 1024 wide": (lambda: dense_net(1024), 256),
+    "1000 dense, 64 wide": (lambda: dense_net(64, 1000), 256),
+    "ResNet50 at 224 x 224": (
+        lambda: keras.applications.ResNet50(weights=None),
+        32,
+    ),
 }
 
 
@@ -128,6 +147,55 @@ def print_memory(net: str, way: str) -> None:
     print(paired.resident_memory())
 
 
+def print_first(net: str, way: str) -> None:
+    """Prints the CPU seconds of the first call on a fresh model."""
+    build, samples = FIRST[net]
+    # Keras traverses a model recursively when it builds it.
+    sys.setrecursionlimit(20000)
+    keras.utils.set_random_seed(0)
+    model = build()
+    data = np.random.default_rng(0).normal(
+        size=(samples, *model.input_shape[1:])
+    )
+    start = time.process_time()
+    if way == "measure":
+        kx.measure(model, data)
+    else:
+        model.predict(data, verbose=0)
+    print(time.process_time() - start)
+
+
+def report_first(nets: list[str], rounds: int) -> None:
+    table = Table(box=box.MARKDOWN)
+    for head in ("net", "samples", "predict", "measure", "ratio"):
+        table.add_column(
+            head, justify="left" if head == "net" else "right", no_wrap=True
+        )
+    for net in nets:
+        seconds = [
+            paired.printed_numbers(
+                __file__, "--first-of", ("predict", "measure"), net
+            )
+            for _ in range(rounds)
+        ]
+        predict, measure = (
+            np.array([each[way] for each in seconds])
+            for way in ("predict", "measure")
+        )
+        table.add_row(
+            net,
+            str(FIRST[net][1]),
+            f"{np.median(predict):.2f} s",
+            f"{np.median(measure):.2f} s",
+            paired.median_and_quartiles(measure / predict),
+        )
+    print(
+        "CPU time of the first call on a fresh model, in batches of 32: median "
+        f"of {rounds} paired rounds (quartiles)."
+    )
+    Console(width=200, color_system=None).print(table)
+
+
 def report(nets: list[str], rounds: int) -> None:
     table = Table(box=box.MARKDOWN)
     table.add_column("net", no_wrap=True)
@@ -153,13 +221,21 @@ def report(nets: list[str], rounds: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--net", action="append", choices=NETS, help="only this net"
+        "--net", action="append", choices=NETS | FIRST, help="only this net"
+    )
+    parser.add_argument(
+        "--first", action="store_true", help="the first call on a fresh model"
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--first-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.memory_of:
         print_memory(*options.memory_of)
+    elif options.first_of:
+        print_first(*options.first_of)
+    elif options.first:
+        report_first(options.net or list(FIRST), options.rounds)
     else:
         report(options.net or list(NETS), options.rounds)
 
