@@ -85,7 +85,7 @@ def forward_pass(
     training: bool = False,
     states: Iterable[tuple[keras.Variable, tf.Tensor]] = (),
     places: Mapping[str, Place] | None = None,
-    samples: int = 32,
+    few: bool = False,
 ) -> ForwardResult:
     """Runs a model without writing its variables.
 
@@ -102,8 +102,8 @@ def forward_pass(
             the name of the call. Defaults to none. Other signals that depend
             on no sample are found where the model is traced, and all others
             have the samples along the first axis.
-        samples: int. The number of samples that is expected, by which small
-            signals are reduced in one way or another. Defaults to 32.
+        few: bool. Whether the batch has at most `FEW_SAMPLES` samples, which
+            are reduced in a way that is faster to compile. Defaults to False.
 
     Raises:
         ValueError: If a selector selects no layer, or no selected layer has a
@@ -119,7 +119,7 @@ def forward_pass(
         batch,
         places or {},
         lambda part: matches_any(selectors, part),
-        samples,
+        few,
     )
     # Their outputs are asked for by name.
     parts = any(isinstance(s, str) and ACTIVATION in s for s in selectors)
@@ -166,7 +166,7 @@ class _Rows:
         batch: The batch of inputs.
         known: Mapping. Where the samples are in the signals of some calls.
         selects: Returns whether the output of an activation is a row.
-        samples: int. The number of samples that is expected.
+        few: bool. Whether there are at most `FEW_SAMPLES` samples.
     """
 
     def __init__(
@@ -174,13 +174,13 @@ class _Rows:
         batch: Any,
         known: Mapping[str, Place],
         selects: Callable[[LayerCall], bool],
-        samples: int,
+        few: bool,
     ):
         self.names: list[str] = []
         self.moments = Stacks(
-            lambda signals, _, fuse: layer_moments(signals, fuse), samples
+            lambda signals, _, **how: layer_moments(signals, **how), few
         )
-        self.outputs = Stacks(activation_outputs, samples)
+        self.outputs = Stacks(activation_outputs, few)
         self._count_outputs = 0
         self.activation_of: list[int | None] = []
         self.places: list[Place] = []

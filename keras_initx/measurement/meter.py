@@ -27,6 +27,7 @@ from keras_initx.measurement.data import (
 )
 from keras_initx.measurement.forward import ForwardResult, forward_pass
 from keras_initx.measurement.moments import (
+    FEW_SAMPLES,
     Moments,
     all_finite,
     dead_fractions,
@@ -59,6 +60,8 @@ from keras_initx.profile import VarianceProfile
 from keras_initx.validation import check_backend, check_bool, refuse
 
 _COMPILED_KEPT = 8
+# In the key of a compiled pass for batches of more than a few samples.
+_MANY = "many"
 
 
 class Meter:
@@ -67,7 +70,8 @@ class Meter:
     `Meter(model)(data)` returns what `measure(model, data)` returns. The meter
     keeps the compiled forward passes, one for each structure of data (dtypes,
     and shapes but for the number of samples; the last 8 of them), and they go
-    when the meter goes.
+    when the meter goes. If batches of up to 32 samples come first and larger
+    ones later, there is a second pass for these.
 
     A compiled pass fixes at its first call all Python values that the layers
     read while they run: a dropout rate, an activation function, the attributes
@@ -242,7 +246,11 @@ class Meter:
     ) -> _CompiledForward:
         # The second batch has a pass of its own if the first one has written
         # states, which the second takes as arguments.
-        key = (structure, repr(placed.spec), placed.are_pieces, len(states))
+        key: tuple = (structure, repr(placed.spec))
+        key += (placed.are_pieces, len(states))
+        # One for few samples is compiled sooner, and one for many takes few.
+        if placed.samples > FEW_SAMPLES or (*key, _MANY) in self._compiled:
+            key = (*key, _MANY)
         if key not in self._compiled:
             traced = self._compile(structure, placed, states, written)
             if traced.doubtful:
@@ -291,7 +299,7 @@ class Meter:
         written: tuple[keras.Variable, ...],
     ) -> _CompiledForward:
         traces: list[ForwardResult] = []
-        samples = placed.samples
+        few = placed.samples <= FEW_SAMPLES
         places = self._places.get(structure, {})
 
         def forward(batch: Any, states: tuple[tf.Tensor, ...]) -> tuple:
@@ -302,7 +310,7 @@ class Meter:
                 self._training,
                 zip(written, states, strict=True),
                 places,
-                samples,
+                few,
             )
             traces.append(traced)
             moments = traced.moments, traced.outputs

@@ -23,6 +23,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+# XLA on a CPU stores the terms of more rows before it adds them up, which takes
+# memory of the signal's size and most of the time. (It also does so for any
+# number of differences that are multiplied with nothing.)
+FEW_SAMPLES = 32
 # The squares of up to so many units are added up in one go.
 _SMALL = 2048
 # An output is saturated if it is nearer to a bound, as a share of the distance
@@ -93,7 +97,7 @@ class Moments(NamedTuple):
 
 
 def layer_moments(
-    signals: Sequence[tf.Tensor], fuse: bool = True
+    signals: Sequence[tf.Tensor], fuse: bool = True, few: bool = False
 ) -> LayerMoments:
     """Returns the moments of some layers in one batch.
 
@@ -108,12 +112,14 @@ def layer_moments(
             are numbers without a meaning.
         fuse: bool. Whether to compile the reduction by XLA, for signals that
             are large enough to be worth the time. Defaults to True.
+        few: bool. Whether there are at most `FEW_SAMPLES` samples, which are
+            reduced at once. Defaults to False.
 
     Returns:
         `LayerMoments` in float64 if signals are, else in float32.
     """
     flat = _wide(_joined(signals))
-    function = _mean_and_deviation(len(signals), fuse)
+    function = _mean_and_deviation(len(signals), not few)
     mean, deviation = (_fused(function) if fuse else function)(flat)
     return LayerMoments(_samples(signals), mean, half_squares(deviation))
 
@@ -147,6 +153,7 @@ def activation_outputs(
     outputs: Sequence[tf.Tensor],
     bounds: tuple[float, float] | None = None,
     fuse: bool = True,
+    few: bool = False,
 ) -> ActivationOutputs:
     """Returns what `measure` keeps of the outputs of some activations.
 
@@ -159,13 +166,14 @@ def activation_outputs(
         bounds: tuple of two floats. The bounds of the activations. Defaults to
             none.
         fuse: bool. As for `layer_moments`. Defaults to True.
+        few: bool. As for `layer_moments`. Defaults to False.
 
     Reference: Glorot & Bengio, AISTATS (2010), for the saturation of units.
     The threshold 0.97 of tanh is that of A. Karpathy's lectures (2022); for
     other bounds it is scaled here.
     """
     flat = _wide(_joined(outputs))
-    function = _constants_and_saturated(len(outputs), bounds, fuse)
+    function = _constants_and_saturated(len(outputs), bounds, not few)
     kept = (_fused(function) if fuse else function)(flat)
     return ActivationOutputs(_samples(outputs), *kept)
 
@@ -440,11 +448,8 @@ def _over_rows(
 
 def _rows_at_once() -> int | None:
     """The number of rows that are summed at once; None for all of them."""
-    # XLA on a CPU stores the terms of more than 32 rows before it adds them up,
-    # which takes memory of the signal's size and most of the time. (It also
-    # does so for any number of differences that are multiplied with nothing.)
     devices = tf.config.list_logical_devices()
-    return 32 if all(d.device_type == "CPU" for d in devices) else None
+    return FEW_SAMPLES if all(d.device_type == "CPU" for d in devices) else None
 
 
 @functools.cache

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# Up to so many samples of small signals are reduced without XLA.
-_FEW_SAMPLES = 64
 # Signals wait until they have so many units in all, of few samples more, which
 # fit into the same memory.
 _UNITS = 2048
@@ -24,17 +22,18 @@ class Stacks:
     of these is reduced as it comes, so that no large one is kept.
 
     Args:
-        reduce: Called as `reduce(signals, kind, fuse=...)` with signals of one
-            kind. Returns a named tuple of tensors with a row for each signal.
-        samples: int. The number of samples that is expected. Signals that are
-            small for that number are not fused, since to compile a reduction
-            by XLA takes longer than to trace and optimize a whole layer.
+        reduce: Called as `reduce(signals, kind, fuse=..., few=...)` with
+            signals of one kind. Returns a named tuple of tensors with a row
+            for each signal.
+        few: bool. Whether there are at most `FEW_SAMPLES` samples. Of so few,
+            small signals are not fused, since to compile a reduction by XLA
+            takes longer than to trace and optimize a whole layer.
     """
 
-    def __init__(self, reduce: Callable[..., Any], samples: int):
+    def __init__(self, reduce: Callable[..., Any], few: bool):
         self._reduce = reduce
-        self._fuse = samples > _FEW_SAMPLES
-        self._units = _UNITS if self._fuse else _UNITS_OF_FEW
+        self._few = few
+        self._units = _UNITS_OF_FEW if few else _UNITS
         self._waiting: dict[tuple, list[tuple[int, tf.Tensor]]] = {}
         self._done: list[tuple[list[int], Any]] = []
         self._count = 0
@@ -49,7 +48,7 @@ class Stacks:
         units = signal.shape[1]
         index, self._count = self._count, self._count + 1
         if units is None or not 0 < 4 * units <= self._units:
-            reduced = self._reduce([signal], kind, fuse=True)
+            reduced = self._reduce([signal], kind, fuse=True, few=self._few)
             return self.add_reduced(reduced, index)
         key = units, signal.dtype, kind
         waiting = self._waiting.setdefault(key, [])
@@ -93,7 +92,9 @@ class Stacks:
         waiting = self._waiting.pop(key)
         indices = [index for index, _ in waiting]
         signals = [signal for _, signal in waiting]
-        reduced = self._reduce(signals, key[-1], fuse=self._fuse)
+        reduced = self._reduce(
+            signals, key[-1], fuse=not self._few, few=self._few
+        )
         self._done.append((indices, reduced))
 
 

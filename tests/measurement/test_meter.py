@@ -211,3 +211,19 @@ def test_an_error_in_one_call_leaves_the_meter_usable():
     with pytest.raises(ValueError):
         meter(X[:, :2])
     assert meter(X) == expected
+
+
+def test_a_pass_for_many_samples_takes_few_and_not_the_other_way():
+    # Few samples are reduced in one go, which takes memory for many.
+    model, counted = counted_net()
+    meter = kx.Meter(model)
+    x = np.concatenate([X, X])
+    profiles = []
+    for size, traces in ((20, 1), (70, 2), (40, 2), (10, 2)):
+        profiles.append(meter(x, batch_size=size))
+        assert counted.traces == traces
+    for profile in profiles[1:]:
+        np.testing.assert_allclose(profile.total, profiles[0].total, rtol=1e-5)
+    model, counted = counted_net()
+    kx.Meter(model)(x, batch_size=70)
+    assert counted.traces == 1
