@@ -428,3 +428,28 @@ def test_merging_is_exact(rng):
     np.testing.assert_array_equal(one.constants[0], whole.constants[0])
     np.testing.assert_allclose(one.saturated, whole.saturated, rtol=1e-6)
     np.testing.assert_allclose(dead_fractions(one), [2 / 9])
+
+
+@pytest.mark.parametrize("size", [16, 40])
+def test_layers_of_many_widths_are_in_the_order_of_their_calls(size, rng):
+    """Layers of equal width are reduced together, and wide ones alone."""
+    widths = [3, 700, 5, 3, 2100, 3, 700, 5] + [600] * 5
+    layers = [L.Dense(n, "relu", True, "he_normal") for n in widths]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    for layer in layers:
+        layer.bias.assign(rng.normal(size=layer.units))
+    x = rng.normal(size=(80, 6)).astype("float32")
+    profile = kx.measure(model, x, batch_size=size)
+    assert profile.units.tolist() == widths
+    h = x
+    for i, layer in enumerate(layers):
+        before = h @ layer.kernel.numpy() + layer.bias.numpy()
+        h = layer(h).numpy()
+        variance = before.var(axis=0, dtype=np.float64).mean()
+        square = (before.mean(axis=0, dtype=np.float64) ** 2).mean()
+        row = profile[i]
+        atol = 1e-5 * (variance + square)
+        np.testing.assert_allclose(row.sample_variance, variance, atol=atol)
+        np.testing.assert_allclose(row.squared_mean, square, atol=atol)
+        np.testing.assert_allclose(row.dead_fraction, dead(h), atol=0.01)
+    assert (profile.dead_fraction > 0).any()
