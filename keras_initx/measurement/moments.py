@@ -194,33 +194,57 @@ def _constants_and_saturated(
     def function(joined: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         stack = _stacked(joined, layers)
         nan = tf.constant(float("nan"), stack.dtype)
+        first = _first(stack)
         is_constant = _are_constant(stack, in_parts)
-        constants = tf.where(is_constant, stack[:, 0], nan)
+        constants = tf.where(is_constant, tf.squeeze(first, -2), nan)
         if bounds is None:
-            return constants, tf.fill([layers], nan)
-        middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
-        share = 1 / tf.cast(tf.shape(stack)[1], stack.dtype)
-        limit = half * (1 - 2 * _NEAR_A_BOUND)
-        saturated = _sum_of_rows(
-            stack,
-            lambda rows: (
-                tf.cast(tf.abs(rows - middle) > limit, stack.dtype) * share
-            ),
-            in_parts,
+            saturated = nan
+        else:
+            saturated = _saturated(stack, bounds, in_parts)
+        return (
+            tf.reshape(constants, [layers, -1]),
+            tf.broadcast_to(saturated, [layers]),
         )
-        # A share, also where its terms are rounded.
-        return constants, tf.minimum(tf.reduce_mean(saturated, axis=1), 1)
 
     return function
 
 
+def _saturated(
+    stack: tf.Tensor, bounds: tuple[float, float], in_parts: bool
+) -> tf.Tensor:
+    """The share of outputs that are near a bound."""
+    middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
+    limit = half * (1 - 2 * _NEAR_A_BOUND)
+    share = 1 / tf.cast(tf.shape(stack)[-2], stack.dtype)
+    shares = _sum_of_rows(
+        stack,
+        lambda rows: (
+            tf.cast(tf.abs(rows - middle) > limit, stack.dtype) * share
+        ),
+        in_parts,
+    )
+    # A share, also where its terms are rounded.
+    return tf.minimum(tf.reduce_mean(shares, axis=-1), 1)
+
+
 def _stacked(joined: tf.Tensor, layers: int) -> tf.Tensor:
-    """The signals of some layers, shape `(layers, samples, units)`."""
+    """The signals of some layers, shape `(layers, samples, units)`.
+
+    That of one layer keeps the shape `(samples, units)`, since XLA would store
+    more of it otherwise.
+    """
+    if layers == 1:
+        return joined
     rows, units = tf.unstack(tf.shape(joined))
     samples = rows // layers
     stack = tf.reshape(joined[: layers * samples], [layers, samples, units])
     stack.set_shape([layers, None, joined.shape[1]])
     return stack
+
+
+def _first(stack: tf.Tensor) -> tf.Tensor:
+    """The first sample, with an axis of one sample."""
+    return stack[..., :1, :]
 
 
 def _wide(signal: tf.Tensor) -> tf.Tensor:
@@ -374,18 +398,21 @@ def _finite(x: tf.Tensor) -> tf.Tensor:
 def _mean_and_deviation(layers: int, in_parts: bool) -> Callable:
     def function(joined: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         stack = _stacked(joined, layers)
-        share = 1 / tf.cast(tf.shape(stack)[1], stack.dtype)
-        first = stack[:, :1]
+        share = 1 / tf.cast(tf.shape(stack)[-2], stack.dtype)
+        first = _first(stack)
         # Sums are about the first sample: a sum of a part that all samples
         # share would round it, and a constant signal would have a variance.
         shift = _sum_of_rows(
             stack, lambda rows: (rows - first) * share, in_parts
         )
-        mean = first + shift[:, None]
+        mean = first + tf.expand_dims(shift, -2)
         square = _sum_of_rows(
             stack, lambda rows: (rows - mean) ** 2 * share, in_parts
         )
-        return mean[:, 0], tf.sqrt(square)
+        return (
+            tf.reshape(mean, [layers, -1]),
+            tf.reshape(tf.sqrt(square), [layers, -1]),
+        )
 
     return function
 
@@ -396,10 +423,10 @@ def _are_constant(stack: tf.Tensor, in_parts: bool) -> tf.Tensor:
     The samples are looked at until no unit is left that may be, which is soon
     where none is.
     """
-    first = stack[:, :1]
+    first = _first(stack)
     return _over_rows(
         stack,
-        lambda rows: tf.reduce_all(tf.equal(rows, first), axis=1),
+        lambda rows: tf.reduce_all(tf.equal(rows, first), axis=-2),
         in_parts,
         tf.logical_and,
         tf.reduce_any,
@@ -413,7 +440,7 @@ def _sum_of_rows(
 ) -> tf.Tensor:
     return _over_rows(
         stack,
-        lambda rows: tf.reduce_sum(function(rows), axis=1),
+        lambda rows: tf.reduce_sum(function(rows), axis=-2),
         in_parts,
         tf.add,
     )
@@ -426,23 +453,24 @@ def _over_rows(
     merge: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     goes_on: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """Reduces all samples, or some at once, and merges the results."""
+    """Reduces all samples at once, or some after others."""
     if not in_parts:
         return reduce(stack)
-    layers, samples, units = tf.unstack(tf.shape(stack))
+    *layers, samples, units = tf.unstack(tf.shape(stack))
     step = tf.minimum(samples, _rows_at_once() or samples)
     steps = samples // step
 
     def add(i: tf.Tensor, so_far: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.slice(stack, [0, i * step, 0], [layers, step, units])
-        rows.set_shape([stack.shape[0], None, stack.shape[2]])
+        begin = [0] * len(layers)
+        rows = tf.slice(stack, [*begin, i * step, 0], [*layers, step, units])
+        rows.set_shape([*stack.shape[:-2], None, stack.shape[-1]])
         return i + 1, merge(so_far, reduce(rows))
 
     def is_next(i: tf.Tensor, so_far: tf.Tensor) -> tf.Tensor:
         is_left = i < steps
         return is_left if goes_on is None else is_left & goes_on(so_far)
 
-    rest = reduce(stack[:, steps * step :])
+    rest = reduce(stack[..., steps * step :, :])
     return tf.while_loop(is_next, add, (0, rest))[1]
 
 

@@ -25,9 +25,9 @@ class Stacks:
         reduce: Called as `reduce(signals, kind, fuse=..., few=...)` with
             signals of one kind. Returns a named tuple of tensors with a row
             for each signal.
-        few: bool. Whether there are at most `FEW_SAMPLES` samples. Of so few,
-            small signals are not fused, since to compile a reduction by XLA
-            takes longer than to trace and optimize a whole layer.
+        few: bool. Whether there are at most `FEW_SAMPLES` samples. Small
+            signals of so few samples are not fused, since to compile a
+            reduction by XLA takes longer than to trace a whole layer.
     """
 
     def __init__(self, reduce: Callable[..., Any], few: bool):
