@@ -13,6 +13,7 @@ from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.activations import (
     activation_of,
+    is_keras_function,
     is_nonlinear,
     saturation_bounds,
 )
@@ -177,11 +178,8 @@ class _Rows:
         few: bool,
     ):
         self.names: list[str] = []
-        self.moments = Stacks(
-            lambda signals, _, **how: layer_moments(signals, **how), few
-        )
+        self.moments = Stacks(layer_moments, few)
         self.outputs = Stacks(activation_outputs, few)
-        self._count_outputs = 0
         self.activation_of: list[int | None] = []
         self.places: list[Place] = []
         self.place_of = PlacesInGraph(batch, known)
@@ -220,7 +218,10 @@ class _Rows:
             output = self._add(name, output)
             if is_nonlinear(activation):
                 rows |= {len(self.names) - 1}
-        return self._ended(rows, saturation_bounds(activation), output)
+        bounds = saturation_bounds(activation)
+        # A function of Keras leaves the first axis as it is.
+        alone = not is_keras_function(activation)
+        return self._ended(rows, bounds, output, alone)
 
     def after_call(
         self, layer_call: LayerCall, rerun: Rerun, output: Any
@@ -275,11 +276,12 @@ class _Rows:
         rows: Collection[int],
         bounds: tuple[float, float] | None,
         output: tf.Tensor,
+        alone: bool = True,
     ) -> tf.Tensor:
         """Ends rows with an activation, whose output goes on."""
         if self._search is None or not rows:
             return output
-        kept = self._keep(rows, output, bounds)
+        kept = self._keep(rows, output, bounds, alone)
         going = _after(kept, output) if kept else output
         self._search.end(rows, output, going)
         return going
@@ -289,8 +291,13 @@ class _Rows:
         rows: Collection[int],
         output: tf.Tensor,
         bounds: tuple[float, float] | None = None,
+        alone: bool = True,
     ) -> Sequence[tf.Tensor]:
-        """Keeps what an activation returned, and returns what is kept."""
+        """Keeps what an activation returned, and returns what is kept.
+
+        It is reduced alone where a layer between the rows and the activation
+        may have changed the first axis, as a reshape does.
+        """
         row = min(rows)
         place, shape = self.places[row], self._shapes[row]
         graph = tf.compat.v1.get_default_graph()
@@ -299,9 +306,9 @@ class _Rows:
         if place != FIRST and output.shape.as_list() != shape.as_list():
             return ()
         for row in rows:
-            self.activation_of[row] = self._count_outputs
-        self._count_outputs += 1
-        return self.outputs.add(by_sample(output, place), bounds)
+            self.activation_of[row] = len(self.outputs)
+        samples = by_sample(output, place)
+        return self.outputs.add(samples, bounds, alone=alone)
 
 
 def _after(tensors: Sequence[tf.Tensor], signal: tf.Tensor) -> tf.Tensor:

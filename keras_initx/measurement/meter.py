@@ -60,8 +60,6 @@ from keras_initx.profile import VarianceProfile
 from keras_initx.validation import check_backend, check_bool, refuse
 
 _COMPILED_KEPT = 8
-# In the key of a compiled pass for batches of more than a few samples.
-_MANY = "many"
 
 
 class Meter:
@@ -233,7 +231,7 @@ class Meter:
     def _placed(self, batch: Any, spec: Any) -> Placed:
         strategy = strategy_of(self._model)
         if strategy.num_replicas_in_sync == 1:
-            return Placed(batch, spec)
+            return Placed(batch, spec, samples_of(batch))
         return split(batch, strategy)
 
     def _compiled_for(
@@ -248,14 +246,18 @@ class Meter:
         # states, which the second takes as arguments.
         key: tuple = (structure, repr(placed.spec))
         key += (placed.are_pieces, len(states))
-        # One for few samples is compiled sooner, and one for many takes few.
-        if placed.samples > FEW_SAMPLES or (*key, _MANY) in self._compiled:
-            key = (*key, _MANY)
+        # A pass for few samples is compiled sooner, but one for many samples
+        # takes few as well.
+        few = (
+            placed.samples <= FEW_SAMPLES
+            and (*key, False) not in self._compiled
+        )
+        key += (few,)
         if key not in self._compiled:
-            traced = self._compile(structure, placed, states, written)
+            traced = self._compile(structure, placed, states, written, few)
             if traced.doubtful:
                 self._look_up(structure, traced.doubtful, all_batches)
-                traced = self._compile(structure, placed, states, written)
+                traced = self._compile(structure, placed, states, written, few)
             self._compiled[key] = traced
             if len(self._compiled) > _COMPILED_KEPT:
                 self._compiled.popitem(last=False)
@@ -297,9 +299,9 @@ class Meter:
         placed: Placed,
         states: tuple[tf.Tensor, ...],
         written: tuple[keras.Variable, ...],
+        few: bool,
     ) -> _CompiledForward:
         traces: list[ForwardResult] = []
-        few = placed.samples <= FEW_SAMPLES
         places = self._places.get(structure, {})
 
         def forward(batch: Any, states: tuple[tf.Tensor, ...]) -> tuple:

@@ -26,6 +26,7 @@ class Placed:
     Args:
         batch: A structure of tensors, or of one tensor for each replica.
         spec: The same structure of type specifications.
+        samples: int. The largest number of samples on a device.
         strategy: tf.distribute.Strategy. None for one replica.
         are_pieces: bool. Whether each replica has samples of its own. A batch
             of fewer samples than replicas is not split: each has all of it.
@@ -33,17 +34,9 @@ class Placed:
 
     batch: Any
     spec: Any
+    samples: int
     strategy: tf.distribute.Strategy | None = None
     are_pieces: bool = False
-
-    @property
-    def samples(self) -> int:
-        """The number of samples on each device, as far as it matters."""
-        inputs = tf.nest.flatten(self.batch)
-        first = next(each for each in inputs if each is not None)
-        if self.strategy is not None:
-            first = self.strategy.experimental_local_results(first)[0]
-        return len(first)
 
     def moments(self, forward: Callable) -> Callable:
         """Returns a function that runs `forward` on all replicas.
@@ -106,7 +99,8 @@ def split(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
 
     placed = map_arrays(place, batch)
     spec = map_arrays(tf.type_spec_from_value, placed)
-    return Placed(placed, spec, strategy, are_pieces)
+    largest = size + (larger > 0) if are_pieces else samples
+    return Placed(placed, spec, largest, strategy, are_pieces)
 
 
 def packed(moments: Moments, finite: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ _UNITS_OF_FEW = 8192
 
 
 class Stacks:
-    """Collects signals of equally many units, and reduces several at once.
+    """Collects signals of one shape, and reduces several at once.
 
     A reduction is a call of a compiled function, which takes longer to trace
     and to start than small signals take to reduce. They wait for one another
@@ -22,9 +22,9 @@ class Stacks:
     of these is reduced as it comes, so that no large one is kept.
 
     Args:
-        reduce: Called as `reduce(signals, kind, fuse=..., few=...)` with
-            signals of one kind. Returns a named tuple of tensors with a row
-            for each signal.
+        reduce: Called as `reduce(signals, *how, fuse=..., few=...)` with
+            signals that are reduced alike. Returns a named tuple of tensors
+            with a row for each signal.
         few: bool. Whether there are at most `FEW_SAMPLES` samples. Small
             signals of so few samples are not fused, since to compile a
             reduction by XLA takes longer than to trace a whole layer.
@@ -38,32 +38,42 @@ class Stacks:
         self._done: list[tuple[list[int], Any]] = []
         self._count = 0
 
-    def add(self, signal: tf.Tensor, kind: Any = None) -> Sequence[tf.Tensor]:
+    def __len__(self) -> int:
+        """The number of signals that were added."""
+        return self._count
+
+    def add(
+        self, signal: tf.Tensor, *how: Any, alone: bool = False
+    ) -> Sequence[tf.Tensor]:
         """Adds a signal of shape `(samples, units)`.
+
+        Args:
+            signal: tf.Tensor. The signal.
+            *how: Further arguments of `reduce`.
+            alone: bool. Whether to reduce it by itself, since its first axis
+                may not be that of other signals of its shape, which cannot be
+                told from them where it is unknown. Defaults to False.
 
         Returns:
             The tensors to wait for before the signal goes on; none if it is
             small.
         """
         units = signal.shape[1]
-        index, self._count = self._count, self._count + 1
-        if units is None or not 0 < 4 * units <= self._units:
-            reduced = self._reduce([signal], kind, fuse=True, few=self._few)
-            return self.add_reduced(reduced, index)
-        key = units, signal.dtype, kind
+        large = units is None or not 0 < 4 * units <= self._units
+        if large or alone:
+            return self.add_reduced(self._reduced([signal], how, large))
+        key = (*signal.shape, signal.dtype, how)
         waiting = self._waiting.setdefault(key, [])
-        waiting.append((index, signal))
+        waiting.append((self._count, signal))
+        self._count += 1
         if len(waiting) * units >= self._units:
             self._reduce_waiting(key)
         return ()
 
-    def add_reduced(
-        self, reduced: Any, index: int | None = None
-    ) -> Sequence[tf.Tensor]:
+    def add_reduced(self, reduced: Any) -> Sequence[tf.Tensor]:
         """Adds a signal that has been reduced, a named tuple of one row."""
-        if index is None:
-            index, self._count = self._count, self._count + 1
-        self._done.append(([index], reduced))
+        self._done.append(([self._count], reduced))
+        self._count += 1
         return reduced
 
     def finish(self) -> Stacked:
@@ -89,13 +99,15 @@ class Stacks:
         return Stacked(tuple(order), tuple(stacks))
 
     def _reduce_waiting(self, key: tuple) -> None:
-        waiting = self._waiting.pop(key)
-        indices = [index for index, _ in waiting]
-        signals = [signal for _, signal in waiting]
-        reduced = self._reduce(
-            signals, key[-1], fuse=not self._few, few=self._few
-        )
-        self._done.append((indices, reduced))
+        indices, signals = zip(*self._waiting.pop(key), strict=True)
+        reduced = self._reduced(signals, key[-1])
+        self._done.append((list(indices), reduced))
+
+    def _reduced(
+        self, signals: Sequence[tf.Tensor], how: tuple, large: bool = False
+    ) -> Any:
+        fuse = large or not self._few
+        return self._reduce(signals, *how, fuse=fuse, few=self._few)
 
 
 class Stacked(NamedTuple):

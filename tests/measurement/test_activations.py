@@ -150,6 +150,17 @@ def embedded(x):
     return y, {"p/a": None, "b": y}
 
 
+def around(there, back):
+    """An activation of another first axis, and one of as many units."""
+
+    def build(x):
+        h = L.ReLU()(there(dense(x, 2, name="a")))
+        y = dense(back(h), 2, "elu", "b")
+        return y, {"a": None, "b": y}
+
+    return build
+
+
 CASES = {
     **{
         f"Dense({activation})": fused(activation)
@@ -185,6 +196,14 @@ CASES = {
     "recurrent": recurrent,
     "attention": attention,
     "positions": embedded,
+    "halves of samples": around(
+        lambda x: keras.ops.reshape(x, (-1, 2, 2)),
+        lambda x: keras.ops.reshape(x, (-1, 2, 4)),
+    ),
+    "two views": around(
+        lambda x: keras.ops.concatenate([x, -x], axis=0),
+        lambda x: sum(keras.ops.split(x, 2, axis=0)) / 100,
+    ),
 }
 
 
