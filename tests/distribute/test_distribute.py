@@ -151,6 +151,10 @@ def assert_same_training(results, expected, epochs=slice(None)):
             np.testing.assert_allclose(
                 profile[name], reference[name], rtol=1e-5
             )
+        for name in ("dead_fraction", "saturated_fraction"):
+            np.testing.assert_array_equal(
+                np.float64(profile[name]), np.float64(reference[name])
+            )
 
 
 def read_results(folder, count):

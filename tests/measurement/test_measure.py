@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 import keras_initx as kx
 from keras_initx.measurement import replicas
-from keras_initx.measurement.moments import layer_moments, of_all_layers
+from keras_initx.measurement.moments import (
+    activation_outputs,
+    layer_moments,
+    of_all_layers,
+)
 from tests.helpers import processes
 from tests.helpers.stat_checks import assert_same_profile, profile_of
 
@@ -928,13 +932,24 @@ def test_the_messages_of_all_workers_are_merged(
 
     def moments_of(x):
         narrow, wide = tf.constant(x[:, :2], "float32"), tf.constant(x, dtype)
-        return of_all_layers([layer_moments([narrow]), layer_moments([wide])])
+        # Units that are 0 for all samples, for some, or for those of a worker.
+        shifts = np.array([-99, 0, 99, -3, -3])
+        relu = tf.nn.relu(tf.constant(x + shifts, dtype))
+        plain = {"fuse": False, "few": True}
+        return of_all_layers(
+            [layer_moments([each], **plain) for each in (narrow, wide)],
+            [
+                activation_outputs([relu], **plain),
+                activation_outputs([tf.tanh(narrow)], (-1.0, 1.0), **plain),
+            ],
+        )
 
     finite = [tf.constant(i != not_finite) for i in range(3)]
     mine, *others = map(moments_of, pieces)
     messages = list(map(replicas.packed, others, finite[1:]))
     sizes = {(x.dtype.name, len(x)) for x in messages}
-    assert sizes == {(dtype, 2 + 2 + 7 + 1)}
+    # Two layers, two activations, 7 units of each, and whether all is finite.
+    assert sizes == {(dtype, 2 * 2 + 7 + 2 * 2 + 7 + 1)}
     moments, all_finite = replicas._of_all_workers(
         mine, finite[0], Gathers(*messages)
     )

@@ -186,11 +186,49 @@ def model_pair(strategy, build):
 
 
 def profile_difference(a, b):
+    """Returns the largest difference, infinite if shares of units differ."""
     assert (a.units == b.units).all()
+    for share in ("dead_fraction", "saturated_fraction"):
+        one, other = getattr(a, share), getattr(b, share)
+        if not np.allclose(one, other, rtol=0, atol=1e-6, equal_nan=True):
+            return np.inf
     return max(
         difference(a.sample_variance, b.sample_variance),
         difference(a.squared_mean, b.squared_mean),
     )
+
+
+def activated():
+    """Returns a model with units that are dead, and outputs near a bound."""
+    layers = [
+        keras.layers.Dense(16, "relu", name="dead"),
+        keras.layers.Dense(16, "tanh", name="near", kernel_initializer="ones"),
+        keras.layers.Dense(16),
+    ]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    layers[0].bias.assign(np.resize([-99, 0, 0.5, 99], 16))
+    layers[1].kernel.assign(layers[1].kernel * 0.01)
+    return model
+
+
+def compare_shares(strategy):
+    """Compares profiles of a model some of whose units are dead or saturated.
+
+    Then each replica gets samples that are equal, and others than the next
+    replica, so that all units are constant there, but not in all.
+    """
+    errors = []
+    alone, model = model_pair(strategy, activated)
+    size = len(X) // REPLICAS
+    equal = np.repeat(X[::size], size, axis=0)
+    for x in (X, equal):
+        expected = kx.measure(alone, x, batch_size=len(x))
+        dead, saturated = expected.dead_fraction, expected.saturated_fraction
+        assert 0 < dead[0] < 1 and 0 < saturated[1] < 1
+        for batch_size in (len(x), len(x) // 3):
+            profile = kx.measure(model, x, batch_size=batch_size)
+            errors.append(profile_difference(profile, expected))
+    return max(errors)
 
 
 def compare_measurement(strategy, build, samples, **options):
@@ -381,6 +419,7 @@ def main():
         errors[f"measure {name}"] = compare_measurement(
             strategy, build, samples, **options
         )
+    errors["measure dead and saturated units"] = compare_shares(strategy)
     errors["measure synchronized layers"] = compare_synchronized(strategy)
     errors["measure NaN"] = nan_error(strategy)
     for name, run in [
