@@ -51,8 +51,8 @@ class Stacks:
             signal: tf.Tensor. The signal.
             *how: Further arguments of `reduce`.
             alone: bool. Whether to reduce it by itself, since its first axis
-                may not be that of other signals of its shape, which cannot be
-                told from them where it is unknown. Defaults to False.
+                may have another size than that of other signals of its shape,
+                where a graph knows neither. Defaults to False.
 
         Returns:
             The tensors to wait for before the signal goes on; none if it is
