@@ -5,6 +5,7 @@
 - `initialize` draws new weights for a whole model, `paired` chooses those that
   make a plain network start as an isometry, `scale_branches` scales residual
   branches, and `calibrate` scales the layers of a model on data.
+- `mup` sets up a wide model to train at the learning rate of a narrow one.
 - `theory` predicts how variance and correlation change from layer to layer.
 - `measure` and `callbacks` measure the same in a model, on data.
 - `optimizers` has a learning rate for each weight.
@@ -47,6 +48,7 @@ with (
         scale_branches,
     )
     from keras_initx.measurement import Meter, measure
+    from keras_initx.parametrization import Mup, MupWeight, mup
     from keras_initx.profile import VarianceProfile
 
 __all__ = [
@@ -55,6 +57,8 @@ __all__ = [
     "Initialization",
     "InitializedWeight",
     "Meter",
+    "Mup",
+    "MupWeight",
     "ScaledBranch",
     "VarianceProfile",
     "calibrate",
@@ -68,6 +72,7 @@ __all__ = [
     "layers",
     "measure",
     "models",
+    "mup",
     "optimizers",
     "paired",
     "scale_branches",

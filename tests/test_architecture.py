@@ -26,7 +26,7 @@ LEVELS = (
     {"distributions", "hooks", "theory"},
     {"constraints", "initializers", "layers", "measurement", "optimizers"},
     {"calibration", "initialization", "models"},
-    {"callbacks"},
+    {"callbacks", "parametrization"},
     {"__init__"},
     {"cli", "__main__"},
 )
@@ -48,6 +48,13 @@ ARROWS = {
     "calibration": {"hooks", "inspection", "measurement", "profile"},
     "models": {"initializers", "layers", "theory"},
     "optimizers": set(),
+    "parametrization": {
+        "initialization",
+        "initializers",
+        "inspection",
+        "optimizers",
+        "profile",
+    },
     "callbacks": {"distribute", "inspection", "measurement", "profile"},
     "__init__": {
         "_startup",
@@ -63,6 +70,7 @@ ARROWS = {
         "measurement",
         "models",
         "optimizers",
+        "parametrization",
         "profile",
         "theory",
     },

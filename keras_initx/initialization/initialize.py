@@ -11,9 +11,9 @@ from keras_initx.initialization.choice import (
     check_roles,
     chooser,
 )
+from keras_initx.initialization.factors import forget_factors
 from keras_initx.initialization.plan import Plan, unbuilt
 from keras_initx.initialization.record import Initialization
-from keras_initx.initialization.scale_branches import forget_scaling
 from keras_initx.initialization.trained import check_untrained
 from keras_initx.initializers.names import get
 from keras_initx.inspection.assign import assign_all
@@ -146,7 +146,7 @@ def initialize(
         if value is not None
     ]
     assign_all(new)
-    forget_scaling([variable for variable, _ in new])
+    forget_factors([variable for variable, _ in new])
     # Weights that were skipped may still share what they started from.
     warn_of_equal_kernels(
         (weight.layer_name or weight.layer.name, weight.layer)

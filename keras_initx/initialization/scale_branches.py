@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_initx.initialization.branches import (
     Branch,
@@ -16,9 +15,9 @@ from keras_initx.initialization.branches import (
     is_sum,
     sum_name,
 )
+from keras_initx.initialization.factors import factor_of, mark, multiplied
 from keras_initx.initialization.record import BranchScaling, ScaledBranch
 from keras_initx.initialization.trained import check_untrained
-from keras_initx.initializers.base import cast_finite
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.checks import check_eager
 from keras_initx.inspection.graph import Graph, Step, has_graph, read_graph
@@ -31,8 +30,7 @@ from keras_initx.inspection.selection import (
 from keras_initx.inspection.traversal import ModelView, inspect_model
 from keras_initx.validation import check_bool, check_int, check_real
 
-# The attribute of a weight that `scale_branches` has scaled.
-_MARK = "_keras_initx_branch_factor"
+_FUNCTION = "scale_branches"
 
 
 def scale_branches(
@@ -150,22 +148,21 @@ def scale_branches(
     weights = _weights(branches)
     if not overwrite:
         _check_unscaled(weights, view)
-    values = [_scaled(weight, factor, view) for weight in weights]
+    names = {id(weight.variable): weight.name for weight in view.weights}
+    values = [
+        multiplied(
+            weight, factor, names[id(weight)], "The weights that end a branch"
+        )
+        for weight in weights
+    ]
     assign_all(list(zip(weights, values, strict=True)))
     for weight in weights:
-        setattr(weight, _MARK, factor)
+        mark(weight, _FUNCTION, factor)
     return BranchScaling(
         _rows(branches, factor, view),
         depth or len(branches),
         exponent,
     )
-
-
-def forget_scaling(weights: list[Any]) -> None:
-    """Notes that weights have been drawn anew, without a factor."""
-    for weight in weights:
-        if hasattr(weight, _MARK):
-            delattr(weight, _MARK)
 
 
 def _picked(sums: list[Step], layers: Layers) -> list[Step]:
@@ -224,38 +221,13 @@ def _check_unscaled(weights: list[Any], view: ModelView) -> None:
     """
     asked = {id(weight) for weight in weights}
     for weight in view.weights:
-        before = getattr(weight.variable, _MARK, None)
+        before = factor_of(weight.variable, _FUNCTION)
         if before is not None and id(weight.variable) in asked:
             raise ValueError(
                 "The residual branches have been scaled before, and would be "
                 "scaled twice: say overwrite=True if they may be. Received: "
                 f"overwrite=False, {weight.name!r} scaled by {before:.4g}"
             )
-
-
-def _scaled(weight: Any, factor: float, view: ModelView) -> Any:
-    """The value of a weight times the factor, in the dtype of the weight.
-
-    Raises:
-        ValueError: If the constraint of the weight would change it.
-    """
-    value = keras.ops.convert_to_numpy(keras.ops.cast(weight, "float64"))
-    scaled = cast_finite(
-        keras.ops.convert_to_tensor(factor * value, "float64"), weight.dtype
-    )
-    constraint = weight.constraint
-    if constraint is not None and factor != 1:
-        kept = keras.ops.convert_to_numpy(
-            keras.ops.cast(constraint(scaled), "float64")
-        )
-        if not np.allclose(kept, factor * value, rtol=0.01, atol=1e-30):
-            name = next(w.name for w in view.weights if w.variable is weight)
-            raise ValueError(
-                "The weights that end a branch must have no constraint that "
-                "undoes its factor. Received: "
-                f"{name!r} with {type(constraint).__name__}"
-            )
-    return scaled
 
 
 def _rows(

@@ -16,15 +16,23 @@ def check_untrained(view: ModelView) -> None:
     Raises:
         ValueError: If there is one.
     """
+    for layer, steps in trained_layers(view):
+        raise ValueError(
+            "The model has been trained, and its weights would be "
+            "lost: say overwrite=True if they may be. Received: "
+            f"overwrite=False, {layer.name!r} after {steps} steps"
+        )
+
+
+def trained_layers(
+    view: ModelView,
+) -> Iterator[tuple[keras.layers.Layer, int]]:
+    """The models in a model that have been trained, and for how many steps."""
     for layer in view.layers:
         for optimizer in _optimizers(vars(layer).values()):
             steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
             if steps:
-                raise ValueError(
-                    "The model has been trained, and its weights would be "
-                    "lost: say overwrite=True if they may be. Received: "
-                    f"overwrite=False, {layer.name!r} after {steps} steps"
-                )
+                yield layer, steps
 
 
 def _optimizers(values: Iterable[Any]) -> Iterator[keras.optimizers.Optimizer]:

@@ -88,13 +88,13 @@ def compare_layer(strategy, make, expected):
 # Widths and pieces of batches recur, since XLA compiles anew for each.
 
 
-def dense():
+def dense(width=16):
     return keras.Sequential(
         [
             keras.Input((4,)),
-            keras.layers.Dense(16, "relu"),
+            keras.layers.Dense(width, "relu"),
             keras.layers.BatchNormalization(),
-            kx.layers.Residual(keras.layers.Dense(16), scale=0.5),
+            kx.layers.Residual(keras.layers.Dense(width), scale=0.5),
             keras.layers.Dense(16),
         ]
     )
@@ -424,6 +424,7 @@ def main():
     errors["measure NaN"] = nan_error(strategy)
     for name, run in [
         ("initialize", lambda m: kx.initialize(m, "he_normal", seed=3)),
+        ("mup", lambda m: kx.mup(m, dense(width=8))),
         ("calibrate", lambda m: kx.calibrate(m, X)),
         ("calibrate in batches", lambda m: kx.calibrate(m, X, batch_size=9)),
     ]:

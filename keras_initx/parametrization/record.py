@@ -1,0 +1,223 @@
+"""The record of what muP made of the weights of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_initx.initialization.factors import factor_of
+from keras_initx.optimizers.multipliers import Row, path_of
+from keras_initx.optimizers.with_multipliers import check_known, with_rows
+from keras_initx.profile import display
+
+FUNCTION = "mup"
+_HEADS = (
+    "weight",
+    "role",
+    "r_in",
+    "r_out",
+    "start",
+    "Adam",
+    "SGD",
+    "skipped",
+)
+# These divide the gradient by its own size, so that a step does not depend on
+# it. Keras adds a constant to the size of the gradient in Adagrad.
+_LIKE_ADAM = (
+    "Adadelta",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "Nadam",
+    "RMSprop",
+    "ScheduleFreeAdamW",
+    "Adagrad",
+)
+
+
+@dataclass(frozen=True)
+class MupWeight:
+    """What `mup` did to one weight, and at which learning rate it is trained.
+
+    Args:
+        name: str. The full name of its layer, as `measure` names layers, and
+            its own name.
+        role: str. Its role, as in `inspection.Geometry`.
+        input_ratio: float. Its fan-in over that of the base model, 1 for a
+            bias or another vector.
+        output_ratio: float. The number of its outputs over that of the base
+            model; for a vector, its size over that of the base model.
+        start: float. The factor by which it was multiplied.
+        adam: float. The factor of its learning rate with Adam and its like.
+        sgd: float. The factor of its learning rate with SGD.
+        skipped: str. Why it was skipped, "" if it was not.
+
+    Example:
+
+    >>> MupWeight("dense/kernel", "kernel", 4, 4, 1, 0.25, 1).adam
+    0.25
+
+    Reference: derived here.
+    """
+
+    name: str
+    role: str
+    input_ratio: float = 1.0
+    output_ratio: float = 1.0
+    start: float = 1.0
+    adam: float = 1.0
+    sgd: float = 1.0
+    skipped: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Mup:
+    """What `mup` did to a model, a row for each weight.
+
+    Its `str` is an aligned table, which a notebook shows too.
+
+    Args:
+        rows: tuple of MupWeight. One for each weight, in the order of the
+            layers of the model.
+        model: keras.Model. The model.
+        variables: tuple of keras.Variable. The weight of each row.
+
+    Example:
+
+    >>> import keras, keras_initx as kx
+    >>> def build(width):
+    ...     return keras.Sequential([
+    ...         keras.Input((8,)),
+    ...         keras.layers.Dense(width, "relu", name="first"),
+    ...         keras.layers.Dense(2, name="last"),
+    ...     ])
+    >>> model = build(64)
+    >>> done = kx.mup(model, build(16))
+    >>> model.compile(done.optimizer(keras.optimizers.Adam(1e-2)), "mse")
+    >>> [(row.name, row.adam) for row in done.rows if row.role == "kernel"]
+    [('first/kernel', 1.0), ('last/kernel', 0.25)]
+
+    Reference: derived here.
+    """
+
+    rows: tuple[MupWeight, ...]
+    model: keras.Model = field(compare=False)
+    variables: tuple[Any, ...] = field(compare=False)
+
+    def optimizer(self, optimizer: Any) -> keras.optimizers.Optimizer:
+        """Returns an optimizer that trains each weight at its learning rate.
+
+        Make it after layers are frozen, since each trainable weight must have
+        a row, and where the optimizer itself would be made: inside the scope
+        of a strategy, if there is one. Weight decay is the same for all
+        weights: learning_rate * weight_decay.
+
+        Args:
+            optimizer: An optimizer of Keras, its name or config, with the
+                learning rate of the base model: an Adadelta, Adagrad, Adam,
+                AdamW, Adamax, Lion, Nadam, RMSprop or ScheduleFreeAdamW, which
+                divide by the size of the gradient, or an SGD; or a
+                LossScaleOptimizer around one. An Adagrad must have
+                `initial_accumulator_value=0`. It is not changed.
+
+        Returns:
+            A `keras.optimizers.Optimizer`, as
+            `optimizers.with_multipliers` returns it.
+
+        Raises:
+            ValueError: If the optimizer is none of these or has been built, or
+                if weights were drawn anew after `mup`.
+
+        Example:
+
+        >>> import keras, keras_initx as kx
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+        >>> done = kx.mup(model, model)
+        >>> done.optimizer(keras.optimizers.SGD(0.5)).name
+        'sgd'
+
+        Reference: derived here.
+        """
+        optimizer = keras.optimizers.get(optimizer)
+        column = _column(optimizer)
+        factors = {}
+        for row, variable in zip(self.rows, self.variables, strict=True):
+            if not row.skipped and factor_of(variable, FUNCTION) is None:
+                raise ValueError(
+                    "The weights must be as `mup` left them: call it again "
+                    "after `initialize`. Received: "
+                    f"{row.name!r}, which was drawn anew"
+                )
+            factors[id(variable)] = getattr(row, column)
+        return with_rows(
+            optimizer,
+            [
+                Row(path_of(v), tuple(v.shape), factors[id(v)], v)
+                for v in self.model.trainable_variables
+            ],
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        scaled = sum(row.start != 1 for row in self.rows)
+        return f"<Mup of {len(self)} weights: {scaled} multiplied>"
+
+    def __str__(self) -> str:
+        return display.text_table(_HEADS, self._cells())
+
+    def _repr_html_(self) -> str:
+        return display.html_table(_HEADS, self._cells())
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [
+                row.name,
+                row.role,
+                *(
+                    "" if row.skipped else display.number(value)
+                    for value in (
+                        row.input_ratio,
+                        row.output_ratio,
+                        row.start,
+                        row.adam,
+                        row.sgd,
+                    )
+                ),
+                row.skipped,
+            ]
+            for row in self.rows
+        ]
+
+
+def _column(optimizer: keras.optimizers.Optimizer) -> str:
+    """The column of the table that belongs to an optimizer.
+
+    Raises:
+        ValueError: If muP has no rule for it here.
+    """
+    inner = optimizer
+    if type(optimizer) is keras.optimizers.LossScaleOptimizer:
+        inner = optimizer.inner_optimizer
+    check_known(inner)
+    name = type(inner).__name__
+    if name == "SGD":
+        return "sgd"
+    if name not in _LIKE_ADAM:
+        raise ValueError(
+            "muP has learning rates for SGD and for the optimizers that divide "
+            f"by the size of the gradient, {', '.join(_LIKE_ADAM)}. Received: "
+            f"optimizer of type {name}"
+        )
+    if name == "Adagrad" and inner.initial_accumulator_value != 0:
+        raise ValueError(
+            "An Adagrad must have initial_accumulator_value=0, or else it acts "
+            "as SGD while gradients are small, and those of a wide network "
+            "are. Received: initial_accumulator_value="
+            f"{inner.initial_accumulator_value}"
+        )
+    return "adam"
