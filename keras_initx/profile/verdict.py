@@ -115,7 +115,7 @@ def verdict(
     >>> found.state
     'vanishes'
     >>> print(found)  # doctest: +ELLIPSIS
-    The signal vanishes: its mean square falls by a factor of 0.001 a layer, ...
+    The signal vanishes: its mean square is multiplied by 0.001 in each ...
 
     Reference: derived here, from the figures in the benchmarks.
     """
@@ -171,16 +171,16 @@ def _by_range(
     if max(at_end) < low:
         return Verdict(
             "vanishes",
-            f"The signal vanishes: its mean square falls by a factor of "
-            f"{rate:.2g} a layer, {ratio[-1]:.1g} of it reaches {end}, and "
-            f"less than {low:g} from {layers[_since(ratio < low)]} on.",
+            f"The signal vanishes: its mean square is multiplied by "
+            f"{rate:.2g} in each layer, {ratio[-1]:.1g} of it reaches {end}, "
+            f"and less than {low:g} from {layers[_since(ratio < low)]} on.",
         )
     if min(at_end) > high:
         return Verdict(
             "explodes",
-            f"The signal explodes: its mean square grows by a factor of "
-            f"{rate:.2g} a layer, to {ratio[-1]:.1g} times that of {start} at "
-            f"{end}, and is above {high:g} times from "
+            f"The signal explodes: its mean square is multiplied by "
+            f"{rate:.2g} in each layer, to {ratio[-1]:.1g} times that of "
+            f"{start} at {end}, and is above {high:g} times from "
             f"{layers[_since(ratio > high)]} on.",
         )
     if fraction[-1] < GOOD_FRACTION:

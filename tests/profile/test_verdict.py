@@ -67,14 +67,14 @@ def test_a_head_on_its_own_scale_does_not_decide(head):
 def test_sentence_says_how_fast_how_much_and_from_where():
     total = 0.5 ** np.arange(31)
     assert str(profile(total, 0.4).verdict) == (
-        "The signal vanishes: its mean square falls by a factor of 0.5 a "
+        "The signal vanishes: its mean square is multiplied by 0.5 in each "
         "layer, 9e-10 of it reaches dense_30, and less than 0.0001 from "
         "dense_14 on."
     )
     assert str(profile(1 / total, 0.4).verdict) == (
-        "The signal explodes: its mean square grows by a factor of 2 a layer, "
-        "to 1e+09 times that of dense_0 at dense_30, and is above 10000 times "
-        "from dense_14 on."
+        "The signal explodes: its mean square is multiplied by 2 in each "
+        "layer, to 1e+09 times that of dense_0 at dense_30, and is above 10000 "
+        "times from dense_14 on."
     )
 
 
