@@ -1,10 +1,11 @@
 """Layers that keep the signal of deep networks alive.
 
 Residual branches with a scale, activations that come nearer to the identity the
-wider or deeper the network is, and curves that deep relu networks compute
-exactly.
+wider or deeper the network is, others that Keras has no layer for, and curves
+that deep relu networks compute exactly.
 """
 
+from keras_initx.layers.activations import HardTanh, Sine
 from keras_initx.layers.branch_scale import BranchScale
 from keras_initx.layers.residual import Residual
 from keras_initx.layers.scalar_bias import ScalarBias
@@ -13,10 +14,12 @@ from keras_initx.layers.triangle_wave import TriangleWave
 
 __all__ = [
     "BranchScale",
+    "HardTanh",
     "Residual",
     "ScalarBias",
     "ShapedActivation",
     "ShapedReLU",
+    "Sine",
     "TriangleWave",
 ]
 

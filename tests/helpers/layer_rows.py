@@ -11,10 +11,12 @@ import numpy as np
 
 from keras_initx.layers import (
     BranchScale,
+    HardTanh,
     Residual,
     ScalarBias,
     ShapedActivation,
     ShapedReLU,
+    Sine,
     TriangleWave,
 )
 
@@ -123,6 +125,8 @@ ROWS = {
         lambda: ShapedActivation(keras.ops.tanh, depth=9),
         lambda x: 3 * np.tanh(x / 3),
     ),
+    "hard-tanh": (lambda: HardTanh(0.5), lambda x: np.clip(x, -0.5, 0.5)),
+    "sine": (lambda: Sine(3.0), lambda x: np.sin(3 * x)),
     "triangle-v": (
         lambda: TriangleWave(2, False, peaks=[0.5] * 3, form="v"),
         v_of_two_waves,

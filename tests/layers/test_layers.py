@@ -15,10 +15,12 @@ import tensorflow as tf
 import keras_initx as kx
 from keras_initx.layers import (
     BranchScale,
+    HardTanh,
     Residual,
     ScalarBias,
     ShapedActivation,
     ShapedReLU,
+    Sine,
     TriangleWave,
 )
 from tests.helpers import processes
@@ -434,6 +436,14 @@ def test_float32_blocks_keep_a_small_branch_under_bfloat16(x):
         (lambda: Residual(twice(), skip_weight=None), "skip_weight"),
         (lambda: ScalarBias(math.nan), "initial_value"),
         (lambda: ScalarBias("a"), "initial_value"),
+        (lambda: HardTanh(0), "bound"),
+        (lambda: HardTanh(-1.0), "bound"),
+        (lambda: HardTanh(math.inf), "bound"),
+        (lambda: HardTanh("1"), "bound"),
+        (lambda: HardTanh(True), "bound"),
+        (lambda: Sine(0), "frequency"),
+        (lambda: Sine(math.nan), "frequency"),
+        (lambda: Sine(None), "frequency"),
         (lambda: ShapedReLU(), "width or depth"),
         (lambda: ShapedReLU(width=4, depth=4), "width or depth"),
         (lambda: ShapedReLU(width=0), "width"),

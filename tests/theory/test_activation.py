@@ -30,6 +30,7 @@ CALLS = {
         Activation("leaky_relu", negative_slope=1.0),
     ),
     theory.critical_scale: ((), Activation("elu", alpha=0.5)),
+    theory.edge_of_chaos: ((), LEAKY),
     theory.fractional_moment_std: (
         (1.0, 64),
         Activation("rrelu", negative_slope_range=(0.2, 0.8)),
@@ -40,6 +41,10 @@ CALLS = {
     theory.residual_log_norm: ((9, 7, 0.5), LEAKY),
     theory.sample_variance_decay: ((3,), LEAKY),
     theory.shaped_variance_drift: ((), Activation("tanh")),
+    theory.signal_fixed_point: (
+        (),
+        Activation(hard_tanh, breakpoints=(-1, 1)),
+    ),
     theory.signal_stability: ((), Activation("gelu", approximate=True)),
     theory.stable_scale_recursion: (
         (2, 1.5),

@@ -28,7 +28,7 @@ KINKS = {
     "hard_shrink": (-0.5, 0.5),
 }
 # Without a counterpart in Keras.
-OURS = {"erf", "rrelu"}
+OURS = {"erf", "arctan", "sine", "rrelu"}
 NOT_ACTIVATIONS = {"get", "serialize", "deserialize"}
 IN_KERAS = {
     name

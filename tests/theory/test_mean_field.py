@@ -62,6 +62,7 @@ QUADRATURE = [
         ),
     ),
     ("softplus", {}, lambda z: np.log1p(np.exp(z))),
+    ("arctan", {}, np.arctan),
 ]
 CLOSED = [
     ("linear", {}, lambda z: z),
@@ -73,7 +74,10 @@ CLOSED = [
         lambda z: np.where(z > 0, z, -0.5 * z),
     ),
     ("erf", {}, special.erf),
+    ("sine", {}, np.sin),
 ]
+# Without a counterpart in `keras.activations`.
+OURS = {"erf", "arctan", "sine"}
 RHO = np.array([-0.95, -0.5, -0.1, 0.0, 0.3, 0.5, 0.8, 0.95])
 
 
@@ -560,8 +564,8 @@ def test_batch_norm_of_a_wide_random_network():
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [case[:2] for case in QUADRATURE + CLOSED if case[0] != "erf"],
-    ids=names([case for case in QUADRATURE + CLOSED if case[0] != "erf"]),
+    [case[:2] for case in QUADRATURE + CLOSED if case[0] not in OURS],
+    ids=names([case for case in QUADRATURE + CLOSED if case[0] not in OURS]),
 )
 def test_activations_are_those_of_keras(name, parameters):
     z = np.linspace(-6, 6, 101)

@@ -7,9 +7,11 @@ kernels are those of Cho & Saul (2009) and Williams (1997). How fast the
 differences between samples die away with depth: `sample_variance_decay` and,
 in deep layers, `asymptotic_sample_variance` (Luther & Seung, 2020). What batch
 normalization does to this, forward and backward: `batch_norm_raw_variance` and
-`batch_norm_gradient_growth` (Luther & Seung, 2020). How paired weights must be
-scaled: `paired_scale`. `Activation` is the record
-of an activation and its parameters that all of `keras_initx.theory` accepts.
+`batch_norm_gradient_growth` (Luther & Seung, 2020). Where the signal of a plain
+network with biases ends up, and which variances keep its gradients:
+`signal_fixed_point` and `edge_of_chaos` (Poole et al., 2016). How paired
+weights must be scaled: `paired_scale`. `Activation` is the record of an
+activation and its parameters that all of `keras_initx.theory` accepts.
 """
 
 from keras_initx.theory.mean_field.activations import Activation
@@ -22,6 +24,12 @@ from keras_initx.theory.mean_field.correlation import (
     correlation_map,
     sample_variance_decay,
 )
+from keras_initx.theory.mean_field.fixed_point import (
+    EdgeOfChaos,
+    SignalFixedPoint,
+    edge_of_chaos,
+    signal_fixed_point,
+)
 from keras_initx.theory.mean_field.pairing import paired_scale
 from keras_initx.theory.mean_field.variance import (
     critical_scale,
@@ -30,13 +38,17 @@ from keras_initx.theory.mean_field.variance import (
 
 __all__ = [
     "Activation",
+    "EdgeOfChaos",
+    "SignalFixedPoint",
     "asymptotic_sample_variance",
     "batch_norm_gradient_growth",
     "batch_norm_raw_variance",
     "correlation_map",
     "critical_scale",
+    "edge_of_chaos",
     "paired_scale",
     "sample_variance_decay",
+    "signal_fixed_point",
     "signal_stability",
 ]
 

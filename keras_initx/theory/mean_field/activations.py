@@ -38,13 +38,14 @@ class Activation:
             "swish"), "hard_silu" (or "hard_swish"), "mish", "softplus",
             "squareplus", "sparse_plus", "exponential", "log_sigmoid",
             "sigmoid", "hard_sigmoid", "sparse_sigmoid", "tanh", "hard_tanh",
-            "erf", "softsign", "tanh_shrink", "soft_shrink", "hard_shrink"; or
-            a function of `keras.activations`, or a layer `Activation`, `ELU`,
-            `LeakyReLU` or `ReLU` of Keras, which stand for a name and
-            parameters; or a callable from a float64 array to a float64 array
-            of the same shape that acts on each entry alone. "rrelu" is a leaky
-            relu whose negative slope is uniform on a range and drawn anew for
-            every unit; only the functions of `theory.norm_moments` accept it.
+            "erf", "arctan", "sine", "softsign", "tanh_shrink", "soft_shrink",
+            "hard_shrink"; or a function of `keras.activations`, or a layer
+            `Activation`, `ELU`, `LeakyReLU` or `ReLU` of Keras, or `HardTanh`
+            or `Sine` of this package, which stand for a name and parameters;
+            or a callable from a float64 array to a float64 array of the same
+            shape that acts on each entry alone. "rrelu" is a leaky relu whose
+            negative slope is uniform on a range and drawn anew for every unit;
+            only the functions of `theory.norm_moments` accept it.
         negative_slope: float. Slope of "leaky_relu" below 0, finite. Defaults
             to None, which is 0.2 as in `keras.activations.leaky_relu`.
         negative_slope_range: sequence of two floats. The range of the slope of
@@ -83,7 +84,7 @@ class Activation:
 
     Reference: the functions and their defaults are those of Keras 3,
     `keras.activations`; "rrelu" is `torch.nn.RReLU`; "erf" is
-    `scipy.special.erf`.
+    `scipy.special.erf`, "arctan" is `numpy.arctan` and "sine" is `numpy.sin`.
     """
 
     function: str | ArrayFunction
@@ -173,6 +174,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "tanh": {},
     "hard_tanh": {},
     "erf": {},
+    "arctan": {},
+    "sine": {},
     "softsign": {},
     "tanh_shrink": {},
     "soft_shrink": {"threshold": 0.5},
@@ -390,6 +393,21 @@ def _erf() -> Nonlinearity:
     )
 
 
+def _sine() -> Nonlinearity:
+    def decorrelation(eps: np.ndarray) -> np.ndarray:
+        # E sin(u) sin(v) = exp(-1) sinh(rho), so c = sinh(rho) / sinh(1), and
+        #   sinh(1) - sinh(1 - eps) = 2 cosh(1 - eps / 2) sinh(eps / 2).
+        half = eps / 2
+        return 2 * np.cosh(1 - half) * np.sinh(half) / math.sinh(1)
+
+    return Nonlinearity(
+        "sine",
+        np.sin,
+        second_moment=-math.expm1(-2) / 2,
+        decorrelation=decorrelation,
+    )
+
+
 def _gelu(approximate: bool) -> Nonlinearity:
     def with_tanh(z: np.ndarray) -> np.ndarray:
         inner = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
@@ -481,6 +499,8 @@ _NONLINEARITIES: dict[str, Callable[..., Nonlinearity]] = {
     "tanh": lambda: Nonlinearity("tanh", np.tanh),
     "hard_tanh": lambda: _clipped("hard_tanh", -1, 1, lambda z: z),
     "erf": _erf,
+    "arctan": lambda: Nonlinearity("arctan", np.arctan),
+    "sine": _sine,
     "softsign": lambda: Nonlinearity(
         "softsign", lambda z: z / (1 + abs(z)), breakpoints=(0.0,)
     ),

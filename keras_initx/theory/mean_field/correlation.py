@@ -54,6 +54,7 @@ def correlation_map(
         relu        rho + (sin theta - theta cos theta) / pi
         leaky_relu  rho + (1-a)^2/(1+a^2) (sin theta - theta cos theta) / pi
         erf         arcsin(2 rho / 3) / arcsin(2/3)
+        sine        sinh(rho) / sinh(1)
 
     All other activations are averaged by quadrature, to about 1e-12 for those
     with a name.
@@ -66,11 +67,12 @@ def correlation_map(
             "silu" or "swish", "hard_silu" or "hard_swish", "mish", "softplus",
             "squareplus", "sparse_plus", "exponential", "log_sigmoid",
             "sigmoid", "hard_sigmoid", "sparse_sigmoid", "tanh", "hard_tanh",
-            "erf", "softsign", "tanh_shrink", "soft_shrink"; or a callable from
-            a float64 array to a float64 array of the same shape that acts on
-            each entry alone and is continuous, which "hard_shrink" is not; or
-            an `Activation` or a function or layer of Keras that stands for one
-            of these. Defaults to "relu".
+            "erf", "arctan", "sine", "softsign", "tanh_shrink",
+            "soft_shrink"; or a callable from a float64 array to a float64
+            array of the same shape that acts on each entry alone and is
+            continuous, which "hard_shrink" is not; or an `Activation` or a
+            function or layer of Keras that stands for one of these. Defaults
+            to "relu".
         **parameters: Parameters of the activation, as in `Activation`:
             `negative_slope` for "leaky_relu" (0.2 by default), `alpha` for
             "elu" and "celu" (1 by default), `approximate` for "gelu" (False by

@@ -45,6 +45,36 @@ class ReLU:
         return np.where(z >= self.threshold, above, below)
 
 
+@dataclass(frozen=True)
+class Clip:
+    """The function of `layers.HardTanh`, in NumPy.
+
+    Args:
+        bound: float. As in `layers.HardTanh`.
+    """
+
+    bound: float
+
+    def __call__(self, z: np.ndarray) -> np.ndarray:
+        """Returns the function at an array."""
+        return np.clip(z, -self.bound, self.bound)
+
+
+@dataclass(frozen=True)
+class Sine:
+    """The function of `layers.Sine`, in NumPy.
+
+    Args:
+        frequency: float. As in `layers.Sine`.
+    """
+
+    frequency: float
+
+    def __call__(self, z: np.ndarray) -> np.ndarray:
+        """Returns the function at an array."""
+        return np.sin(self.frequency * z)
+
+
 def _relu(
     negative_slope: float = 0.0,
     max_value: float | None = None,
@@ -74,6 +104,24 @@ _LAYERS: dict[str, Callable[[Any], Named]] = {
 }
 
 
+# Those of this package.
+_OWN_LAYERS: dict[str, Callable[[Any], Named]] = {
+    "HardTanh": lambda layer: (
+        ("hard_tanh", {})
+        if layer.bound == 1
+        else (
+            Clip(layer.bound),
+            {"breakpoints": [-layer.bound, layer.bound]},
+        )
+    ),
+    "Sine": lambda layer: (
+        ("sine", {})
+        if layer.frequency == 1
+        else (Sine(layer.frequency), {"breakpoints": []})
+    ),
+}
+
+
 def from_keras(activation: Any, names: Collection[str]) -> Named:
     """Returns an activation of Keras by its name and its parameters.
 
@@ -81,7 +129,8 @@ def from_keras(activation: Any, names: Collection[str]) -> Named:
         activation: callable. An activation function of Keras, as
             `keras.activations` or `keras.ops` has it, alone or in a
             `functools.partial` with keyword arguments; a layer `Activation`,
-            `ELU`, `LeakyReLU` or `ReLU`; or a callable of another origin.
+            `ELU`, `LeakyReLU` or `ReLU` of Keras, `HardTanh` or `Sine` of this
+            package; or a callable of another origin.
         names: Collection of str. The names of activations that theory knows.
 
     Returns:
@@ -96,6 +145,9 @@ def from_keras(activation: Any, names: Collection[str]) -> Named:
     ):
         return _from_function(activation, names)
     layer = type(activation)
+    if layer.__module__.startswith("keras_initx.layers."):
+        named = _OWN_LAYERS.get(layer.__name__)
+        return named(activation) if named else (activation, {})
     if not _is_of_keras(layer):
         return activation, {}
     if layer.__name__ == "Activation":

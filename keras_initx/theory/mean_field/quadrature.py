@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
@@ -177,3 +178,115 @@ def _mean_square(phi: Nonlinearity, nodes: int) -> float:
     tails = squares[[0, -1]] * np.exp(-(z[[0, -1]] ** 2) / 2)
     moment = float(weights @ squares)
     return moment if (tails <= 1e-12 * moment).all() else math.inf
+
+
+class GaussianMoments(NamedTuple):
+    """Averages of phi(x) and its derivative over x ~ N(0, q).
+
+    Attributes:
+        square: E phi(x)^2.
+        slope: d/dq E phi(x)^2.
+        derivative_square: E phi'(x)^2.
+        derivative_fourth: E phi'(x)^4.
+    """
+
+    square: float
+    slope: float
+    derivative_square: float
+    derivative_fourth: float
+
+
+def gaussian_moments(phi: Nonlinearity, variance: float) -> GaussianMoments:
+    """Returns averages of phi and its derivative at a variance.
+
+    On each panel of the quadrature phi is a polynomial through its values, and
+    that polynomial is differentiated. Panels end at the breakpoints and are
+    halved until nothing changes.
+
+    Args:
+        phi: Nonlinearity. The activation, which must be continuous.
+        variance: float. The variance q, > 0.
+
+    Raises:
+        ValueError: If phi jumps, if a moment is infinite, or if the
+            quadrature does not settle.
+    """
+    sigma = math.sqrt(variance)
+    _check_continuous(phi, sigma)
+    cuts = np.array([b / sigma for b in phi.breakpoints])
+    coarse, _ = _moments_on_panels(phi, sigma, cuts, 24)
+    for panels in (48, 96, 192, 384, 768):
+        fine, sizes = _moments_on_panels(phi, sigma, cuts, panels)
+        with np.errstate(invalid="ignore"):
+            change = float(np.max(np.abs(fine - coarse) / (sizes + 1e-300)))
+        if change <= _SETTLED:
+            break
+        coarse = fine
+    if not np.isfinite(fine).all() or not change <= _TOLERATED:
+        raise _does_not_settle(phi)
+    square, weighted, first, second = map(float, fine)
+    return GaussianMoments(square, weighted / sigma, first, second)
+
+
+def _moments_on_panels(
+    phi: Nonlinearity, sigma: float, cuts: np.ndarray, panels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns E phi^2, E z phi phi', E phi'^2 and E phi'^4 at x = sigma z.
+
+    The second array has the averages of the absolute values.
+    """
+    edges = np.linspace(_PANELS[0], _PANELS[-1], panels + 1)
+    inside = cuts[(cuts > edges[0]) & (cuts < edges[-1])]
+    edges = np.unique(np.concatenate([edges, inside]))
+    z, weights = gauss_legendre(edges, _NODES)
+    weights = weights * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = phi.function(sigma * z)
+        by_panel = value.reshape(-1, _NODES) @ _DIFFERENTIATION.T
+        half = (edges[1:] - edges[:-1]) / 2
+        slope = (by_panel / (sigma * half[:, None])).ravel()
+        values = np.stack(
+            [value**2, z * value * slope, slope**2, slope**4], axis=-1
+        )
+        parts = weights[:, None] * np.abs(values)
+        sizes = parts.sum(0)
+        # The quadrature leaves out what lies beyond its ends.
+        tails = parts[:_NODES].sum(0) + parts[-_NODES:].sum(0)
+        sums = np.where(tails <= 1e-10 * sizes, weights @ values, math.inf)
+        return sums, sizes
+
+
+def _differentiation(nodes: int) -> np.ndarray:
+    """Returns the matrix from values at the nodes to those of the slope."""
+    x, _ = leggauss(nodes)
+    gaps = np.subtract.outer(x, x) + np.eye(nodes)
+    # Logarithms, since the products of many gaps are tiny.
+    log = np.log(np.abs(gaps)).sum(1)
+    sign = np.prod(np.sign(gaps), axis=1)
+    ratio = np.exp(np.subtract.outer(log, log)) * np.multiply.outer(sign, sign)
+    matrix = ratio / gaps
+    np.fill_diagonal(matrix, 0)
+    # A constant has the slope 0.
+    np.fill_diagonal(matrix, -matrix.sum(1))
+    return matrix
+
+
+def _check_continuous(phi: Nonlinearity, sigma: float) -> None:
+    """Refuses a function that jumps at one of its breakpoints."""
+    points = np.array(phi.breakpoints)
+    points = points[np.abs(points) < _PANELS[-1] * sigma]
+    step = 1e-9 * np.maximum(1, np.abs(points))
+    jump = np.abs(phi.function(points + step) - phi.function(points - step))
+    size = np.abs(phi.function(points)) + 1
+    if (jump > 1e-6 * size).any():
+        raise ValueError(
+            "activation must be continuous: the derivative of a jump has no "
+            f"mean square. Received: activation={phi.name!r}, which jumps at "
+            f"{points[int((jump / size).argmax())]:.4g}"
+        )
+
+
+# Nodes on a panel. More nodes would multiply rounding by their square.
+_NODES = 12
+_SETTLED = 1e-14
+_DIFFERENTIATION = _differentiation(_NODES)

@@ -14,7 +14,7 @@ from keras_initx.theory.mean_field.activations import (
 from keras_initx.theory.mean_field.quadrature import second_moment
 
 # The quadrature's slope of a relu given as a callable is 1 to 1e-14.
-_UNSTABLE = 1 + 1e-9
+UNSTABLE = 1 + 1e-9
 
 
 def critical_scale(
@@ -64,7 +64,7 @@ def critical_scale(
     except ValueError:
         # E z^2 phi(z)^2 may be beyond the quadrature where E phi(z)^2 is not.
         return scale
-    if slope > _UNSTABLE:
+    if slope > UNSTABLE:
         warnings.warn(
             f"The variance 1 that critical_scale keeps is unstable for "
             f"{phi.name}: a deviation from it grows by a factor of "
