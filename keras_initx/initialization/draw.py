@@ -25,6 +25,8 @@ _ENTRYWISE = (
     _I.RandomUniform,
     _I.TruncatedNormal,
 )
+# The number by which Keras divides, for normal numbers between -2 and 2.
+_STD_OF_TRUNCATED_NORMAL = 0.87962566103423978
 # Keras on TensorFlow distinguishes no more seeds than these.
 _SEEDS = 2**31 - 2
 
@@ -159,18 +161,18 @@ def _values(initializer: Any, shape: tuple[int, ...]) -> np.ndarray:
 def _at_fans(
     initializer: Any, geometry: Geometry, seed: int
 ) -> keras.initializers.Initializer:
-    """The same `VarianceScaling` at the fans of the geometry."""
+    """An initializer that draws as `VarianceScaling` does at other fans."""
     fan_in, fan_out = geometry.fans
     fan = {
         "fan_in": fan_in,
         "fan_out": fan_out,
         "fan_avg": (fan_in + fan_out) / 2,
     }[initializer.mode]
-    # Over no axes both fans are 1.
-    return _I.VarianceScaling(
-        initializer.scale / fan,
-        distribution=initializer.distribution,
-        seed=seed,
-        input_axes=[],
-        output_axes=[],
-    )
+    variance = initializer.scale / fan
+    std = math.sqrt(variance)
+    if initializer.distribution == "uniform":
+        limit = math.sqrt(3.0 * variance)
+        return _I.RandomUniform(-limit, limit, seed)
+    if initializer.distribution == "untruncated_normal":
+        return _I.RandomNormal(0.0, std, seed)
+    return _I.TruncatedNormal(0.0, std / _STD_OF_TRUNCATED_NORMAL, seed)

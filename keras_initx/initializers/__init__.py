@@ -8,6 +8,13 @@ the shape does not tell the fan-in, set the argument `fan_in`: k * k for a
 channels of the input for a `Conv2DTranspose` of stride 1. Or use
 `keras_initx.initialize`, which asks the layer.
 
+Before Keras 3.15 `EinsumDense` and the attention layers tell nothing, and their
+kernels get the scale that Keras's own initializers give them there: a query
+kernel (512, 8, 64) is read as that of a convolution, with fan-in 4096 in the
+place of 512, so that a standard deviation of 0.0442 becomes 0.0156. The first
+such kernel of a process warns. `keras_initx.initialize` is right with all
+versions.
+
 A call is a pure function of the initializer's config, the shape and the dtype:
 
 - With seed None, an int is drawn when the initializer is made, from the

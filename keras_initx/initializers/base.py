@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from keras_initx.initializers.einsum_axes import warn_of_einsum
 from keras_initx.validation import check_int, is_int, refuse
 
 # A constructor computes the scale at this fan-in to check its arguments.
@@ -26,9 +27,9 @@ class FanInInitializer(keras.initializers.VarianceScaling):
 
     `VarianceScaling` is the base class for two reasons: it handles the seed,
     and `EinsumDense`, which knows the meaning of its kernel's axes, passes
-    `input_axes` and `output_axes` to instances of `VarianceScaling` only. The
-    arguments `scale`, `mode` and `distribution` of `VarianceScaling` are not
-    used.
+    `input_axes` and `output_axes` to instances of `VarianceScaling` only, and
+    none before Keras 3.15. The arguments `scale`, `mode` and `distribution` of
+    `VarianceScaling` are not used.
 
     A call is a pure function of the config, the shape and the dtype, in a
     graph and in eager mode, unless the seed is a `SeedGenerator`, whose state
@@ -53,6 +54,8 @@ class FanInInitializer(keras.initializers.VarianceScaling):
     # Whether all weights of a kernel are independent and follow one
     # distribution, wherever in the kernel they stand.
     entrywise: ClassVar[bool] = True
+    # Whether the weights depend on the fan-in, or on the axes.
+    uses_fan_in: bool = True
     # Whether the initializers of several layers must keep a common seed.
     shares_seed: ClassVar[bool] = False
 
@@ -69,11 +72,10 @@ class FanInInitializer(keras.initializers.VarianceScaling):
                 input_axes=input_axes,
                 output_axes=output_axes,
             )
-        super().__init__(
-            seed=_check_seed(seed),
-            input_axes=_check_axes("input_axes", input_axes),
-            output_axes=_check_axes("output_axes", output_axes),
-        )
+        super().__init__(seed=_check_seed(seed))
+        # `VarianceScaling` takes them from Keras 3.15 on.
+        self.input_axes = _check_axes("input_axes", input_axes)
+        self.output_axes = _check_axes("output_axes", output_axes)
         self.fan_in = check_int("fan_in", fan_in, 1, optional=True)
         self._calls: Counter[tuple[int, ...]] = Counter()
 
@@ -114,6 +116,8 @@ class FanInInitializer(keras.initializers.VarianceScaling):
         fan_in = self.fan_in
         if fan_in is None:
             fan_in, _ = compute_fans(shape, self.input_axes, self.output_axes)
+            if self.input_axes is None and self.uses_fan_in:
+                warn_of_einsum(shape, fan_in)
         # The fan-in of an empty kernel is 0, and its scale does not matter.
         return cast_finite(self.draw(shape, max(1, fan_in)), dtype)
 
@@ -136,13 +140,12 @@ class FanInInitializer(keras.initializers.VarianceScaling):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""
-        config = super().get_config()
         # Copied, so that a changed config does not change the initializer.
         return {
             "fan_in": self.fan_in,
             "input_axes": copy.copy(self.input_axes),
             "output_axes": copy.copy(self.output_axes),
-            "seed": config["seed"],
+            "seed": super().get_config()["seed"],
         }
 
 

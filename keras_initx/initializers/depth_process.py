@@ -181,9 +181,11 @@ class DepthWeights(FanInInitializer):
         fan_in: int. Overrides the fan-in that the shape or the axes give, at
             least 1.
         input_axes: list of int. The axes of the kernel that the layer sums
-            over. `EinsumDense` and attention layers set them.
+            over. `EinsumDense` and attention layers set them, from Keras 3.15
+            on.
         output_axes: list of int. The axes of the kernel that the layer's
-            output has. `EinsumDense` and attention layers set them.
+            output has. `EinsumDense` and attention layers set them, from Keras
+            3.15 on.
 
     Returns:
         When called with a shape and a dtype: weights in float16, bfloat16,

@@ -134,9 +134,11 @@ class Dirac(_NoisyCenter):
         fan_in: int. Overrides the fan-in of the noise, which is window times
             channels by default, at least 1.
         input_axes: list of int. The axes of the kernel that the layer sums
-            over. `EinsumDense` and attention layers set them.
+            over. `EinsumDense` and attention layers set them, from Keras 3.15
+            on.
         output_axes: list of int. The axes of the kernel that the layer's
-            output has. `EinsumDense` and attention layers set them.
+            output has. `EinsumDense` and attention layers set them, from Keras
+            3.15 on.
         seed: None, int or `keras.random.SeedGenerator`. The seed of the noise.
             With an int, kernels of equal shape get equal weights.
 
@@ -196,9 +198,11 @@ class DiracAverage(_NoisyCenter):
         fan_in: int. Overrides the fan-in of the noise, which is window times
             channels by default, at least 1.
         input_axes: list of int. The axes of the kernel that the layer sums
-            over. `EinsumDense` and attention layers set them.
+            over. `EinsumDense` and attention layers set them, from Keras 3.15
+            on.
         output_axes: list of int. The axes of the kernel that the layer's
-            output has. `EinsumDense` and attention layers set them.
+            output has. `EinsumDense` and attention layers set them, from Keras
+            3.15 on.
         seed: None, int or `keras.random.SeedGenerator`. The seed of the noise.
             With an int, kernels of equal shape get equal weights.
 

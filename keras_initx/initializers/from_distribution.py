@@ -55,9 +55,11 @@ class FromDistribution(FanInInitializer):
         fan_in: int. Overrides the fan-in that the shape or the axes give, at
             least 1.
         input_axes: list of int. The axes of the kernel that the layer sums
-            over. `EinsumDense` and attention layers set them.
+            over. `EinsumDense` and attention layers set them, from Keras 3.15
+            on.
         output_axes: list of int. The axes of the kernel that the layer's
-            output has. `EinsumDense` and attention layers set them.
+            output has. `EinsumDense` and attention layers set them, from Keras
+            3.15 on.
         seed: None, int or `keras.random.SeedGenerator`. With an int, kernels
             of equal shape get equal weights, such as the query, key and value
             kernels of `MultiHeadAttention`: see `keras_initx.initializers`.
@@ -101,6 +103,7 @@ class FromDistribution(FanInInitializer):
         self.preserve_variance = check_bool(
             "preserve_variance", preserve_variance
         )
+        self.uses_fan_in = self.preserve_variance
         # Parameters are read eagerly, also where a model is built in a graph.
         with tf.init_scope():
             if not isinstance(distribution, dict):

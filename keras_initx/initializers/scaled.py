@@ -46,7 +46,8 @@ class Wrapper(FanInInitializer):
 
     def _with_axes(self) -> keras.initializers.Initializer:
         inner = self.initializer
-        uses_axes = isinstance(inner, keras.initializers.VarianceScaling)
+        # Keras's own have axes from Keras 3.15 on.
+        uses_axes = hasattr(inner, "input_axes")
         if not uses_axes or None not in (inner.input_axes, inner.output_axes):
             return inner
         # A copy from the config would draw a seed of its own.
@@ -77,8 +78,8 @@ class Scaled(Wrapper):
     `gpt2_residual_std`, is an argument of `keras.initializers.RandomNormal`.)
 
     The axes that `EinsumDense` and attention layers set are passed on to
-    initializers that use them: those of Keras that depend on the fans, and all
-    of this package.
+    initializers that use them: those of Keras that depend on the fans (from
+    Keras 3.15 on), and all of this package.
 
     Args:
         initializer: An instance, name or config of a Keras initializer.
@@ -113,6 +114,8 @@ class Scaled(Wrapper):
     Reference: Zhang, Dauphin & Ma, ICLR (2019), arXiv:1901.09321, for the
     factor of the example.
     """
+
+    uses_fan_in = False
 
     def __init__(
         self,
