@@ -37,7 +37,7 @@ def warn_of_einsum(shape: tuple[int, ...], fan_in: int) -> None:
     layer = _layer_that_builds()
     if layer is None:
         return
-    left, outputs = layer.equation.replace(" ", "").split("->")
+    left, outputs = layer.equation.split("->")
     kernel = left.split(",")[1]
     if len(kernel) != len(shape):
         return

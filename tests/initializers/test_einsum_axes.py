@@ -1,0 +1,116 @@
+"""Attention kernels where Keras names no axes, as before its version 3.15."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import keras_initx as kx
+from keras_initx.initializers import einsum_axes
+
+NAMES_AXES = einsum_axes.KERAS_NAMES_AXES
+I = kx.initializers  # noqa: E741
+
+
+class Unnamed(keras.layers.EinsumDense):
+    """Names no axes, as Keras before 3.15."""
+
+    def _update_kernel_initializer(self, input_axes, output_axes):
+        return self.kernel_initializer
+
+
+def messages(build):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build()
+    texts = [str(each.message) for each in caught]
+    return [text for text in texts if "keras_initx.initialize" in text]
+
+
+@pytest.fixture
+def unnamed(monkeypatch):
+    monkeypatch.setattr(einsum_axes, "KERAS_NAMES_AXES", False)
+    monkeypatch.setattr(einsum_axes, "_warned", False)
+
+
+def einsum(equation, output_shape):
+    return lambda **k: Unnamed(equation, output_shape, **k)
+
+
+# The layer, the shape of its input, and the two fan-ins, if they differ.
+LAYERS = {
+    "query": (einsum("abc,cde->abde", (None, 8, 4)), (None, 3, 6), (48, 6)),
+    "output": (einsum("abcd,cde->abe", (None, 5)), (None, 3, 2, 4), None),
+    "batched": (einsum("bni,nij->bnj", (3, 7)), (None, 3, 5), (15, 5)),
+    "plain": (einsum("ab,bc->ac", 7), (None, 5), None),
+    "transposed": (einsum("ab,cb->ac", 7), (None, 5), (7, 5)),
+    "any axes": (einsum("...c,cde->...de", (8, 4)), (2, 3, 6), (48, 6)),
+    "dense": (lambda **k: keras.layers.Dense(7, **k), (None, 5), None),
+    "conv": (lambda **k: keras.layers.Conv1D(7, 2, **k), (None, 9, 5), None),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_warns_where_the_fan_in_is_not_that_of_the_layer(name, unnamed):
+    make, shape, fans = LAYERS[name]
+
+    def build(**arguments):
+        initializer = I.FractionalMoment(**arguments)
+        make(kernel_initializer=initializer).build(shape)
+
+    # An explicit fan-in is not read from the shape.
+    assert messages(lambda: build(fan_in=3)) == []
+    found = messages(build)
+    assert len(found) == (fans is not None)
+    if fans is not None:
+        assert f"of fan-in {fans[0]}," in found[0]
+        assert f"sums {fans[1]} terms" in found[0]
+        assert messages(build) == [], "once a process"
+
+
+@pytest.mark.parametrize(
+    ("make", "warns"),
+    [
+        (lambda: I.Scaled(I.FractionalMoment(), 0.5), True),
+        (lambda: I.Scaled(I.Scaled(I.Dirac(), 0.5), 2), True),
+        # As Keras's own, which do not warn.
+        (lambda: I.Scaled("he_normal", 0.5), False),
+        (lambda: I.Scaled("random_normal", 0.5), False),
+    ],
+)
+def test_warns_for_initializers_whose_weights_depend_on_the_axes(
+    make, warns, unnamed
+):
+    layer, shape, _ = LAYERS["query"]
+    build = layer(kernel_initializer=make()).build
+    assert len(messages(lambda: build(shape))) == warns
+
+
+def test_a_call_without_a_layer_does_not_warn(unnamed):
+    assert messages(lambda: I.FractionalMoment()((6, 8, 4))) == []
+
+
+def test_attention_kernels_and_initialize(monkeypatch):
+    monkeypatch.setattr(einsum_axes, "_warned", False)
+    attention = keras.layers.MultiHeadAttention(
+        8,
+        64,
+        kernel_initializer=I.FractionalMoment(2, "linear"),
+        use_bias=False,
+    )
+    shape = (None, 3, 512)
+    found = messages(lambda: attention.build(shape, shape))
+    assert len(found) == (not NAMES_AXES)
+    right, given = 512**-0.5, 512**-0.5 / (1 if NAMES_AXES else 8**0.5)
+    stds = [np.std(np.asarray(w)) for w in attention.weights]
+    # Query, key and value, then the output, whose axes follow the shape. The
+    # relative error of a std of 262144 weights is 0.0014; 7 of them, 4 times,
+    # are exceeded with a probability below 1e-10.
+    np.testing.assert_allclose(stds, [given] * 3 + [right], rtol=0.0097)
+    x = keras.Input((3, 512))
+    model = keras.Model(x, attention(x, x))
+    done = kx.initialize(model, I.FractionalMoment(2, "linear"), seed=1)
+    assert len(done) == 4
+    stds = [np.std(np.asarray(w)) for w in model.weights]
+    np.testing.assert_allclose(stds, right, rtol=0.0097)
