@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-quick lint docs bench clean
+.PHONY: demo test test-quick test-versions lint docs bench clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/keras-initx report --out demo
@@ -19,6 +19,13 @@ test: $(VENV)/test.done
 # Two rows of each table, without the tests that take long or start processes.
 test-quick: $(VENV)/test.done
 	$(PYTEST) -m "not slow and not isolated" --rows 2
+
+# Environments of the versions that others have, by the script's names: make
+# test-versions VERSIONS="colab oldest". It takes Python 3.11 and 3.13.
+VERSIONS ?=
+test-versions:
+	$(PYTHON) tests/scripts/run_versions.py $(VERSIONS)
+	$(PYTHON) tests/scripts/check_resolver.py
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -46,7 +53,7 @@ bench: $(VENV)/bench.done
 	$(BIN)/python benchmarks/distributed.py
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) .versions demo site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -55,7 +62,7 @@ $(VENV)/%.done: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)]"
 	touch $@
 
-$(VENV)/demo.done: EXTRA := examples
+$(VENV)/demo.done: EXTRA := examples,tensorflow
 $(VENV)/test.done: EXTRA := test
 $(VENV)/docs.done: EXTRA := docs
 $(VENV)/bench.done: EXTRA := bench

@@ -25,6 +25,7 @@ if _startup.is_our_command():
 with (
     _startup.quiet() if _startup.is_our_command() else contextlib.nullcontext()
 ):
+    _startup.import_keras()
     from keras_initx import (
         callbacks,
         constraints,

@@ -12,6 +12,7 @@ package, and with it TensorFlow, before the command.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from keras_initx._startup.errors import one_line
 
 # The module's name, alone or at the end of Python's option, as in "-Bmname".
 _OUR_MODULE = re.compile(r"(-\w*m)?keras_initx(\.__main__|\.cli\.main)?")
+_BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 
 
 def is_our_command() -> bool:
@@ -49,6 +51,30 @@ def answer_early(description: str | None, version: str) -> None:
         raise SystemExit(2) from error
     if options.command is None:
         raise SystemExit(0)
+
+
+def import_keras() -> None:
+    """Imports Keras, and says what to install if its backend is missing.
+
+    Raises:
+        ImportError: If the backend that Keras is set to is not installed.
+        SystemExit: If so, in the `keras-initx` command.
+    """
+    try:
+        importlib.import_module("keras")
+    except ModuleNotFoundError as error:
+        backend = (error.name or "").partition(".")[0]
+        if backend not in _BACKENDS:
+            raise
+        message = (
+            "keras_initx needs a backend of Keras: install one, as by "
+            '`pip install "keras-initx[tensorflow]"`, or set KERAS_BACKEND to '
+            f"one that is installed. Received: KERAS_BACKEND={backend!r}, "
+            "which is not installed"
+        )
+        if is_our_command():
+            raise SystemExit(f"keras-initx: error: {message}") from None
+        raise ImportError(message, name=backend) from None
 
 
 @contextlib.contextmanager

@@ -11,6 +11,9 @@ What this module needs of Keras, and what is not documented:
   returns `(last output, outputs, states)` and runs `self.cell` once a step.
 * `RNN.inner_loop` of the base class does so for the cells of `LSTM` and `GRU`
   too, whose own `inner_loop` may call a fused kernel instead of the cell.
+* Where `RNN._expected_batch_size`, an attribute of the instance, is None, any
+  number of samples is taken. Keras 3.12 and 3.13 compare it in a graph with a
+  number that is not known there, which raises.
 
 `tests/hooks/test_undocumented_keras.py` fails as soon as either is not so.
 """
@@ -65,10 +68,26 @@ def recurrent(layer: keras.layers.RNN, recorder: Recorder) -> Iterator[None]:
 
     # Outside its loop Keras may run cells only to learn the shapes of masks.
     with (
+        _any_batch_size(layer),
         replaced(layer, "inner_loop", wrap),
         recorder.recording_in(_Nothing()),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _any_batch_size(layer: keras.layers.RNN) -> Iterator[None]:
+    # Not through setattr, which Keras tracks.
+    attributes = vars(layer)
+    expected = attributes.get("_expected_batch_size")
+    if expected is None or tf.executing_eagerly():
+        yield
+        return
+    attributes["_expected_batch_size"] = None
+    try:
+        yield
+    finally:
+        attributes["_expected_batch_size"] = expected
 
 
 class _Nothing:

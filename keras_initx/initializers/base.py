@@ -74,8 +74,8 @@ class FanInInitializer(keras.initializers.VarianceScaling):
             )
         super().__init__(seed=_check_seed(seed))
         # `VarianceScaling` takes them from Keras 3.15 on.
-        self.input_axes = _check_axes("input_axes", input_axes)
-        self.output_axes = _check_axes("output_axes", output_axes)
+        self.input_axes: Any = _check_axes("input_axes", input_axes)
+        self.output_axes: Any = _check_axes("output_axes", output_axes)
         self.fan_in = check_int("fan_in", fan_in, 1, optional=True)
         self._calls: Counter[tuple[int, ...]] = Counter()
 

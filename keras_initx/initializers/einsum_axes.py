@@ -6,8 +6,8 @@ reads the shape of an attention kernel as that of a convolution, as Keras's own
 do.
 
 What this module needs of Keras before 3.15, and what is not documented:
-`EinsumDense.build` calls the initializer of its kernel. The layer is then found
-as `self` in a frame of the stack; if it is not, nothing warns.
+`EinsumDense.build`, a function whose argument is `self`, calls the initializer
+of its kernel, so its frame is in the stack. Where it is not, nothing warns.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from types import FrameType
 
 import keras
 
@@ -62,10 +63,10 @@ def warn_of_einsum(shape: tuple[int, ...], fan_in: int) -> None:
 
 def _layer_that_builds() -> keras.layers.EinsumDense | None:
     """The layer whose `build` is running, further up in the stack."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        layer = frame.f_locals.get("self")
-        if isinstance(layer, keras.layers.EinsumDense):
-            return layer
+    frame: FrameType | None = sys._getframe(1)
+    build = keras.layers.EinsumDense.build.__code__
+    # Up to Python 3.12 a frame whose variables have been read keeps them alive:
+    # those of other frames are not read.
+    while frame is not None and frame.f_code is not build:
         frame = frame.f_back
-    return None
+    return None if frame is None else frame.f_locals["self"]

@@ -400,6 +400,10 @@ def test_all_layers_of_a_subclassed_functional_model(rng):
     x = rng.standard_normal((60, 8), np.float32)
     model(x)
     done = kx.calibrate(model, x)
+    if len(model.weights) == 2:
+        # In Keras 3.10 and 3.13 such a model does not know the layer.
+        assert done.skipped == {"extra": "not tracked by the model"}
+        return
     assert not done.skipped
     assert np.allclose(np.var(model(x), axis=0), 1, atol=1e-4)
     drawn = kx.initialize(model, "he_normal", seed=1).initialized

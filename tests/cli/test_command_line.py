@@ -805,6 +805,32 @@ def test_process_of_the_command_is_recognized(started, argv, ours, monkeypatch):
     assert _startup.is_our_command() == ours
 
 
+@pytest.mark.parametrize("command", [False, True])
+@pytest.mark.parametrize("name", ["tensorflow", "jax", "torch.nn"])
+def test_a_backend_that_is_not_installed(name, command, monkeypatch):
+    def fail(module):
+        assert module == "keras"
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(_startup.importlib, "import_module", fail)
+    monkeypatch.setattr(_startup, "is_our_command", lambda: command)
+    error = SystemExit if command else ImportError
+    with pytest.raises(error, match="pip install") as caught:
+        _startup.import_keras()
+    backend = name.partition(".")[0]
+    assert f"Received: KERAS_BACKEND={backend!r}, " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["keras", "h5py", None])
+def test_another_package_that_is_not_installed(name, monkeypatch):
+    def fail(module):
+        raise ModuleNotFoundError("original", name=name)
+
+    monkeypatch.setattr(_startup.importlib, "import_module", fail)
+    with pytest.raises(ModuleNotFoundError, match="original"):
+        _startup.import_keras()
+
+
 # The script that pip writes for the entry point in the package's metadata. Then
 # it runs the command a second time.
 SCRIPT = """

@@ -1241,7 +1241,9 @@ def test_stable_weights_neither_explode_nor_vanish_in_50_layers(rng):
     # deviation at 256 units is 0.433. A band of 6 of those of their mean, here
     # 0.08: false alarms are below 1e-8.
     band = 6 * 0.433 / np.sqrt(NETS * DEPTH)
-    ours = log_norm_growth(lambda: kx.initializers.AlphaStable(1.5), rng)
+    ours = log_norm_growth(
+        lambda: kx.initializers.AlphaStable(1.5, fan_in=WIDTH), rng
+    )
     assert abs(ours.mean()) < band
     # The textbook's scale: log(0.024803 / 0.0171705) a layer.
     theirs = log_norm_growth(lambda: textbook, rng)

@@ -100,7 +100,7 @@ def new_names():
         keras.layers.TimeDistributed(keras.layers.Dense(2)),
         keras.layers.Layer(),
         keras.layers.InputLayer((3,)),
-        keras.Model(inputs, inputs),
+        keras.Model(inputs, keras.layers.Identity()(inputs)),
         keras.Sequential([keras.layers.Dense(2)]),
         keras.random.SeedGenerator(1),
         keras.Variable(1.0),
@@ -157,6 +157,8 @@ def random_numbers():
 def test_random_numbers_drawn_later_are_what_they_would_have_been(make, call):
     drawn = []
     for called in (False, True):
+        # In Keras 3.10 a new seed leaves the generator of all layers as it is.
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(7)
         tf.random.get_global_generator().reset_from_seed(7)
         model = make()

@@ -116,7 +116,8 @@ def test_a_block_adds_what_its_formula_says(rng):
     x = rng.standard_normal((2, 6, 7, 2))
 
     def weights(name):
-        return [np.float64(w) for w in model.get_layer(name).get_weights()]
+        layer = model.get_layer(name)
+        return [np.asarray(w, np.float64) for w in layer.get_weights()]
 
     def conv(x, kernel, strides=1):
         k = kernel.shape[0] // 2

@@ -29,7 +29,7 @@ def grid(form, points=4097):
 
 def pairs(model):
     """Kernels and biases of a Keras model."""
-    flat = [np.float64(w) for w in model.get_weights()]
+    flat = [np.asarray(w, np.float64) for w in model.get_weights()]
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 

@@ -137,8 +137,21 @@ def test_metadata(metadata):
         "docs",
         "examples",
         "plot",
+        "stable",
+        "tensorflow",
         "test",
     }
+
+
+def test_installing_brings_no_backend(metadata):
+    required = {
+        re.match(r"[\w-]+", each)[0]: each
+        for each in metadata.get_all("Requires-Dist")
+        if "extra ==" not in each
+    }
+    # Another package of TensorFlow may be there, in whose folder a second one
+    # would be installed, and setuptools is for TensorFlow Probability alone.
+    assert set(required) == {"keras", "numpy", "scipy"}
 
 
 def test_version_and_date_of_release_are_the_same_everywhere():
