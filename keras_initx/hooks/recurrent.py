@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -31,6 +31,12 @@ import tensorflow as tf
 from keras_initx.hooks.patching import replaced
 from keras_initx.hooks.recorder import Recorder, check_reachable
 from keras_initx.inspection.selection import LayerCall
+
+_NOT_BY_SAMPLE = (
+    "The signal of a layer in the cell of a recurrent layer must have the "
+    "samples along its first axis. Leave the layer out through `layers`. "
+    "Received: "
+)
 
 
 @contextlib.contextmanager
@@ -104,14 +110,16 @@ class _Carried:
     """Carries the signals of a graph's loop out of it on the cell's output.
 
     The output `(batch, ...)` of each step becomes `(batch, n)`: itself and the
-    signals, each flattened, one after the other.
+    signals, each flattened, one after the other. A signal whose first axis is
+    not the batch, such as that of learned vectors, travels whole beside each
+    sample.
     """
 
     def __init__(self, cell: keras.layers.Layer):
         self.cell = cell
         self.current: list[tuple[LayerCall, tf.Tensor, tf.Graph]] = []
         self.layer_calls: list[LayerCall] = []
-        self.parts: list[tuple[tf.TensorShape, tf.DType]] = []
+        self.parts: list[_Part] = []
 
     def record(self, layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
         graph = tf.compat.v1.get_default_graph()
@@ -125,15 +133,20 @@ class _Carried:
         for layer_call, _, graph in current:
             check_reachable(layer_call, graph)
         value, states = output
+        batch = value.shape[0]
         tensors = [value, *(signal for _, signal, _ in current)]
         self.layer_calls = [layer_call for layer_call, _, _ in current]
-        self.parts = [(t.shape[1:], t.dtype) for t in tensors]
-        wide = max((t.dtype for t in tensors), key=lambda dtype: dtype.size)
-        flat = [
-            tf.reshape(
-                tf.cast(t, wide), [tf.shape(t)[0], t.shape[1:].num_elements()]
-            )
+        self.parts = [
+            _Part(t.shape, t.dtype, whole=t.shape[0] not in (batch, None))
             for t in tensors
+        ]
+        wide = max((t.dtype for t in tensors), key=lambda dtype: dtype.size)
+        samples = tf.shape(value)[0]
+        for layer_call, signal, _ in current:
+            samples = _checked(samples, signal, layer_call)
+        flat = [
+            part.by_sample(tf.cast(tensor, wide), samples)
+            for part, tensor in zip(self.parts, tensors, strict=True)
         ]
         return tf.concat(flat, axis=1), states
 
@@ -141,11 +154,86 @@ class _Carried:
         """Undoes `step_output` behind the `lead` leading axes of `joined`."""
         if not self.parts:
             return [joined]
-        sizes = [shape.num_elements() for shape, _ in self.parts]
-        leading = tf.shape(joined)[:lead]
+        sizes = [part.size for part in self.parts]
+        split = tf.split(joined, sizes, axis=lead)
         return [
-            tf.cast(tf.reshape(t, tf.concat([leading, shape], 0)), dtype)
-            for t, (shape, dtype) in zip(
-                tf.split(joined, sizes, axis=lead), self.parts, strict=True
-            )
+            part.signal(t, lead)
+            for t, part in zip(split, self.parts, strict=True)
         ]
+
+
+class _Part(NamedTuple):
+    """The place of one signal in what `_Carried` carries.
+
+    Args:
+        shape: tf.TensorShape. Its shape in the loop.
+        dtype: tf.DType. Its dtype.
+        whole: bool. Whether each sample carries all of it.
+    """
+
+    shape: tf.TensorShape
+    dtype: tf.DType
+    whole: bool
+
+    @property
+    def carried(self) -> tf.TensorShape:
+        """The shape of what a sample carries."""
+        return self.shape if self.whole else self.shape[1:]
+
+    @property
+    def size(self) -> int:
+        """The number of numbers that a sample carries."""
+        return self.carried.num_elements()
+
+    def by_sample(self, signal: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
+        """Returns the matrix that the samples carry."""
+        if self.whole:
+            row = tf.reshape(signal, [1, self.size])
+            return tf.repeat(row, samples, axis=0)
+        return tf.reshape(signal, [samples, self.size])
+
+    def signal(self, carried: tf.Tensor, lead: int) -> tf.Tensor:
+        """Returns the signal behind the `lead` leading axes of what came out.
+
+        A whole one is that of the first sample.
+        """
+        if self.whole:
+            carried, lead = carried[0], lead - 1
+        shape = tf.concat([tf.shape(carried)[:lead], self.carried], axis=0)
+        return tf.cast(tf.reshape(carried, shape), self.dtype)
+
+
+def _checked(
+    samples: tf.Tensor, signal: tf.Tensor, layer_call: LayerCall
+) -> tf.Tensor:
+    """The number of samples, if the first axis of a signal has as many.
+
+    A graph knows neither number where it is traced. Where they are known,
+    another first axis than the samples is carried whole.
+    """
+    if signal.shape[0] is not None:
+        return samples
+    check = tf.debugging.assert_equal(
+        tf.shape(signal)[0],
+        samples,
+        message=f"{_NOT_BY_SAMPLE}layer {layer_call.name}|",
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(samples)
+
+
+@contextlib.contextmanager
+def refusing_other_axes() -> Iterator[None]:
+    """Refuses signals in cells whose first axis is not that of the samples.
+
+    Raises:
+        ValueError: If a graph that is run within finds one.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        _, found, rest = str(error).partition(_NOT_BY_SAMPLE)
+        if not found:
+            raise
+        layer = rest.partition("|")[0]
+        raise ValueError(f"{_NOT_BY_SAMPLE}{layer}") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keras_initx.profile import display
 
@@ -16,6 +18,36 @@ _HEADS = (
     "skipped",
 )
 _BRANCH_HEADS = ("branch", "weights", "factor", "skipped")
+
+
+@dataclass(frozen=True, repr=False)
+class _Record:
+    """A record with rows, each of which says why it was skipped, or ""."""
+
+    rows: tuple[Any, ...]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The reason for each row that is as it was, by its name."""
+        return {row.name: row.skipped for row in self.rows if row.skipped}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        heads, cells, end = self._table()
+        return f"{display.text_table(heads, cells)}\n{end}"
+
+    def _repr_html_(self) -> str:
+        heads, cells, end = self._table()
+        return f"{display.html_table(heads, cells)}<p>{end}</p>"
+
+    def _changed(self) -> tuple[Any, ...]:
+        return tuple(row for row in self.rows if not row.skipped)
+
+    def _table(self) -> tuple[Sequence[str], list[list[str]], str]:
+        """The headings, the cells, and the line below the table."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -53,7 +85,7 @@ class InitializedWeight:
 
 
 @dataclass(frozen=True, repr=False)
-class Initialization:
+class Initialization(_Record):
     """What `initialize` did to a model, a row for each weight.
 
     Its `str` is an aligned table, which a notebook shows too.
@@ -81,15 +113,7 @@ class Initialization:
     @property
     def initialized(self) -> tuple[InitializedWeight, ...]:
         """The weights that have new values."""
-        return tuple(row for row in self.rows if not row.skipped)
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """The reason for each weight that is as it was, by its name."""
-        return {row.name: row.skipped for row in self.rows if row.skipped}
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        return self._changed()
 
     def __repr__(self) -> str:
         return (
@@ -97,19 +121,12 @@ class Initialization:
             f"{len(self.initialized)} initialized, {len(self.skipped)} skipped>"
         )
 
-    def __str__(self) -> str:
-        table = display.text_table(_HEADS, self._cells())
-        return f"{table}\nSeed: {self.seed}"
-
-    def _repr_html_(self) -> str:
-        table = display.html_table(_HEADS, self._cells())
-        return f"{table}<p>Seed: {self.seed}</p>"
-
-    def _cells(self) -> list[list[str]]:
-        return [
+    def _table(self) -> tuple[Sequence[str], list[list[str]], str]:
+        cells = [
             [_text(getattr(row, {"weight": "name"}.get(h, h))) for h in _HEADS]
             for row in self.rows
         ]
+        return _HEADS, cells, f"Seed: {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -140,7 +157,7 @@ class ScaledBranch:
 
 
 @dataclass(frozen=True, repr=False)
-class BranchScaling:
+class BranchScaling(_Record):
     """What `scale_branches` did to a model, a row for each residual branch.
 
     Its `str` is an aligned table, which a notebook shows too.
@@ -175,15 +192,7 @@ class BranchScaling:
     @property
     def scaled(self) -> tuple[ScaledBranch, ...]:
         """The branches that were scaled."""
-        return tuple(row for row in self.rows if not row.skipped)
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """The reason for each branch that is as it was, by its name."""
-        return {row.name: row.skipped for row in self.rows if row.skipped}
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        return self._changed()
 
     def __repr__(self) -> str:
         return (
@@ -192,32 +201,19 @@ class BranchScaling:
             f"{len(self.skipped)} skipped>"
         )
 
-    def __str__(self) -> str:
-        return (
-            f"{display.text_table(_BRANCH_HEADS, self._cells())}\n{self._end}"
-        )
-
-    def _repr_html_(self) -> str:
-        table = display.html_table(_BRANCH_HEADS, self._cells())
-        return f"{table}<p>{self._end}</p>"
-
-    @property
-    def _end(self) -> str:
-        return (
-            f"Factor: {self.depth}^(-{display.number(self.exponent)}) = "
-            f"{display.number(self.factor)}"
-        )
-
-    def _cells(self) -> list[list[str]]:
-        return [
+    def _table(self) -> tuple[Sequence[str], list[list[str]], str]:
+        factor = display.number(self.factor)
+        cells = [
             [
                 row.name,
                 ", ".join(row.weights),
-                "" if row.skipped else display.number(row.factor),
+                "" if row.skipped else factor,
                 row.skipped,
             ]
             for row in self.rows
         ]
+        power = f"{self.depth}^(-{display.number(self.exponent)})"
+        return _BRANCH_HEADS, cells, f"Factor: {power} = {factor}"
 
 
 def _text(value: object) -> str:

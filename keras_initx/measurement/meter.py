@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initx.distribute.cluster import strategy_of
+from keras_initx.hooks.recurrent import refusing_other_axes
 from keras_initx.inspection.checks import check_call, check_model
 from keras_initx.inspection.equal_kernels import warn_of_equal_kernels
 from keras_initx.inspection.selection import Layers, selectors
@@ -199,7 +200,10 @@ class Meter:
             compiled = self._compiled_for(
                 structure, placed, states, written, all_batches
             )
-            new, new_finite, states = compiled.function(placed.batch, states)
+            with refusing_other_axes():
+                new, new_finite, states = compiled.function(
+                    placed.batch, states
+                )
             elsewhere = compiled.not_by_sample(new, samples_of(batch))
             if elsewhere:
                 self._look_up(structure, elsewhere, all_batches)
@@ -214,11 +218,10 @@ class Meter:
         layers, outputs = compiled.summarize(moments)
         variance, square = compiled.by_call(layers.numpy())
         shares = _of_rows(outputs.numpy(), compiled.activation_of, samples)
-        units = [[mean.shape[1]] * mean.shape[0] for mean in moments.means]
         reached = np.array([place != NONE for place in compiled.places])
         return _Result(
             compiled.names,
-            tuple(compiled.by_call(np.concatenate(units)).tolist()),
+            compiled.units(moments, samples),
             samples,
             np.where(reached, variance, 0),
             square,
@@ -274,7 +277,11 @@ class Meter:
         """
         known = self._places.setdefault(structure, {})
         found, sure = find_places(
-            self._model, all_batches, self._selectors, names
+            self._model,
+            all_batches,
+            self._selectors,
+            names,
+            self._training,
         )
         mixed = [
             name
@@ -414,6 +421,29 @@ class _CompiledForward(NamedTuple):
         sorted_values = np.empty_like(values)
         sorted_values[..., list(self.order)] = values
         return sorted_values
+
+    def units(self, moments: Moments, samples: int) -> tuple[int, ...]:
+        """The number of units of a sample in the signal of each call."""
+        counts = self.by_call(moments.count.numpy())
+        widths = self.by_call(
+            np.concatenate(
+                [
+                    np.full(mean.shape[0], mean.shape[1])
+                    for mean in moments.means
+                ]
+            )
+        )
+        # A signal that no sample reaches has several rows for each sample if
+        # it was repeated for each, and axes were folded into the first.
+        folded = [
+            place == NONE and count > samples and count % samples == 0
+            for place, count in zip(self.places, counts, strict=True)
+        ]
+        return tuple(
+            np.where(folded, widths * counts // samples, widths)
+            .astype(int)
+            .tolist()
+        )
 
     def not_by_sample(self, moments: Moments, samples: int) -> list[str]:
         """The calls whose signal has another number of samples."""

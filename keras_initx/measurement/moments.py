@@ -127,9 +127,10 @@ def layer_moments(
 def constant_moments(signal: tf.Tensor) -> LayerMoments:
     """Returns the moments of a layer that no sample reaches.
 
-    It counts as one sample. A first axis of a size that the model fixes, such
-    as positions, belongs to its units. Along another first axis the signal is
-    repeated for each sample, and the mean is the root mean square over it.
+    A first axis of a size that the model fixes, such as positions, belongs to
+    its units, and it counts as one sample. Along another first axis the signal
+    is repeated for each sample, one or several rows for each, and the mean is
+    the root mean square over it.
 
     Args:
         signal: tf.Tensor. A floating-point tensor.
@@ -144,9 +145,11 @@ def constant_moments(signal: tf.Tensor) -> LayerMoments:
             wide, [tf.shape(wide)[0], -1 if units is None else units]
         )
         mean = tf.sqrt(tf.reduce_mean(rows**2, axis=0))
+        samples = tf.shape(wide)[:1]
     else:
         mean = tf.reshape(wide, [-1])
-    return LayerMoments(tf.constant([1]), mean[None], tf.zeros([1], mean.dtype))
+        samples = tf.constant([1])
+    return LayerMoments(samples, mean[None], tf.zeros([1], mean.dtype))
 
 
 def activation_outputs(

@@ -9,13 +9,15 @@ Each signal is therefore read as a flat array of shape
 
 in which one sample has `before * after` units. What can be known without
 numbers is read from the graph of the traced model: whether a signal depends on
-the data at all (`Reach`), and whether its first axis has a fixed size. Where
-that leaves a doubt, the model runs on a few samples, one of which is changed,
-and the numbers that change tell where this sample is (`find_places`).
+the data at all, and whether its first axis can only be that of the samples
+(`Reach`). Where that leaves a doubt, the model runs on a few samples, one of
+which is changed, and the numbers that change tell where this sample is
+(`find_places`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,6 +31,20 @@ from keras_initx.measurement.data import arrays_of, map_arrays
 
 # Operations whose result depends on the shape of their input alone.
 _OF_SHAPES = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
+# Operations that may take away the axis of the samples, and leave another.
+_REDUCTIONS = {"Sum", "Mean", "Max", "Min", "Prod", "StridedSlice", "GatherV2"}
+# Operations whose number of results depends on values.
+_OF_ANY_SIZE = {
+    "Where",
+    "Unique",
+    "UniqueV2",
+    "DynamicPartition",
+    "PyFunc",
+    "EagerPyFunc",
+}
+# Operations that have lists and functions within, of which the shapes are set
+# later.
+_WITHIN = ("TensorList", "While", "StatelessWhile")
 # A changed sample moves the numbers of other samples by less than this share,
 # by rounding, or else it reaches them.
 _ROUNDING = 1e-3
@@ -68,12 +84,22 @@ class Reach:
     own. Python has run the model when the graph is there, so each operation is
     looked at once.
 
+    The number of samples is the one size that the graph does not know, unless
+    the model loses others, as in a reshape to a computed size. The first axis
+    of what comes from there may be another one, even if it has as many entries
+    as there are samples.
+
     Args:
         sources: Structure of tensors of one graph, the batch.
     """
 
     def __init__(self, sources: Any):
         self._known = {x.op: True for x in arrays_of(sources)}
+        self._lost: set[tf.Operation] = set()
+
+    def is_lost(self, tensor: tf.Tensor) -> bool:
+        """Returns whether the first axis may be another than the samples."""
+        return tensor.op in self._lost or _unknown_axes(tensor) > 1
 
     def __call__(self, tensor: tf.Tensor) -> bool:
         """Returns whether the tensor depends on the sources."""
@@ -81,17 +107,44 @@ class Reach:
         while stack:
             op = stack[-1]
             of_shapes = op.type in _OF_SHAPES
-            inputs = [] if of_shapes else [x.op for x in op.inputs]
-            unknown = [each for each in inputs if each not in known]
+            inputs = [] if of_shapes else list(op.inputs)
+            unknown = [x.op for x in inputs if x.op not in known]
             if unknown and op not in known:
                 stack.extend(unknown)
                 continue
             stack.pop()
             if op not in known:
-                known[op] = "Random" in op.type or any(
-                    known[each] for each in inputs
-                )
+                reached = [x for x in inputs if known[x.op]]
+                known[op] = "Random" in op.type or bool(reached)
+                lost = (x for x in reached if x.op in self._lost)
+                if any(map(_unknown_axes, lost)) or (
+                    reached and _loses_size(op, reached)
+                ):
+                    self._lost.add(op)
         return known[tensor.op]
+
+
+def _loses_size(op: tf.Operation, reached: Sequence[tf.Tensor]) -> bool:
+    """Whether an operation may return no axis of samples but an unknown one.
+
+    Args:
+        op: tf.Operation. The operation.
+        reached: Sequence of tf.Tensor. The inputs that depend on samples.
+    """
+    if op.type in _OF_ANY_SIZE:
+        return True
+    if op.type.startswith(_WITHIN) or "Random" in op.type:
+        return False
+    before = max(_unknown_axes(x) for x in reached)
+    return any(map(_unknown_axes, op.outputs)) and (
+        before == 0 or (before > 1 and op.type in _REDUCTIONS)
+    )
+
+
+def _unknown_axes(tensor: tf.Tensor) -> int:
+    """How many axes of a tensor have no known size, 2 if none is known."""
+    rank = tensor.shape.rank
+    return 2 if rank is None else tensor.shape.as_list().count(None)
 
 
 class PlacesInGraph:
@@ -103,7 +156,8 @@ class PlacesInGraph:
 
     Attributes:
         doubtful: list of str. The names of the calls that are taken to have
-            the samples along the first axis, although that has a fixed size.
+            the samples along the first axis, although that has a fixed size or
+            may be another axis of unknown size.
     """
 
     def __init__(self, batch: Any, known: Mapping[str, Place]):
@@ -120,7 +174,7 @@ class PlacesInGraph:
             return FIRST
         if not self._reach(signal):
             return NONE
-        if signal.shape[0] is not None:
+        if signal.shape[0] is not None or self._reach.is_lost(signal):
             self.doubtful.append(name)
         return FIRST
 
@@ -149,14 +203,20 @@ def find_places(
     batches: Iterable[Any],
     selectors: Sequence[Selector],
     names: Collection[str],
+    training: bool = False,
 ) -> tuple[dict[str, Place], bool]:
     """Finds where the samples are in some signals, by running the model.
 
-    With two samples A and B, the model runs on (A, A), (B, B) and (A, B), op by
-    op and in inference mode. The signal of (A, B) must be that of (A, A) in the
-    numbers of the first sample, and that of (B, B) in all others; the first
-    place for which this holds is taken, the batch-major one before others. A
-    model that takes a fixed number of samples runs on as many.
+    With two samples A and B, the model runs on (A, A), (B, B), (A, B) and
+    (A, A, A), op by op. A first axis that has as many entries as there are
+    samples each time is theirs. Otherwise the signal of (A, B) must be that of
+    (A, A) in the numbers of the first sample, and that of (B, B) in all others;
+    the first place for which this holds is taken, the batch-major one before
+    others. A model that takes a fixed number of samples runs on as many.
+
+    In training mode, statistics of a batch may mix the numbers of samples that
+    have a place nonetheless. The place in inference mode is taken then, if the
+    signal has the same shape there.
 
     Args:
         model: keras.Model. Its variables are read, never written.
@@ -164,6 +224,8 @@ def find_places(
         selectors: Sequence of selectors. Which layers are recorded, so that
             their calls are counted as in the pass that is measured.
         names: Collection of str. The names of the calls to find places for.
+        training: bool. Whether to run the model in training mode. Defaults to
+            False.
 
     Returns:
         The place of each name, and whether the two samples differ, without
@@ -171,8 +233,43 @@ def find_places(
         model cannot be run so.
     """
     first, other, size = _two_samples(batches)
-    differ = other is not first
-    for count in dict.fromkeys((2, size)):
+    look = functools.partial(
+        _look, model, (first, other), dict.fromkeys((2, size)), selectors
+    )
+    found = look(names, training)
+    if training:
+        others = [
+            name
+            for name in names
+            if name not in found or found[name].place == UNKNOWN
+        ]
+        for name, plain in look(others, False).items():
+            if found.get(name, plain).shape == plain.shape:
+                found[name] = plain
+    places = {name: each.place for name, each in found.items()}
+    return places, other is not first
+
+
+class _Found(NamedTuple):
+    """Where the samples are in a signal of some shape."""
+
+    place: Place
+    shape: tuple[int, ...]
+
+
+def _look(
+    model: keras.Model,
+    samples: tuple[Any, Any],
+    counts: Iterable[int],
+    selectors: Sequence[Selector],
+    names: Collection[str],
+    training: bool,
+) -> dict[str, _Found]:
+    """Finds places from runs of the model on as many samples as it takes."""
+    if not names:
+        return {}
+    first, other = samples
+    for count in counts:
         runs: list[dict[str, Any]] = []
         try:
             for parts in (
@@ -182,7 +279,7 @@ def find_places(
                 [first] * (count + 1),
             ):
                 batch = map_arrays(lambda *x: tf.concat(x, axis=0), *parts)
-                runs.append(_signals(model, batch, selectors, names))
+                runs.append(_signals(model, batch, selectors, names, training))
         except Exception:
             # The last run is of no use where the number of samples is fixed.
             if len(runs) < 3:
@@ -190,9 +287,13 @@ def find_places(
             runs.append(dict.fromkeys(names))
         common = set(names).intersection(*map(set, runs))
         return {
-            name: _place(count, *(run[name] for run in runs)) for name in common
-        }, differ
-    return {}, differ
+            name: _Found(
+                _place(count, *(run[name] for run in runs)),
+                runs[0][name].shape,
+            )
+            for name in common
+        }
+    return {}
 
 
 def _two_samples(batches: Iterable[Any]) -> tuple[Any, Any, int]:
@@ -228,6 +329,7 @@ def _signals(
     batch: Any,
     selectors: Sequence[Selector],
     names: Collection[str],
+    training: bool,
 ) -> dict[str, np.ndarray]:
     """The pre-activations of the calls of some names, in float64."""
     signals: dict[str, np.ndarray] = {}
@@ -244,7 +346,7 @@ def _signals(
             select=lambda call: matches_any(selectors, call),
         ),
     ):
-        model(batch, training=False)
+        model(batch, training=training)
     return signals
 
 
@@ -264,6 +366,12 @@ def _place(
         mixed: array. The signal of one sample A, and the others B.
         longer: array. The signal of a sample A more; None if there cannot be.
     """
+    lengths = [
+        x.shape[:1] for x in (first, other, mixed, longer) if x is not None
+    ]
+    if lengths == [(samples,)] * 3 + [(samples + 1,)]:
+        # Samples may have other numbers of units, as texts of many lengths.
+        return FIRST
     if not first.size == other.size == mixed.size:
         return UNKNOWN
     # What the first sample does, and what all others do.

@@ -55,6 +55,16 @@ def from_between(y):
     return ops.reshape(y, (-1, STEPS, UNITS))
 
 
+def computed(tensor, axis):
+    """The size of an axis, which a graph does not know."""
+    sizes = tf.shape(tensor)
+    return sizes[axis] * tf.reduce_max(sizes) // tf.reduce_max(sizes)
+
+
+def of_computed_size(x):
+    return tf.reshape(x, [computed(x, 0), -1, *x.shape[2:]])
+
+
 def repeated(layer, x):
     return ops.repeat(layer.free[None], ops.shape(x)[0], axis=0)
 
@@ -111,6 +121,18 @@ ROWS = {
         ),
         given,
     ),
+    "steps first, of a computed size": (
+        lambda la, x: swapped(
+            ops.reshape(
+                la.map(of_computed_size(swapped(x))), (STEPS, -1, UNITS)
+            )
+        ),
+        given,
+    ),
+    "steps of a computed size": (
+        lambda la, x: with_steps(la.map(of_computed_size(x))),
+        given,
+    ),
     "samples between steps": (
         lambda la, x: from_between(la.map(between(x))),
         given,
@@ -152,6 +174,20 @@ ROWS = {
     ),
     "learned vectors, one for each sample": (
         lambda la, x: x[..., :1] + la.map(repeated(la, x)),
+        given_once,
+    ),
+    "learned vectors, repeated and folded": (
+        lambda la, x: (
+            x[..., :1]
+            + with_steps(la.map(ops.reshape(repeated(la, x), (-1, WIDTH))))
+        ),
+        given_once,
+    ),
+    "learned vectors, repeated in pairs": (
+        lambda la, x: (
+            x[..., :1]
+            + with_steps(la.map(ops.reshape(repeated(la, x), (-1, 2, WIDTH))))
+        ),
         given_once,
     ),
     "learned vectors out of a function": (

@@ -5,18 +5,22 @@ in some way. Whatever the arrangement, the numbers are those of the units of
 each sample, at any batch size, and equal samples have no variance.
 """
 
+import keras
 import numpy as np
 import pytest
-from keras import ops
+import tensorflow as tf
+from keras import layers, ops
 
 import keras_initx as kx
 from tests.helpers.arranged_rows import (
     ROWS,
     STEPS,
+    UNITS,
     UNREACHED,
     WIDTH,
     joined,
     model_of,
+    of_computed_size,
     swapped,
 )
 from tests.helpers.stat_checks import assert_same_profile, profile_of
@@ -66,11 +70,23 @@ def top(x):
     return ops.take(rows, ops.top_k(rows[:, 0], STEPS)[1], axis=0)
 
 
+def chosen_by_value(x):
+    """As `top`, by a mask, of which no graph knows how many it lets pass."""
+    rows = ops.reshape(x, (-1, WIDTH))
+    return tf.boolean_mask(
+        rows, rows[:, 0] >= ops.top_k(rows[:, 0], STEPS)[0][-1]
+    )
+
+
 # Signals in which no number belongs to one sample, at any batch size.
 MIXED = {
     "mean over samples": lambda x: ops.mean(x, axis=0),
     "one mean for all": lambda x: ops.mean(x, axis=0, keepdims=True),
     "chosen vectors": top,
+    "vectors chosen by value": chosen_by_value,
+    "mean over samples, of a computed size": lambda x: of_computed_size(
+        ops.mean(x, axis=0)[:, None]
+    )[:, 0],
     "learned vectors beside the samples": lambda x: joined(x[:1] * 0 + 1, x),
     "sums over samples, steps first": lambda x: swapped(ops.cumsum(x, axis=0)),
     "products of samples": lambda x: ops.reshape(
@@ -91,3 +107,167 @@ def test_a_signal_that_mixes_samples_is_refused_by_name(name, rng):
         with pytest.raises(ValueError, match=r"mixes.*\['inside/map'\]"):
             meter(x[:samples], batch_size=size)
     assert len(kx.Meter(model, layers="head")(x)) == 1
+
+
+def test_texts_are_as_long_as_the_longest_of_a_batch():
+    """Neither the graph nor one sample knows the number of units."""
+    words = layers.TextVectorization()
+    words.adapt(["a b c", "d e"])
+    model = keras.Sequential(
+        [
+            keras.Input((), dtype="string"),
+            words,
+            layers.Embedding(10, WIDTH),
+            layers.Dense(3),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(2),
+        ]
+    )
+    texts = np.array(["a b c", "d", "e a", "b"], object)
+    assert kx.measure(model, texts).units.tolist() == [3 * WIDTH, 3 * 3, 2]
+
+
+# ---- Arrangements of the training mode alone -------------------------------
+
+
+class WhenTraining(layers.Layer):
+    """Runs a row of the table in training mode, and a plain map otherwise."""
+
+    def __init__(self, name, noise=None):
+        super().__init__(name="inside")
+        self.run, self.source = ROWS[name]
+        _, self.inside = model_of(self.run)
+        self.map, self.free = self.inside.map, self.inside.free
+        self.noise = noise
+
+    def call(self, x, training=False):
+        if self.noise is not None:
+            x = self.noise(x, training=training)
+        return self.run(self, x) if training else self.map(x)
+
+
+IN_TRAINING = (
+    "two views",
+    "steps first",
+    "steps folded",
+    "heads, one after the other",
+    "positions",
+)
+
+
+@pytest.mark.parametrize("name", IN_TRAINING)
+def test_an_arrangement_in_training_alone(name, rng):
+    inside = WhenTraining(name)
+    model = keras.Sequential([keras.Input((STEPS, WIDTH)), inside])
+    x = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
+    for training, source in ((True, inside.source), (False, ROWS["plain"][1])):
+        meter = kx.Meter(model, training=training)
+        for samples, size in ((STEPS, STEPS), (20, 8)):
+            profile = meter(x[:samples], batch_size=size)
+            expected = unfolded(source, inside, x[:samples])
+            assert_same_profile(row_of(profile), expected, rtol=1e-5)
+
+
+def test_noise_and_statistics_of_the_batch_in_training(rng):
+    """Dropout tells samples apart by their numbers, statistics mix them."""
+    x = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
+    for noise, name, known in (
+        (layers.Dropout(0.5), "two views", True),
+        (layers.Dropout(0.5, noise_shape=(None, 1, 1)), "plain", True),
+        (layers.BatchNormalization(), "steps folded", False),
+        (layers.BatchNormalization(), "two views", False),
+        (layers.BatchNormalization(), "steps first", False),
+    ):
+        inside = WhenTraining(name, noise)
+        model = keras.Sequential([keras.Input((STEPS, WIDTH)), inside])
+        meter = kx.Meter(model, training=True)
+        for samples, size in ((STEPS, STEPS), (20, 20)):
+            if known:
+                profile = meter(x[:samples], batch_size=size)
+                units = unfolded(inside.source, inside, x[:2]).units
+                assert row_of(profile).units == units
+            else:
+                with pytest.raises(ValueError, match=r"mixes.*inside/map"):
+                    meter(x[:samples], batch_size=size)
+
+
+# ---- Cells of recurrent layers ---------------------------------------------
+
+
+class Cell(layers.Layer):
+    """A cell that runs one map on its input, and another as a function says."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+        self.state_size = self.output_size = WIDTH
+        self.plain = layers.Dense(WIDTH, name="plain")
+        self.map = layers.Dense(UNITS, name="map", bias_initializer="normal")
+
+    def build(self, shape):
+        self.plain.build((None, WIDTH))
+        self.map.build((None, WIDTH))
+        self.free = self.add_weight(
+            shape=(3, WIDTH), initializer="normal", name="free"
+        )
+
+    def call(self, x, states, training=False):
+        x = ops.tanh(self.plain(x + states[0])) + ops.sum(self.run(self, x))
+        return x, [x]
+
+
+def recurrent(run, **options):
+    cell = Cell(run)
+    layer = layers.RNN(cell, name="rnn", **options)
+    return keras.Sequential([keras.Input((STEPS, WIDTH)), layer]), cell
+
+
+LEARNED = {
+    "three vectors": lambda cell, x: cell.map(cell.free.value),
+    "one vector": lambda cell, x: cell.map(cell.free.value[1:2]),
+    "a batch of one": lambda cell, x: cell.map(cell.free.value[None]),
+}
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+@pytest.mark.parametrize("name", LEARNED)
+def test_learned_vectors_in_a_cell(name, sequences, rng):
+    run = LEARNED[name]
+    model, cell = recurrent(run, return_sequences=sequences)
+    x = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
+    signal = np.asarray(run(cell, x))
+    meter = kx.Meter(model)
+    plain = kx.measure(model, x, layers="plain")
+    for samples, size in ((3, 3), (20, 8), (20, 1)):
+        profile = meter(x[:samples], batch_size=size)
+        assert profile.layers == ("rnn/plain", "rnn/map")
+        row = profile["rnn/map"]
+        assert row.sample_variance == 0
+        np.testing.assert_allclose(
+            row.squared_mean, (signal**2).mean(), rtol=1e-5
+        )
+        assert row.units == signal.size * (STEPS if sequences else 1)
+        assert "no sample" in profile.notes[1]
+    np.testing.assert_allclose(
+        profile.sample_variance[0], plain.sample_variance[0], rtol=1e-5
+    )
+
+
+IN_CELLS = {
+    "folded": lambda cell, x: cell.map(
+        ops.reshape(ops.repeat(x, 2, axis=1), (-1, WIDTH))
+    ),
+    "two views": lambda cell, x: cell.map(joined(x, 2 * x)),
+}
+
+
+@pytest.mark.parametrize("name", IN_CELLS)
+def test_other_axes_in_a_cell_are_refused_by_name(name, rng):
+    model, _ = recurrent(IN_CELLS[name])
+    x = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
+    for size in (20, 1):
+        with pytest.raises(
+            ValueError, match=r"along its first axis.*layer rnn/map$"
+        ):
+            kx.measure(model, x, batch_size=size)
+    assert len(kx.measure(model, x, layers="plain")) == 1
