@@ -70,6 +70,13 @@ def get_strategy(
     Reference: TensorFlow's guide "Distributed training with TensorFlow".
     """
     check_backend("distribute")
+    if kind in ("gpu", "GPU"):
+        # Else the message would ask: Did you mean 'tpu'?
+        refuse(
+            'kind must be "mirrored" for several GPUs of this machine, or '
+            '"default" for one.',
+            kind=kind,
+        )
     kind = check_choice("kind", kind, get_args(Kind))
     requested, address = kind, tpu or os.environ.get("TPU_NAME")
     if kind == "auto":

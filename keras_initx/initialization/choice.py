@@ -90,6 +90,8 @@ def check_roles(initializer: Any, view: ModelView) -> None:
     unknown = sorted(set(initializer) - roles)
     if unknown:
         hint = did_you_mean(unknown[0], roles)
+        if "bias" in unknown:
+            hint += " Biases are drawn from bias_initializer."
         raise ValueError(
             f"A dict must have roles of the model, {sorted(roles)}.{hint} "
             f"Received: initializer with {unknown}"

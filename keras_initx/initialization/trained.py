@@ -1,4 +1,4 @@
-"""Refuses models whose trained weights would be lost."""
+"""Refuses models that have been trained, unless the user allows them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_untrained(view: ModelView) -> None:
     for layer, steps in trained_layers(view):
         raise ValueError(
             "The model has been trained, and its weights would be "
-            "lost: say overwrite=True if they may be. Received: "
+            "changed: pass overwrite=True if that is meant. Received: "
             f"overwrite=False, {layer.name!r} after {steps} steps"
         )
 

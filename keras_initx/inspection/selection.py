@@ -123,27 +123,36 @@ def check_all_matched(
         ValueError: If there is one; it is named, and the layers that ran.
     """
     calls = list(calls)
-    names = sorted({call.name for call in calls})
     for selector in selectors:
         if any(matches(selector, call) for call in calls):
             continue
         if selector is measured_by_default:
             raise ValueError(
                 "No layer that holds a kernel ran in this model; name the "
-                f"layers to measure. Received: layers=None, among {names}"
+                "layers to measure. Received: layers=None, among "
+                f"{_names(calls)}"
             )
         raise ValueError(
             f"Each of layers must pick {what} that the model runs. "
-            f"{_advice(selector, names)} Received: layers={selector!r}"
+            f"{_advice(selector, calls)} Received: layers={selector!r}"
         )
 
 
-def _advice(selector: Selector, names: list[str]) -> str:
+def _advice(selector: Selector, calls: list[LayerCall]) -> str:
     """A sentence that tells what would have picked a layer."""
     if isinstance(selector, keras.layers.Layer):
         return (
             f"This {type(selector).__name__} is none of its layers: it may "
             "belong to another model, or does not run."
         )
-    hint = did_you_mean(selector, names) if isinstance(selector, str) else ""
+    names = _names(calls)
+    hint = ""
+    if isinstance(selector, str):
+        hint = did_you_mean(selector, names)
+        if selector in {type(call.layer).__name__ for call in calls}:
+            hint = " Pass a class itself, and not its name."
     return f"Its layers are {names}.{hint}"
+
+
+def _names(calls: list[LayerCall]) -> list[str]:
+    return sorted({call.name for call in calls})

@@ -105,6 +105,12 @@ class BranchScale(keras.layers.Layer):
                 exponent=exponent,
                 **given,
             )
+        if isinstance(depth, float):
+            refuse(
+                "depth must be the number of branches, an int. A scale that is "
+                "known is BranchScale(constant=...).",
+                depth=depth,
+            )
         self.per_channel = check_bool("per_channel", per_channel)
         if per_channel and initial_value is None:
             refuse(

@@ -530,6 +530,7 @@ def test_train_tpu_on_two_machines(tmp_path):
     ("arguments", "environment", "message"),
     [
         ({"kind": "gpu"}, {}, "kind='gpu'"),
+        ({"kind": "gpus"}, {}, "kind='gpus'"),
         ({"kind": "multiworker"}, {}, "TF_CONFIG=None"),
         ({"kind": "auto"}, {"TF_CONFIG": "{nonsense"}, "TF_CONFIG='{nonsense'"),
         ({"kind": "auto"}, {"TF_CONFIG": "[1]"}, r"TF_CONFIG='\[1\]'"),
@@ -552,6 +553,11 @@ def test_wrong_arguments_of_get_strategy(
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=rf"(?s)Received: .*{message}"):
         kx.distribute.get_strategy(**arguments)
+
+
+def test_gpu_is_no_kind_and_the_message_says_which_is():
+    with pytest.raises(ValueError, match='"mirrored" for several GPUs'):
+        kx.distribute.get_strategy("gpu")
 
 
 def test_error_without_a_tpu(monkeypatch):

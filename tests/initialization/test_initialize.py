@@ -541,7 +541,7 @@ def test_trained_models_need_overwrite():
     model.compile("sgd", "mse")
     model.fit(np.ones((4, 8)), np.ones((4, 8)), verbose=0)
     before = model.get_weights()[0]
-    with pytest.raises(ValueError, match="overwrite=True"):
+    with pytest.raises(ValueError, match="would be changed: pass overwrite=T"):
         kx.initialize(model, "he_normal", seed=1)
     assert np.array_equal(model.get_weights()[0], before)
     kx.initialize(model, "he_normal", seed=1, overwrite=True)
@@ -775,6 +775,10 @@ BAD = {
     ),
     "answer": (dict(initializer=lambda layer: 3, seed=1), "initializer must"),
     "role": (dict(initializer={"kernels": "zeros"}, seed=1), "have roles"),
+    "role of a bias": (
+        dict(initializer={"kernel": "zeros", "bias": "zeros"}, seed=1),
+        "are drawn from bias_initializer",
+    ),
     "bias_initializer": (
         dict(initializer="zeros", seed=1, bias_initializer=3),
         "bias_initializer must be",

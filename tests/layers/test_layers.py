@@ -411,7 +411,7 @@ def test_float32_blocks_keep_a_small_branch_under_bfloat16(x):
         (lambda: BranchScale(), "exactly one"),
         (lambda: BranchScale(depth=3, constant=1.0), "exactly one"),
         (lambda: BranchScale(depth=0), "depth"),
-        (lambda: BranchScale(depth=2.5), "depth"),
+        (lambda: BranchScale(0.1), r"depth must.*BranchScale\(constant="),
         (lambda: BranchScale(depth=2, exponent=math.nan), "exponent"),
         (lambda: BranchScale(depth=2, exponent=-0.5), "exponent"),
         (lambda: BranchScale(depth=2, exponent="a"), "exponent"),
