@@ -61,10 +61,10 @@ def calibrate(
                                     were orthogonal (`kx.initialize(model,
                                     "orthogonal")`)
 
-    `calibrate` is for nets of moderate depth. With `per="unit"` a net of about
-    ten relu layers trains faster than one with He weights, and one of 30 or 50
-    layers trains worse, since squared gradients and squared differences between
-    signals grow by pi / (pi - 1) = 1.47 in each layer, as with Batch
+    `calibrate` is for networks of moderate depth. With `per="unit"` about ten
+    relu layers train faster than with He weights, and 30 or 50 layers train
+    worse, since squared gradients and squared differences between signals are
+    multiplied by pi / (pi - 1) = 1.47 in each layer, as with Batch
     Normalization. For example, 30 dense relu layers of 128 units, trained on
     4000 images of MNIST for five epochs, reached a validation accuracy of
 
@@ -75,10 +75,10 @@ def calibrate(
     (`benchmarks/first_aid.py`), while 30 convolutions of 16 channels reached
     .08 to .87, .84 to .91 and .88 to .92.
 
-    Where the differences between samples vanish in a deep net, put its layers
+    If the differences between samples vanish in a deep network, put its layers
     into residual branches with `layers.BranchScale`.
 
-    Each batch makes one forward pass, in which a layer runs as it was, is
+    There is one forward pass for each batch. In it a layer runs as it was, is
     corrected, and runs once more for the layers after it. The passes wait for
     one another at each layer, and their moments are merged exactly, so the
     result does not depend on the size of a batch. Memory holds one signal of
@@ -88,21 +88,22 @@ def calibrate(
     dropout mask. Before all passes two samples run through the model, to find
     normalizations and the size of a batch.
 
-    On the same data the moments repeat to 1e-6 as long as the same operations
-    run in the same order. On another machine, in other batches or compiled,
-    those of a relu net in float32 repeat to
+    When the calibrated model runs again on the same data, its moments agree
+    with those of the calibration to 1e-6, as long as the same operations run in
+    the same order. On another machine, in other batches or compiled, those of a
+    relu network in float32 agree to
 
         50 layers       1e-3
         60 layers       1e-2
         100 layers      not at all
 
     since a rounding error grows as other differences do. With bfloat16 they do
-    not repeat after a few layers.
+    not agree after a few layers.
 
-    Calibrated are the layers whose rule says that their units are linear in a
-    kernel (`inspection.register_layer`): dense, convolution (grouped,
-    depthwise, separable and transposed too) and `EinsumDense` layers, at their
-    first call if there are several. Skipped, and listed, are layers that a
+    A layer is calibrated if its rule says that its units are linear in a kernel
+    (`inspection.register_layer`): dense, convolution (grouped, depthwise,
+    separable and transposed too) and `EinsumDense` layers, at their first call
+    if there are several. Skipped, and listed, are layers that a
     normalization follows directly, unless `layers` picks them; recurrent,
     attention and embedding layers, and layers that run once a time step;
     frozen and quantized kernels; layers that no sample reaches, such as maps of

@@ -41,8 +41,8 @@ from keras_initx.measurement.data import taken_as_inputs
 from keras_initx.measurement.nonfinite import naming_nonfinite, refuse_nonfinite
 from keras_initx.measurement.refusals import no_signal, too_large
 
-# Rounding in another order moves moments by about as much as one trial run
-# does; that estimate is rarely ten times too small.
+# How far rounding moves the moments of a layer is estimated by one run with
+# other rounding errors. The estimate is rarely ten times too small.
 _MARGIN = 10
 
 
@@ -97,17 +97,25 @@ class Calibrator:
             for units in self._units.values()
             for weight in units.weights
         }
+        # The new value of each corrected variable, by the id of the variable.
+        # The keys of the other dicts here are ids of layers.
         self._new: dict[int, tuple[Any, tf.Tensor]] = {}
         # The first call of each layer, and its moments before the correction.
         self._moments: dict[int, tuple[LayerCall, UnitMoments]] = {}
         # None for a layer whose new values its dtype does not hold.
         self._changes: dict[int, Correction | None] = {}
+        # The layers whose moments have been compared with the promised ones.
         self._checked: set[int] = set()
+        # All calls, in their order.
         self._ran: dict[LayerCall, None] = {}
         self._calls: Counter[int] = Counter()
+        # One for each pass: in it the layers have their new values.
         self._scopes: list[keras.StatelessScope] = []
+        # Why each layer is skipped, "" if it is not.
         self._reasons: dict[int, str] = {}
+        # Raised in the place of what Keras makes of it within a layer's call.
         self._refusal: ValueError | None = None
+        # The first layer with a signal that is not finite.
         self._too_large_at: str | None = None
 
     def run(self, batches: Iterable[Any]) -> None:

@@ -16,6 +16,7 @@ from keras_initx.measurement.moments import all_finite, merged_variance
 _ROUNDING = 1e-6
 # The variance of so few numbers has a standard error of sqrt(2 / _FEW) = 20%.
 _FEW = 50
+# A factor above this is noted: the unit was nearly constant over the data.
 _LARGE = 1e3
 
 

@@ -45,7 +45,7 @@ def forward_hooks(
     once, when the whole sequence has run, with a tensor that has time along the
     second axis. What it returns there is dropped.
 
-    Only calls in the context and thread that entered this one are met. The
+    Hooks run for calls in the same thread and `contextvars` context only. The
     layers are left as they were, also after an exception. Inside a
     `tf.function`, enter it within the function that is traced.
 

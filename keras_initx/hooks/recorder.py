@@ -90,11 +90,14 @@ class _Frame:
     """A layer's call in progress."""
 
     layer_call: LayerCall
+    # The names of the running layers without the model's own, outermost first.
     path: tuple[str, ...]
     selected: bool
     # A selected layer inside which every layer with a kernel is selected too.
     stands_for_inner: bool
     activation_selected: bool
+    # Whether the pre-activation has been recorded, the hook of the activation
+    # has been called, and a layer inside has been recorded.
     recorded: bool = False
     activated: bool = False
     recorded_inner: bool = False
@@ -103,6 +106,11 @@ class _Frame:
 @dataclass
 class Recorder:
     """Calls the hooks of one forward pass; `forward_hooks` describes them.
+
+    Each layer is called within `attached`, which puts `run` in the place of its
+    `call`. `run` adds a frame to the stack, and runs the `call` with the
+    attribute `activation` replaced by a function that records what it is given.
+    A layer whose activation was not called is recorded at its output.
 
     Args:
         on_pre_activation: The hook for pre-activations.
@@ -314,7 +322,13 @@ def _around_activation(
 ) -> contextlib.AbstractContextManager[None]:
     """The context in which `layer.activation` records what it is given.
 
-    `activated(activation, signal, output)` returns what it returns.
+    Args:
+        layer: keras.layers.Layer. The layer.
+        record: Called with what enters the activation; returns the tensor that
+            enters it in its place.
+        activated: Called as `activated(activation, signal, output)` when the
+            activation has run; returns the output that goes on. Defaults to
+            None, which leaves the output as it is.
     """
     in_class = inspect.getattr_static(type(layer), "activation", None)
     # A property returns its own value, whatever the instance holds.

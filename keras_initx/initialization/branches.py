@@ -35,7 +35,7 @@ class Branch:
     Attributes:
         step: The sum.
         ends: The name of each layer that ends the branch, and those of its
-            weights that multiply the branch. None if `skipped`.
+            weights that multiply the branch. Empty if `skipped`.
         skipped: Why the branch has no factor to be given, "" if it has.
     """
 
@@ -47,6 +47,10 @@ class Branch:
 @dataclass
 class BranchFinder:
     """Finds the residual branches among the sums of a graph.
+
+    Which input of a sum is the skip follows from sets of tensors: those that a
+    tensor is computed from, and those that reach it without weights. A set of
+    tensors is an int here, whose bit n stands for tensor number n.
 
     Args:
         graph: Graph. The graph of the model.
@@ -89,12 +93,15 @@ class BranchFinder:
 
     @cached_property
     def _ancestors(self) -> list[int]:
-        """For each tensor the set of those it is computed from, as bits."""
+        """For each tensor the set of those it is computed from."""
         return self._reachable(lambda step: True)
 
     @cached_property
     def _carried(self) -> list[int]:
-        """The same, through sums and steps of one tensor without weights."""
+        """For each tensor the set of those that reach it without weights.
+
+        They pass through sums, and through steps of one tensor, alone.
+        """
         return self._reachable(
             lambda step: (
                 not _has_weights(step)
@@ -104,7 +111,7 @@ class BranchFinder:
 
     @cached_property
     def _weighted(self) -> int:
-        """The outputs of layers with weights, as bits."""
+        """The set of the outputs of layers with weights."""
         return sum(
             1 << number
             for step in self.graph.steps
@@ -113,12 +120,18 @@ class BranchFinder:
         )
 
     def _own_weighted(self, number: int, other: int) -> int:
-        """The outputs of layers with weights that only the first one needs."""
+        """The outputs of layers with weights that only `number` needs."""
         return (
             self._weighted & self._ancestors[number] & ~self._ancestors[other]
         )
 
     def _reachable(self, passes: Any) -> list[int]:
+        """For each tensor the set of those that reach it.
+
+        Args:
+            passes: Called with a step; returns whether its inputs reach its
+                outputs.
+        """
         sets = [1 << number for number in range(len(self.graph.shapes))]
         for step in self.graph.steps:
             before = 0
@@ -210,9 +223,13 @@ class BranchFinder:
         return [branch]
 
     def _linear_reach(self, number: int, kernels: int = 1) -> int:
-        """The tensors from which this one is a projection, as bits.
+        """The set of the tensors that this one is a projection of.
 
-        That is at most one linear map, with normalizations.
+        A projection is at most one linear map, with normalizations.
+
+        Args:
+            number: int. The number of the tensor.
+            kernels: int. How many linear maps there may still be.
         """
         reach = 1 << number
         step = self.graph.producers.get(number)
@@ -244,7 +261,11 @@ class BranchFinder:
         return Branch(step, tuple(found))
 
     def _check_factors(self, step: Step, number: int) -> None:
-        """Sees whether a layer that adds multiplies a branch by a factor."""
+        """Raises if a layer that adds also multiplies the branch by a factor.
+
+        Raises:
+            _Scaled: If it does, so that the branch is skipped.
+        """
         if is_known_sum(step):
             return
         factors = dict(zip(step.inputs, sum_factors(step) or (), strict=True))
@@ -381,7 +402,7 @@ def sum_name(step: Step, view: ModelView) -> str:
 
 
 class _Scaled(Exception):
-    """A branch that has a factor already."""
+    """Says that a branch has a factor already, and where. It stays here."""
 
 
 def is_known_sum(step: Step) -> bool:

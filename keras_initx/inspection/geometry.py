@@ -42,9 +42,13 @@ class Geometry:
         role: str. What the weight is: "kernel", "recurrent kernel",
             "depthwise kernel", "pointwise kernel", "embedding", "bias", "norm
             scale", "norm offset", "attention scale", "branch scale", "slope",
-            "wave", "statistic", "fixed transform", "lora" or "unknown".
-            `initialize` draws a "bias" from its `bias_initializer`, and any
-            other weight that is no linear map from `initializer`.
+            "wave", "statistic", "fixed transform", "lora" or "unknown". A
+            "wave" holds the peaks or scales of a `TriangleWave`, a "statistic"
+            is collected and not trained, such as a moving mean, and a "fixed
+            transform" is computed and not drawn. `initialize` draws linear maps
+            from its argument `initializer`, a "bias" from its argument
+            `bias_initializer`, and other weights from the field `initializer`
+            below.
         split_shape: tuple of ints. The shape of the weight once the axes that
             hold several things are split. None if the weight is no linear map.
             Defaults to None.
@@ -61,9 +65,9 @@ class Geometry:
             positions. Defaults to the product of the sizes of `input_axes`.
         fan_out: float. How many outputs an input feeds, > 0. Defaults to the
             product of the sizes of `output_axes`.
-        initializer: keras.Initializer. What `initialize` draws a weight from
-            that is neither a linear map nor a bias. Defaults to the one that
-            the layer has for it, `layer.<weight>_initializer`; without one, a
+        initializer: keras.Initializer. The initializer of a weight that is
+            neither a linear map nor a bias. Defaults to the one that the layer
+            has for it, `layer.<weight>_initializer`; without one, a
             "norm scale" and an "attention scale" become 1 and a "norm offset"
             becomes 0.
         ones: tuple of two ints. The first and the last entry of a bias,

@@ -1,4 +1,4 @@
-"""Which functions a factor passes: those with f(c x) = c f(x)."""
+"""Which functions pass a factor on: those with f(c x) = c f(x)."""
 
 from __future__ import annotations
 
