@@ -5,7 +5,8 @@
 - `initialize` draws new weights for a whole model, `paired` chooses those that
   make a plain network start as an isometry, `scale_branches` scales residual
   branches, and `calibrate` scales the layers of a model on data.
-- `mup` sets up a wide model to train at the learning rate of a narrow one.
+- `mup` sets up a wide model to train at the learning rate of a narrow one, and
+  `coordinate_check` shows whether it does.
 - `theory` predicts how variance and correlation change from layer to layer.
 - `measure` and `callbacks` measure the same in a model, on data.
 - `optimizers` has a learning rate for each weight.
@@ -49,12 +50,19 @@ with (
         scale_branches,
     )
     from keras_initx.measurement import Meter, measure
-    from keras_initx.parametrization import Mup, MupWeight, mup
+    from keras_initx.parametrization import (
+        CoordinateCheck,
+        Mup,
+        MupWeight,
+        coordinate_check,
+        mup,
+    )
     from keras_initx.profile import VarianceProfile
 
 __all__ = [
     "BranchScaling",
     "Calibration",
+    "CoordinateCheck",
     "Initialization",
     "InitializedWeight",
     "Meter",
@@ -65,6 +73,7 @@ __all__ = [
     "calibrate",
     "callbacks",
     "constraints",
+    "coordinate_check",
     "distribute",
     "distributions",
     "initialize",

@@ -49,6 +49,7 @@ ARROWS = {
     "models": {"initializers", "layers", "theory"},
     "optimizers": set(),
     "parametrization": {
+        "hooks",
         "initialization",
         "initializers",
         "inspection",

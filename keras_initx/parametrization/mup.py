@@ -19,6 +19,7 @@ from keras_initx.inspection.traversal import (
     inspect_model,
 )
 from keras_initx.inspection.writable import why_not_writable
+from keras_initx.parametrization.attention import head_size
 from keras_initx.parametrization.record import FUNCTION, Mup, MupWeight
 from keras_initx.parametrization.rule import Ratios, mup_factors
 from keras_initx.parametrization.start import is_known, start_factor
@@ -26,10 +27,6 @@ from keras_initx.validation import check_int, refuse
 
 # What these hold is no weight that is trained.
 _NOT_TRAINED = ("statistic", "fixed transform")
-_ATTENTIONS = (
-    keras.layers.MultiHeadAttention,
-    keras.layers.GroupQueryAttention,
-)
 
 
 def mup(
@@ -330,13 +327,9 @@ def _ratios(weight: ModelWeight, base: ModelWeight) -> Ratios:
         else:
             sizes.append((1, max(1, math.prod(shape))))
     (fan_in, fan_out), (base_in, base_out) = sizes
-    head = 1.0
-    if weight.layer.name == "query" and any(
-        isinstance(layer, _ATTENTIONS) for layer in weight.layers[-2:-1]
-    ):
-        # The last axis of the kernel and of the bias is that of a head.
-        head = weight.variable.shape[-1] / base.variable.shape[-1]
-    ratios = Ratios(fan_in / base_in, fan_out / base_out, head)
+    head, base_head = head_size(weight), head_size(base)
+    growth = head / base_head if head and base_head else 1.0
+    ratios = Ratios(fan_in / base_in, fan_out / base_out, growth)
     if min(ratios.fan_in, ratios.fan_out, ratios.head) < 1:
         _refuse_pair(weight, base)
     return ratios

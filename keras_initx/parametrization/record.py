@@ -136,8 +136,9 @@ class Mup:
         >>> import keras, keras_initx as kx
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
         >>> done = kx.mup(model, model)
-        >>> done.optimizer(keras.optimizers.SGD(0.5)).name
-        'sgd'
+        >>> sgd = done.optimizer(keras.optimizers.SGD(0.5))
+        >>> isinstance(sgd, keras.optimizers.SGD)
+        True
 
         Reference: derived here.
         """
