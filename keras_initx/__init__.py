@@ -9,10 +9,10 @@
   `coordinate_check` shows whether it does.
 - `theory` predicts how variance and correlation change from layer to layer.
 - `measure` and `callbacks` measure the same in a model, on data.
-- `optimizers` has a learning rate for each weight.
+- `optimizers` gives each weight a learning rate of its own.
 - `distribute` trains on several devices, several machines, or a TPU.
-- `distributions` has the heavy-tailed distributions that some initializers
-  use, and `inspection` the description of Keras's layers.
+- `distributions` has the heavy-tailed distributions that some initializers use.
+- `inspection` knows the weights of each layer of Keras, and learns your layers.
 """
 
 import contextlib

@@ -117,20 +117,20 @@ class SampleVarianceDecay(Periodic):
         layers: Which layers to report, as in `measure`. Defaults to every
             layer that holds a kernel.
         training: bool. Whether to run the model in training mode when it is
-            measured. Defaults to False, which is the model of `predict`. With
-            Batch Normalization it is True that shows the model that is
-            trained: with False, a normalization uses its moving statistics,
-            which are those of the identity before the first step and lag
-            behind during the first hundreds.
+            measured. Use True for a model with Batch Normalization: with
+            False, it normalizes by its moving statistics, as in `predict`.
+            These are mean 0 and variance 1 before the first step, and lag
+            behind the data during the first hundreds of steps. Defaults to
+            False.
         steps: int. The largest number of batches to measure on, as in
             `measure`. Defaults to all.
         batch_size: int. Samples per batch, for arrays. A measurement is
             cheapest in batches of the training's size. Defaults to 32.
-        model: The model to measure, for one whose `call` is not what is
-            trained, or that has none: a part of it, such as `vae.encoder`, or
-            a function that returns this part when it is called with the model
-            of the fit. `data` are those of the part. Defaults to the model of
-            the fit.
+        model: keras.Model or function. The model to measure. If the model of
+            the fit has no `call`, or is trained in another way, this is one of
+            its parts, such as `vae.encoder`, or a function that is called with
+            the model of the fit and returns the part. `data` are then inputs
+            of the part. Defaults to the model of the fit.
         per_layer: bool. Whether to write the keys of single layers into
             `logs`, all of which Keras's progress bar prints. Defaults to False.
         verbose: "auto" or int. 1 prints a line at each measurement, 2 the

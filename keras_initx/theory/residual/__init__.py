@@ -1,15 +1,16 @@
 """Scales and growth of residual networks, and their limits of great depth.
 
-With which power of the depth a branch must be scaled: `critical_exponent`, for
-the weights over depth of `fractional_process` and `smooth_process` (Marion,
-Fermanian, Biau & Vert, 2025), whose covariances are
-`fractional_noise_covariance` and `smooth_covariance`. How much the signal then
-grows: `residual_growth` and `residual_log_norm`. The rules of published
-architectures: `stable_resnet_scale` (Hayou et al., 2021), `fixup_factor`
-(Zhang, Dauphin & Ma, 2019), `gpt2_residual_std` (Radford et al., 2019),
-`tfixup_factor` (Huang et al., 2020) and `deepnorm_scale` (Wang et al., 2022).
-The limit of shaped networks that are as deep as wide: `neural_covariance_sde`,
-`shaped_relu_drift` and `shaped_variance_drift` (Li, Nica & Roy, 2022).
+- `critical_exponent` is the power of the depth by which branches must be scaled
+  (Marion, Fermanian, Biau & Vert, 2025). It depends on how weights vary over
+  depth: independently, or as `fractional_process` or `smooth_process`, whose
+  covariances are `fractional_noise_covariance` and `smooth_covariance`.
+- `residual_growth` and `residual_log_norm` say how much the signal grows.
+- Published architectures have rules of their own: `stable_resnet_scale` (Hayou
+  et al., 2021), `fixup_factor` (Zhang, Dauphin & Ma, 2019), `gpt2_residual_std`
+  (Radford et al., 2019), `tfixup_factor` (Huang et al., 2020) and
+  `deepnorm_scale` (Wang et al., 2022).
+- `neural_covariance_sde`, `shaped_relu_drift` and `shaped_variance_drift` are
+  the limit of shaped networks that are as deep as wide (Li, Nica & Roy, 2022).
 """
 
 from keras_initx.theory.residual.covariance_sde import (
