@@ -182,13 +182,15 @@ def report_first(nets: list[str], rounds: int) -> None:
             np.array([each[way] for each in seconds])
             for way in ("predict", "measure")
         )
-        table.add_row(
+        cells = [
             net,
             str(FIRST[net][1]),
             f"{np.median(predict):.2f} s",
             f"{np.median(measure):.2f} s",
             paired.median_and_quartiles(measure / predict),
-        )
+        ]
+        print(*cells, sep="  ", flush=True)
+        table.add_row(*cells)
     print(
         "CPU time of the first call on a fresh model, in batches of 32: median "
         f"of {rounds} paired rounds (quartiles)."
