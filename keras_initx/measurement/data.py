@@ -242,6 +242,14 @@ def _array(leaf: Any) -> Any:
         array = leaf
     elif hasattr(leaf, "__array__"):
         array = np.asarray(leaf)
+    elif isinstance(leaf, Iterator):
+        raise ValueError(
+            "A generator gives its batches only once, but data are read "
+            "several times: join its batches to an array, "
+            "np.concatenate([x for x, *_ in data]), or make a "
+            "keras.utils.PyDataset of it. "
+            f"Received: a {type(leaf).__name__}"
+        )
     else:
         raise ValueError(
             "data must be an array, a dict or tuple of arrays, a "

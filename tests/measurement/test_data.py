@@ -1,10 +1,13 @@
 """Data that `predict` takes are measured, calibrated to and watched in fits."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from scipy import sparse
 
 import keras_initx as kx
 
@@ -209,6 +212,52 @@ def growing():
 def test_data_that_are_refused_with_the_remedy(call, make, data, message):
     with pytest.raises(ValueError, match=message):
         call(make(), data)
+
+
+def dense():
+    model = vectors()
+    model.layers[0].set_weights([np.eye(3, 4), np.full(4, 0.1)])
+    return model
+
+
+def generator(*parts):
+    for i in range(0, 20, 6):
+        yield tuple(each[i : i + 6] for each in parts)
+
+
+# Data that `predict` takes and `measure` does not, beside X.
+PREDICTED = {
+    "a sparse tensor": lambda: tf.sparse.from_dense(X),
+    "a ragged tensor": lambda: tf.RaggedTensor.from_tensor(X),
+    "a matrix of SciPy": lambda: sparse.csr_matrix(X),
+    "an array of SciPy": lambda: sparse.coo_array(X),
+    "a generator": lambda: generator(X),
+    "a generator with labels": lambda: generator(X, X[:, 0]),
+    "a generator with labels and weights": lambda: generator(X, X[:, 0], X),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("name", PREDICTED)
+def test_the_remedy_for_what_predict_alone_takes(name):
+    make, model = PREDICTED[name], dense()
+    predicted = model.predict(make(), verbose=0)
+    np.testing.assert_allclose(predicted, model(X), atol=1e-6)
+    for call in (kx.measure, kx.calibrate):
+        with pytest.raises(ValueError, match="data") as refused:
+            call(model, make())
+    code = re.search(r"(np|tf|data)[.\w]*\(.*?\)(?=[.,] )", str(refused.value))
+    remedied = eval(code[0], {"np": np, "tf": tf, "data": make()})
+    assert kx.measure(model, remedied) == kx.measure(model, X)
+
+
+def test_sparse_tensors_in_a_data_set_are_refused():
+    data = tf.data.Dataset.from_tensor_slices(tf.sparse.from_dense(X)).batch(8)
+    model = dense()
+    model.predict(data, verbose=0)
+    with pytest.raises(ValueError, match=r"tf\.sparse\.to_dense\(data\)"):
+        kx.measure(model, data)
+    assert len(kx.measure(model, data.map(tf.sparse.to_dense))) == 1
 
 
 def test_batches_padded_to_several_lengths_are_refused_with_the_remedy():
