@@ -129,7 +129,8 @@ def calibrate(
         layers: Which layers to calibrate, as in `measure`. Defaults to all.
         training: bool. Whether to run the model in training mode, in which
             Batch Normalization uses the batch. Defaults to False.
-        steps: int. The largest number of batches to use. Defaults to all.
+        steps: int. The largest number of batches to use. Defaults to all, of
+            which there may be 1000.
         batch_size: int. Samples per batch, for arrays. Defaults to so many
             that the largest signal of a batch has about 4 million numbers; to
             all samples with `training=True`, or if there are no more than 32

@@ -44,6 +44,8 @@ from keras_initx.measurement.refusals import no_signal, too_large
 # How far rounding moves the moments of a layer is estimated by one run with
 # other rounding errors. The estimate is rarely ten times too small.
 _MARGIN = 10
+# Each batch has a thread, and containers may allow a few thousand of them.
+_BATCHES = 1000
 
 
 class Calibrator:
@@ -126,7 +128,7 @@ class Calibrator:
 
         Raises:
             ValueError: If a signal is not finite, the rule of a layer does not
-                hold, or a selector picks no layer.
+                hold, a selector picks no layer, or there are too many batches.
         """
         remaining = iter(batches)
         first = list(itertools.islice(remaining, 2))
@@ -143,6 +145,13 @@ class Calibrator:
         waits: dict[Pausing, keras.layers.Layer | None] = {}
         try:
             for batch in batches:
+                if len(waits) == _BATCHES:
+                    raise ValueError(
+                        "The batches of a calibration wait for one another, so "
+                        f"there may be {_BATCHES}: take larger batches, or "
+                        "fewer of them through `steps`. "
+                        f"Received: more than {_BATCHES} batches"
+                    )
                 one_pass = Pausing(functools.partial(self._forward, batch))
                 waits[one_pass] = None
                 waits[one_pass] = one_pass.resume()

@@ -84,6 +84,9 @@ MIXED = {
     "one mean for all": lambda x: ops.mean(x, axis=0, keepdims=True),
     "chosen vectors": top,
     "vectors chosen by value": chosen_by_value,
+    "mean over samples that came second": lambda x: ops.mean(
+        of_computed_size(swapped(x)), axis=1
+    ),
     "mean over samples, of a computed size": lambda x: of_computed_size(
         ops.mean(x, axis=0)[:, None]
     )[:, 0],
