@@ -1,13 +1,16 @@
 """Moments of the signal's norm in networks of finite width or heavy tails.
 
-Which Gaussian weights keep a fractional moment of the norm, at any width:
-`fractional_moment_std` (Gürbüzbalaban & Hu, 2021). How the logarithm of the
-norm then drifts and spreads over depth: `log_norm_drift_and_variance`. The
-same question for symmetric stable weights: `stable_weight_scale` at finite
-width, and `stable_scale_recursion` at infinite width (Favaro, Fortini &
-Peluchetti, 2020 and 2022). The moments and tails of a symmetric stable
-variable itself: `stable_moment` (Shao & Nikias, 1993), `stable_log_moments`
-(Ma & Nikias, 1995) and `stable_tail_constant` (Samorodnitsky & Taqqu, 1994).
+- `fractional_moment_std` is the size of Gaussian weights that keep a
+  fractional moment of the norm, at any width (Gürbüzbalaban & Hu, 2021), and
+  `log_norm_drift_and_variance` says how the logarithm of the norm then changes
+  from layer to layer.
+- `stable_weight_scale` is the size of symmetric stable weights that keep a
+  moment, at any width; `stable_scale_recursion` follows the signal in
+  infinitely wide networks of such weights (Favaro, Fortini & Peluchetti, 2020
+  and 2022).
+- `stable_moment` (Shao & Nikias, 1993), `stable_log_moments` (Ma & Nikias,
+  1995) and `stable_tail_constant` (Samorodnitsky & Taqqu, 1994) are the
+  moments and tails of a symmetric stable variable itself.
 """
 
 from keras_initx.theory.norm_moments.gaussian import (

@@ -1,10 +1,11 @@
 """Estimates from the weights of a trained network.
 
-How rough the weights are from layer to layer: `estimate_hurst`. With which
-power of the depth they shrink, and which continuous limit that speaks for:
-`estimate_scaling` (Cohen, Cont, Rossier & Xu, 2021). How heavy their tails
-are: `tail_index` (Mohammadi, Mohammadpour & Ogata, 2015; Simsekli, Sagun &
-Gurbuzbalaban, 2019).
+- `estimate_hurst` says how rough the weights are from layer to layer.
+- `estimate_scaling` estimates the power of the depth by which the weights of
+  networks of several depths shrink, and the continuous limit that this
+  indicates (Cohen, Cont, Rossier & Xu, 2021).
+- `tail_index` says how heavy the tails of weights are (Mohammadi, Mohammadpour
+  & Ogata, 2015; Simsekli, Sagun & Gurbuzbalaban, 2019).
 """
 
 from keras_initx.theory.trained_weights.depth_regularity import (

@@ -1,11 +1,12 @@
 """Triangle waves: curves of 2^depth linear pieces in a relu net of width 4.
 
-The curve itself: `triangle_wave`. The scales of its waves with which the limit
-of infinite depth is differentiable: `triangle_wave_scales`. The kernels and
-biases of the relu net that computes it: `triangle_wave_weights`. All three are
-of Milkert, Hyde & Laine (2025). The best fit of such a curve to data:
-`fit_peaks`. How many linear pieces any relu net of one input has on an
-interval: `count_linear_regions`. Both are derived here.
+- `triangle_wave` is the curve itself. `triangle_wave_scales` are the scales of
+  its waves with which the limit of infinite depth is differentiable.
+  `triangle_wave_weights` are the kernels and biases of the relu network that
+  computes it. All three are of Milkert, Hyde & Laine (2025).
+- `fit_peaks` fits such a curve to data by least squares, and
+  `count_linear_regions` counts the linear pieces of any relu network of one
+  input on an interval. Both are derived here.
 """
 
 from keras_initx.theory.triangle_waves.curve import (
