@@ -7,7 +7,8 @@
   branches, and `calibrate` scales the layers of a model on data.
 - `mup` sets up a wide model to train at the learning rate of a narrow one, and
   `coordinate_check` shows whether it does.
-- `theory` predicts how variance and correlation change from layer to layer.
+- `theory` predicts how variance and correlation change from layer to layer,
+  and `predict` does so for any model, forward and backward.
 - `measure` and `callbacks` measure the same in a model, on data.
 - `optimizers` gives each weight a learning rate of its own.
 - `distribute` trains on several devices, several machines, or a TPU.
@@ -37,6 +38,7 @@ with (
         layers,
         models,
         optimizers,
+        prediction,
         theory,
     )
     from keras_initx.calibration import Calibration, calibrate
@@ -57,6 +59,8 @@ with (
         coordinate_check,
         mup,
     )
+    from keras_initx.prediction.predict import predict
+    from keras_initx.prediction.record import Prediction
     from keras_initx.profile import VarianceProfile
 
 __all__ = [
@@ -68,6 +72,7 @@ __all__ = [
     "Meter",
     "Mup",
     "MupWeight",
+    "Prediction",
     "ScaledBranch",
     "VarianceProfile",
     "calibrate",
@@ -85,6 +90,8 @@ __all__ = [
     "mup",
     "optimizers",
     "paired",
+    "predict",
+    "prediction",
     "scale_branches",
     "theory",
 ]

@@ -8,6 +8,9 @@ is not public. What this module needs of Keras, and what is not documented:
   that run, in the order in which they run.
 * `Layer.__call__` runs `self.call` (or `self.quantized_call`) as an attribute
   of the instance, looked up after the replacement has been entered.
+* An operation that is given a symbolic tensor, an instance of a subclass of
+  `keras.KerasTensor` included, runs `Operation.symbolic_call`, looked up on the
+  class at each call.
 
 `tests/hooks/test_undocumented_keras.py` fails as soon as either is not so. No
 other module of this package replaces an attribute of a Keras class.
@@ -33,6 +36,20 @@ class Around(Protocol):
         """Returns the context in which `layer` is called."""
 
 
+class InPlace(Protocol):
+    """Something that runs in the place of layers and operations."""
+
+    def layer_call(
+        self, layer: keras.layers.Layer, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Returns the output of a layer."""
+
+    def operation_call(
+        self, operation: keras.Operation, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Returns the output of an operation on symbolic tensors."""
+
+
 @contextlib.contextmanager
 def around_layer_calls(around: Around) -> Iterator[None]:
     """Calls each layer in `around.attached(layer)`, within.
@@ -40,12 +57,38 @@ def around_layer_calls(around: Around) -> Iterator[None]:
     Only calls in the context (as of `contextvars`) and thread that entered it
     are affected. `Layer.__call__` is restored when no thread is within.
     """
-    global _entered, _original
     token = _current.set(around)
+    try:
+        with _replaced():
+            yield
+    finally:
+        _current.reset(token)
+
+
+@contextlib.contextmanager
+def in_place_of_calls(in_place: InPlace) -> Iterator[None]:
+    """Calls `in_place` for each layer and each symbolic operation, within.
+
+    It affects the same calls as `around_layer_calls`.
+    """
+    token = _in_place.set(in_place)
+    try:
+        with _replaced():
+            yield
+    finally:
+        _in_place.reset(token)
+
+
+@contextlib.contextmanager
+def _replaced() -> Iterator[None]:
+    """Replaces the methods, within; they are restored when no thread is in."""
+    global _entered, _original, _original_operation
     with _lock:
         if _entered == 0:
             _original = keras.layers.Layer.__call__
+            _original_operation = keras.Operation.symbolic_call
             keras.layers.Layer.__call__ = _call
+            keras.Operation.symbolic_call = _operation_call
         _entered += 1
     try:
         yield
@@ -54,17 +97,18 @@ def around_layer_calls(around: Around) -> Iterator[None]:
             _entered -= 1
             if _entered == 0:
                 keras.layers.Layer.__call__ = _original
-        _current.reset(token)
+                keras.Operation.symbolic_call = _original_operation
 
 
 @contextlib.contextmanager
 def plain_layer_calls() -> Iterator[None]:
     """Calls layers as Keras does, within, also in `around_layer_calls`."""
-    token = _current.set(None)
+    token, other = _current.set(None), _in_place.set(None)
     try:
         yield
     finally:
         _current.reset(token)
+        _in_place.reset(other)
 
 
 def is_current(around: Around) -> bool:
@@ -75,14 +119,30 @@ def is_current(around: Around) -> bool:
 _current: contextvars.ContextVar[Around | None] = contextvars.ContextVar(
     "keras_initx_around", default=None
 )
+_in_place: contextvars.ContextVar[InPlace | None] = contextvars.ContextVar(
+    "keras_initx_in_place", default=None
+)
 _lock = threading.Lock()
 _entered = 0
 _original = keras.layers.Layer.__call__
+_original_operation = keras.Operation.symbolic_call
 
 
 def _call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    in_place = _in_place.get()
+    if in_place is not None:
+        return in_place.layer_call(layer, *args, **kwargs)
     around = _current.get()
     if around is None:
         return _original(layer, *args, **kwargs)
     with around.attached(layer):
         return _original(layer, *args, **kwargs)
+
+
+def _operation_call(
+    operation: keras.Operation, *args: Any, **kwargs: Any
+) -> Any:
+    in_place = _in_place.get()
+    if in_place is None:
+        return _original_operation(operation, *args, **kwargs)
+    return in_place.operation_call(operation, *args, **kwargs)

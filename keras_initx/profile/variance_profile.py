@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("sample_variance", "squared_mean", "units")
 # The columns that are NaN where nothing was measured.
 _SHARES = ("dead_fraction", "saturated_fraction")
+_OPTIONAL = ("gradient", *_SHARES)
 
 
 class Row(NamedTuple):
@@ -52,6 +53,7 @@ class Row(NamedTuple):
         dead_fraction: float. Share of dead units, NaN if not measured.
         saturated_fraction: float. Share of saturated units, NaN if not
             measured.
+        gradient: float. Mean square of the gradient, NaN if not known.
         note: str. What a reader should know of the row, or "".
     """
 
@@ -64,6 +66,7 @@ class Row(NamedTuple):
     decay: float
     dead_fraction: float
     saturated_fraction: float
+    gradient: float
     note: str
 
 
@@ -129,6 +132,11 @@ class VarianceProfile:
             a layer's outputs, over units and samples, that are near a bound of
             the activation, NaN where that was not measured. Defaults to NaN in
             every row.
+        gradient: Array of shape `(layers,)`, not negative. The mean square,
+            over units and samples, of the gradient at each layer's
+            pre-activation, for a cotangent at the last layer that is standard
+            normal: 1 there. NaN where it is not known. Defaults to NaN in
+            every row.
         notes: Sequence of str. What a reader should know of each row, "" where
             there is nothing to say. Defaults to "" in every row.
         remarks: Sequence of str. What a reader should know of the whole
@@ -162,6 +170,7 @@ class VarianceProfile:
     _: dataclasses.KW_ONLY
     dead_fraction: np.ndarray = None  # type: ignore[assignment]
     saturated_fraction: np.ndarray = None  # type: ignore[assignment]
+    gradient: np.ndarray = None  # type: ignore[assignment]
     notes: Sequence[str] = ()
     remarks: Sequence[str] = ()
 
@@ -173,9 +182,9 @@ class VarianceProfile:
                 layers=self.layers,
             )
         object.__setattr__(self, "layers", layers)
-        for column in (*_COLUMNS, *_SHARES):
+        for column in (*_COLUMNS, *_OPTIONAL):
             values = getattr(self, column)
-            if values is None and column in _SHARES:
+            if values is None and column in _OPTIONAL:
                 values = np.full(len(layers), np.nan)
             values = _checked_column(column, values, len(layers))
             values.setflags(write=False)
@@ -280,7 +289,7 @@ class VarianceProfile:
             np.array_equal(
                 getattr(self, column), getattr(other, column), equal_nan=True
             )
-            for column in (*_COLUMNS, *_SHARES)
+            for column in (*_COLUMNS, *_OPTIONAL)
         )
 
     def __repr__(self) -> str:
@@ -304,8 +313,10 @@ class VarianceProfile:
 
         Args:
             expected: VarianceProfile or None. A profile with the same number of
-                layers, usually from theory. Its `sample_fraction` is the
-                column `expected`. Defaults to None.
+                layers, usually from theory or from `predict`. Its
+                `sample_fraction` is the column `expected`, and its `gradient`,
+                where it has one, the column `expected gradient`. Defaults to
+                None.
 
         Returns:
             str. A heading, one line for each layer, and the notes and remarks.
@@ -369,10 +380,14 @@ class VarianceProfile:
             name: [display.number(value) for value in values]
             for name, values in columns.items()
         }
+        optional = {"gradient": self.gradient}
+        if expected is not None:
+            optional["expected gradient"] = expected.gradient
         for column in _SHARES:
-            values = getattr(self, column)
+            optional[column.replace("_", " ")] = getattr(self, column)
+        for name, values in optional.items():
             if not np.isnan(values).all():
-                cells[column.replace("_", " ")] = [
+                cells[name] = [
                     "" if np.isnan(value) else display.number(value)
                     for value in values
                 ]
@@ -455,9 +470,9 @@ class VarianceProfile:
     def to_dict(self) -> dict[str, Any]:
         """Returns the profile as lists for JSON; infinite units are None.
 
-        The dict has the keys `dead_fraction`, `saturated_fraction`, `notes`
-        and `remarks` only where they hold something. A value that was not
-        measured is None.
+        The dict has the keys `dead_fraction`, `saturated_fraction`,
+        `gradient`, `notes` and `remarks` only where they hold something. A
+        value that was not measured is None.
         """
 
         def with_none(values: np.ndarray, missing: np.ndarray) -> list:
@@ -472,7 +487,7 @@ class VarianceProfile:
             "squared_mean": self.squared_mean.tolist(),
             "units": with_none(self.units, np.isinf(self.units)),
         }
-        for column in _SHARES:
+        for column in _OPTIONAL:
             values = getattr(self, column)
             if not np.isnan(values).all():
                 config[column] = with_none(values, np.isnan(values))
@@ -574,6 +589,10 @@ def _checked_column(name: str, column: Any, layers: int) -> np.ndarray:
     if name in _SHARES:
         share = np.isnan(values) | ((values >= 0) & (values <= 1))
         _require(name, values, share, "in [0, 1] or NaN")
+        return values
+    if name == "gradient":
+        known = np.isnan(values) | ((values >= 0) & np.isfinite(values))
+        _require(name, values, known, "not negative, or NaN")
         return values
     _require(name, values, np.isfinite(values), "finite")
     if name == "sample_variance":

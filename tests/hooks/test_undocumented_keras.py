@@ -42,6 +42,25 @@ def test_every_layer_runs_through_the_class_attribute_call(monkeypatch):
     assert ran == ["model", "nested", "runs", "runs"]
 
 
+def test_an_operation_on_a_symbolic_tensor_runs_the_class_attribute(
+    monkeypatch,
+):
+    """keras_initx/hooks/patched_call.py."""
+
+    class Symbolic(keras.KerasTensor):
+        pass
+
+    x = Symbolic((2, 3))
+    monkeypatch.setattr(
+        keras.Operation,
+        "symbolic_call",
+        lambda operation, *args, **kwargs: (type(operation).__name__, args),
+    )
+    assert keras.ops.relu(x) == ("Relu", (x,))
+    assert x + 1.0 == ("Add", (x, 1.0))
+    assert keras.ops.concatenate([x, x])[0] == "Concatenate"
+
+
 def test_a_layer_runs_the_call_of_the_instance():
     """keras_initx/hooks/patched_call.py."""
     layer = keras.layers.Dense(3)

@@ -23,6 +23,7 @@ GOOD = {
 LATER = {
     "dead_fraction": [0.25, np.nan],
     "saturated_fraction": [np.nan, 1.0],
+    "gradient": [np.nan, 1.0],
     "notes": ["", "no sample reaches this layer"],
     "remarks": ["a remark about the model"],
 }
@@ -48,6 +49,7 @@ def profiles(draw):
             for name, values in {
                 "dead_fraction": share,
                 "saturated_fraction": share,
+                "gradient": finite | st.just(np.nan),
                 "notes": st.text(max_size=8),
                 "remarks": st.text(max_size=8),
             }.items()
@@ -75,12 +77,15 @@ def test_row_by_name_or_index():
     assert row._asdict() == {
         "layer": "b", "units": 8, "sample_variance": 0.5, "squared_mean": 1.5,
         "total": 2.0, "sample_fraction": 0.25, "decay": 0.25,
-        "dead_fraction": np.nan, "saturated_fraction": np.nan, "note": "",
+        "dead_fraction": np.nan, "saturated_fraction": np.nan,
+        "gradient": np.nan, "note": "",
     }  # fmt: skip
     assert profile[1] == profile[-1] == profile[np.int64(1)] == row
     assert list(profile) == [profile["a"], profile["b"]]
     later = kx.VarianceProfile(**GOOD | LATER)["b"]
-    assert later == row._replace(saturated_fraction=1.0, note=LATER["notes"][1])
+    assert later == row._replace(
+        saturated_fraction=1.0, gradient=1.0, note=LATER["notes"][1]
+    )
     theory = kx.theory.sample_variance_decay(4)
     for name in ("sample_fraction", "decay"):
         rows = [getattr(row, name) for row in theory]
@@ -178,6 +183,8 @@ def test_decay_of_a_model_with_position_embeddings(rng):
         ({"dead_fraction": [0.5]}, r"dead_fraction .* shape \(1,\)"),
         ({"dead_fraction": [0.5, 1.1]}, r"\[0, 1\] or NaN.*fraction\[1\]=1\.1"),
         ({"saturated_fraction": [-0.1, 0]}, r"saturated_fraction\[0\]=-0\.1"),
+        ({"gradient": [-0.1, 0]}, r"not negative.*gradient\[0\]=-0\.1"),
+        ({"gradient": [1.0, np.inf]}, r"gradient\[1\]=inf"),
         ({"notes": ["one"]}, "each of the 2 layers. Received: 1 notes"),
         ({"notes": "ab"}, "notes must be a list of str.*notes='ab'"),
         ({"notes": [1, 2]}, r"notes must be a list of str.*notes=\[1, 2\]"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+from scipy import integrate
 
 from keras_initx.theory.mean_field.activations import ActivationLike, resolve
 from keras_initx.theory.mean_field.quadrature import decorrelation
@@ -90,3 +92,48 @@ def batch_norm_gradient_growth(
             activation=phi.name,
         )
     return 1 / batch_norm_raw_variance(activation, **parameters)
+
+
+def mean_inverse_variance(
+    covariance: np.ndarray, epsilon: float = 0.0
+) -> float:
+    """Returns the mean of 1 / (s^2 + epsilon) of a batch of normal values.
+
+        E 1/(s^2 + eps)
+            = int_0^inf e^(-eps t) prod_j (1 + 2 t l_j / n)^(-1/2) dt
+
+    with s^2 the variance of n normal values and l_j the eigenvalues of their
+    covariance after the mean is subtracted. It multiplies the squared gradient
+    of a batch normalization. For n independent values of variance 1 it is
+    n / (n - 3).
+
+    Args:
+        covariance: Array of shape `(n, n)`. The covariance, of rows and columns
+            whose sum is 0.
+        epsilon: float. What the normalization adds to the variance, >= 0.
+            Defaults to 0.
+
+    Returns:
+        The mean, a float; inf if there are too few independent values.
+
+    Reference: the integral is Laplace's, as in Yang et al., ICLR (2019),
+    arXiv:1902.08129. This form is derived here.
+    """
+    share = np.maximum(np.linalg.eigvalsh(covariance), 0) / len(covariance)
+    scale = share.sum()
+    if scale <= 0:
+        return 1 / epsilon if epsilon > 0 else math.inf
+    share = share[share > 1e-12 * scale] / scale
+    small = epsilon / scale
+    if len(share) <= 2 and small == 0:
+        return math.inf
+
+    def integrand(x: float) -> float:
+        # t = e^x, so that many scales of t are met alike.
+        t = math.exp(x)
+        return math.exp(
+            x - small * t - 0.5 * float(np.log1p(2 * t * share).sum())
+        )
+
+    value, _ = integrate.quad(integrand, -40, 60, limit=500, epsabs=0)
+    return value / scale

@@ -108,17 +108,17 @@ def _mean_square_difference(
         # This choice keeps the cuts from moving faster than y.
         c, s, sign = s, c, -1.0
     crossings = np.subtract.outer(kinks, sign * kinks).ravel() / (2 * s)
-    y, weight_y = _gaussian_rule(crossings, nodes)
+    y, weight_y = gaussian_rule(crossings, nodes)
     y = y[:, None]
     cuts = np.hstack([(sign * kinks + s * y) / c, (kinks - s * y) / c])
-    x, weight_x = _gaussian_rule(cuts, nodes)
+    x, weight_x = gaussian_rule(cuts, nodes)
     difference = phi.function(sign * (c * x - s * y)) - phi.function(
         c * x + s * y
     )
     return float(weight_y @ np.sum(weight_x * difference**2, axis=1))
 
 
-def _gaussian_rule(
+def gaussian_rule(
     cuts: np.ndarray, nodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns points and weights of E f(z), z ~ N(0, 1), cut on axis -1."""
@@ -172,7 +172,7 @@ def second_moment(phi: Nonlinearity) -> float:
 
 
 def _mean_square(phi: Nonlinearity, nodes: int) -> float:
-    z, weights = _gaussian_rule(np.array(phi.breakpoints), nodes)
+    z, weights = gaussian_rule(np.array(phi.breakpoints), nodes)
     with np.errstate(over="ignore"):
         squares = phi.function(z) ** 2
     tails = squares[[0, -1]] * np.exp(-(z[[0, -1]] ** 2) / 2)

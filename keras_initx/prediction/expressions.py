@@ -1,0 +1,385 @@
+"""What the channels of a wide random network are: functions of few variables.
+
+As a network becomes wide, each channel of a tensor is one draw of the same
+random vector, which has an entry for each point, that is, each position of each
+sample. A random linear map makes a Gaussian vector that is new, given the
+second moments of what it maps, and everything between two of them acts on each
+channel alone. A tensor is so an expression in variables: Gaussian vectors, the
+values of the data, and the masks of dropout. Two uses of the same weights make
+two vectors of one family, which are jointly Gaussian.
+
+Reference: Yang, arXiv:1910.12478 and arXiv:2006.14548 (tensor programs). The
+expressions are introduced here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_initx.prediction.elementwise import IDENTITY, Elementwise
+
+Support = frozenset[Hashable]
+_UNKNOWN = object()
+
+
+class Expression:
+    """A random vector with an entry for each point.
+
+    Attributes:
+        size: int. The number of points.
+        parts: tuple of expressions. What it is computed from.
+        support: frozenset. The families of its variables. Expressions of
+            disjoint supports are independent.
+        gaussian: bool. Whether it is a Gaussian vector.
+        reasons: frozenset of str. What its moments are not exact for.
+        exact: bool. Whether its moments are means over networks of any width.
+        given: bool. Whether it is a function of given values.
+    """
+
+    gaussian = False
+    exact = False
+    given = False
+
+    def __init__(
+        self,
+        size: int,
+        parts: Sequence[Expression] = (),
+        family: Hashable = None,
+        reasons: Sequence[str] = (),
+    ):
+        self.size = size
+        self.parts = tuple(parts)
+        own = () if family is None else (family,)
+        self.support: Support = frozenset(own).union(
+            *(part.support for part in self.parts)
+        )
+        self.reasons: frozenset[str] = frozenset(reasons).union(
+            *(part.reasons for part in self.parts)
+        )
+        self.function_of_one: Any = _UNKNOWN
+        self.shifts: dict[int, Expression] = {}
+
+
+@dataclass
+class Block:
+    """A slice of the channels of a tensor, which have one distribution.
+
+    Args:
+        width: int. The number of channels.
+        expression: Expression. One of them.
+    """
+
+    width: int
+    expression: Expression
+
+
+Blocks = list[Block]
+
+
+class White(Expression):
+    """Gaussian values of variance 1 that are independent at all points."""
+
+    gaussian = True
+
+    def __init__(
+        self, size: int, family: Hashable, same: np.ndarray | None = None
+    ):
+        super().__init__(size, family=family)
+        self.exact = True
+        # Points of one group have one value.
+        self.same = np.arange(size) if same is None else same
+
+
+class Linear(Expression):
+    """A random linear map of a tensor, given the tensor's second moments.
+
+        u_i = sum over taps o and channels c of W_(o, c) h_(o(i), c)
+
+    with weights of mean 0 and variance `scale` / (number of channels of h), and
+    o(i) the point that the tap o of the output i reads, -1 for none.
+
+    Args:
+        family: Hashable. The weights.
+        source: Blocks. The tensor h.
+        taps: list of int arrays of shape `(size,)`, or None for the identity.
+        scale: float. The variance of a weight times the channels of h.
+        size: int. The number of points.
+        reasons: Sequence of str. As in `Expression`.
+    """
+
+    gaussian = True
+
+    def __init__(
+        self,
+        family: Hashable,
+        source: Blocks,
+        taps: list[np.ndarray] | None,
+        scale: float,
+        size: int,
+        reasons: Sequence[str] = (),
+    ):
+        super().__init__(size, family=family, reasons=reasons)
+        for block in source:
+            self.reasons |= block.expression.reasons
+        self.exact = all(block.expression.exact for block in source)
+        self.source = source
+        self.taps = taps
+        self.scale = scale
+
+
+class Values(Expression):
+    """Given values, in which the channels differ.
+
+    Args:
+        values: Array of shape `(channels, points)`.
+        family: Hashable. Values of one family have the same channels.
+    """
+
+    def __init__(self, values: np.ndarray, family: Hashable):
+        super().__init__(values.shape[1], family=family)
+        self.exact = self.given = True
+        self.values = values
+
+
+class Mask(Expression):
+    """The mask of a dropout: 0 for a share of all values, else 1 / (1 - rate).
+
+    Args:
+        rate: float. The share.
+        groups: Array of ints of shape `(points,)`. Points of the same number
+            are dropped together.
+        family: Hashable. The dropout.
+    """
+
+    def __init__(self, rate: float, groups: np.ndarray, family: Hashable):
+        super().__init__(len(groups), family=family)
+        self.rate = rate
+        self.groups = groups
+
+
+class Constant(Expression):
+    """Numbers that are the same in all channels, of shape `(points,)`."""
+
+    gaussian = True
+
+    def __init__(self, values: np.ndarray):
+        super().__init__(len(values))
+        self.exact = self.given = True
+        self.values = values
+
+
+class Sum(Expression):
+    """A sum of expressions, each times a number or one number a point."""
+
+    def __init__(
+        self,
+        terms: Sequence[Expression],
+        factors: Sequence[float | np.ndarray],
+        reasons: Sequence[str] = (),
+    ):
+        super().__init__(terms[0].size, terms, reasons=reasons)
+        self.factors = tuple(factors)
+        self.given = all(term.given for term in terms)
+        self.exact = self.given or (
+            self.is_plain and all(term.exact for term in terms)
+        )
+        self.gaussian = all(term.gaussian for term in terms)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all factors are numbers."""
+        return all(np.ndim(factor) == 0 for factor in self.factors)
+
+
+class Product(Expression):
+    """A product of expressions."""
+
+    def __init__(self, factors: Sequence[Expression]):
+        flat: list[Expression] = []
+        for factor in factors:
+            flat += factor.parts if isinstance(factor, Product) else [factor]
+        super().__init__(flat[0].size, flat)
+        self.given = self.exact = all(factor.given for factor in flat)
+
+
+class Map(Expression):
+    """A function that acts on each point of expressions alone."""
+
+    def __init__(self, function: Elementwise, arguments: Sequence[Expression]):
+        super().__init__(arguments[0].size, arguments)
+        self.given = self.exact = all(part.given for part in arguments)
+        self.function = function
+
+
+class Take(Expression):
+    """The values of an expression at other points, 0 where the index is -1."""
+
+    def __init__(self, part: Expression, index: np.ndarray):
+        super().__init__(len(index), [part])
+        self.index = index
+        self.exact, self.given = part.exact, part.given
+        self.gaussian = part.gaussian
+
+
+class Mix(Expression):
+    """A matrix `(points, points of the part)` times an expression."""
+
+    def __init__(
+        self, part: Expression, matrix: np.ndarray, reasons: Sequence[str] = ()
+    ):
+        super().__init__(matrix.shape[0], [part], reasons=reasons)
+        self.matrix = matrix
+        self.exact, self.given = part.exact, part.given
+        self.gaussian = part.gaussian
+
+
+class Largest(Expression):
+    """The largest value over the taps of a window.
+
+    Args:
+        part: Expression.
+        taps: list of int arrays of shape `(size,)`. The points that each point
+            of this reads, -1 for none.
+    """
+
+    def __init__(self, part: Expression, taps: list[np.ndarray]):
+        super().__init__(len(taps[0]), [part])
+        self.taps = taps
+
+    def on(self, values: np.ndarray) -> np.ndarray:
+        """Returns it on channels, from the part `(channels, points)`."""
+        found = np.full((len(values), self.size), -np.inf)
+        for tap in self.taps:
+            (inside,) = np.nonzero(tap >= 0)
+            found[:, inside] = np.maximum(
+                found[:, inside], values[:, tap[inside]]
+            )
+        return found
+
+
+class Winner(Expression):
+    """1 where a value is the largest of the window `owner`, else 0.
+
+    Args:
+        part: Expression.
+        taps: list of int arrays. As in `Largest`.
+        owner: int array. The window of each point, -1 for none.
+    """
+
+    def __init__(
+        self, part: Expression, taps: list[np.ndarray], owner: np.ndarray
+    ):
+        super().__init__(part.size, [part])
+        self.largest = Largest(part, taps)
+        self.owner = owner
+
+    def on(self, values: np.ndarray) -> np.ndarray:
+        """Returns it on channels, from the part `(channels, points)`."""
+        largest = self.largest.on(values)[:, np.maximum(self.owner, 0)]
+        return ((values == largest) & (self.owner >= 0)).astype(float)
+
+
+class Flat(Expression):
+    """The channels of all positions of an expression, as one set of channels.
+
+    Args:
+        part: Expression. With `positions` positions for each point of this.
+        positions: int. The number of positions.
+    """
+
+    def __init__(self, part: Expression, positions: int):
+        super().__init__(part.size // positions, [part])
+        self.exact, self.given = part.exact, part.given
+        self.positions = positions
+
+
+class Unflat(Expression):
+    """The inverse of `Flat`, for a Gaussian part: positions are independent."""
+
+    def __init__(self, part: Expression, positions: int):
+        super().__init__(part.size * positions, [part])
+        self.positions = positions
+        self.gaussian = part.gaussian
+
+
+class Shifted(Expression):
+    """Other channels of the same distribution.
+
+    Args:
+        part: Expression.
+        shift: int. How many channels further.
+    """
+
+    def __init__(self, part: Expression, shift: int):
+        super().__init__(part.size, reasons=tuple(part.reasons))
+        self.part = part
+        self.shift = shift
+        self.support = frozenset((family, shift) for family in part.support)
+        self.gaussian = part.gaussian
+
+
+def as_function_of_one(
+    expression: Expression,
+) -> tuple[Expression, Elementwise] | None:
+    """Returns a Gaussian vector and the function of it that an expression is.
+
+    Args:
+        expression: Expression.
+
+    Returns:
+        Tuple of a Gaussian expression and an Elementwise, or None if the
+        expression is a function of several vectors, or no function point by
+        point.
+    """
+    if expression.function_of_one is _UNKNOWN:
+        expression.function_of_one = _as_function_of_one(expression)
+    return expression.function_of_one
+
+
+def _as_function_of_one(
+    expression: Expression,
+) -> tuple[Expression, Elementwise] | None:
+    if expression.gaussian:
+        return expression, IDENTITY
+    if isinstance(expression, Map):
+        if len(expression.parts) == 1 and expression.parts[0].gaussian:
+            return expression.parts[0], expression.function
+        combine = expression.function.call
+    elif isinstance(expression, Product):
+        combine = _product
+    elif isinstance(expression, Sum) and expression.is_plain:
+        combine = functools.partial(_weighted_sum, expression.factors)
+    else:
+        return None
+    functions = []
+    source: Expression | None = None
+    for part in expression.parts:
+        pair = as_function_of_one(part)
+        if pair is None or (source is not None and pair[0] is not source):
+            return None
+        source = pair[0]
+        functions.append(pair[1])
+    if source is None or isinstance(source, Constant):
+        return None
+    kinks = sorted({kink for f in functions for kink in f.kinks} | {0.0})
+
+    def call(z: Any) -> Any:
+        return combine(*(f.call(z) for f in functions))
+
+    return source, Elementwise(call, tuple(kinks))
+
+
+def _product(*factors: Any) -> Any:
+    result = factors[0]
+    for factor in factors[1:]:
+        result = result * factor
+    return result
+
+
+def _weighted_sum(weights: Sequence[Any], *terms: Any) -> Any:
+    return sum(w * term for w, term in zip(weights, terms, strict=True))

@@ -1,0 +1,70 @@
+"""The tensor that a model computes with while it is predicted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initx.prediction.engine import Signal
+
+
+class MomentTensor(keras.KerasTensor):
+    """A symbolic tensor of Keras that carries a signal.
+
+    Its shape is `(samples, *positions, *channels)`.
+
+    Args:
+        signal: Signal. What the engine knows of it.
+        samples: int or None. The number of samples; None for what has no axis
+            of samples, such as the embedding of positions.
+        positions: tuple of ints. The sizes of the axes of positions.
+        channels: tuple of ints. The sizes of the axes of channels.
+        dtype: str. The dtype that layers see. Defaults to "float32".
+        values: Array or None. The values themselves, if they are given data.
+            Defaults to None.
+        reason: str or None. Why nothing is known of it. Defaults to None, where
+            something is.
+    """
+
+    def __init__(
+        self,
+        signal: Signal,
+        samples: int | None,
+        positions: tuple[int, ...],
+        channels: tuple[int, ...],
+        dtype: str = "float32",
+        values: np.ndarray | None = None,
+        reason: str | None = None,
+    ):
+        grid = (*(() if samples is None else (samples,)), *positions)
+        super().__init__((*grid, *channels), dtype=dtype)
+        self.grid = grid
+        self.signal = signal
+        self.samples = samples
+        self.positions = tuple(positions)
+        self.channels = tuple(channels)
+        self.values = values
+        self.reason = reason
+
+    @property
+    def places(self) -> int:
+        """The number of positions."""
+        return math.prod(self.positions)
+
+    @property
+    def width(self) -> int:
+        """The number of channels."""
+        return math.prod(self.channels)
+
+    def like(self, signal: Signal, **changes: Any) -> MomentTensor:
+        """Returns a tensor of the same shape with another signal."""
+        shape: dict[str, Any] = {
+            "samples": self.samples,
+            "positions": self.positions,
+            "channels": self.channels,
+            "dtype": self.dtype,
+        }
+        return MomentTensor(signal, **shape | changes)

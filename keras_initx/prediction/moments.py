@@ -1,0 +1,559 @@
+"""Means and second moments of expressions.
+
+Closed forms and quadrature give them wherever each factor is a function of one
+Gaussian vector. For all others the variables are drawn, once, for many virtual
+channels, and the expression is computed on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+
+from keras_initx.prediction.elementwise import Elementwise
+from keras_initx.prediction.expressions import (
+    Block,
+    Blocks,
+    Constant,
+    Expression,
+    Flat,
+    Largest,
+    Linear,
+    Map,
+    Mask,
+    Mix,
+    Product,
+    Shifted,
+    Sum,
+    Take,
+    Unflat,
+    Values,
+    White,
+    Winner,
+    as_function_of_one,
+)
+from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
+from keras_initx.theory.mean_field.gaussian_products import (
+    gaussian_mean,
+    gaussian_product,
+)
+
+SAMPLED = "sampled"
+
+
+class Moments:
+    """Computes moments, each once.
+
+    Args:
+        channels: int. The number of virtual channels that are drawn.
+        limit: int. The largest number of points.
+        seed: int. The seed of the draws.
+    """
+
+    def __init__(self, channels: int, limit: int, seed: int):
+        self.channels = channels
+        self.limit = limit
+        self.seed = seed
+        self._first: dict[int, np.ndarray] = {}
+        self._second: dict[tuple[int, int], np.ndarray | None] = {}
+        self._values: dict[int, np.ndarray] = {}
+        # The variables that are drawn, with their values, by family.
+        self._drawn: dict[Hashable, list[tuple[Expression, np.ndarray]]] = {}
+        # Expressions are known by id, so they must stay.
+        self._kept: list[Expression] = []
+        self._sampled: set[int] = set()
+        self._products: dict[tuple[int, ...], Expression] = {}
+        self._sums: dict[int, Expression | None] = {}
+        self._generators = 0
+
+    # ---- means -----------------------------------------------------------
+
+    def first(self, x: Expression) -> np.ndarray:
+        """Returns E x, of shape `(points,)`."""
+        if id(x) not in self._first:
+            self._kept.append(x)
+            self._first[id(x)] = self._compute_first(x)
+        return self._first[id(x)]
+
+    def _compute_first(self, x: Expression) -> np.ndarray:
+        if isinstance(x, Constant):
+            return x.values
+        if isinstance(x, White | Linear | Unflat):
+            return np.zeros(x.size)
+        if isinstance(x, Values):
+            return x.values.mean(axis=0)
+        if isinstance(x, Mask):
+            return np.ones(x.size)
+        if isinstance(x, Sum):
+            return _total(
+                factor * self.first(part)
+                for factor, part in zip(x.factors, x.parts, strict=True)
+            )
+        if isinstance(x, Take):
+            return _at(self.first(x.parts[0])[:, None], x.index)[:, 0]
+        if isinstance(x, Mix):
+            return x.matrix @ self.first(x.parts[0])
+        if isinstance(x, Flat):
+            return self.first(x.parts[0]).reshape(x.size, -1).mean(axis=1)
+        if isinstance(x, Shifted):
+            return self.first(x.part)
+        pair = as_function_of_one(x)
+        if pair is not None:
+            source, f = pair
+            variance = self._variance(source)
+            return gaussian_mean(f.function, self.first(source), variance)
+        if isinstance(x, Product):
+            groups = _independent_groups([x.parts])
+            if len(groups) > 1:
+                means = [self.first(self._product(g)) for (g,) in groups]
+                return np.prod(means, axis=0)
+            expanded = self._expanded(x)
+            if expanded is not None:
+                return self.first(expanded)
+        if _is_of_channels(x):
+            return self._on_channels(x).mean(axis=0)
+        self._note(x)
+        return self.values(x).mean(axis=0)
+
+    # ---- second moments --------------------------------------------------
+
+    def second(self, x: Expression, y: Expression) -> np.ndarray:
+        """Returns E x_i y_j, of shape `(points of x, points of y)`.
+
+        Raises:
+            TooManyPointsError: If there are more points than the limit.
+        """
+        found = self._second_or_none(x, y)
+        return np.zeros((x.size, y.size)) if found is None else found
+
+    def diagonal(self, x: Expression) -> np.ndarray:
+        """Returns E x_i^2, of shape `(points,)`."""
+        return np.diagonal(self.second(x, x))
+
+    def mixed(self, x: Blocks, y: Blocks) -> np.ndarray:
+        """Returns the mean over channels of E x_i y_j of two tensors."""
+        pairs = aligned(x, y)
+        total = sum(a.width for a, _ in pairs)
+        return _total(
+            a.width / total * self.second(a.expression, b.expression)
+            for a, b in pairs
+        )
+
+    def _second_or_none(
+        self, x: Expression, y: Expression
+    ) -> np.ndarray | None:
+        """As `second`, with None for a matrix of zeros."""
+        key = (id(x), id(y))
+        if key in self._second:
+            return self._second[key]
+        if (id(y), id(x)) in self._second:
+            found = self._second[id(y), id(x)]
+            return None if found is None else found.T
+        if max(x.size, y.size) > self.limit:
+            raise TooManyPointsError(max(x.size, y.size))
+        self._kept += [x, y]
+        self._second[key] = self._compute_second(x, y)
+        return self._second[key]
+
+    def _compute_second(
+        self, x: Expression, y: Expression
+    ) -> np.ndarray | None:
+        if (
+            isinstance(x, Shifted)
+            and isinstance(y, Shifted)
+            and x.shift == y.shift
+        ):
+            return self._second_or_none(x.part, y.part)
+        for one, other, turned in ((x, y, False), (y, x, True)):
+            if isinstance(one, Sum):
+                return _turned(self._second_of_sum(one, other), turned)
+        if not x.support & y.support:
+            return self._outer(x, y)
+        for one, other, turned in ((x, y, False), (y, x, True)):
+            if isinstance(one, Take):
+                inner = self._second_or_none(one.parts[0], other)
+                taken = None if inner is None else _at(inner, one.index)
+                return _turned(taken, turned)
+            if isinstance(one, Mix):
+                inner = self._second_or_none(one.parts[0], other)
+                mixed = None if inner is None else one.matrix @ inner
+                return _turned(mixed, turned)
+        if isinstance(x, Flat) and isinstance(y, Flat):
+            inner = self._second_or_none(x.parts[0], y.parts[0])
+            if inner is None:
+                return None
+            shape = (x.size, x.positions, y.size, y.positions)
+            return np.einsum("apbp->ab", inner.reshape(shape)) / x.positions
+        if isinstance(x, Unflat) and isinstance(y, Unflat):
+            inner = self._second_or_none(x.parts[0], y.parts[0])
+            if inner is None:
+                return None
+            return np.kron(inner, np.eye(x.positions))
+        if isinstance(x, Linear) and isinstance(y, Linear):
+            return self._second_of_linear(x, y)
+        if isinstance(x, White) and isinstance(y, White):
+            return (x.same[:, None] == y.same[None, :]).astype(float)
+        if isinstance(x, Values) and isinstance(y, Values):
+            return x.values.T @ y.values / len(x.values)
+        if isinstance(x, Mask) and isinstance(y, Mask):
+            same = x.groups[:, None] == y.groups[None, :]
+            return np.where(same, 1 / (1 - x.rate), 1.0)
+        return self._second_of_functions(x, y)
+
+    def _outer(self, x: Expression, y: Expression) -> np.ndarray | None:
+        first = self.first(x)
+        if not np.any(first):
+            return None
+        second = self.first(y)
+        return np.multiply.outer(first, second) if np.any(second) else None
+
+    def _second_of_sum(self, x: Sum, y: Expression) -> np.ndarray | None:
+        total = None
+        for factor, part in zip(x.factors, x.parts, strict=True):
+            term = self._second_or_none(part, y)
+            if term is not None:
+                scaled = (
+                    factor * term
+                    if np.ndim(factor) == 0
+                    else np.asarray(factor)[:, None] * term
+                )
+                total = scaled if total is None else total + scaled
+        return total
+
+    def _second_of_linear(self, x: Linear, y: Linear) -> np.ndarray | None:
+        """Returns scale times the sum over taps of E h_o(i) h'_o(j)."""
+        if x.scale == 0:
+            return None
+        inner = self.mixed(x.source, y.source)
+        if x.taps is None or y.taps is None:
+            return x.scale * inner
+        total = np.zeros((x.size, y.size))
+        for tap_x, tap_y in zip(x.taps, y.taps, strict=True):
+            total += _at(_at(inner, tap_x).T, tap_y).T
+        return x.scale * total
+
+    def _second_of_functions(
+        self, x: Expression, y: Expression
+    ) -> np.ndarray | None:
+        if x.gaussian and y.gaussian:
+            raise Unpredictable(
+                "the weights of one layer meet signals of different shapes"
+            )
+        f, g = as_function_of_one(x), as_function_of_one(y)
+        if f is not None and g is not None:
+            return self._second_of_pair(*f, *g)
+        if isinstance(x, Product) or isinstance(y, Product):
+            groups = _independent_groups([_factors(x), _factors(y)])
+            if len(groups) > 1:
+                return self._second_of_groups(groups)
+            for one, other, turned in ((x, y, False), (y, x, True)):
+                expanded = self._expanded(one)
+                if expanded is not None:
+                    found = self._second_or_none(expanded, other)
+                    return _turned(found, turned)
+        if _is_of_channels(x) and _is_of_channels(y):
+            first, second = self._on_channels(x), self._on_channels(y)
+            return first.T @ second / len(first)
+        self._note(x)
+        self._note(y)
+        return self.values(x).T @ self.values(y) / self.channels
+
+    def _second_of_groups(
+        self, groups: list[list[list[Expression]]]
+    ) -> np.ndarray | None:
+        """Returns the product over independent groups of factors."""
+        total: np.ndarray | None = None
+        for a, b in groups:
+            if a and b:
+                term = self._second_or_none(self._product(a), self._product(b))
+            elif a:
+                term = self.first(self._product(a))[:, None]
+            else:
+                term = self.first(self._product(b))[None, :]
+            if term is None or not np.any(term):
+                return None
+            total = term if total is None else total * term
+        return total
+
+    def _product(self, factors: Sequence[Expression]) -> Expression:
+        """Returns a product, the same object for the same factors."""
+        if len(factors) == 1:
+            return factors[0]
+        key = tuple(map(id, factors))
+        if key not in self._products:
+            self._products[key] = Product(factors)
+        return self._products[key]
+
+    def _expanded(self, x: Expression) -> Expression | None:
+        """Returns a product of sums as a sum of products, or None."""
+        if not isinstance(x, Product):
+            return None
+        if id(x) not in self._sums:
+            self._kept.append(x)
+            self._sums[id(x)] = None
+            for i, factor in enumerate(x.parts):
+                if isinstance(factor, Sum) and not factor.gaussian:
+                    rest = [*x.parts[:i], *x.parts[i + 1 :]]
+                    terms = [self._product([p, *rest]) for p in factor.parts]
+                    self._sums[id(x)] = Sum(terms, factor.factors)
+                    break
+        return self._sums[id(x)]
+
+    def reasons(self, x: Expression) -> frozenset[str]:
+        """Returns what the moments of an expression are not exact for."""
+        found = set(x.reasons)
+        waiting = [x]
+        while waiting:
+            one = waiting.pop()
+            if id(one) in self._sampled:
+                found.add(SAMPLED)
+            waiting += one.parts
+        return frozenset(found)
+
+    def _second_of_pair(
+        self,
+        source_x: Expression,
+        f: Elementwise,
+        source_y: Expression,
+        g: Elementwise,
+    ) -> np.ndarray:
+        """Returns E f(u_i) g(v_j) of Gaussian u and v."""
+        mean_u, mean_v = self.first(source_x), self.first(source_y)
+        covariance = self.second(source_x, source_y) - np.multiply.outer(
+            mean_u, mean_v
+        )
+        return gaussian_product(
+            f.function,
+            g.function,
+            mean_u,
+            mean_v,
+            self._variance(source_x),
+            self._variance(source_y),
+            covariance,
+        )
+
+    def _variance(self, x: Expression) -> np.ndarray:
+        return np.maximum(self.diagonal(x) - self.first(x) ** 2, 0)
+
+    # ---- virtual channels ------------------------------------------------
+
+    def _note(self, x: Expression) -> None:
+        self._sampled.add(id(x))
+        self._kept.append(x)
+
+    def values(self, x: Expression) -> np.ndarray:
+        """Returns an expression on virtual channels, `(channels, points)`."""
+        if id(x) not in self._values:
+            self._kept.append(x)
+            self._values[id(x)] = self._compute_values(x)
+        return self._values[id(x)]
+
+    def _compute_values(self, x: Expression) -> np.ndarray:
+        if isinstance(x, Constant):
+            return np.broadcast_to(x.values, (self.channels, x.size))
+        if isinstance(x, Sum | Product | Map | Take | Mix | Largest | Winner):
+            return _combined(x, [self.values(part) for part in x.parts])
+        if isinstance(x, Values):
+            rng = self._generator()
+            count = -(-self.channels // len(x.values))
+            index = np.tile(np.arange(len(x.values)), count)[: self.channels]
+            return x.values[rng.permutation(index)]
+        if isinstance(x, Mask):
+            rng = self._generator()
+            _, groups = np.unique(x.groups, return_inverse=True)
+            draws = rng.random((self.channels, groups.max() + 1)) >= x.rate
+            return draws[:, groups] / (1 - x.rate)
+        if x.gaussian:
+            return self._gaussian_values(x)
+        raise Unpredictable(
+            f"the moments of {type(x).__name__.lower()} channels are not known"
+        )
+
+    def _on_channels(self, x: Expression) -> np.ndarray:
+        """Returns a function of given values on their own channels."""
+        if isinstance(x, Values):
+            return x.values
+        if isinstance(x, Constant):
+            return x.values[None, :]
+        parts = [self._on_channels(part) for part in x.parts]
+        return _combined(x, parts)
+
+    def _gaussian_values(self, x: Expression) -> np.ndarray:
+        """Draws a Gaussian vector, given those of its family drawn before."""
+        (family,) = x.support or (None,)
+        drawn = self._drawn.setdefault(family, [])
+        covariance = self.second(x, x)
+        mean = np.zeros((self.channels, x.size))
+        if drawn:
+            # u2 given u1 has the mean R u1, R = C21 C11^-1, and the covariance
+            # C22 - R C12.
+            c11 = np.block(
+                [[self.second(a, b) for b, _ in drawn] for a, _ in drawn]
+            )
+            c21 = np.concatenate([self.second(x, a) for a, _ in drawn], axis=1)
+            r = c21 @ np.linalg.pinv(c11, hermitian=True)
+            mean = np.concatenate([values for _, values in drawn], axis=1) @ r.T
+            covariance = covariance - r @ c21.T
+        scale, vectors = np.linalg.eigh(covariance)
+        scale = np.maximum(scale, 0)
+        keep = scale > 1e-12 * max(scale.max(), 1e-300)
+        root = vectors[:, keep] * np.sqrt(scale[keep])
+        normal = whitened_normal(
+            self._generator(), self.channels, int(keep.sum())
+        )
+        values = mean + normal @ root.T
+        drawn.append((x, values))
+        return values
+
+    def _generator(self) -> np.random.Generator:
+        self._generators += 1
+        return np.random.default_rng([self.seed, self._generators])
+
+
+def whitened_normal(
+    rng: np.random.Generator, count: int, size: int
+) -> np.ndarray:
+    """Returns normal draws whose second moments are exactly the identity.
+
+    Args:
+        rng: numpy.random.Generator.
+        count: int. The number of draws, even. Half of them are the others with
+            the opposite sign.
+        size: int. The number of independent variables.
+
+    Returns:
+        Array of shape `(count, size)`.
+
+    Reference: antithetic draws and moment matching, as in Boyle, Broadie &
+    Glasserman, Journal of Economic Dynamics and Control 21 (1997).
+    """
+    z = rng.standard_normal((count // 2, size))
+    if 2 * size <= count // 2 and size:
+        z = np.linalg.solve(np.linalg.cholesky(z.T @ z / len(z)), z.T).T
+    return np.concatenate([z, -z])
+
+
+def aligned(x: Blocks, y: Blocks) -> list[tuple[Block, Block]]:
+    """Returns the blocks of two tensors, cut where one of them is cut."""
+    if [b.width for b in x] == [b.width for b in y]:
+        return list(zip(x, y, strict=True))
+    ends = sorted({*_ends(x), *_ends(y)})
+    starts = [0, *ends[:-1]]
+    return [
+        (sliced(x, start, end)[0], sliced(y, start, end)[0])
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def sliced(blocks: Blocks, start: int, stop: int) -> Blocks:
+    """Returns the channels from `start` to `stop` of a tensor."""
+    found = []
+    at = 0
+    for block in blocks:
+        low, high = max(start, at), min(stop, at + block.width)
+        if low < high:
+            part = _part(block.expression, low - at, high - at, block.width)
+            found.append(Block(high - low, part))
+        at += block.width
+    return found
+
+
+def _part(x: Expression, start: int, stop: int, width: int) -> Expression:
+    if (start, stop) == (0, width) or isinstance(x, Constant):
+        return x
+    if isinstance(x, Values):
+        return Values(x.values[start:stop], (x.support, start))
+    if isinstance(x, Flat):
+        raise Unpredictable("it takes a part of the channels of a Flatten")
+    if start == 0:
+        return x
+    if start not in x.shifts:
+        x.shifts[start] = Shifted(x, start)
+    return x.shifts[start]
+
+
+def _ends(blocks: Blocks) -> list[int]:
+    return np.cumsum([block.width for block in blocks]).tolist()
+
+
+def _at(matrix: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Returns rows of a matrix, and zeros where the index is -1."""
+    rows = matrix[np.maximum(index, 0)]
+    if (index < 0).any():
+        rows = np.where((index < 0)[:, None], 0.0, rows)
+    return rows
+
+
+def _combined(x: Expression, parts: list[np.ndarray]) -> np.ndarray:
+    """Returns an expression on channels from its parts on them."""
+    if isinstance(x, Sum):
+        return _total(
+            f * part for f, part in zip(x.factors, parts, strict=True)
+        )
+    if isinstance(x, Product):
+        product = parts[0]
+        for part in parts[1:]:
+            product = product * part
+        return product
+    if isinstance(x, Map):
+        return x.function.values(*np.broadcast_arrays(*parts))
+    if isinstance(x, Largest | Winner):
+        return x.on(parts[0])
+    if isinstance(x, Take):
+        return _at(parts[0].T, x.index).T
+    assert isinstance(x, Mix)
+    return parts[0] @ x.matrix.T
+
+
+def _total(terms: Iterable[np.ndarray]) -> np.ndarray:
+    first, *others = terms
+    total = np.array(first)
+    for term in others:
+        total = total + term
+    return total
+
+
+def _turned(matrix: np.ndarray | None, turned: bool) -> np.ndarray | None:
+    return matrix.T if turned and matrix is not None else matrix
+
+
+def _factors(x: Expression) -> Sequence[Expression]:
+    return x.parts if isinstance(x, Product) else [x]
+
+
+def _independent_groups(
+    sides: Sequence[Sequence[Expression]],
+) -> list[list[list[Expression]]]:
+    """Returns factors in groups whose supports are disjoint.
+
+    Args:
+        sides: Sequences of factors, of one product each.
+
+    Returns:
+        For each group its factors on each side.
+    """
+    groups: list[tuple[set, list[tuple[int, Expression]]]] = []
+    for side, factor in (
+        (side, factor)
+        for side, factors in enumerate(sides)
+        for factor in factors
+    ):
+        support, members = set(factor.support), [(side, factor)]
+        apart = []
+        for other, theirs in groups:
+            if other & support:
+                support |= other
+                members = theirs + members
+            else:
+                apart.append((other, theirs))
+        groups = [*apart, (support, members)]
+    return [
+        [[f for at, f in members if at == side] for side in range(len(sides))]
+        for _, members in groups
+    ]
+
+
+def _is_of_channels(x: Expression) -> bool:
+    """Whether an expression is a function of given values alone."""
+    return x.given and len(x.support) == 1

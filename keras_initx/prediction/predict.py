@@ -1,0 +1,335 @@
+"""The signal and the gradient at every layer of a model, predicted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initx.inspection.selection import (
+    Layers,
+    check_all_matched,
+    matches_any,
+    selectors,
+)
+from keras_initx.inspection.traversal import inspect_model
+from keras_initx.measurement.data import (
+    Data,
+    arrays_of,
+    batches,
+    build,
+    map_arrays,
+)
+from keras_initx.prediction.engine import Engine
+from keras_initx.prediction.moment_tensor import MomentTensor
+from keras_initx.prediction.moments import SAMPLED, Moments
+from keras_initx.prediction.propagation import Propagation
+from keras_initx.prediction.record import Prediction
+from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
+from keras_initx.prediction.walk import Walk
+from keras_initx.prediction.weights import Source
+from keras_initx.prediction.wide import WideEngine
+from keras_initx.validation import (
+    check_backend,
+    check_bool,
+    check_choice,
+    check_int,
+    refuse,
+)
+
+# The largest number of positions of all samples, whose square a matrix holds.
+_POINTS = 1024
+_CHANNELS = 8192
+
+
+def predict(
+    model: keras.Model,
+    data: Data = None,
+    *,
+    layers: Layers = None,
+    training: bool = False,
+    weights: Source = "present",
+    samples: int | None = None,
+    seed: int = 0,
+) -> Prediction:
+    """Predicts the signal and the gradient of every layer, without running it.
+
+    The model runs itself on moments in the place of tensors: each layer that
+    has a rule maps the second moments of pairs of samples and positions, and
+    every other layer runs by its own `call`, so that nested, subclassed and
+    residual models, shared layers, `x + y`, `0.5 * x` and `keras.ops` need
+    nothing else. No weight, node or config of the model changes.
+
+    The limit is that of wide layers with independent random weights,
+
+        E u_i u_j = n var(W) E h_i h_j + var(b)         a linear map
+        E h_i h_j = E phi(u_i) phi(u_j)                 an activation
+        E g_i g_j = n' var(W) E phi'(u_i) phi'(u_j) E g'_i g'_j    backward
+
+    for the samples i and j at hand. Where the channels are functions of one
+    Gaussian vector the moments are closed forms or quadrature. Merged branches
+    are sums and products of what they have in common, and where that has no
+    closed form it is drawn, with channels that exist only here.
+
+    A layer of which nothing true can be said is refused by name, with what
+    helps. Among them are heavy-tailed, constructed and correlated weights,
+    attention, recurrent layers, causal masks, matrix products of two signals,
+    and a softmax whose output is used.
+
+    Args:
+        model: keras.Model. A model of any kind. Without `data` it must be
+            built, and have inputs of known shape.
+        data: As in `measure`; the samples to predict for. Defaults to white
+            noise: independent values of mean square 1.
+        layers: As in `measure`. Defaults to every layer that holds a kernel.
+        training: bool. Whether to predict the training mode, with the samples
+            as one batch. Defaults to False.
+        weights: str. "present" takes the mean square of each weight as it is,
+            "initial" the variance that its initializer draws, where the class
+            of the initializer is one of Keras. Defaults to "present".
+        samples: int. The number of samples of the data, at least 2; they are
+            evenly spaced in an array. Fewer are used where images have many
+            positions. Defaults to 8, or to 2 for white noise, or 32 with
+            `training`.
+        seed: int. The seed of virtual channels. Defaults to 0.
+
+    Returns:
+        A `Prediction`: the rows of `measure(model, data)` under the same names,
+        with `gradient`, the mean square of the gradient at each row for a
+        standard normal cotangent at the last row.
+
+    Raises:
+        ValueError: If a layer cannot be predicted, which is named with the
+            reason; if `layers` selects no layer; if the model is not built, or
+            its inputs have no fixed shape, and there are no data.
+        RuntimeError: If Keras runs on another backend than TensorFlow.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((64,))] + [
+    ...     keras.layers.Dense(64, "relu", kernel_initializer="he_normal")
+    ...     for _ in range(3)
+    ... ])
+    >>> prediction = predict(model, weights="initial")
+    >>> prediction.total.round(6).tolist()
+    [2.0, 2.0, 2.0]
+    >>> prediction.sample_fraction.round(4).tolist()
+    [1.0, 0.6817, 0.5063]
+    >>> prediction.gradient.round(6).tolist()
+    [1.0, 1.0, 1.0]
+
+    Reference: Poole et al., arXiv:1606.05340; Schoenholz et al.,
+    arXiv:1611.01232; Novak et al., arXiv:1810.05148; for models of any graph
+    Yang, arXiv:1910.12478 and arXiv:2006.14548. The moments of merged branches,
+    of shared layers and of a model's own `call` are derived here.
+    """
+    check_backend("predict")
+    training = check_bool("training", training)
+    check_choice("weights", weights, ("present", "initial"))
+    samples = check_int("samples", samples, 2, optional=True)
+    seed = check_int("seed", seed)
+    chosen = selectors(layers)
+    arrays = _samples_of_data(model, data, samples)
+    _check_model(model, weights)
+    if arrays is None:
+        count = samples or (32 if training else 2)
+    else:
+        count = len(arrays_of(arrays)[0])
+    while True:
+        engine = WideEngine(Moments(_CHANNELS, _POINTS, seed))
+        seen: list[Any] = []
+
+        def select(call: Any, seen: list[Any] = seen) -> bool:
+            seen.append(call)
+            return matches_any(chosen, call)
+
+        steps = Propagation(engine, count, weights, select)
+        try:
+            inputs = _inputs(engine, model, arrays, count)
+            _run(model, steps, inputs, training)
+            check_all_matched(chosen, seen)
+            return _result(engine, steps, count)
+        except TooManyPointsError as error:
+            fewer = _POINTS // -(-error.points // count)
+            if fewer >= count or fewer < 2:
+                positions = -(-error.points // count)
+                raise ValueError(
+                    f"A layer has {positions} positions, where predict knows "
+                    f"the moments of {_POINTS // 2} positions at most: give a "
+                    "model of smaller images. Received: "
+                    f"model={model.name!r}"
+                ) from None
+            count = fewer
+            if arrays is not None:
+                arrays = map_arrays(lambda a, n=count: a[:n], arrays)
+
+
+def _run(
+    model: keras.Model, steps: Propagation, inputs: Any, training: bool
+) -> None:
+    try:
+        walk = Walk(steps)
+        walk.run(model, inputs, training)
+    except Unpredictable as error:
+        call = error.layer_call
+        where = "the model" if call is None else f"layer {call.name!r}"
+        kind = "" if call is None else f" ({type(call.layer).__name__})"
+        raise ValueError(
+            f"{where}{kind} cannot be predicted: {error}. A rule that "
+            "prediction.register_propagation takes would predict it. "
+            f"Received: model={model.name!r}"
+        ) from error
+
+
+def _check_model(model: Any, weights: str) -> None:
+    view = inspect_model(model)
+    if weights == "initial":
+        return
+    for layer in view.layers:
+        optimizer = getattr(layer, "optimizer", None)
+        if optimizer is None:
+            continue
+        steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        if steps:
+            raise ValueError(
+                "Trained weights are no random draws: predict with "
+                'weights="initial" what they were. '
+                f"Received: {layer.name!r} after {steps} steps"
+            )
+
+
+def _samples_of_data(
+    model: keras.Model, data: Data, samples: int | None
+) -> Any:
+    """Returns some samples of the data as arrays, None without data."""
+    if data is None:
+        return None
+    given = batches(data, model=model)
+    build(model, given)
+    whole = given.data if given.size is not None else None
+    if whole is None:
+        whole = next(iter(given), None)
+        if whole is None:
+            refuse("data must hold samples.", data=data)
+    arrays = map_arrays(
+        lambda a: np.asarray(keras.ops.convert_to_numpy(a)), whole
+    )
+    size = len(arrays_of(arrays)[0])
+    if size < 2:
+        refuse("data must hold at least two samples.", data=data)
+    count = min(size, samples or 8)
+    index = np.linspace(0, size - 1, count).astype(int)
+    return map_arrays(lambda a: a[index], arrays)
+
+
+def _inputs(engine: Engine, model: Any, arrays: Any, samples: int) -> Any:
+    """Returns the inputs as tensors of moments, in the model's structure."""
+    if arrays is not None:
+        return map_arrays(lambda a: given_input(engine, a), arrays)
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            "A model whose inputs are not known is predicted for data: pass "
+            f"them. Received: data=None, model={model.name!r}"
+        )
+
+    def white(spec: Any) -> MomentTensor:
+        shape = tuple(spec.shape[1:])
+        if None in shape:
+            raise ValueError(
+                "Inputs of unknown size are predicted for data: pass them. "
+                f"Received: data=None, an input of shape {shape}"
+            )
+        cut = max(len(shape) - 1, 0)
+        positions, channels = shape[:cut], shape[cut:]
+        size = samples * math.prod(positions)
+        signal = engine.white(size, math.prod(channels))
+        return MomentTensor(signal, samples, positions, channels, spec.dtype)
+
+    if isinstance(model, keras.Sequential):
+        return white(model.inputs[0])
+    return keras.tree.map_structure(white, model.input)
+
+
+def given_input(engine: Engine, array: np.ndarray) -> MomentTensor:
+    """Returns samples as a tensor of moments.
+
+    Raises:
+        ValueError: If they are no finite numbers.
+    """
+    if array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"data must be numbers. Received: data of dtype {array.dtype}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("data must be finite. Received: data with NaN or inf")
+    samples, *rest = array.shape
+    cut = max(len(rest) - 1, 0)
+    positions, channels = tuple(rest[:cut]), tuple(rest[cut:])
+    width = math.prod(channels)
+    values = array.reshape(samples * math.prod(positions), width).T
+    signal = engine.given(values.astype(np.float64), ("data", id(array)))
+    return MomentTensor(
+        signal, samples, positions, channels, str(array.dtype), array
+    )
+
+
+def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
+    """Computes the rows."""
+    rows = steps.rows
+    gradients = engine.gradients(
+        rows[-1].tensor.signal, [row.tensor.signal for row in rows]
+    )
+    columns: dict[str, Any] = {
+        name: []
+        for name in (
+            *("sample_variance", "squared_mean", "units", "gradient"),
+            *("exactness", "notes"),
+        )
+    }
+    for row, gradient in zip(rows, gradients, strict=True):
+        value = row.tensor.signal.value
+        total, covariance = pair_moments(
+            engine.second(value), row.tensor, samples
+        )
+        size = math.nan
+        reasons = engine.reasons(value)
+        if gradient is not None:
+            size = float(np.diagonal(engine.second(gradient)).mean())
+            reasons |= engine.reasons(gradient)
+        columns["sample_variance"].append(max(total - covariance, 0.0))
+        columns["squared_mean"].append(covariance)
+        columns["units"].append(row.tensor.places * row.tensor.width)
+        columns["gradient"].append(size)
+        columns["exactness"].append(_exactness(engine, value, reasons))
+        columns["notes"].append("; ".join(sorted(reasons - {SAMPLED})))
+    remarks: tuple[str, ...] = ()
+    if "sampled" in columns["exactness"]:
+        remarks = (f"Rows that are sampled are means over {_CHANNELS} draws.",)
+    return Prediction([row.name for row in rows], remarks=remarks, **columns)
+
+
+def pair_moments(
+    second: np.ndarray, x: MomentTensor, samples: int
+) -> tuple[float, float]:
+    """Returns mean square, and mean product of two samples at one position."""
+    count = 1 if x.samples is None else samples
+    places = len(second) // count
+    total = float(np.diagonal(second).mean())
+    if count == 1:
+        return total, total
+    shape = (count, places, count, places)
+    pairs = np.einsum("apbp->ab", second.reshape(shape)) / places
+    covariance = (pairs.sum() - np.trace(pairs)) / (count * (count - 1))
+    return total, float(covariance)
+
+
+def _exactness(engine: WideEngine, value: Any, reasons: frozenset[str]) -> str:
+    if reasons - {SAMPLED}:
+        return "approximated"
+    if SAMPLED in reasons:
+        return "sampled"
+    exact = all(block.expression.exact for block in value)
+    return "exact" if exact else "wide"

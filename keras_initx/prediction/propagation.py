@@ -1,0 +1,617 @@
+"""What the rules of layers call: the steps that a signal can take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initx.inspection.layer_rule import layer_rule, measured_by_default
+from keras_initx.inspection.selection import LayerCall, names_inside
+from keras_initx.prediction.elementwise import Elementwise, from_activation
+from keras_initx.prediction.engine import Engine, Signal, Weight
+from keras_initx.prediction.moment_tensor import MomentTensor
+from keras_initx.prediction.refusals import Unpredictable
+from keras_initx.prediction.weights import (
+    Source,
+    WeightMoments,
+    value_moments,
+    weight_moments,
+)
+
+_MIXES = "softmax and its like mix the units of a layer"
+
+
+@dataclass
+class Frame:
+    """A layer that is running.
+
+    Attributes:
+        call: LayerCall. The layer and its full name.
+        path: tuple of str. The names from the model to the layer.
+        selected: bool. Whether it is a row, or stands for the rows inside it.
+        stands_for_inner: bool. Whether layers inside it are rows.
+        training: bool. Whether it runs in training mode.
+        recorded: bool. Whether its row is there.
+        recorded_inner: bool. Whether a layer inside it has a row.
+    """
+
+    call: LayerCall
+    path: tuple[str, ...]
+    selected: bool
+    stands_for_inner: bool
+    training: bool
+    recorded: bool = False
+    recorded_inner: bool = False
+
+
+@dataclass
+class PredictedRow:
+    """A row before its moments are computed.
+
+    Attributes:
+        name: str. The name, as `measure` gives it.
+        tensor: MomentTensor. The pre-activation.
+    """
+
+    name: str
+    tensor: MomentTensor
+
+
+@dataclass
+class Propagation:
+    """The steps that a signal can take through a model.
+
+    A rule that `register_propagation` registers is called with it. Its methods
+    take and return tensors of moments.
+
+    Attributes:
+        engine: Engine. What computes the steps.
+        samples: int. The number of samples.
+        source: str. "present" or "initial" weights.
+        rows: list of PredictedRow. The pre-activations so far.
+    """
+
+    engine: Engine
+    samples: int
+    source: Source = "present"
+    select: Callable[[LayerCall], bool] = lambda call: measured_by_default(
+        call.layer
+    )
+    rows: list[PredictedRow] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    keep: list[Any] = field(default_factory=list)
+
+    # ---- the layers that run ----------------------------------------------
+
+    @property
+    def training(self) -> bool:
+        """Whether the running layer is in training mode."""
+        return self.frames[-1].training
+
+    def enter(self, layer: keras.layers.Layer, training: bool | None) -> Frame:
+        """Puts a layer on the stack of running layers."""
+        outer = self.frames[-1] if self.frames else None
+        path = (
+            names_inside(outer.path, outer.call.layer, layer) if outer else ()
+        )
+        call = LayerCall("/".join(path) or layer.name, layer)
+        selected = self.select(call)
+        inside = bool(outer and outer.stands_for_inner)
+        stands = selected or inside
+        if training is None:
+            training = bool(outer and outer.training)
+        frame = Frame(
+            call,
+            path,
+            selected or (stands and measured_by_default(layer)),
+            stands,
+            bool(training),
+        )
+        self.frames.append(frame)
+        return frame
+
+    def leave(self, output: Any) -> None:
+        """Takes the running layer off the stack, with what it returned."""
+        frame = self.frames[-1]
+        layer = frame.call.layer
+        if (
+            frame.selected
+            and not frame.recorded
+            and (measured_by_default(layer) or not frame.recorded_inner)
+        ):
+            for leaf in keras.tree.flatten(output):
+                if isinstance(leaf, MomentTensor):
+                    self.record(leaf)
+                    break
+        self.frames.pop()
+        if self.frames and (frame.recorded or frame.recorded_inner):
+            self.frames[-1].recorded_inner = True
+
+    def record(self, x: MomentTensor) -> None:
+        """Makes a tensor the pre-activation of the running layer."""
+        frame = self.frames[-1]
+        if frame.recorded:
+            return
+        frame.recorded = True
+        if not frame.selected:
+            return
+        name = frame.call.name
+        count = self.counts[name] = self.counts.get(name, 0) + 1
+        self.rows.append(
+            PredictedRow(name if count == 1 else f"{name}:{count}", x)
+        )
+
+    # ---- steps ------------------------------------------------------------
+
+    def linear(
+        self,
+        x: MomentTensor,
+        kernel: Any,
+        bias: Any = None,
+        *,
+        outputs: int | tuple[int, ...],
+        layer: keras.layers.Layer | None = None,
+        name: str = "kernel",
+        taps: list[np.ndarray] | None = None,
+        positions: tuple[int, ...] | None = None,
+        inputs: int | None = None,
+        fan_out: int | None = None,
+        reasons: Sequence[str] = (),
+    ) -> MomentTensor:
+        """A random linear map of the channels, and a bias.
+
+            E u_i u_j = inputs var(W) sum over taps of E h_i h_j + var(b)
+
+        Args:
+            x: MomentTensor. What is mapped.
+            kernel: keras.Variable. The weights W.
+            bias: keras.Variable or None. The bias b. Defaults to None.
+            outputs: int or tuple of ints. The channels of the result.
+            layer: keras.layers.Layer. The layer that holds the weights, whose
+                initializers `weights="initial"` reads. Defaults to the running
+                layer.
+            name: str. The name of the kernel in the layer. Defaults to
+                "kernel".
+            taps: list of arrays. For each entry of a window, which position
+                each position of the result reads, -1 for none. Defaults to one
+                tap, the position itself.
+            positions: tuple of ints. The axes of positions of the result.
+                Defaults to those of x.
+            inputs: int. The channels that an output sums. Defaults to all.
+            fan_out: int. The outputs that a channel feeds, for each tap.
+                Defaults to all.
+            reasons: Sequence of str. What the result is not exact for.
+
+        Returns:
+            MomentTensor.
+
+        Reference: Poole et al., arXiv:1606.05340; for windows Novak et al.,
+        arXiv:1810.05148, and Xiao et al., arXiv:1806.05393.
+        """
+        self.check(x)
+        moments = self.weight(kernel, layer, name)
+        if moments.mean:
+            raise Unpredictable(
+                f"the mean of its {name} is {moments.mean:.3g}, where random "
+                "weights have mean 0"
+            )
+        channels = (outputs,) if isinstance(outputs, int) else outputs
+        count = math.prod(channels)
+        weight = Weight(
+            id(kernel),
+            moments.variance,
+            x.width if inputs is None else inputs,
+            count if fan_out is None else fan_out,
+        )
+        self.keep.append(kernel)
+        places = x.positions if positions is None else positions
+        spread = None if taps is None else self._per_sample(taps, x)
+        size = x.signal.size
+        if spread is not None:
+            size = len(spread[0])
+        signal = self.engine.linear(
+            x.signal, weight, spread, size, count, reasons
+        )
+        u = x.like(signal, positions=places, channels=channels)
+        return u if bias is None else self.add_bias(u, bias, layer)
+
+    def add_bias(
+        self,
+        x: MomentTensor,
+        bias: Any,
+        layer: keras.layers.Layer | None = None,
+        name: str = "bias",
+    ) -> MomentTensor:
+        """The sum of a tensor and a bias, one number for each channel."""
+        mean, variance = self.weight(bias, layer, name)
+        signal = x.signal
+        if variance:
+            self.keep.append(bias)
+            vector = self.engine.new_vector(
+                ("vector", id(bias)), variance, signal.size, signal.width
+            )
+            signal = self.engine.add([signal, vector], [1.0, 1.0])
+        if mean:
+            signal = self.engine.shift(signal, mean)
+        return x.like(signal)
+
+    def scale_channels(
+        self,
+        x: MomentTensor,
+        scale: Any,
+        layer: keras.layers.Layer | None = None,
+        name: str = "gamma",
+    ) -> MomentTensor:
+        """The product of a tensor and a weight, one number a channel or one."""
+        mean, variance = self.weight(scale, layer, name)
+        if not variance:
+            return x.like(self.engine.add([x.signal], [mean]))
+        return self.multiply(x, scale)
+
+    def activate(self, layer: keras.layers.Layer, x: MomentTensor) -> Any:
+        """The output of a layer's attribute `activation`, after its row."""
+        self.record(x)
+        activation = getattr(layer, "activation", None)
+        return self.apply(activation, x)
+
+    def apply(self, activation: Any, x: MomentTensor) -> MomentTensor:
+        """An activation of Keras, or any callable, of a tensor."""
+        if activation is None or activation is keras.activations.linear:
+            return x
+        self.check(x)
+        function = from_activation(activation)
+        if function is None:
+            return self.unknown(x.shape, _MIXES)
+        return self.elementwise(function, x)
+
+    def elementwise(
+        self, function: Elementwise | Callable[..., Any], *tensors: Any
+    ) -> MomentTensor:
+        """A function that acts on each entry alone.
+
+        Args:
+            function: callable. From tensors of TensorFlow to one.
+            *tensors: MomentTensors or arrays, which are broadcast.
+        """
+        if not isinstance(function, Elementwise):
+            function = Elementwise(function)
+        xs = self.broadcast(tensors)
+        signal = self.engine.map(function, [x.signal for x in xs])
+        return xs[0].like(signal)
+
+    def add(
+        self, tensors: Sequence[Any], factors: Sequence[float] | None = None
+    ) -> MomentTensor:
+        """A sum of tensors, arrays and numbers, each times a factor."""
+        factors = [1.0] * len(tensors) if factors is None else list(factors)
+        constants = [t for t in tensors if not isinstance(t, MomentTensor)]
+        if len(constants) == 1 and len(tensors) == 2:
+            (i,) = (
+                i for i, t in enumerate(tensors) if isinstance(t, MomentTensor)
+            )
+            x, value = tensors[i], _uniform(constants[0], tensors[i])
+            if value is not None:
+                self.check(x)
+                signal = x.signal
+                if factors[i] != 1:
+                    signal = self.engine.add([signal], [factors[i]])
+                constant = factors[1 - i] * self._points(value, x)
+                return x.like(self.engine.shift(signal, constant))
+        xs = self.broadcast(tensors)
+        signal = self.engine.add([x.signal for x in xs], factors)
+        return xs[0].like(signal)
+
+    def multiply(self, x: Any, y: Any) -> MomentTensor:
+        """The product of two tensors, or of a tensor and an array."""
+        if not isinstance(x, MomentTensor):
+            x, y = y, x
+        if not isinstance(y, MomentTensor):
+            value = _uniform(y, x)
+            if value is not None:
+                self.check(x)
+                factor = self._points(value, x)
+                if np.ndim(factor) == 0:
+                    factor = float(factor)
+                return x.like(self.engine.add([x.signal], [factor]))
+        a, b = self.broadcast([x, y])
+        return a.like(self.engine.multiply(a.signal, b.signal))
+
+    def take(
+        self,
+        x: MomentTensor,
+        index: np.ndarray,
+        positions: tuple[int, ...],
+    ) -> MomentTensor:
+        """The values at other positions, 0 where the index is -1."""
+        self.check(x)
+        (spread,) = self._per_sample([np.asarray(index).ravel()], x)
+        return x.like(self.engine.take(x.signal, spread), positions=positions)
+
+    def mix(
+        self,
+        x: MomentTensor,
+        matrix: np.ndarray,
+        positions: tuple[int, ...],
+    ) -> MomentTensor:
+        """A matrix `(positions, positions of x)` times the values."""
+        self.check(x)
+        count = 1 if x.samples is None else x.samples
+        whole = np.kron(np.eye(count), matrix)
+        return x.like(self.engine.mix(x.signal, whole), positions=positions)
+
+    def largest(
+        self,
+        x: MomentTensor,
+        taps: list[np.ndarray],
+        positions: tuple[int, ...],
+    ) -> MomentTensor:
+        """The largest value over the part of a window that is inside."""
+        self.check(x)
+        spread = self._per_sample(taps, x)
+        return x.like(
+            self.engine.largest(x.signal, spread), positions=positions
+        )
+
+    def normalize(
+        self,
+        x: MomentTensor,
+        epsilon: float,
+        *,
+        center: bool,
+        over_positions: bool = False,
+    ) -> MomentTensor:
+        """A tensor normalized over channels, and over positions if wanted."""
+        self.check(x)
+        groups = np.arange(x.signal.size)
+        if over_positions:
+            groups = groups // x.places
+        return x.like(self.engine.normalize(x.signal, groups, center, epsilon))
+
+    def normalize_channels(
+        self, x: MomentTensor, epsilon: float
+    ) -> MomentTensor:
+        """A tensor of which each channel is normalized over the batch."""
+        self.check(x)
+        return x.like(self.engine.normalize_channels(x.signal, epsilon))
+
+    def concatenate(
+        self, tensors: Sequence[MomentTensor], axis: int
+    ) -> MomentTensor:
+        """Tensors joined along the channels, or along an axis of positions."""
+        first = tensors[0]
+        for x in tensors:
+            self.check(x)
+        rank = len(first.shape)
+        axis %= rank
+        lead = 0 if first.samples is None else 1
+        place = axis - lead
+        if any(len(x.channels) != 1 for x in tensors):
+            raise Unpredictable(
+                "it joins tensors that have several axes of channels"
+            )
+        if axis == rank - 1:
+            signal = self.engine.concatenate([x.signal for x in tensors])
+            return first.like(signal, channels=(signal.width,))
+        if place < 0:
+            raise Unpredictable("it joins tensors along their samples")
+        sizes = [x.positions[place] for x in tensors]
+        grid = list(first.positions)
+        grid[place] = sum(sizes)
+        parts, start = [], 0
+        for x, size in zip(tensors, sizes, strict=True):
+            index = np.full(grid, -1)
+            window = [slice(None)] * len(grid)
+            window[place] = slice(start, start + size)
+            index[tuple(window)] = np.arange(x.places).reshape(x.positions)
+            parts.append(self.take(x, index, tuple(grid)))
+            start += size
+        return self.add(parts)
+
+    def channels(self, x: MomentTensor, start: int, stop: int) -> MomentTensor:
+        """Some of the channels."""
+        self.check(x)
+        signal = self.engine.channels(x.signal, start, stop)
+        return x.like(signal, channels=(stop - start,))
+
+    def reshape(self, x: MomentTensor, shape: Sequence[int]) -> MomentTensor:
+        """The same values in another shape, without the axis of samples.
+
+        Raises:
+            Unpredictable: If positions become channels in another way than by
+                Flatten, or channels become positions.
+        """
+        self.check(x)
+        shape = _known(tuple(shape), x.places * x.width)
+        for cut in range(len(shape) - 1, -1, -1):
+            if (
+                math.prod(shape[:cut]) == x.places
+                and math.prod(shape[cut:]) == x.width
+            ):
+                return x.like(
+                    x.signal, positions=shape[:cut], channels=shape[cut:]
+                )
+        if math.prod(shape[:-1]) == 1 and len(x.channels) == 1:
+            signal = self.engine.flatten(x.signal, x.places)
+            return x.like(
+                signal, positions=shape[:-1], channels=(signal.width,)
+            )
+        raise Unpredictable(
+            f"it reshapes {tuple(x.shape[1:])} to {shape}, which mixes "
+            "positions and channels"
+        )
+
+    def mask(
+        self, x: MomentTensor, rate: float, shared: Sequence[int] = ()
+    ) -> MomentTensor:
+        """A tensor of which values are dropped.
+
+        Args:
+            x: MomentTensor. The tensor.
+            rate: float. The share that is dropped.
+            shared: Sequence of int. The axes of x along which a value shares
+                the mask. Defaults to none.
+        """
+        self.check(x)
+        grid = np.arange(x.signal.size).reshape(x.grid)
+        for axis in shared:
+            grid = np.take(grid, [0] * grid.shape[axis], axis=axis)
+        kept = self.engine.mask(rate, grid.ravel(), x.width)
+        return x.like(self.engine.multiply(x.signal, kept))
+
+    def unknown(self, shape: Any, reason: str) -> MomentTensor:
+        """A tensor that no step can use, for what ends a model."""
+        signal: Signal = Signal(None, shape[-1], 0)
+        return MomentTensor(
+            signal, shape[0], shape[1:-1], shape[-1:], reason=reason
+        )
+
+    # ---- helpers ----------------------------------------------------------
+
+    def check(self, x: MomentTensor) -> None:
+        """Refuses a tensor that `unknown` made."""
+        if x.reason is not None:
+            raise Unpredictable(f"its input is not predicted: {x.reason}")
+
+    def weight(
+        self, variable: Any, layer: keras.layers.Layer | None, name: str
+    ) -> WeightMoments:
+        """The mean and the variance of the entries of a weight."""
+        layer = self.frames[-1].call.layer if layer is None else layer
+        initializer = getattr(layer, f"{name}_initializer", None)
+        if not isinstance(variable, keras.Variable):
+            return value_moments(np.asarray(variable, dtype=np.float64))
+        fans = None
+        if isinstance(layer, keras.layers.EinsumDense) and name == "kernel":
+            # The shape of the kernel does not say which axes are summed.
+            fans = layer_rule(layer).weights["kernel"].fans
+        return weight_moments(variable, initializer, self.source, fans)
+
+    def broadcast(self, tensors: Sequence[Any]) -> list[MomentTensor]:
+        """Tensors and arrays, as tensors of one shape."""
+        moving = [t for t in tensors if isinstance(t, MomentTensor)]
+        for x in moving:
+            self.check(x)
+        largest = max(
+            moving, key=lambda t: (len(t.shape), t.signal.size, t.width)
+        )
+        rank = len(largest.channels)
+        grids = [_grid(x, rank) for x in moving]
+        arrays = [t for t in tensors if not isinstance(t, MomentTensor)]
+        grids += [np.shape(numbers(a))[:-rank] for a in arrays]
+        grid = np.broadcast_shapes(*grids)
+        width = max(x.width for x in moving)
+        channels = next(x.channels for x in moving if x.width == width)
+        target = largest.like(largest.signal)
+        lead = largest.samples is not None
+        found = []
+        for t in tensors:
+            if isinstance(t, MomentTensor):
+                signal = self._stretched(t, _grid(t, rank), grid, width)
+            else:
+                signal = self._array(t, grid, channels)
+            found.append(
+                target.like(
+                    signal,
+                    samples=grid[0] if lead else None,
+                    positions=tuple(grid[1:] if lead else grid),
+                    channels=channels,
+                )
+            )
+        return found
+
+    def _stretched(
+        self,
+        x: MomentTensor,
+        own: tuple[int, ...],
+        grid: tuple[int, ...],
+        width: int,
+    ) -> Signal:
+        signal = x.signal
+        if math.prod(own) != math.prod(grid) or len(own) != len(grid):
+            index = np.arange(signal.size).reshape(own)
+            index = np.broadcast_to(index, grid).ravel()
+            if len(index) != signal.size:
+                signal = self.engine.take(signal, index)
+        if signal.width != width:
+            sure = self.engine.sure(signal) if signal.width == 1 else None
+            if sure is None:
+                raise Unpredictable(
+                    f"it joins {signal.width} with {width} channels"
+                )
+            signal = self.engine.constant(sure, width)
+        return signal
+
+    def _array(
+        self, array: Any, grid: tuple[int, ...], channels: tuple[int, ...]
+    ) -> Signal:
+        values = np.broadcast_to(numbers(array), (*grid, *channels))
+        values = values.reshape(math.prod(grid), math.prod(channels)).T
+        self.keep.append(array)
+        return self.engine.given(values.astype(float), ("array", id(array)))
+
+    def _points(self, value: Any, x: MomentTensor) -> Any:
+        if np.ndim(value) == 0:
+            return value
+        return np.broadcast_to(value, x.grid).ravel()
+
+    def _per_sample(
+        self, taps: list[np.ndarray], x: MomentTensor
+    ) -> list[np.ndarray]:
+        """Returns indices of positions as indices of points."""
+        count = 1 if x.samples is None else x.samples
+        start = np.arange(count)[:, None] * x.places
+        return [
+            np.where(tap < 0, -1, tap + start).ravel()
+            for tap in (np.asarray(t)[None, :] for t in taps)
+        ]
+
+
+def _grid(x: MomentTensor, rank: int) -> tuple[int, ...]:
+    """Returns the axes before the last `rank`, which are the channels."""
+    if len(x.channels) == rank:
+        return x.grid
+    if x.width == 1:
+        return tuple(x.shape[:-rank])
+    raise Unpredictable("it joins tensors whose channels have different axes")
+
+
+def numbers(array: Any) -> np.ndarray:
+    """Returns an array or variable as an array of NumPy."""
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(array))
+
+
+def _uniform(array: Any, x: MomentTensor) -> Any:
+    """Returns an array without its channels, None if they differ.
+
+    The result is a number, or has the axes of samples and positions of `x`, as
+    far as it has them.
+    """
+    values = numbers(array).astype(float)
+    if values.size == 1:
+        return float(values.ravel()[0])
+    rank = len(x.channels)
+    if values.ndim <= rank:
+        equal = values.size and np.all(values == values.ravel()[0])
+        return float(values.ravel()[0]) if equal else None
+    flat = values.reshape(*values.shape[:-rank], -1)
+    if values.shape[:-rank] and not np.all(flat == flat[..., :1]):
+        return None
+    if len(np.broadcast_shapes(flat.shape[:-1], x.grid)) > len(x.grid):
+        return None
+    if np.broadcast_shapes(flat.shape[:-1], x.grid) != x.grid:
+        return None
+    return flat[..., 0]
+
+
+def _known(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Returns a shape with -1 filled in."""
+    if -1 not in shape:
+        return shape
+    rest = -math.prod(shape)
+    return tuple(size // rest if n == -1 else n for n in shape)

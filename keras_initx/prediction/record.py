@@ -1,0 +1,116 @@
+"""`Prediction`, the profile that `predict` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_initx.profile import VarianceProfile
+from keras_initx.validation import refuse
+
+EXACTNESS = ("exact", "wide", "sampled", "approximated")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(VarianceProfile):
+    """The signal and the gradient of a model, as `predict` expects them.
+
+    It is a `VarianceProfile` with the rows and the names of `measure`, so that
+    `profile.table(expected=prediction)` and `profile.plot(expected=prediction)`
+    lay it beside a measurement. As in theory, `squared_mean` is the mean
+    covariance of two different samples, so that `sample_fraction` is that of
+    endlessly many samples: `measure` on n samples finds (n - 1) / n of it.
+
+    `exactness` says of each row how far it holds, and `notes` why:
+
+        exact           mean over networks of any width
+        wide            limit of wide networks, by closed forms and quadrature
+        sampled         that limit, by draws of virtual channels
+        approximated    a distribution or a statistic is simplified
+
+    Args:
+        layers: As in `VarianceProfile`.
+        sample_variance: As in `VarianceProfile`.
+        squared_mean: As in `VarianceProfile`.
+        units: As in `VarianceProfile`.
+        dead_fraction: As in `VarianceProfile`. NaN: it is not predicted.
+        saturated_fraction: As in `VarianceProfile`. NaN: it is not predicted.
+        gradient: As in `VarianceProfile`. NaN where the last row does not
+            depend on the layer.
+        notes: As in `VarianceProfile`.
+        remarks: As in `VarianceProfile`.
+        exactness: Sequence of str. "exact", "wide", "sampled" or
+            "approximated" for each row. Defaults to "wide" in every row.
+        quartiles: dict. For "total", "sample_fraction" and "gradient" three
+            lists: the lower quartile over networks, the median and the upper
+            quartile of each row. Defaults to none.
+
+    Raises:
+        ValueError: As `VarianceProfile`, or if `exactness` or `quartiles` do
+            not have a value for each row.
+
+    Example:
+
+    >>> prediction = Prediction(["a"], [1.0], [1.0], [64], exactness=["exact"])
+    >>> prediction.exactness
+    ('exact',)
+
+    Reference: derived here.
+    """
+
+    exactness: Sequence[str] = ()
+    quartiles: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        exactness = tuple(self.exactness) or ("wide",) * len(self)
+        if len(exactness) != len(self) or not set(exactness) <= set(EXACTNESS):
+            refuse(
+                f"exactness must hold one of {EXACTNESS} for each of the "
+                f"{len(self)} layers.",
+                exactness=self.exactness,
+            )
+        object.__setattr__(self, "exactness", exactness)
+        quartiles = {}
+        for name, values in dict(self.quartiles).items():
+            array = np.array(values, dtype=np.float64)
+            if name not in ("total", "sample_fraction", "gradient") or (
+                array.shape != (3, len(self))
+            ):
+                refuse(
+                    "quartiles must hold three lists of a number for each "
+                    "layer, for total, sample_fraction or gradient.",
+                    quartiles=self.quartiles,
+                )
+            array.setflags(write=False)
+            quartiles[name] = array
+        object.__setattr__(self, "quartiles", quartiles)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        return (
+            bool(super().__eq__(other))
+            and self.exactness == other.exactness
+            and self.quartiles.keys() == other.quartiles.keys()
+            and all(
+                np.array_equal(a, other.quartiles[name], equal_nan=True)
+                for name, a in self.quartiles.items()
+            )
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the prediction as lists for JSON, as `VarianceProfile`."""
+        config = super().to_dict() | {"exactness": list(self.exactness)}
+        if self.quartiles:
+            config["quartiles"] = {
+                name: [
+                    [None if np.isnan(v) else v for v in row]
+                    for row in values.tolist()
+                ]
+                for name, values in self.quartiles.items()
+            }
+        return config

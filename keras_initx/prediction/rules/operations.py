@@ -1,0 +1,267 @@
+"""The functions of `keras.ops`, by the names of their operations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_initx.prediction.elementwise import Elementwise
+from keras_initx.prediction.moment_tensor import MomentTensor
+from keras_initx.prediction.propagation import Propagation, numbers
+from keras_initx.prediction.refusals import Unpredictable
+from keras_initx.prediction.registry import register_operation
+from keras_initx.prediction.rules.dense import einsum
+from keras_initx.prediction.rules.shapes import permuted, places
+
+
+def _moves(x: Any) -> bool:
+    return isinstance(x, MomentTensor)
+
+
+@register_operation("Add")
+def _add(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
+    return steps.add([x1, x2])
+
+
+@register_operation("Subtract")
+def _subtract(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
+    return steps.add([x1, x2], [1.0, -1.0])
+
+
+@register_operation("Multiply")
+def _multiply(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
+    return steps.multiply(x1, x2)
+
+
+@register_operation("TrueDivide", "Divide")
+def _divide(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
+    if not _moves(x2):
+        return steps.multiply(x1, 1 / numbers(x2).astype(float))
+    if not _moves(x1) and np.ndim(x1) == 0:
+        number = float(x1)
+        return steps.elementwise(lambda z: number / z, x2)
+    sure = _sure(steps, x2)
+    if sure is not None:
+        return steps.multiply(x1, 1 / sure)
+    return steps.elementwise(lambda a, b: a / b, x1, x2)
+
+
+def _sure(steps: Propagation, x: MomentTensor) -> np.ndarray | None:
+    """Returns the numbers of a tensor of one channel that is not random."""
+    if x.width != 1:
+        return None
+    values = steps.engine.sure(x.signal)
+    return None if values is None else values.reshape(x.shape)
+
+
+@register_operation("Negative")
+def _negative(steps: Propagation, op: Any, x: Any) -> MomentTensor:
+    return steps.add([x], [-1.0])
+
+
+@register_operation("Maximum")
+def _maximum(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
+    return _of_two(steps, tf.maximum, x1, x2)
+
+
+@register_operation("Minimum")
+def _minimum(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
+    return _of_two(steps, tf.minimum, x1, x2)
+
+
+def _of_two(steps: Propagation, function: Any, x1: Any, x2: Any) -> Any:
+    if _moves(x1) and _moves(x2):
+        return steps.elementwise(function, x1, x2)
+    x, other = (x1, x2) if _moves(x1) else (x2, x1)
+    values = numbers(other)
+    if values.size != 1:
+        raise Unpredictable("it compares a tensor with an array")
+    number = float(values.ravel()[0])
+    return steps.elementwise(
+        Elementwise(lambda z: function(z, tf.cast(number, z.dtype)), (number,)),
+        x,
+    )
+
+
+@register_operation("Where")
+def _where(
+    steps: Propagation, op: Any, condition: Any, x1: Any, x2: Any
+) -> MomentTensor:
+    return steps.elementwise(
+        lambda c, a, b: tf.where(
+            tf.cast(c, tf.bool), a, tf.cast(b, tf.convert_to_tensor(a).dtype)
+        ),
+        condition,
+        x1,
+        x2,
+    )
+
+
+@register_operation(
+    "Cast", "ConvertToTensor", "StopGradient", "Copy", "Identity"
+)
+def _same(steps: Propagation, op: Any, x: Any, *args: Any, **kw: Any) -> Any:
+    return x
+
+
+@register_operation("Softmax", "LogSoftmax", "Sparsemax", "Glu")
+def _mixes_units(steps: Propagation, op: Any, x: Any, *args: Any) -> Any:
+    return steps.unknown(x.shape, "softmax and its like mix the units")
+
+
+@register_operation("Concatenate")
+def _concatenate(steps: Propagation, op: Any, xs: Any) -> MomentTensor:
+    if not all(map(_moves, xs)):
+        raise Unpredictable("it joins a tensor and an array")
+    return steps.concatenate(xs, op.axis)
+
+
+@register_operation("Reshape")
+def _reshape(
+    steps: Propagation, op: Any, x: MomentTensor, *args: Any
+) -> MomentTensor:
+    shape = tuple(op.newshape)
+    if x.samples is None:
+        return steps.reshape(x, shape)
+    if shape[0] not in (-1, x.samples, None):
+        raise Unpredictable("it reshapes the axis of samples")
+    return steps.reshape(x, shape[1:])
+
+
+@register_operation("Transpose")
+def _transpose(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
+    order = op.axes or tuple(reversed(range(len(x.shape))))
+    return permuted(steps, x, list(order))
+
+
+@register_operation("ExpandDims")
+def _expand(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
+    axes = op.axis if isinstance(op.axis, list | tuple) else [op.axis]
+    shape = list(x.shape)
+    for axis in axes:
+        shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, 1)
+    if x.samples is None and shape[0] == 1:
+        return x.like(x.signal, positions=tuple(shape[: -len(x.channels)]))
+    return steps.reshape(x, shape[0 if x.samples is None else 1 :])
+
+
+@register_operation("Squeeze")
+def _squeeze(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
+    axes = op.axis
+    if axes is None:
+        axes = [i for i, n in enumerate(x.shape) if n == 1 and i]
+    axes = axes if isinstance(axes, list | tuple) else [axes]
+    drop = {axis % len(x.shape) for axis in axes}
+    shape = [n for i, n in enumerate(x.shape) if i not in drop]
+    return steps.reshape(x, shape[0 if x.samples is None else 1 :])
+
+
+@register_operation("GetItem")
+def _get_item(
+    steps: Propagation, op: Any, x: MomentTensor, key: Any
+) -> MomentTensor:
+    """A part of the positions, or of the channels."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    rank = len(x.shape)
+    if any(k is Ellipsis for k in keys):
+        at = next(i for i, k in enumerate(keys) if k is Ellipsis)
+        extra = sum(k is None for k in keys)
+        fill = [slice(None)] * (rank - (len(keys) - 1 - extra))
+        keys = [*keys[:at], *fill, *keys[at + 1 :]]
+    if not all(isinstance(k, int | slice) for k in keys):
+        raise Unpredictable("it reads a tensor by other than ints and slices")
+    keys += [slice(None)] * (rank - len(keys))
+    lead = 0 if x.samples is None else 1
+    if lead and keys[0] != slice(None):
+        raise Unpredictable("it reads some of the samples")
+    of_places = keys[lead : rank - len(x.channels)]
+    of_channels = keys[rank - len(x.channels) :]
+    for k in of_channels:
+        if not isinstance(k, slice) or (k.step or 1) != 1:
+            raise Unpredictable("it reads single channels")
+    index = places(x)[tuple(of_places)]
+    y = steps.take(x, index, index.shape)
+    (*others, last) = of_channels
+    if any(k != slice(None) for k in others):
+        raise Unpredictable("it reads some of several axes of channels")
+    if last == slice(None):
+        return y
+    start, stop, _ = last.indices(x.channels[-1])
+    if others:
+        raise Unpredictable("it reads some of several axes of channels")
+    return steps.channels(y, start, stop)
+
+
+@register_operation("Split")
+def _split(steps: Propagation, op: Any, x: MomentTensor) -> list[MomentTensor]:
+    axis = op.axis % len(x.shape)
+    size = x.shape[axis]
+    ends = op.indices_or_sections
+    cuts = (
+        [size * i // ends for i in range(1, ends)]
+        if isinstance(ends, int)
+        else list(ends)
+    )
+    bounds = [0, *cuts, size]
+    parts = []
+    for start, stop in itertools.pairwise(bounds):
+        keys = [slice(None)] * axis + [slice(start, stop)]
+        parts.append(_get_item(steps, op, x, tuple(keys)))
+    return parts
+
+
+@register_operation("Mean", "Sum")
+def _reduce(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
+    """A mean or sum over positions, or over channels, where it is sure."""
+    rank, lead = len(x.shape), 0 if x.samples is None else 1
+    axes = op.axis
+    if axes is None:
+        raise Unpredictable("it takes the mean over samples")
+    axes = axes if isinstance(axes, list | tuple) else [axes]
+    axes = {axis % rank for axis in axes}
+    if lead and 0 in axes:
+        raise Unpredictable("it takes the mean over samples")
+    is_sum = type(op).__name__ == "Sum"
+    channels = set(range(rank - len(x.channels), rank))
+    if axes & channels:
+        if axes != channels or not op.keepdims:
+            raise Unpredictable(
+                "it reduces channels and does not keep the axis"
+            )
+        mean = steps.engine.means(x.signal)
+        if mean is None:
+            raise Unpredictable("it takes the mean over channels")
+        if is_sum:
+            mean = mean * x.width
+        signal = steps.engine.constant(mean, 1)
+        return x.like(signal, channels=(1,) * len(x.channels))
+    own = [axis - lead for axis in sorted(axes)]
+    sizes = [1 if i in own else n for i, n in enumerate(x.positions)]
+    target = np.broadcast_to(
+        np.arange(math.prod(sizes)).reshape(sizes), x.positions
+    ).ravel()
+    matrix = np.zeros((math.prod(sizes), x.places))
+    matrix[target, np.arange(x.places)] = 1.0
+    if not is_sum:
+        matrix /= matrix.sum(axis=1, keepdims=True)
+    kept = tuple(n for i, n in enumerate(sizes) if op.keepdims or i not in own)
+    return steps.mix(x, matrix, kept)
+
+
+@register_operation("Matmul", "Dot")
+def _matmul(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
+    is_kernel = not _moves(x2) and len(np.shape(x2)) == 2
+    if is_kernel and len(x1.channels) == 1:
+        return steps.linear(x1, x2, outputs=int(np.shape(x2)[1]))
+    raise Unpredictable("it multiplies matrices of two signals")
+
+
+@register_operation("Einsum")
+def _einsum(steps: Propagation, op: Any, *operands: Any) -> MomentTensor:
+    if len(operands) == 2 and _moves(operands[0]) and not _moves(operands[1]):
+        return einsum(steps, *operands, op.subscripts)
+    raise Unpredictable("it multiplies matrices of two signals")

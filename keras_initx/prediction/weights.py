@@ -1,0 +1,163 @@
+"""The variance of a weight: of its present values, or of its initializer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_initx.initializers.alpha_stable import AlphaStable
+from keras_initx.initializers.base import FanInInitializer, compute_fans
+from keras_initx.initializers.depth_process import DepthWeights
+from keras_initx.initializers.scaled import Scaled
+from keras_initx.prediction.refusals import Unpredictable
+
+Source = Literal["present", "initial"]
+
+# The standard deviation of a normal distribution that is truncated at two of
+# its own, as Keras draws it.
+_TRUNCATED = 0.87962566103423978
+# A kurtosis that no usual initializer has: 3 for normal, 6 for Laplace.
+_HEAVY = 12.0
+
+
+class WeightMoments(NamedTuple):
+    """Mean and variance of the entries of a weight.
+
+    Attributes:
+        mean: float. The mean, 0 unless all entries share one.
+        variance: float. The variance.
+    """
+
+    mean: float
+    variance: float
+
+
+def weight_moments(
+    variable: Any,
+    initializer: Any,
+    source: Source,
+    fans: tuple[float, float] | None = None,
+) -> WeightMoments:
+    """Returns mean and variance of the entries of a weight.
+
+    Args:
+        variable: keras.Variable. The weight.
+        initializer: keras.Initializer or None. What draws it.
+        source: str. "present" for its values, "initial" for its initializer.
+        fans: tuple of two floats. The fan-in and the fan-out, where the layer
+            gives them to its initializer. Defaults to those of the shape.
+
+    Raises:
+        Unpredictable: If the entries are not independent draws of a finite
+            variance.
+    """
+    _check_kind(initializer)
+    if source == "initial":
+        found = initializer_moments(initializer, tuple(variable.shape), fans)
+        if found is not None:
+            return found
+    values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+    return value_moments(np.asarray(values, dtype=np.float64))
+
+
+def value_moments(values: np.ndarray) -> WeightMoments:
+    """Returns mean and variance of given entries.
+
+    A mean that independent entries of mean 0 may have is taken to be 0.
+
+    Raises:
+        Unpredictable: If they are non-finite, or have a heavy tail.
+    """
+    if not np.isfinite(values).all():
+        raise Unpredictable("a weight of it is not finite")
+    mean, square = float(values.mean()), float(np.mean(values**2))
+    variance = max(square - mean**2, 0.0)
+    if variance <= 1e-12 * square:
+        return WeightMoments(mean, 0.0)
+    if values.size >= 256:
+        fourth = float(np.mean((values - mean) ** 4))
+        if fourth > _HEAVY * variance**2:
+            raise Unpredictable(
+                "the entries of a weight are no draws of one distribution with "
+                "a light tail: heavy-tailed weights are the subject of "
+                "theory.stable_scale_recursion, and constructed ones have no "
+                "random limit"
+            )
+    if mean**2 * values.size > 36 * variance:
+        return WeightMoments(mean, variance)
+    return WeightMoments(0.0, square)
+
+
+def initializer_moments(
+    initializer: Any,
+    shape: Sequence[int],
+    fans: tuple[float, float] | None = None,
+) -> WeightMoments | None:
+    """Returns mean and variance of what an initializer draws, if known.
+
+    Args:
+        initializer: keras.Initializer. The initializer.
+        shape: Sequence of int. The shape of the weight.
+        fans: tuple of two floats. As in `weight_moments`.
+
+    Returns:
+        WeightMoments, or None for an initializer that is not known here.
+    """
+    k = keras.initializers
+    if isinstance(initializer, Scaled):
+        inner = initializer_moments(initializer.initializer, shape, fans)
+        if inner is None:
+            return None
+        factor = initializer.factor
+        return WeightMoments(factor * inner.mean, factor**2 * inner.variance)
+    if isinstance(initializer, k.VarianceScaling) and not isinstance(
+        initializer, FanInInitializer
+    ):
+        fans = fans or compute_fans(
+            shape, initializer.input_axes, initializer.output_axes
+        )
+        fan = {
+            "fan_in": fans[0],
+            "fan_out": fans[1],
+            "fan_avg": sum(fans) / 2,
+        }[initializer.mode]
+        return WeightMoments(0.0, initializer.scale / max(1.0, fan))
+    if isinstance(initializer, k.RandomNormal):
+        return WeightMoments(initializer.mean, initializer.stddev**2)
+    if isinstance(initializer, k.TruncatedNormal):
+        return WeightMoments(
+            initializer.mean, (_TRUNCATED * initializer.stddev) ** 2
+        )
+    if isinstance(initializer, k.RandomUniform):
+        low, high = initializer.minval, initializer.maxval
+        return WeightMoments((low + high) / 2, (high - low) ** 2 / 12)
+    if isinstance(initializer, k.Orthogonal):
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        return WeightMoments(
+            0.0, float(initializer.gain) ** 2 / max(rows, columns)
+        )
+    for cls, value in ((k.Zeros, 0.0), (k.Ones, 1.0)):
+        if isinstance(initializer, cls):
+            return WeightMoments(value, 0.0)
+    if isinstance(initializer, k.Constant) and np.ndim(initializer.value) == 0:
+        return WeightMoments(float(initializer.value), 0.0)
+    return None
+
+
+def _check_kind(initializer: Any) -> None:
+    while isinstance(initializer, Scaled):
+        initializer = initializer.initializer
+    if isinstance(initializer, AlphaStable):
+        raise Unpredictable(
+            "its weights have an infinite variance; use "
+            "theory.stable_scale_recursion"
+        )
+    if isinstance(initializer, DepthWeights):
+        raise Unpredictable(
+            "its weights are correlated with those of other layers; use "
+            "theory.residual"
+        )

@@ -1,0 +1,524 @@
+"""A model as it becomes infinitely wide."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_initx.prediction.elementwise import Elementwise
+from keras_initx.prediction.engine import Engine, Signal, Weight
+from keras_initx.prediction.expressions import (
+    Block,
+    Blocks,
+    Constant,
+    Expression,
+    Flat,
+    Largest,
+    Linear,
+    Map,
+    Mask,
+    Mix,
+    Product,
+    Sum,
+    Take,
+    Unflat,
+    Values,
+    White,
+    Winner,
+)
+from keras_initx.prediction.moments import Moments, aligned, sliced
+from keras_initx.prediction.refusals import Unpredictable
+from keras_initx.theory.mean_field.batch_norm import mean_inverse_variance
+
+STATISTICS = "batch statistics taken at their mean"
+
+
+class WideEngine(Engine):
+    """Computes with expressions of channels.
+
+    Args:
+        moments: Moments. What computes their moments.
+    """
+
+    def __init__(self, moments: Moments):
+        super().__init__()
+        self.moments = moments
+        self._numbers = itertools.count()
+
+    def white(self, size: int, width: int) -> Signal:
+        """Implements `Engine.white`."""
+        return self._signal([Block(width, White(size, self._family()))])
+
+    def given(self, values: np.ndarray, family: Hashable) -> Signal:
+        """Implements `Engine.given`."""
+        return self._signal([Block(len(values), Values(values, family))])
+
+    def one_hot(self, tokens: np.ndarray) -> Signal:
+        """Implements `Engine.one_hot`."""
+        # E h_i h_j is 1 for equal tokens and 0 for others.
+        one = White(len(tokens), "tokens", tokens)
+        return self._signal([Block(1, one)])
+
+    def linear(
+        self,
+        x: Signal,
+        weight: Weight,
+        taps: list[np.ndarray] | None,
+        size: int,
+        outputs: int,
+        reasons: Sequence[str] = (),
+    ) -> Signal:
+        """Implements `Engine.linear`."""
+        forward = self._linear(
+            x.value,
+            ("forward", weight.family),
+            taps,
+            weight.variance * weight.inputs,
+            size,
+            reasons,
+        )
+        output = self._signal([Block(outputs, forward)])
+        back = None if taps is None else [_inverse(t, x.size) for t in taps]
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            backward = self._linear(
+                gradient,
+                ("backward", weight.family),
+                back,
+                weight.variance * weight.outputs,
+                x.size,
+                (),
+            )
+            return [(x, [Block(x.width, backward)])]
+
+        return self.noted(output, pull)
+
+    def _linear(
+        self,
+        source: Blocks,
+        family: Hashable,
+        taps: list[np.ndarray] | None,
+        scale: float,
+        size: int,
+        reasons: Sequence[str],
+    ) -> Linear:
+        # Layer after layer, so that no computation is deeper than a layer.
+        self.moments.mixed(source, source)
+        known = frozenset(reasons).union(
+            *(self.moments.reasons(block.expression) for block in source)
+        )
+        return Linear(family, source, taps, scale, size, tuple(known))
+
+    def new_vector(
+        self, family: Hashable, variance: float, size: int, width: int
+    ) -> Signal:
+        """Implements `Engine.new_vector`."""
+        one = White(size, family, np.zeros(size, int))
+        root = math.sqrt(variance)
+        return self._signal([Block(width, Sum([one], [root]))])
+
+    def add(self, signals: Sequence[Signal], factors: Sequence[Any]) -> Signal:
+        """Implements `Engine.add`."""
+        value = signals[0].value
+        if len(signals) == 1:
+            blocks = [
+                Block(b.width, _sum([b.expression], factors)) for b in value
+            ]
+        else:
+            blocks = _combined(
+                [signal.value for signal in signals],
+                lambda *parts: _sum(parts, factors),
+            )
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            return [
+                (signal, _scaled(gradient, factor))
+                for signal, factor in zip(signals, factors, strict=True)
+            ]
+
+        return self.noted(self._signal(blocks), pull)
+
+    def means(self, x: Signal) -> np.ndarray:
+        """Implements `Engine.means`."""
+        return sum(
+            b.width / x.width * self.moments.first(b.expression)
+            for b in x.value
+        )
+
+    def constant(self, values: np.ndarray, width: int) -> Signal:
+        """Implements `Engine.constant`."""
+        return self._signal([Block(width, Constant(values))])
+
+    def sure(self, x: Signal) -> np.ndarray | None:
+        """Implements `Engine.sure`."""
+        (block, *others) = x.value
+        if others or not isinstance(block.expression, Constant):
+            return None
+        return block.expression.values
+
+    def shift(self, x: Signal, constant: Any) -> Signal:
+        """Implements `Engine.shift`."""
+        number = Constant(np.broadcast_to(np.asarray(constant, float), x.size))
+        blocks = [
+            Block(b.width, _sum([b.expression, number], [1.0, 1.0]))
+            for b in x.value
+        ]
+        return self.noted(self._signal(blocks), lambda g: [(x, g)])
+
+    def multiply(self, x: Signal, y: Signal) -> Signal:
+        """Implements `Engine.multiply`."""
+        blocks = _combined([x.value, y.value], lambda *parts: Product(parts))
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            return [
+                (
+                    one,
+                    _combined([other.value, gradient], lambda *p: Product(p)),
+                )
+                for one, other in ((x, y), (y, x))
+            ]
+
+        return self.noted(self._signal(blocks), pull)
+
+    def map(self, function: Elementwise, signals: Sequence[Signal]) -> Signal:
+        """Implements `Engine.map`."""
+        values = [signal.value for signal in signals]
+        blocks = _combined(values, lambda *parts: _map(function, parts))
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            found = []
+            for i, signal in enumerate(signals):
+                slope = function.derivative(i)
+                found.append(
+                    (
+                        signal,
+                        _combined(
+                            [*values, gradient],
+                            lambda *p, slope=slope: Product(
+                                [_map(slope, p[:-1]), p[-1]]
+                            ),
+                        ),
+                    )
+                )
+            return found
+
+        return self.noted(self._signal(blocks), pull)
+
+    def take(self, x: Signal, index: np.ndarray) -> Signal:
+        """Implements `Engine.take`."""
+        blocks = [Block(b.width, Take(b.expression, index)) for b in x.value]
+        read = index[index >= 0]
+        if len(np.unique(read)) == len(read):
+            inverse = _inverse(index, x.size)
+
+            def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+                return [
+                    (
+                        x,
+                        [
+                            Block(b.width, Take(b.expression, inverse))
+                            for b in gradient
+                        ],
+                    )
+                ]
+
+            return self.noted(self._signal(blocks), pull)
+        # Several points read one, whose gradient is the sum of theirs.
+        spread = np.zeros((x.size, len(index)))
+        spread[read, np.flatnonzero(index >= 0)] = 1.0
+        return self.noted(
+            self._signal(blocks), lambda g: [(x, _mixed(g, spread))]
+        )
+
+    def mix(self, x: Signal, matrix: np.ndarray) -> Signal:
+        """Implements `Engine.mix`."""
+        return self.noted(
+            self._signal(_mixed(x.value, matrix)),
+            lambda g: [(x, _mixed(g, matrix.T))],
+        )
+
+    def largest(self, x: Signal, taps: list[np.ndarray]) -> Signal:
+        """Implements `Engine.largest`."""
+        blocks = [Block(b.width, Largest(b.expression, taps)) for b in x.value]
+        inverses = [_inverse(tap, x.size) for tap in taps]
+        owners = np.stack(inverses)
+        if ((owners >= 0).sum(axis=0) <= 1).all():
+            # No two windows share a value.
+            inverses = [owners.max(axis=0)]
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            def winners(value: Expression, g: Expression) -> Expression:
+                terms = [
+                    Product([Winner(value, taps, owner), Take(g, owner)])
+                    for owner in inverses
+                ]
+                return terms[0] if len(terms) == 1 else _plain_sum(terms)
+
+            return [(x, _combined([x.value, gradient], winners))]
+
+        return self.noted(self._signal(blocks), pull)
+
+    def normalize(
+        self, x: Signal, groups: np.ndarray, center: bool, epsilon: float
+    ) -> Signal:
+        """Normalizes by statistics that are sure in a wide network.
+
+            (h - m) / sqrt(q - m^2 + epsilon)
+
+        with m = E h and q = E h^2 over channels and the points of a group.
+        """
+        total = sum(b.width for b in x.value)
+        mean = sum(
+            b.width / total * self.moments.first(b.expression) for b in x.value
+        )
+        square = sum(
+            b.width / total * self.moments.diagonal(b.expression)
+            for b in x.value
+        )
+        mean, square = _group_means(mean, groups), _group_means(square, groups)
+        if not center:
+            mean = np.zeros_like(mean)
+        scale = 1 / np.sqrt(np.maximum(square - mean**2, 0) + epsilon)
+        shift = Constant(mean)
+        blocks = [
+            Block(
+                b.width,
+                Sum([b.expression, shift], [scale, -scale])
+                if center
+                else Sum([b.expression], [scale]),
+            )
+            for b in x.value
+        ]
+        return self.noted(
+            self._signal(blocks), lambda g: [(x, _scaled(g, scale))]
+        )
+
+    def normalize_channels(self, x: Signal, epsilon: float) -> Signal:
+        """Normalizes each channel over all points, as a batch does.
+
+            (h - mean h) / sqrt(E s^2 + epsilon)
+
+        with s^2 the variance over points. The gradient is multiplied by
+        E[1 / (s^2 + epsilon)] and loses its part along the values.
+        """
+        n = x.size
+        centering = np.eye(n) - 1 / n
+        blocks, backward = [], []
+        for b in x.value:
+            second = centering @ self.moments.second(b.expression, b.expression)
+            covariance = second @ centering
+            scale = 1 / math.sqrt(np.trace(covariance) / n + epsilon)
+            inverse = mean_inverse_variance(covariance, epsilon)
+            kept = (n - 2) / (n - 1)
+            backward.append(math.sqrt(max(inverse * kept, 0)) * centering)
+            mixed = Mix(b.expression, scale * centering, (STATISTICS,))
+            blocks.append(Block(b.width, mixed))
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            parts = []
+            for (like, b), matrix in zip(
+                aligned(x.value, gradient), backward, strict=True
+            ):
+                parts.append(Block(like.width, Mix(b.expression, matrix)))
+            return [(x, parts)]
+
+        return self.noted(self._signal(blocks), pull)
+
+    def concatenate(self, signals: Sequence[Signal]) -> Signal:
+        """Implements `Engine.concatenate`."""
+        blocks = [block for signal in signals for block in signal.value]
+        ends = np.cumsum([signal.width for signal in signals]).tolist()
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            return [
+                (signal, sliced(gradient, end - signal.width, end))
+                for signal, end in zip(signals, ends, strict=True)
+            ]
+
+        return self.noted(self._signal(blocks), pull)
+
+    def channels(self, x: Signal, start: int, stop: int) -> Signal:
+        """Implements `Engine.channels`."""
+        blocks = sliced(x.value, start, stop)
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            zero = Constant(np.zeros(x.size))
+            # Where nothing reads a channel its gradient is 0.
+            parts = [
+                Block(start, zero),
+                *gradient,
+                Block(x.width - stop, zero),
+            ]
+            return [(x, [b for b in parts if b.width])]
+
+        return self.noted(self._signal(blocks), pull)
+
+    def flatten(self, x: Signal, positions: int) -> Signal:
+        """Implements `Engine.flatten`."""
+        if positions == 1:
+            return x
+        blocks = []
+        for block in x.value:
+            blocks.append(
+                Block(
+                    block.width * positions, _flat(block.expression, positions)
+                )
+            )
+        if len(blocks) > 1:
+            raise Unpredictable(
+                "it flattens positions of channels that differ in distribution"
+            )
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            (block,) = gradient
+            return [(x, [Block(x.width, _unflat(block.expression, positions))])]
+
+        return self.noted(self._signal(blocks), pull)
+
+    def mask(self, rate: float, groups: np.ndarray, width: int) -> Signal:
+        """Implements `Engine.mask`."""
+        return self._signal([Block(width, Mask(rate, groups, self._family()))])
+
+    def cotangent(self, x: Signal) -> Blocks:
+        """Implements `Engine.cotangent`."""
+        return [Block(x.width, White(x.size, "cotangent"))]
+
+    def sum_of(self, a: Blocks, b: Blocks) -> Blocks:
+        """Implements `Engine.sum_of`."""
+        return _combined([a, b], lambda *parts: _plain_sum(parts))
+
+    def second(self, value: Blocks) -> np.ndarray:
+        """Returns the second moments of a signal or gradient."""
+        return self.moments.mixed(value, value)
+
+    def reasons(self, value: Blocks) -> frozenset[str]:
+        """Returns what those are not exact for."""
+        return frozenset().union(
+            *(self.moments.reasons(block.expression) for block in value)
+        )
+
+    def _family(self) -> Hashable:
+        return ("new", next(self._numbers))
+
+    def _signal(self, blocks: Blocks) -> Signal:
+        width = sum(block.width for block in blocks)
+        return Signal(blocks, width, blocks[0].expression.size)
+
+
+def _map(function: Elementwise, parts: Sequence[Expression]) -> Expression:
+    constants = [part.values for part in parts if isinstance(part, Constant)]
+    if len(constants) == len(parts):
+        return Constant(function.values(*constants))
+    positions = {p.positions for p in parts if isinstance(p, Flat)}
+    if not positions:
+        return Map(function, parts)
+    if len(positions) > 1 or not all(isinstance(p, Flat) for p in parts):
+        raise Unpredictable("it joins a Flatten with another signal")
+    inner = Map(function, [part.parts[0] for part in parts])
+    return Flat(inner, positions.pop())
+
+
+def _sum(terms: Sequence[Expression], factors: Sequence[Any]) -> Expression:
+    constants = [term.values for term in terms if isinstance(term, Constant)]
+    if len(constants) == len(terms):
+        pairs = zip(factors, constants, strict=True)
+        return Constant(np.sum([f * values for f, values in pairs], axis=0))
+    return Sum(terms, factors)
+
+
+def _flat(x: Expression, positions: int) -> Expression:
+    if isinstance(x, White) and len(np.unique(x.same)) == x.size:
+        # Independent values everywhere stay so.
+        return White(x.size // positions, ("flat", *x.support))
+    if isinstance(x, Values):
+        channels, points = x.values.shape
+        split = x.values.reshape(channels, points // positions, positions)
+        values = split.transpose(2, 0, 1).reshape(-1, points // positions)
+        return Values(values, ("flat", *x.support))
+    return Flat(x, positions)
+
+
+def _unflat(x: Expression, positions: int) -> Expression:
+    """Returns a gradient of a `Flat` as one of its positions."""
+    if isinstance(x, Flat):
+        return x.parts[0]
+    if isinstance(x, Product):
+        return Product([_unflat(part, positions) for part in x.parts])
+    if isinstance(x, Sum):
+        factors = [
+            np.repeat(f, positions) if np.ndim(f) else f for f in x.factors
+        ]
+        return Sum([_unflat(part, positions) for part in x.parts], factors)
+    if isinstance(x, Mask):
+        count = len(np.unique(x.groups))
+        groups = np.add.outer(x.groups, np.arange(positions) * count).ravel()
+        return Mask(x.rate, groups, ("unflat", *x.support))
+    if isinstance(x, Constant):
+        return Constant(np.repeat(x.values, positions))
+    if x.gaussian:
+        return Unflat(x, positions)
+    raise Unpredictable("its gradient does not go through a Flatten")
+
+
+def _plain_sum(parts: Sequence[Expression]) -> Sum:
+    """Returns a sum, without sums in it whose factors are numbers."""
+    terms: list[Expression] = []
+    factors: list[Any] = []
+    for part in parts:
+        if isinstance(part, Sum):
+            terms += part.parts
+            factors += part.factors
+        else:
+            terms.append(part)
+            factors.append(1.0)
+    return Sum(terms, factors)
+
+
+def _combined(values: Sequence[Blocks], combine: Any) -> Blocks:
+    """Returns a function of the blocks of several tensors, side by side."""
+    parts = [[block] for block in values[0]]
+    for other in values[1:]:
+        pairs = aligned([row[0] for row in parts], other)
+        if len(pairs) != len(parts):
+            ends = np.cumsum([a.width for a, _ in pairs]).tolist()
+            columns = [
+                [
+                    sliced([row[i] for row in parts], end - a.width, end)[0]
+                    for (a, _), end in zip(pairs, ends, strict=True)
+                ]
+                for i in range(len(parts[0]))
+            ]
+            parts = [list(row) for row in zip(*columns, strict=True)]
+        parts = [[*row, b] for row, (_, b) in zip(parts, pairs, strict=True)]
+    return [
+        Block(row[0].width, combine(*(block.expression for block in row)))
+        for row in parts
+    ]
+
+
+def _scaled(gradient: Blocks, factor: Any) -> Blocks:
+    if np.ndim(factor) == 0 and factor == 1:
+        return gradient
+    return [Block(b.width, Sum([b.expression], [factor])) for b in gradient]
+
+
+def _mixed(blocks: Blocks, matrix: np.ndarray) -> Blocks:
+    return [Block(b.width, Mix(b.expression, matrix)) for b in blocks]
+
+
+def _group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns the mean over the points of each group, at each point."""
+    _, inverse = np.unique(groups, return_inverse=True)
+    return (np.bincount(inverse, values) / np.bincount(inverse))[inverse]
+
+
+def _inverse(index: np.ndarray, size: int) -> np.ndarray:
+    """Returns which output reads each of `size` inputs, -1 for none."""
+    inverse = np.full(size, -1)
+    (at,) = np.nonzero(index >= 0)
+    inverse[index[at]] = at
+    return inverse

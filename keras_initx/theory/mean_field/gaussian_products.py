@@ -1,0 +1,328 @@
+"""Means of products of two functions of Gaussian variables of any variance.
+
+For two jointly Gaussian variables u, v and functions f, g,
+
+    E f(u) g(v)
+
+is what one layer of an infinitely wide network needs: with f = g = phi it is
+the covariance of two samples behind the activation phi, with f = g = phi' the
+factor of their gradients (Poole et al., 2016, arXiv:1606.05340; Schoenholz et
+al., 2016, arXiv:1611.01232). Piecewise-linear functions have closed forms, and
+all others are integrated over panels that are cut at their kinks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from keras_initx.theory.mean_field.activations import ArrayFunction
+from keras_initx.theory.mean_field.quadrature import gaussian_rule
+
+# Up to so many different pairs are integrated with many nodes, and up to so
+# many with few; beyond, a series takes their place.
+_FEW_PAIRS, _MANY_PAIRS = 64, 512
+_TERMS = 160
+# How many values of an integrand are computed at once.
+_CHUNK = 2**21
+
+
+class Function:
+    """A function of one variable, with the points where it is not smooth.
+
+    Args:
+        values: callable. The function, from a float64 array to one of its
+            shape.
+        kinks: tuple of floats. The points where it is not smooth. Defaults to
+            none.
+        slopes: tuple of two floats or None. (b, a) if the function is a z for
+            z < 0 and b z for z > 0. Defaults to None.
+        steps: tuple of two floats or None. (b, a) if the function is a for
+            z < 0 and b for z > 0. Defaults to None.
+    """
+
+    def __init__(
+        self,
+        values: ArrayFunction,
+        kinks: tuple[float, ...] = (),
+        slopes: tuple[float, float] | None = None,
+        steps: tuple[float, float] | None = None,
+    ):
+        self.values = values
+        self.kinks = tuple(kinks)
+        self.slopes = slopes
+        self.steps = steps
+
+
+def angles_between(
+    variance_u: np.ndarray, variance_v: np.ndarray, covariance: np.ndarray
+) -> np.ndarray:
+    """Returns the angle arccos(rho) of pairs, pi/2 where a variance is 0."""
+    product = variance_u * variance_v
+    safe = np.where(product > 0, product, 1.0)
+    rho = np.where(product > 0, covariance / np.sqrt(safe), 0.0)
+    return np.arccos(np.clip(rho, -1, 1))
+
+
+def piecewise_linear_product(
+    slopes_f: tuple[float, float],
+    slopes_g: tuple[float, float],
+    variance_u: np.ndarray,
+    variance_v: np.ndarray,
+    covariance: np.ndarray,
+) -> np.ndarray:
+    """Returns E f(u) g(v) of two functions with a kink at 0, for mean 0.
+
+        E relu(u) relu(v) = sqrt(q q') (sin t + (pi - t) cos t) / (2 pi)
+
+    with t the angle of the two, and f(z) = a z + (b - a) relu(z).
+
+    Args:
+        slopes_f: tuple of two floats. (b, a) of f.
+        slopes_g: tuple of two floats. (b, a) of g.
+        variance_u: Array. The variance of u.
+        variance_v: Array. The variance of v.
+        covariance: Array. Their covariance.
+
+    Returns:
+        Array.
+
+    Reference: Cho & Saul, NeurIPS 22 (2009), degree 1.
+    """
+    t = angles_between(variance_u, variance_v, covariance)
+    size = np.sqrt(variance_u * variance_v)
+    relu = size * (np.sin(t) + (math.pi - t) * np.cos(t)) / (2 * math.pi)
+    (b, a), (d, c) = slopes_f, slopes_g
+    # E u relu(v) = E relu(u) v = k / 2
+    return (a * c + a * (d - c) / 2 + (b - a) * c / 2) * covariance + (
+        b - a
+    ) * (d - c) * relu
+
+
+def step_product(
+    steps_f: tuple[float, float],
+    steps_g: tuple[float, float],
+    variance_u: np.ndarray,
+    variance_v: np.ndarray,
+    covariance: np.ndarray,
+) -> np.ndarray:
+    """Returns E f(u) g(v) of two functions with a jump at 0, for mean 0.
+
+        P(u > 0, v > 0) = (pi - t) / (2 pi)
+
+    Args:
+        steps_f: tuple of two floats. The values (b, a) of f above and below 0.
+        steps_g: tuple of two floats. Those of g.
+        variance_u: Array. The variance of u.
+        variance_v: Array. The variance of v.
+        covariance: Array. Their covariance.
+
+    Returns:
+        Array.
+
+    Reference: Cho & Saul, NeurIPS 22 (2009), degree 0.
+    """
+    t = angles_between(variance_u, variance_v, covariance)
+    both = (math.pi - t) / (2 * math.pi)
+    (b, a), (d, c) = steps_f, steps_g
+    return a * c + (a * (d - c) + (b - a) * c) / 2 + (b - a) * (d - c) * both
+
+
+def gaussian_mean(
+    f: Function, mean: np.ndarray, variance: np.ndarray
+) -> np.ndarray:
+    """Returns E f(u) for u ~ N(mean, variance), of 1-D arrays.
+
+    Args:
+        f: Function. The function.
+        mean: Array. The means.
+        variance: Array. The variances, >= 0.
+
+    Returns:
+        Array of their shape.
+
+    Reference: derived here.
+    """
+    pairs, inverse = np.unique(
+        np.stack([mean, variance]), axis=1, return_inverse=True
+    )
+    m, root = pairs[0], np.sqrt(pairs[1])
+    z, weights = gaussian_rule(_standardized(f.kinks, m, root), 48)
+    means = np.sum(weights * f.values(m[:, None] + root[:, None] * z), axis=1)
+    return means[inverse.ravel()]
+
+
+def gaussian_product(
+    f: Function,
+    g: Function,
+    mean_u: np.ndarray,
+    mean_v: np.ndarray,
+    covariance_uu: np.ndarray,
+    covariance_vv: np.ndarray,
+    covariance_uv: np.ndarray,
+) -> np.ndarray:
+    """Returns the matrix E f(u_i) g(v_j) of jointly Gaussian u and v.
+
+    Args:
+        f: Function. The function of u.
+        g: Function. The function of v.
+        mean_u: Array of shape `(n,)`. The means of u.
+        mean_v: Array of shape `(m,)`. The means of v.
+        covariance_uu: Array of shape `(n,)`. The variances of u.
+        covariance_vv: Array of shape `(m,)`. The variances of v.
+        covariance_uv: Array of shape `(n, m)`. The covariances.
+
+    Returns:
+        Array of shape `(n, m)`.
+
+    Reference: closed forms of Cho & Saul, NeurIPS 22 (2009); the quadrature is
+    derived here.
+    """
+    shape = covariance_uv.shape
+    q_u = np.broadcast_to(np.maximum(covariance_uu, 0)[:, None], shape)
+    q_v = np.broadcast_to(np.maximum(covariance_vv, 0)[None, :], shape)
+    centered = not (np.any(mean_u) or np.any(mean_v))
+    if centered and f.slopes and g.slopes:
+        return piecewise_linear_product(
+            f.slopes, g.slopes, q_u, q_v, covariance_uv
+        )
+    if centered and f.steps and g.steps:
+        return step_product(f.steps, g.steps, q_u, q_v, covariance_uv)
+    m_u = np.broadcast_to(mean_u[:, None], shape)
+    m_v = np.broadcast_to(mean_v[None, :], shape)
+    # Pairs that differ by rounding errors are one.
+    size = max(np.abs(q_u).max(), np.abs(q_v).max(), 1e-300)
+    columns = np.stack([a.ravel() for a in (m_u, m_v, q_u, q_v, covariance_uv)])
+    scales = np.array([size**0.5, size**0.5, size, size, size])[:, None]
+    _, index, inverse = np.unique(
+        np.round(columns / scales, 13),
+        axis=1,
+        return_index=True,
+        return_inverse=True,
+    )
+    pairs = columns[:, index]
+    if pairs.shape[1] > _MANY_PAIRS:
+        return _by_series(
+            f, g, mean_u, mean_v, covariance_uu, covariance_vv, covariance_uv
+        )
+    nodes = 32 if pairs.shape[1] <= _FEW_PAIRS else 16
+    m_u, m_v, q_u, q_v, k = pairs
+    values = _by_quadrature(f, g, m_u, m_v, q_u, q_v, k, nodes)
+    return values[inverse.ravel()].reshape(shape)
+
+
+def _standardized(
+    kinks: tuple[float, ...], mean: np.ndarray, root: np.ndarray
+) -> np.ndarray:
+    """Returns where a standard normal variable meets kinks, `(n, kinks)`."""
+    distance = np.subtract.outer(-mean, -np.array(kinks, dtype=float))
+    safe = np.where(root > 0, root, 1.0)[:, None]
+    return np.where(root[:, None] > 0, distance / safe, 0.0)
+
+
+def _by_quadrature(
+    f: Function,
+    g: Function,
+    mean_u: np.ndarray,
+    mean_v: np.ndarray,
+    variance_u: np.ndarray,
+    variance_v: np.ndarray,
+    covariance: np.ndarray,
+    nodes: int,
+) -> np.ndarray:
+    """Returns E f(u) g(v) of pairs, each array of shape `(pairs,)`.
+
+    With independent standard normal x, y, the angle t of u and v,
+    c = cos(t / 2) and s = sin(t / 2),
+
+        u = m + sqrt(q) (c x - s y),  v = m' + sqrt(q') (c x + s y).
+
+    The integral over x is cut where u or v is at a kink, and that over y where
+    two of these cuts cross. For an angle beyond pi / 2 the function of -v takes
+    the place of that of v, so that the cuts do not move faster than y.
+    """
+    t = angles_between(variance_u, variance_v, covariance)
+    flip = np.where(t > math.pi / 2, -1.0, 1.0)
+    t = np.where(t > math.pi / 2, math.pi - t, t)
+    c, s = np.cos(t / 2), np.sin(t / 2)
+    root_u, root_v = np.sqrt(variance_u), np.sqrt(variance_v)
+    at_u = _standardized(f.kinks, mean_u, root_u)
+    at_v = flip[:, None] * _standardized(g.kinks, mean_v, root_v)
+    gaps = (at_v[:, None, :] - at_u[:, :, None]).reshape(len(t), -1)
+    twice = np.where(s > 0, 2 * s, 1.0)[:, None]
+    crossings = np.where(s[:, None] > 0, gaps / twice, 0.0)
+    means = np.empty(len(t))
+    width = (6 + crossings.shape[1]) * (6 + at_u.shape[1] + at_v.shape[1])
+    step = max(1, _CHUNK // (width * nodes * nodes))
+    for start in range(0, len(t), step):
+        part = slice(start, start + step)
+        y, weight_y = gaussian_rule(crossings[part], nodes)
+        shift = (s[part, None] * y)[..., None]
+        cuts = np.concatenate(
+            [at_u[part, None, :] + shift, at_v[part, None, :] - shift], axis=-1
+        )
+        x, weight_x = gaussian_rule(cuts / c[part, None, None], nodes)
+        along = c[part, None, None] * x
+        first = f.values(
+            mean_u[part, None, None]
+            + root_u[part, None, None] * (along - shift)
+        )
+        second = g.values(
+            mean_v[part, None, None]
+            + (flip * root_v)[part, None, None] * (along + shift)
+        )
+        inner = np.sum(weight_x * first * second, axis=-1)
+        means[part] = np.sum(weight_y * inner, axis=-1)
+    return means
+
+
+def _by_series(
+    f: Function,
+    g: Function,
+    mean_u: np.ndarray,
+    mean_v: np.ndarray,
+    variance_u: np.ndarray,
+    variance_v: np.ndarray,
+    covariance: np.ndarray,
+) -> np.ndarray:
+    """Returns E f(u_i) g(v_j) by Mehler's series, for many pairs.
+
+        E f(u) g(v) = sum_k a_k b_k rho^k
+
+    with a_k and b_k the coefficients of f(m + sqrt(q) z) and
+    g(m' + sqrt(q') z) in normalized Hermite polynomials. What the first terms
+    leave of E f(u)^2 and E g(v)^2 is taken to be at the next power of rho.
+    """
+    a, rest_a = _coefficients(f, mean_u, variance_u)
+    b, rest_b = _coefficients(g, mean_v, variance_v)
+    rho = np.cos(angles_between(variance_u[:, None], variance_v, covariance))
+    total = np.zeros(covariance.shape)
+    power = np.ones(covariance.shape)
+    for k in range(_TERMS):
+        total += np.multiply.outer(a[:, k], b[:, k]) * power
+        power *= rho
+    same = 1.0 if f is g else 0.0
+    return total + same * np.multiply.outer(rest_a, rest_b) * power
+
+
+def _coefficients(
+    f: Function, mean: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns Hermite coefficients `(n, terms)`, and the root of the rest."""
+    pairs, inverse = np.unique(
+        np.stack([mean, variance]), axis=1, return_inverse=True
+    )
+    m, root = pairs[0], np.sqrt(np.maximum(pairs[1], 0))
+    z, weights = gaussian_rule(_standardized(f.kinks, m, root), 48)
+    values = f.values(m[:, None] + root[:, None] * z)
+    coefficients = np.empty((len(m), _TERMS))
+    below, polynomial = np.zeros_like(z), np.ones_like(z)
+    for k in range(_TERMS):
+        coefficients[:, k] = np.sum(weights * values * polynomial, axis=1)
+        above = (z * polynomial - math.sqrt(k) * below) / math.sqrt(k + 1)
+        below, polynomial = polynomial, above
+    squares = np.sum(weights * values**2, axis=1)
+    rest = np.maximum(squares - np.sum(coefficients**2, axis=1), 0)
+    inverse = inverse.ravel()
+    return coefficients[inverse], np.sqrt(rest)[inverse]

@@ -1,0 +1,400 @@
+"""Names, traces, arguments and refusals of `predict`."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_initx as kx
+from tests.prediction.networks import rows_of_network
+
+L = keras.layers
+
+
+def functional(build, *shape):
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, build(inputs))
+
+
+def dense(units=4, **kwargs):
+    return L.Dense(units, **kwargs)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__(name="subclassed")
+        self.first = dense(activation="tanh")
+        self.rest = [dense(name="same"), dense(name="same")]
+        self.outputs_layer = dense(2, activation="softmax")
+
+    def call(self, x):
+        x = self.first(x)
+        for layer in self.rest:
+            x = x + 0.5 * keras.ops.relu(layer(x))
+        return self.outputs_layer(x)
+
+
+class OwnDense(keras.layers.Layer):
+    """A kernel in the layer's own call, and an activation attribute."""
+
+    def __init__(self):
+        super().__init__(name="own")
+        self.activation = keras.activations.relu
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
+
+    def call(self, x):
+        return self.activation(keras.ops.matmul(x, self.kernel))
+
+
+def nested():
+    inner = keras.Sequential([dense(activation="relu"), dense()], name="inner")
+    return functional(lambda x: L.Add()([inner(x), inner(inner(x))]), 4)
+
+
+def several_outputs():
+    x = keras.Input((4,), name="x")
+    y = keras.Input((3,), name="y")
+    joined = dense()(L.Concatenate()([x, y]))
+    ends = {"b": dense(2)(joined), "a": dense(3, activation="softmax")(y)}
+    return keras.Model({"x": x, "y": y}, ends)
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((1, 4)))
+    return model
+
+
+MODELS = {
+    "sequential": lambda: keras.Sequential(
+        [keras.Input((4,)), dense(), dense()]
+    ),
+    "nested": nested,
+    "subclassed": subclassed,
+    "several": several_outputs,
+    "own": lambda: keras.Sequential([keras.Input((4,)), OwnDense(), dense()]),
+    "residual": lambda: functional(
+        lambda x: kx.layers.Residual(
+            keras.Sequential([dense(), kx.layers.BranchScale(depth=3)])
+        )(x),
+        4,
+    ),
+    "shaped": lambda: functional(
+        lambda x: kx.layers.ShapedActivation("tanh", width=4)(
+            kx.layers.ShapedReLU(width=4)(kx.layers.ScalarBias()(dense()(x)))
+        ),
+        4,
+    ),
+    "images": lambda: functional(
+        lambda x: dense()(L.Flatten()(L.Conv2D(4, 3, groups=2)(x))), 4, 4, 2
+    ),
+    "time": lambda: functional(
+        lambda x: L.TimeDistributed(keras.Sequential([dense(), dense()]))(x),
+        3,
+        4,
+    ),
+    "wrapped": lambda: functional(
+        lambda x: L.Activation("relu")(L.EinsumDense("ab,bc->ac", 3)(x)), 4
+    ),
+    "norms": lambda: functional(
+        lambda x: dense()(
+            L.UnitNormalization()(
+                L.RMSNormalization()(L.BatchNormalization()(dense()(x)))
+            )
+        ),
+        4,
+    ),
+}
+
+
+def inputs_of(model):
+    rng = np.random.default_rng(0)
+    shapes = (
+        [x.shape[1:] for x in model.inputs]
+        if hasattr(model, "inputs")
+        else [(4,)]
+    )
+    arrays = [
+        rng.normal(size=(5, *shape)).astype("float32") for shape in shapes
+    ]
+    if len(arrays) > 1:
+        return dict(zip(model.input, arrays, strict=True))
+    return arrays[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_are_those_of_measure(name):
+    model = MODELS[name]()
+    x = inputs_of(model)
+    found = kx.predict(model, x)
+    names, rows = rows_of_network(model, x, 0)
+    assert list(found.layers) == names
+    assert np.isfinite(found.total).all()
+    reached = ~np.isnan(rows[:, 2])
+    # No gradient comes out of the steps of a TimeDistributed layer.
+    assert name == "time" or (np.isfinite(found.gradient) == reached).all()
+
+
+def trace(model):
+    layers = [model, *model._flatten_layers(include_self=False)]
+    return (
+        [
+            (id(la), len(la._inbound_nodes), len(la._outbound_nodes))
+            for la in layers
+        ],
+        [(la.name, la.built, sorted(vars(la))) for la in layers],
+        model.to_json() if isinstance(model, keras.Model) else None,
+    )
+
+
+@pytest.mark.parametrize("name", ["sequential", "nested", "norms", "time"])
+def test_nothing_of_the_model_changes(name):
+    model = MODELS[name]()
+    weights = [w.copy() for w in model.get_weights()]
+    before = trace(model)
+    methods = keras.Layer.__call__, keras.Operation.symbolic_call
+    kx.predict(model)
+    kx.predict(model, training=True, samples=5)
+    assert trace(model) == before
+    assert methods == (keras.Layer.__call__, keras.Operation.symbolic_call)
+    for old, new in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    # It still runs, and its next layer has the next name.
+    model(inputs_of(model))
+
+
+def test_the_methods_are_restored_after_an_error():
+    methods = keras.Layer.__call__, keras.Operation.symbolic_call
+    with pytest.raises(ValueError, match="cannot be predicted"):
+        kx.predict(functional(lambda x: L.LSTM(3)(x), 5, 4))
+    assert methods == (keras.Layer.__call__, keras.Operation.symbolic_call)
+
+
+def test_the_same_call_gives_the_same_numbers():
+    model = functional(
+        lambda x: dense()(
+            L.ReLU()(L.Add()([dense()(x), L.ReLU()(dense()(x))]))
+        ),
+        4,
+    )
+    first, again = kx.predict(model, seed=3), kx.predict(model, seed=3)
+    other = kx.predict(model, seed=4)
+    assert first == again
+    assert first != other
+    assert first.exactness[-1] == "sampled"
+    np.testing.assert_allclose(first.total, other.total, rtol=0.05)
+
+
+def test_it_is_laid_beside_a_measurement(tmp_path):
+    model = MODELS["sequential"]()
+    x = inputs_of(model)
+    profile, found = kx.measure(model, x), kx.predict(model, x)
+    table = profile.table(expected=found)
+    assert "expected gradient" in table.splitlines()[0]
+    # The first row is exact: it is the mean over drawings of the kernel.
+    assert found.exactness[0] == "exact"
+    found.save(tmp_path / "prediction.json")
+    loaded = kx.Prediction.load(tmp_path / "prediction.json")
+    assert loaded == found
+    assert json.loads((tmp_path / "prediction.json").read_text())["gradient"]
+    assert found["dense" if "dense" in found.layers else 0].gradient > 0
+
+
+def test_present_and_initial_weights():
+    model = keras.Sequential([keras.Input((50,)), dense(50)])
+    layer = model.layers[0]
+    layer.kernel.assign(3 * layer.kernel)
+    present, initial = kx.predict(model), kx.predict(model, weights="initial")
+    mean_square = np.mean(layer.kernel.numpy().astype(float) ** 2)
+    assert present.total[0] == pytest.approx(50 * mean_square, rel=1e-6)
+    # Glorot's variance is 1 / 50.
+    assert initial.total[0] == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "variance", "mean"),
+    [
+        ("he_normal", 2 / 6, 0),
+        ("glorot_uniform", 2 / 10, 0),
+        (keras.initializers.RandomNormal(0.0, 0.3), 0.09, 0),
+        (keras.initializers.TruncatedNormal(0.0, 0.3), 0.09 * 0.7737413, 0),
+        (keras.initializers.RandomUniform(-0.6, 0.6), 0.12, 0),
+        (keras.initializers.Orthogonal(2.0), 4 / 6, 0),
+        ("zeros", 0, 0),
+        (kx.initializers.Scaled("he_normal", 0.5), 0.5 / 6, 0),
+    ],
+)
+def test_variances_of_initializers(initializer, variance, mean):
+    layer = dense(4, kernel_initializer=initializer)
+    model = keras.Sequential([keras.Input((6,)), layer])
+    found = kx.predict(model, weights="initial")
+    assert found.total[0] == pytest.approx(6 * variance, rel=1e-6)
+
+
+def test_layers_and_training_and_precision():
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            L.Dense(8, "relu", dtype="mixed_float16", name="half"),
+            L.Dropout(0.5),
+            L.Dense(8, name="last"),
+        ]
+    )
+    found = kx.predict(model, layers="half")
+    assert found.layers == ("half",)
+    trained, tested = kx.predict(model, training=True), kx.predict(model)
+    assert trained.total[1] == pytest.approx(2 * tested.total[1], rel=1e-9)
+
+
+def test_two_replicas():
+    devices = tf.config.list_logical_devices("CPU")[:2]
+    strategy = tf.distribute.MirroredStrategy([d.name for d in devices])
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((4,)), dense(), dense()])
+    alone = keras.models.clone_model(model)
+    alone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(
+        kx.predict(model).total, kx.predict(alone).total
+    )
+
+
+def test_a_rule_of_ones_own():
+    class Signed(L.Layer):
+        def call(self, x):
+            return tf.math.sign(x)
+
+    model = keras.Sequential(
+        [keras.Input((4,)), Signed(name="signed"), dense()]
+    )
+    with pytest.raises(ValueError, match=r"'signed'.*register_propagation"):
+        kx.predict(model)
+
+    @kx.prediction.register_propagation(Signed)
+    def signed(steps, layer, x):
+        return steps.elementwise(lambda z: tf.math.sign(z), x)
+
+    kernel = model.layers[-1].kernel.numpy().astype(float)
+    found = kx.predict(model)
+    assert found.total[0] == pytest.approx(4 * np.mean(kernel**2), rel=1e-9)
+    with pytest.raises(TypeError, match="layer classes"):
+        kx.prediction.register_propagation(Signed(name="no_class"))
+
+
+def images(*layers):
+    return keras.Sequential([keras.Input((4, 4, 4)), *layers])
+
+
+REFUSED = {
+    "softmax": (
+        lambda: keras.Sequential(
+            [keras.Input((4,)), dense(name="a"), L.Softmax(), dense(name="b")]
+        ),
+        "'b'.*softmax",
+    ),
+    "heavy": (
+        lambda: keras.Sequential(
+            [
+                keras.Input((4,)),
+                dense(kernel_initializer=kx.initializers.AlphaStable(1.5)),
+            ]
+        ),
+        "stable_scale_recursion",
+    ),
+    "identity": (
+        lambda: keras.Sequential(
+            [keras.Input((64,)), dense(64, kernel_initializer="identity")]
+        ),
+        "constructed",
+    ),
+    "ones": (
+        lambda: keras.Sequential(
+            [keras.Input((64,)), dense(64, kernel_initializer="ones")]
+        ),
+        "the mean of its kernel",
+    ),
+    "attention": (
+        lambda: functional(lambda x: L.Dot(1)([dense()(x), dense()(x)]), 5, 4),
+        "dot",
+    ),
+    "permuted": (lambda: images(L.Permute((3, 1, 2)), dense()), "channels"),
+    "interpolated": (
+        lambda: images(
+            L.UpSampling2D(2, interpolation="bilinear"), L.Conv2D(2, 2)
+        ),
+        "interpolates",
+    ),
+    "tokens": (
+        lambda: keras.Sequential([keras.Input((5,)), L.Embedding(4, 3)]),
+        "pass data",
+    ),
+    "tensorflow": (
+        lambda: keras.Sequential(
+            [keras.Input((5,)), L.Lambda(lambda x: tf.nn.relu(x)), dense()]
+        ),
+        "keras.ops",
+    ),
+    "too large": (
+        lambda: keras.Sequential([keras.Input((64, 64, 1)), L.Conv2D(2, 3)]),
+        "4096 positions",
+    ),
+    "unknown size": (
+        lambda: keras.Sequential([keras.Input((None, 2)), L.Conv1D(2, 3)]),
+        "unknown size",
+    ),
+    "not built": (lambda: keras.Sequential([dense()]), "built"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    build, message = REFUSED[name]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        kx.predict(build())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"layers": "nope"}, "layers"),
+        ({"training": 1}, "training"),
+        ({"weights": "late"}, "weights"),
+        ({"samples": 1}, "samples"),
+        ({"seed": -1}, "seed"),
+        ({"data": np.ones((1, 4))}, "two samples"),
+        ({"data": np.full((3, 4), np.nan)}, "finite"),
+        ({"data": np.full((3, 4), "a")}, "numbers"),
+    ],
+)
+def test_arguments_that_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        kx.predict(MODELS["sequential"](), **kwargs)
+
+
+def test_a_trained_model_is_refused_unless_its_start_is_asked_for():
+    model = MODELS["sequential"]()
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.ones((2, 4)), np.ones((2, 4)))
+    with pytest.raises(ValueError, match='weights="initial"'):
+        kx.predict(model)
+    assert len(kx.predict(model, weights="initial")) == 2
+
+
+def test_images_of_many_positions_have_fewer_samples():
+    model = functional(lambda x: L.Conv2D(4, 3, padding="same")(x), 16, 16, 2)
+    data = np.random.default_rng(0).normal(size=(8, 16, 16, 2))
+    few, more = kx.predict(model, data), kx.predict(model, data[[0, 1, 2, 3]])
+    assert few.total == pytest.approx(more.total, rel=0.1)
+
+
+def test_kinds_of_data():
+    model = MODELS["sequential"]()
+    x = np.random.default_rng(0).normal(size=(8, 4))
+    arrays = kx.predict(model, x, samples=8)
+    sets = tf.data.Dataset.from_tensor_slices(x).batch(8)
+    np.testing.assert_allclose(
+        kx.predict(model, sets, samples=8).total, arrays.total, rtol=1e-6
+    )

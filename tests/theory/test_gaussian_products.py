@@ -1,0 +1,126 @@
+"""Means of products of functions of two Gaussian variables."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import special
+
+from keras_initx.theory.mean_field import gaussian_products
+from keras_initx.theory.mean_field.batch_norm import mean_inverse_variance
+from keras_initx.theory.mean_field.gaussian_products import (
+    Function,
+    gaussian_mean,
+    gaussian_product,
+)
+
+RELU = Function(lambda z: np.maximum(z, 0), (0.0,))
+LEAKY = Function(lambda z: np.where(z > 0, z, -0.3 * z), (0.0,))
+STEP = Function(lambda z: np.where(z > 0, 1.0, -0.3), (0.0,))
+TANH = Function(np.tanh)
+HARD = Function(lambda z: np.clip(z, -1, 1), (-1.0, 1.0))
+EXP = Function(np.exp)
+SQUARE = Function(np.square)
+
+
+def pair(f, g, mean_u, mean_v, variance_u, variance_v, covariance):
+    return gaussian_product(
+        f,
+        g,
+        np.array([mean_u]),
+        np.array([mean_v]),
+        np.array([variance_u]),
+        np.array([variance_v]),
+        np.array([[covariance]]),
+    )[0, 0]
+
+
+@pytest.mark.parametrize("mean", [(0.0, 0.0), (0.7, -1.3)])
+@pytest.mark.parametrize(
+    ("q", "r", "k"),
+    [(1.0, 1.0, 0.3), (2.0, 0.4, -0.85), (3.0, 2.0, 2.449), (1.0, 1.0, 1.0)],
+)
+def test_closed_forms_that_hold_for_any_mean(mean, q, r, k):
+    a, b = mean
+    exponential = math.exp(a + b + (q + r + 2 * k) / 2)
+    assert pair(EXP, EXP, a, b, q, r, k) == pytest.approx(exponential, rel=1e-9)
+    # E u^2 v^2 = (a^2 + q)(b^2 + r) + 4 a b k + 2 k^2
+    square = (a * a + q) * (b * b + r) + 4 * a * b * k + 2 * k * k
+    assert pair(SQUARE, SQUARE, a, b, q, r, k) == pytest.approx(
+        square, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("q", "r", "k"),
+    [(1.0, 1.0, 0.0), (2.0, 0.5, 0.9999), (2.0, 0.5, -0.9), (3.0, 3.0, 3.0)],
+)
+def test_closed_forms_are_the_quadrature(q, r, k):
+    for f, slopes in ((RELU, (1.0, 0.0)), (LEAKY, (1.0, -0.3))):
+        closed = Function(f.values, f.kinks, slopes=slopes)
+        line = Function(lambda z: z, (), slopes=(1.0, 1.0))
+        for g, h in ((closed, f), (line, Function(lambda z: z))):
+            found = pair(closed, g, 0, 0, q, r, k)
+            assert found == pytest.approx(pair(f, h, 0, 0, q, r, k), abs=1e-9)
+    closed = Function(STEP.values, STEP.kinks, steps=(1.0, -0.3))
+    found = pair(closed, closed, 0, 0, q, r, k)
+    assert found == pytest.approx(pair(STEP, STEP, 0, 0, q, r, k), abs=1e-8)
+
+
+def test_erf():
+    # Williams, NeurIPS 9 (1997).
+    f = Function(special.erf)
+    for q, r, k in ((1.0, 2.0, 0.5), (9.0, 0.2, -1.0)):
+        expected = (
+            2
+            / math.pi
+            * math.asin(2 * k / math.sqrt((1 + 2 * q) * (1 + 2 * r)))
+        )
+        assert pair(f, f, 0, 0, q, r, k) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("f", [TANH, HARD, RELU])
+def test_a_variance_of_zero_is_a_constant(f):
+    value = f.values(np.array([0.4]))[0]
+    mean = gaussian_mean(f, np.array([1.0]), np.array([2.0]))[0]
+    assert pair(f, f, 0.4, 1.0, 0.0, 2.0, 0.0) == pytest.approx(
+        value * mean, abs=1e-12
+    )
+
+
+def test_many_pairs_are_a_series_that_agrees(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(9, 12))
+    covariance = x @ x.T / 12
+    variances, zero = np.diag(covariance), np.zeros(9)
+    for f, tolerance in ((TANH, 1e-9), (HARD, 1e-5)):
+        arguments = (f, f, zero, zero, variances, variances, covariance)
+        exact = gaussian_product(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(gaussian_products, "_MANY_PAIRS", 3)
+            series = gaussian_product(*arguments)
+        np.testing.assert_allclose(series, exact, atol=tolerance)
+
+
+@pytest.mark.parametrize("n", [4, 5, 12, 200])
+def test_mean_inverse_variance_of_independent_values(n):
+    # The variance is chi-square with n - 1 degrees of freedom, over n.
+    covariance = 2.5 * (np.eye(n) - 1 / n)
+    expected = n / (n - 3) / 2.5
+    found = mean_inverse_variance(covariance)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_mean_inverse_variance_of_correlated_values_and_epsilon():
+    blocks = np.kron(np.eye(12), 0.5 + 0.5 * np.eye(16))
+    centering = np.eye(192) - 1 / 192
+    covariance = centering @ blocks @ centering
+    found = mean_inverse_variance(covariance)
+    assert found == pytest.approx(1.097088657, abs=1e-8)
+    # Too few values have no mean of 1 / s^2, but with epsilon they have one.
+    few = np.eye(2) - 0.5
+    assert mean_inverse_variance(few) == math.inf
+    # s^2 = z^2 / 2: E 1 / (z^2 / 2 + 1 / 2) = 2 sqrt(pi e / 2) erfc(sqrt(1/2))
+    expected = 2 * math.sqrt(math.pi * math.e / 2) * math.erfc(math.sqrt(0.5))
+    assert mean_inverse_variance(few, 0.5) == pytest.approx(expected, rel=1e-8)
+    assert mean_inverse_variance(np.zeros((3, 3)), 0.25) == 4.0
