@@ -9,7 +9,8 @@
   `coordinate_check` shows whether it does.
 - `theory` predicts how variance and correlation change from layer to layer,
   and `predict` does so for any model, forward and backward.
-- `measure` and `callbacks` measure the same in a model, on data.
+- `measure` and `callbacks` measure the same in a model, on data, and
+  `measure_jacobian` the singular values of its derivative.
 - `optimizers` gives each weight a learning rate of its own.
 - `distribute` trains on several devices, several machines, or a TPU.
 - `distributions` has the heavy-tailed distributions that some initializers use.
@@ -51,7 +52,12 @@ with (
         paired,
         scale_branches,
     )
-    from keras_initx.measurement import Meter, measure
+    from keras_initx.measurement import (
+        JacobianProfile,
+        Meter,
+        measure,
+        measure_jacobian,
+    )
     from keras_initx.parametrization import (
         CoordinateCheck,
         Mup,
@@ -69,6 +75,7 @@ __all__ = [
     "CoordinateCheck",
     "Initialization",
     "InitializedWeight",
+    "JacobianProfile",
     "Meter",
     "Mup",
     "MupWeight",
@@ -86,6 +93,7 @@ __all__ = [
     "inspection",
     "layers",
     "measure",
+    "measure_jacobian",
     "models",
     "mup",
     "optimizers",

@@ -35,6 +35,7 @@ CALLS = {
         (1.0, 64),
         Activation("rrelu", negative_slope_range=(0.2, 0.8)),
     ),
+    theory.jacobian_moments: ((5,), LEAKY),
     theory.log_norm_drift_and_variance: ((1.0, 64), LEAKY),
     theory.paired_scale: ((), LEAKY),
     theory.residual_growth: ((9, 0.5), LEAKY),

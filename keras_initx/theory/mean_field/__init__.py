@@ -9,8 +9,9 @@ in deep layers, `asymptotic_sample_variance` (Luther & Seung, 2020). What batch
 normalization does to this, forward and backward: `batch_norm_raw_variance` and
 `batch_norm_gradient_growth` (Luther & Seung, 2020). Where the signal of a plain
 network with biases ends up, and which variances keep its gradients:
-`signal_fixed_point` and `edge_of_chaos` (Poole et al., 2016). How paired
-weights must be scaled: `paired_scale`. `Activation` is the record of an
+`signal_fixed_point` and `edge_of_chaos` (Poole et al., 2016). How the singular
+values of its Jacobian spread: `jacobian_moments` (Pennington et al., 2017). How
+paired weights must be scaled: `paired_scale`. `Activation` is the record of an
 activation and its parameters that all of `keras_initx.theory` accepts.
 """
 
@@ -30,6 +31,10 @@ from keras_initx.theory.mean_field.fixed_point import (
     edge_of_chaos,
     signal_fixed_point,
 )
+from keras_initx.theory.mean_field.jacobian import (
+    JacobianMoments,
+    jacobian_moments,
+)
 from keras_initx.theory.mean_field.pairing import paired_scale
 from keras_initx.theory.mean_field.variance import (
     critical_scale,
@@ -39,6 +44,7 @@ from keras_initx.theory.mean_field.variance import (
 __all__ = [
     "Activation",
     "EdgeOfChaos",
+    "JacobianMoments",
     "SignalFixedPoint",
     "asymptotic_sample_variance",
     "batch_norm_gradient_growth",
@@ -46,6 +52,7 @@ __all__ = [
     "correlation_map",
     "critical_scale",
     "edge_of_chaos",
+    "jacobian_moments",
     "paired_scale",
     "sample_variance_decay",
     "signal_fixed_point",
