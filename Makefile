@@ -50,6 +50,7 @@ bench: $(VENV)/bench.done
 	$(BIN)/python benchmarks/constructed_networks.py
 	$(BIN)/python benchmarks/triangle_waves.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/width_transfer.py
 	$(BIN)/python benchmarks/distributed.py
 
 clean:

@@ -55,6 +55,7 @@ ARROWS = {
         "inspection",
         "optimizers",
         "profile",
+        "theory",
     },
     "prediction": {
         "hooks",
@@ -93,6 +94,7 @@ ARROWS = {
 THEORY_ARROWS = {
     "mean_field": set(),
     "norm_moments": {"mean_field"},
+    "parametrization": set(),
     "residual": {"mean_field"},
     "trained_weights": set(),
     "triangle_waves": set(),

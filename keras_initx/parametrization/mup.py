@@ -21,8 +21,8 @@ from keras_initx.inspection.traversal import (
 from keras_initx.inspection.writable import why_not_writable
 from keras_initx.parametrization.attention import head_size
 from keras_initx.parametrization.record import FUNCTION, Mup, MupWeight
-from keras_initx.parametrization.rule import Ratios, mup_factors
 from keras_initx.parametrization.start import is_known, start_factor
+from keras_initx.theory.parametrization import mup_factors
 from keras_initx.validation import check_int, refuse
 
 # What these hold is no weight that is trained.
@@ -286,8 +286,8 @@ def _row(
     reason = why_not_writable(view, weight.layer, weight.variable)
     if reason:
         return MupWeight(weight.name, weight.role, skipped=reason)
-    ratios = _ratios(weight, base)
-    factors = mup_factors(ratios)
+    input_ratio, output_ratio, head_ratio = _ratios(weight, base)
+    factors = mup_factors(input_ratio, output_ratio, head_ratio)
     start = factors.size
     if weight.geometry.is_linear:
         if is_trained and not is_known(weight):
@@ -307,8 +307,8 @@ def _row(
     return MupWeight(
         weight.name,
         weight.role,
-        ratios.fan_in,
-        ratios.fan_out,
+        input_ratio,
+        output_ratio,
         # Rounding must not multiply what needs no factor.
         1.0 if math.isclose(start, 1, rel_tol=1e-9) else start,
         factors.adam,
@@ -316,20 +316,30 @@ def _row(
     )
 
 
-def _ratios(weight: ModelWeight, base: ModelWeight) -> Ratios:
-    sizes = []
-    for each in (weight, base):
-        geometry = each.geometry
-        shape = tuple(each.variable.shape)
-        if geometry.is_linear:
-            fan_in, fan_out = geometry.fans
-            sizes.append((fan_in, fan_out * geometry.matrices[0]))
-        else:
-            sizes.append((1, max(1, math.prod(shape))))
-    (fan_in, fan_out), (base_in, base_out) = sizes
+def _ratios(
+    weight: ModelWeight, base: ModelWeight
+) -> tuple[float, float, float]:
+    """The ratios that `mup_factors` takes.
+
+    Raises:
+        ValueError: If the weight is smaller than that of the base.
+    """
+    (inputs, outputs), (base_inputs, base_outputs) = map(_sizes, (weight, base))
     head, base_head = head_size(weight), head_size(base)
-    growth = head / base_head if head and base_head else 1.0
-    ratios = Ratios(fan_in / base_in, fan_out / base_out, growth)
-    if min(ratios.fan_in, ratios.fan_out, ratios.head) < 1:
+    ratios = (
+        inputs / base_inputs,
+        outputs / base_outputs,
+        head / base_head if head and base_head else 1.0,
+    )
+    if min(ratios) < 1:
         _refuse_pair(weight, base)
     return ratios
+
+
+def _sizes(weight: ModelWeight) -> tuple[float, float]:
+    """The numbers of inputs and of outputs, those of all maps of a weight."""
+    geometry = weight.geometry
+    if not geometry.is_linear:
+        return 1, max(1, math.prod(weight.variable.shape))
+    fan_in, fan_out = geometry.fans
+    return fan_in, fan_out * geometry.matrices[0]

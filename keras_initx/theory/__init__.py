@@ -8,12 +8,14 @@ all of its names are also names of `keras_initx.theory`.
 from keras_initx.theory import (
     mean_field,
     norm_moments,
+    parametrization,
     residual,
     trained_weights,
     triangle_waves,
 )
 from keras_initx.theory.mean_field import *  # noqa: F403
 from keras_initx.theory.norm_moments import *  # noqa: F403
+from keras_initx.theory.parametrization import *  # noqa: F403
 from keras_initx.theory.residual import *  # noqa: F403
 from keras_initx.theory.trained_weights import *  # noqa: F403
 from keras_initx.theory.triangle_waves import *  # noqa: F403
@@ -21,12 +23,14 @@ from keras_initx.theory.triangle_waves import *  # noqa: F403
 __all__ = [
     "mean_field",
     "norm_moments",
+    "parametrization",
     "residual",
     "trained_weights",
     "triangle_waves",
 ]
 __all__ += mean_field.__all__
 __all__ += norm_moments.__all__
+__all__ += parametrization.__all__
 __all__ += residual.__all__
 __all__ += trained_weights.__all__
 __all__ += triangle_waves.__all__

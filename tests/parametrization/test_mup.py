@@ -8,25 +8,9 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
-from keras_initx.parametrization.rule import Factors, Ratios, mup_factors
 
 L = keras.layers
 R = 4
-
-
-@pytest.mark.parametrize(
-    ("ratios", "factors"),
-    [
-        (Ratios(1, 1), Factors(1, 1, 1)),
-        (Ratios(1, 4), Factors(1, 1, 4)),
-        (Ratios(4, 4), Factors(1 / 2, 1 / 4, 1)),
-        (Ratios(4, 1), Factors(1 / 4, 1 / 4, 1 / 4)),
-        (Ratios(4, 4, 4), Factors(1 / 4, 1 / 8, 1 / 4)),
-        (Ratios(9, 3), Factors(1 / 3, 1 / 9, 1 / 3)),
-    ],
-)
-def test_rule(ratios, factors):
-    assert mup_factors(ratios) == factors
 
 
 def rows_of(build, width=8, **options):

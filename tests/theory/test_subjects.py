@@ -12,6 +12,7 @@ from keras_initx import theory
 SUBJECTS = (
     "mean_field",
     "norm_moments",
+    "parametrization",
     "residual",
     "trained_weights",
     "triangle_waves",
