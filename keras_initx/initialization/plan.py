@@ -106,7 +106,7 @@ class Plan:
     def _why_skipped(self, weight: ModelWeight) -> str:
         reason = why_not_writable(self.view, weight.layer)
         if not reason and weight.role == "unknown":
-            reason = "unknown: see register_layer"
+            reason = "unknown: see inspection.register_layer"
         return reason or why_not_writable(
             self.view, weight.layer, weight.variable
         )

@@ -128,9 +128,10 @@ def check_all_matched(
             continue
         if selector is measured_by_default:
             raise ValueError(
-                "No layer that holds a kernel ran in this model; name the "
-                "layers to measure. Received: layers=None, among "
-                f"{_names(calls)}"
+                "No layer that is known to hold a kernel ran in this model. "
+                "Name the layers in layers=, or register a rule for your own "
+                "class (inspection.register_layer). Received: layers=None, "
+                f"among {_names(calls)}"
             )
         raise ValueError(
             f"Each of layers must pick {what} that the model runs. "

@@ -288,7 +288,7 @@ def test_each_skipped_weight_has_a_name_of_its_own():
     pairs = [Pair(name="pair"), Pair(name="other")]
     model = keras.Sequential([keras.Input((4,)), *pairs])
     done = kx.initialize(model, "he_normal", seed=1)
-    unknown, unbuilt = "unknown: see register_layer", "not built"
+    unknown, unbuilt = "unknown: see inspection.register_layer", "not built"
     assert done.skipped == {
         f"{pair}/{name}": reason
         for pair in ("pair", "other")
@@ -319,7 +319,7 @@ def test_skipped_weights_are_listed():
     before = {w.path: np.asarray(w) for w in model.weights}
     done = kx.initialize(model, "he_normal", seed=1)
     assert done.skipped == {
-        "odd/w": "unknown: see register_layer",
+        "odd/w": "unknown: see inspection.register_layer",
         "frozen/kernel": "frozen",
         "frozen/bias": "frozen",
         "lora/kernel": "LoRA adapter",
@@ -333,7 +333,7 @@ def test_skipped_weights_are_listed():
         if not np.array_equal(before[w.path], w)
     }
     assert changed == {"dense"}
-    assert "unknown: see register_layer" in str(done)
+    assert "unknown: see inspection.register_layer" in str(done)
     assert "<table>" in done._repr_html_()
     assert repr(done) == (
         "<Initialization of 9 weights: 2 initialized, 7 skipped>"

@@ -38,6 +38,13 @@ def test_a_selector_without_a_layer_is_refused_with_advice(selector, advice):
         check_all_matched([selector], CALLS)
 
 
+def test_without_a_layer_that_holds_a_kernel_it_says_how_to_name_some():
+    calls = [LayerCall("own", keras.layers.Layer(name="own"))]
+    advice = r"layers=, or register a rule.* Received: layers=None.*'own'"
+    with pytest.raises(ValueError, match=advice):
+        check_all_matched(selectors(None), calls)
+
+
 def test_an_empty_list_selects_nothing():
     with pytest.raises(ValueError, match=r"one or more.*Received: layers=\[\]"):
         selectors([])
