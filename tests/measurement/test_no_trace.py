@@ -114,17 +114,79 @@ def new_names():
     ]
 
 
-@pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("call", CALLS)
-def test_names_made_later_are_what_they_would_have_been(make, call):
-    names = []
+def random_numbers():
+    """Numbers from every generator that Keras and TensorFlow draw from."""
+    return [
+        np.random.random(),
+        float(keras.random.normal(())),
+        float(keras.layers.Dense(1).kernel_initializer((1, 1))[0, 0]),
+        float(tf.random.normal(())),
+        float(tf.random.get_global_generator().normal(())),
+        np.asarray(keras.layers.Dropout(0.5)(np.ones(64), training=True)).sum(),
+    ]
+
+
+FuncGraph = type(tf.function(lambda: 1).get_concrete_function().graph)
+
+
+def graphs():
+    """All graphs of compiled functions that are alive, by their id."""
+    gc.collect()
+    alive = [o for o in gc.get_objects() if isinstance(o, FuncGraph)]
+    return {id(graph) for graph in alive}
+
+
+def keras_itself():
+    return (
+        keras.layers.Layer.__call__,
+        dict(vars(keras.layers.Layer)),
+        dict(vars(keras.layers.RNN)),
+        keras.config.dtype_policy(),
+        keras.config.floatx(),
+        tf.config.functions_run_eagerly(),
+        threading.active_count(),
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(make, call) for make in MODELS for call in CALLS],
+    ids=lambda each: f"{each[1].__name__}-{each[0].__name__}",
+)
+def traces(request):
+    """What is there without a call, and after two; one test looks at each.
+
+    The first call is also that of which TensorFlow and Keras keep what they
+    create at their first use.
+    """
+    make, call = request.param
+    found = {"names": [], "numbers": [], "keras": []}
     for called in (False, True):
+        # In Keras 3.10 a new seed leaves the generator of all layers as it is.
         keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(7)
+        tf.random.get_global_generator().reset_from_seed(7)
         model = make()
         if called:
             call(model)
-        names.append(new_names())
-    assert names[0] == names[1]
+        found["names"].append(new_names())
+        found["numbers"].append(random_numbers())
+        found["keras"].append(keras_itself())
+        del model
+    before = graphs()
+    model = make()
+    references = [weakref.ref(each) for each in (model, *model.layers)]
+    call(model)
+    del model
+    gc.collect()
+    alive = [reference() for reference in references]
+    found["memory"] = alive, graphs() - before
+    return found
+
+
+def test_names_made_later_are_what_they_would_have_been(traces):
+    without, after = traces["names"]
+    assert without == after
 
 
 def test_building_a_model_takes_no_names_of_layers():
@@ -140,82 +202,21 @@ def test_building_a_model_takes_no_names_of_layers():
     assert names[0] == names[1]
 
 
-def random_numbers():
-    """Numbers from every generator that Keras and TensorFlow draw from."""
-    return [
-        np.random.random(),
-        float(keras.random.normal(())),
-        float(keras.layers.Dense(1).kernel_initializer((1, 1))[0, 0]),
-        float(tf.random.normal(())),
-        float(tf.random.get_global_generator().normal(())),
-        np.asarray(keras.layers.Dropout(0.5)(np.ones(64), training=True)).sum(),
-    ]
+def test_random_numbers_drawn_later_are_what_they_would_have_been(traces):
+    without, after = traces["numbers"]
+    assert without == after
 
 
-@pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("call", CALLS)
-def test_random_numbers_drawn_later_are_what_they_would_have_been(make, call):
-    drawn = []
-    for called in (False, True):
-        # In Keras 3.10 a new seed leaves the generator of all layers as it is.
-        keras.utils.clear_session(free_memory=False)
-        keras.utils.set_random_seed(7)
-        tf.random.get_global_generator().reset_from_seed(7)
-        model = make()
-        if called:
-            call(model)
-        drawn.append(random_numbers())
-    assert drawn[0] == drawn[1]
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_keras_itself_is_unchanged(call):
-    model = net()
-    before = (
-        keras.layers.Layer.__call__,
-        dict(vars(keras.layers.Layer)),
-        dict(vars(keras.layers.RNN)),
-        keras.config.dtype_policy(),
-        keras.config.floatx(),
-        tf.config.functions_run_eagerly(),
-        threading.active_count(),
-    )
-    call(model)
-    assert before == (
-        keras.layers.Layer.__call__,
-        dict(vars(keras.layers.Layer)),
-        dict(vars(keras.layers.RNN)),
-        keras.config.dtype_policy(),
-        keras.config.floatx(),
-        tf.config.functions_run_eagerly(),
-        threading.active_count(),
-    )
-
-
-FuncGraph = type(tf.function(lambda: 1).get_concrete_function().graph)
-
-
-def graphs():
-    """All graphs of compiled functions that are alive, by their id."""
-    gc.collect()
-    alive = [o for o in gc.get_objects() if isinstance(o, FuncGraph)]
-    return {id(graph) for graph in alive}
+def test_keras_itself_is_unchanged(traces):
+    without, after = traces["keras"]
+    assert without == after
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("call", CALLS)
-def test_the_model_and_the_compiled_pass_are_freed(make, call):
-    # Once for what TensorFlow and Keras create at their first use.
-    call(make())
-    before = graphs()
-    model = make()
-    references = [weakref.ref(each) for each in (model, *model.layers)]
-    call(model)
-    del model
-    gc.collect()
-    assert [reference() for reference in references] == [None] * len(references)
-    assert graphs() <= before
+def test_the_model_and_the_compiled_pass_are_freed(traces):
+    alive, left = traces["memory"]
+    assert alive == [None] * len(alive)
+    assert not left
 
 
 def test_a_function_that_selects_layers_is_freed():
