@@ -82,6 +82,24 @@ def pytest_xdist_auto_num_workers():
     return len(os.sched_getaffinity(0)) + 1
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Gives files that share compiled functions to one process.
+
+    Those of the stable distributions take seconds of compilation.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            path = super()._split_scope(nodeid)
+            room = "distributions"
+            return room if path.split("/")[1:2] == [room] else path
+
+    if config.getoption("dist") == "loadfile":
+        return Scheduling(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     """Selects rows, and sorts files by how long they take.

@@ -360,7 +360,7 @@ def test_fit_reaches_the_curve_in_its_own_units(curve, given, capsys):
         x, y[:, None], 3, peaks=[0.5] * 4, epochs=50, verbose=0, **given
     )
     assert [type(d) for d in model.layers] == [keras.layers.Dense] * 4
-    rest = model.evaluate(x[:, None], y[:, None], verbose=0) / np.var(y)
+    rest = np.mean((np.ravel(model(x[:, None])) - y) ** 2) / np.var(y)
     assert rest < 2e-2
     assert kx.theory.count_linear_regions(pairs(model), -7, 3) >= 4
     assert capsys.readouterr().out == ""
