@@ -92,20 +92,27 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("kind", DATA)
-def test_every_kind_of_data(kind, rng):
-    x = rng.normal(size=(50, 3)).astype("float32")
+@pytest.fixture(scope="module")
+def meters():
+    """Returns a stack of layers, and the meter of a model for each input."""
     inputs = keras.Input((3,), name="x")
-    structure = {"dict": {"x": inputs}, "tuple": (inputs,)}
     first = keras.layers.Dense(4, "relu", name="first")
     last = keras.layers.Dense(2, "relu", name="last")
-    model = keras.Model(
-        structure.get(kind.split()[0], inputs), last(first(inputs))
-    )
-    steps = 1 if kind == "endless" else None
-    profile = kx.measure(model, DATA[kind](x), steps=steps)
-    expected = expected_profile(keras.Sequential([first, last]), x)
-    assert_same_profile(profile, expected, rtol=1e-5)
+    outputs = last(first(inputs))
+    structures = {"dict": {"x": inputs}, "tuple": (inputs,), "tensor": inputs}
+    return keras.Sequential([first, last]), {
+        name: kx.Meter(keras.Model(structure, outputs))
+        for name, structure in structures.items()
+    }
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_every_kind_of_data(kind, rng, meters):
+    x = rng.normal(size=(50, 3)).astype("float32")
+    stack, by_structure = meters
+    meter = by_structure.get(kind.split()[0], by_structure["tensor"])
+    profile = meter(DATA[kind](x), steps=1 if kind == "endless" else None)
+    assert_same_profile(profile, expected_profile(stack, x), rtol=1e-5)
 
 
 def test_steps_stop_early(rng):
@@ -150,18 +157,33 @@ def test_the_batch_size_does_not_matter():
     check()
 
 
+@pytest.fixture(scope="module")
+def of_three_dtypes():
+    """Returns a model of a layer of each dtype, and its meter."""
+    inputs = keras.Input((5,))
+    model = keras.Model(
+        inputs,
+        [
+            keras.layers.Dense(
+                5, kernel_initializer="identity", dtype=dtype, name=dtype
+            )(inputs)
+            for dtype in ("float32", "mixed_bfloat16", "float64")
+        ],
+    )
+    return model, kx.Meter(model)
+
+
 @pytest.mark.parametrize("size", [1, 7, 32, 33, 100, 1000])
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
-def test_a_signal_without_variance_has_exactly_none(size, dtype):
+def test_a_signal_without_variance_has_exactly_none(size, of_three_dtypes):
     # 0.1 is rounded in any of these, and so is a sum of it.
-    layer = keras.layers.Dense(5, kernel_initializer="identity", dtype=dtype)
-    model = keras.Sequential([keras.Input((5,)), layer])
+    model, meter = of_three_dtypes
     x = np.full((1000, 5), 0.1)
-    profile = kx.measure(model, x, batch_size=size)
-    assert profile.sample_variance[0] == 0
-    assert profile.sample_fraction[0] == 0
-    y = np.asarray(model(x[:1]), np.float64)
-    np.testing.assert_allclose(profile.squared_mean, np.mean(y**2), 1e-6)
+    profile = meter(x, batch_size=size)
+    assert list(profile.layers) == ["float32", "mixed_bfloat16", "float64"]
+    np.testing.assert_array_equal(profile.sample_variance, 0)
+    np.testing.assert_array_equal(profile.sample_fraction, 0)
+    expected = [np.mean(np.float64(y) ** 2) for y in model(x[:1])]
+    np.testing.assert_allclose(profile.squared_mean, expected, 1e-6)
 
 
 def test_one_large_batch_is_as_good_as_many(rng):
