@@ -45,6 +45,7 @@ bench: $(VENV)/bench.done
 	$(BIN)/python benchmarks/resnet_scaling.py
 	$(BIN)/python benchmarks/layer_variance.py
 	$(BIN)/python benchmarks/first_aid.py
+	$(BIN)/python benchmarks/isometry.py
 	$(BIN)/python benchmarks/signal_stability.py
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/constructed_networks.py

@@ -96,6 +96,7 @@ THEORY_ARROWS = {
     "norm_moments": {"mean_field"},
     "parametrization": set(),
     "residual": {"mean_field"},
+    "sinusoidal": set(),
     "trained_weights": set(),
     "triangle_waves": set(),
 }

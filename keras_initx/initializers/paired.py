@@ -52,6 +52,8 @@ class Paired(Wrapper):
     - Biases must be zero. Normalization, dropout, max pooling and residual
       connections between the layers break the pairing, and so do grouped and
       depthwise convolutions. Average pooling keeps it.
+    - Rounding adds up: after 200 layers the singular values are within 1e-4 of
+      1 in float32, and within 0.1 in mixed_bfloat16.
     - Orthogonal blocks keep the norm of the signal, not the variance of its
       units, see `DeltaOrthogonal`.
     - Coupled pairs give an output of zero up to rounding only: below 1e-4 in

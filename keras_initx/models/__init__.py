@@ -2,12 +2,14 @@
 
 from keras_initx.models.constnet import ConstNet
 from keras_initx.models.leakynet import LeakyNet
+from keras_initx.models.sinusoidal import SinusoidalNetwork
 from keras_initx.models.triangle_fit import fit_triangle_wave
 from keras_initx.models.triangle_wave import triangle_wave_network
 
 __all__ = [
     "ConstNet",
     "LeakyNet",
+    "SinusoidalNetwork",
     "fit_triangle_wave",
     "triangle_wave_network",
 ]

@@ -10,6 +10,7 @@ from keras_initx.theory import (
     norm_moments,
     parametrization,
     residual,
+    sinusoidal,
     trained_weights,
     triangle_waves,
 )
@@ -17,6 +18,7 @@ from keras_initx.theory.mean_field import *  # noqa: F403
 from keras_initx.theory.norm_moments import *  # noqa: F403
 from keras_initx.theory.parametrization import *  # noqa: F403
 from keras_initx.theory.residual import *  # noqa: F403
+from keras_initx.theory.sinusoidal import *  # noqa: F403
 from keras_initx.theory.trained_weights import *  # noqa: F403
 from keras_initx.theory.triangle_waves import *  # noqa: F403
 
@@ -25,6 +27,7 @@ __all__ = [
     "norm_moments",
     "parametrization",
     "residual",
+    "sinusoidal",
     "trained_weights",
     "triangle_waves",
 ]
@@ -32,6 +35,7 @@ __all__ += mean_field.__all__
 __all__ += norm_moments.__all__
 __all__ += parametrization.__all__
 __all__ += residual.__all__
+__all__ += sinusoidal.__all__
 __all__ += trained_weights.__all__
 __all__ += triangle_waves.__all__
 

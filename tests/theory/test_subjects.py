@@ -14,6 +14,7 @@ SUBJECTS = (
     "norm_moments",
     "parametrization",
     "residual",
+    "sinusoidal",
     "trained_weights",
     "triangle_waves",
 )
