@@ -219,12 +219,12 @@ def _rows(module: ModuleType) -> Iterator[tuple[str, str, str]]:
         if not callable(member):
             continue
         text = member.__doc__ or ""
-        paper = re.search(r"References?:\s(.*?)(?:\n\s*\n|\Z)", text, re.DOTALL)
-        yield (
-            f"{prefix}.{name}",
-            text.strip().partition("\n")[0],
-            re.sub(r"\s+", " ", paper[1]).strip() if paper else "",
-        )
+        found = re.search(r"References?:\s(.*?)(?:\n\s*\n|\Z)", text, re.DOTALL)
+        paper = re.sub(r"\s+", " ", found[1]).strip() if found else ""
+        # "derived here" names no paper, which has a year or a number.
+        if not re.search(r"\d{4}", paper):
+            paper = ""
+        yield f"{prefix}.{name}", text.strip().partition("\n")[0], paper
 
 
 if __name__ == "__main__":

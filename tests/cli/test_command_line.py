@@ -305,8 +305,9 @@ def test_list_shows_summary_and_paper_of_each_public_member(
 ):
     module = types.SimpleNamespace(
         __name__="keras_initx.layers",
-        __all__=["Branch", "undocumented", "CONSTANT"],
+        __all__=["Branch", "Own", "undocumented", "CONSTANT"],
         Branch=type("Branch", (), {"__doc__": BRANCH_DOCSTRING}),
+        Own=type("Own", (), {"__doc__": "Ours.\n\nReference: derived here."}),
         undocumented=lambda: None,
         CONSTANT=3,
     )
@@ -317,7 +318,8 @@ def test_list_shows_summary_and_paper_of_each_public_member(
     start = lines.index(["keras_initx.layers"])
     assert lines[start + 2] == ["kx.layers.Branch", "A branch."]
     assert lines[start + 3] == ["Some", "One, A Journal (2001), on two lines."]
-    assert lines[start + 4] == ["kx.layers.undocumented"]
+    assert lines[start + 4] == ["kx.layers.Own", "Ours."]
+    assert lines[start + 5] == ["kx.layers.undocumented"]
     assert not any("CONSTANT" in line for line in lines)
 
 
