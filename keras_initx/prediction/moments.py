@@ -151,7 +151,7 @@ class Moments:
             found = self._second[id(y), id(x)]
             return None if found is None else found.T
         if max(x.size, y.size) > self.limit:
-            raise TooManyPointsError(max(x.size, y.size))
+            raise TooManyPointsError(max(x.size, y.size), self.limit)
         self._kept += [x, y]
         self._second[key] = self._compute_second(x, y)
         return self._second[key]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_initx.inspection.selection import (
+    LayerCall,
     Layers,
+    Selector,
     check_all_matched,
     matches_any,
     selectors,
@@ -23,9 +25,10 @@ from keras_initx.measurement.data import (
     map_arrays,
 )
 from keras_initx.prediction.engine import Engine
+from keras_initx.prediction.finite_width import DrawnEngine
 from keras_initx.prediction.moment_tensor import MomentTensor
 from keras_initx.prediction.moments import SAMPLED, Moments
-from keras_initx.prediction.propagation import Propagation
+from keras_initx.prediction.propagation import PredictedRow, Propagation
 from keras_initx.prediction.record import Prediction
 from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
 from keras_initx.prediction.walk import Walk
@@ -42,6 +45,8 @@ from keras_initx.validation import (
 # The largest number of positions of all samples, whose square a matrix holds.
 _POINTS = 1024
 _CHANNELS = 8192
+# The same for networks of finite width, where the cube of it counts.
+_DRAWN_POINTS = 256
 
 
 def predict(
@@ -51,6 +56,8 @@ def predict(
     layers: Layers = None,
     training: bool = False,
     weights: Source = "present",
+    width: Literal["infinite", "actual"] = "infinite",
+    networks: int = 64,
     samples: int | None = None,
     seed: int = 0,
 ) -> Prediction:
@@ -89,11 +96,18 @@ def predict(
         weights: str. "present" takes the mean square of each weight as it is,
             "initial" the variance that its initializer draws, where the class
             of the initializer is one of Keras. Defaults to "present".
+        width: str. "infinite" is the limit of wide layers. "actual" draws
+            networks of the width that the model has, without their weights, and
+            gives means and `quartiles` over them. It is exact for normal
+            weights, and costs about as much as the samples times the widths.
+            Defaults to "infinite".
+        networks: int. The number of networks that "actual" draws, at least 2.
+            Defaults to 64.
         samples: int. The number of samples of the data, at least 2; they are
             evenly spaced in an array. Fewer are used where images have many
             positions. Defaults to 8, or to 2 for white noise, or 32 with
             `training`.
-        seed: int. The seed of virtual channels. Defaults to 0.
+        seed: int. The seed of virtual channels and of networks. Defaults to 0.
 
     Returns:
         A `Prediction`: the rows of `measure(model, data)` under the same names,
@@ -131,7 +145,9 @@ def predict(
     check_choice("weights", weights, ("present", "initial"))
     samples = check_int("samples", samples, 2, optional=True)
     seed = check_int("seed", seed)
-    chosen = selectors(layers)
+    check_choice("width", width, ("infinite", "actual"))
+    networks = check_int("networks", networks, 2)
+    task = _Task(model, selectors(layers), training, weights, seed)
     arrays = _samples_of_data(model, data, samples)
     _check_model(model, weights)
     if arrays is None:
@@ -139,32 +155,120 @@ def predict(
     else:
         count = len(arrays_of(arrays)[0])
     while True:
-        engine = WideEngine(Moments(_CHANNELS, _POINTS, seed))
-        seen: list[Any] = []
-
-        def select(call: Any, seen: list[Any] = seen) -> bool:
-            seen.append(call)
-            return matches_any(chosen, call)
-
-        steps = Propagation(engine, count, weights, select)
         try:
-            inputs = _inputs(engine, model, arrays, count)
-            _run(model, steps, inputs, training)
-            check_all_matched(chosen, seen)
-            return _result(engine, steps, count)
+            if width == "actual":
+                return _drawn(task, arrays, count, networks)
+            return _wide(task, arrays, count)
         except TooManyPointsError as error:
-            fewer = _POINTS // -(-error.points // count)
+            places = -(-error.points // count)
+            fewer = error.limit // places
             if fewer >= count or fewer < 2:
-                positions = -(-error.points // count)
                 raise ValueError(
-                    f"A layer has {positions} positions, where predict knows "
-                    f"the moments of {_POINTS // 2} positions at most: give a "
-                    "model of smaller images. Received: "
-                    f"model={model.name!r}"
+                    f"A layer has {places} positions, where predict knows the "
+                    f"moments of {error.limit // 2} positions at most, with "
+                    f"width={width!r}: give a model of smaller images. "
+                    f"Received: model={model.name!r}"
                 ) from None
             count = fewer
             if arrays is not None:
                 arrays = map_arrays(lambda a, n=count: a[:n], arrays)
+
+
+class _Task(NamedTuple):
+    """What to predict."""
+
+    model: Any
+    layers: tuple[Selector, ...]
+    training: bool
+    weights: Source
+    seed: int
+
+    def run(self, engine: Engine, arrays: Any, samples: int) -> Propagation:
+        """Runs the model on an engine, and returns the steps with the rows."""
+        seen: list[LayerCall] = []
+
+        def select(call: LayerCall) -> bool:
+            seen.append(call)
+            return matches_any(self.layers, call)
+
+        steps = Propagation(engine, samples, self.weights, select)
+        inputs = _inputs(engine, self.model, arrays, samples)
+        _run(self.model, steps, inputs, self.training)
+        check_all_matched(self.layers, seen)
+        return steps
+
+
+def _wide(task: _Task, arrays: Any, samples: int) -> Prediction:
+    """Predicts a model as it becomes infinitely wide."""
+    engine = WideEngine(Moments(_CHANNELS, _POINTS, task.seed))
+    return _result(engine, task.run(engine, arrays, samples), samples)
+
+
+def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
+    """Predicts networks of the width that the model has."""
+    rng = np.random.default_rng(task.seed)
+    found: list[np.ndarray] = []
+    rows: list[PredictedRow] = []
+    left = networks
+    while left:
+        # In parts, so that the values of one part take little memory.
+        size = max(1, min(left, 2**21 // max(1, samples * _widest(task.model))))
+        engine = DrawnEngine(size, _DRAWN_POINTS, rng)
+        steps = task.run(engine, arrays, samples)
+        rows = steps.rows
+        found.append(_values_of_networks(engine, rows, samples))
+        left -= size
+    values = np.concatenate(found, axis=2)
+    total, covariance, gradient = values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fraction = 1 - covariance / total
+    quartiles = {
+        name: np.quantile(each, (0.25, 0.5, 0.75), axis=0)
+        for name, each in (
+            ("total", total.T),
+            ("sample_fraction", fraction.T),
+            ("gradient", gradient.T),
+        )
+    }
+    variance = np.maximum(total.mean(axis=1) - covariance.mean(axis=1), 0.0)
+    return Prediction(
+        [row.name for row in rows],
+        variance,
+        covariance.mean(axis=1),
+        np.array([row.tensor.places * row.tensor.width for row in rows]),
+        gradient=gradient.mean(axis=1),
+        exactness=["drawn"] * len(rows),
+        quartiles=quartiles,
+        remarks=(f"Means over {networks} networks of this width.",),
+    )
+
+
+def _values_of_networks(
+    engine: DrawnEngine, rows: list[PredictedRow], samples: int
+) -> np.ndarray:
+    """Returns mean square, mean product of two samples, and squared gradient.
+
+    The shape is `(3, rows, networks)`.
+    """
+    gradients = engine.gradients(
+        rows[-1].tensor.signal, [row.tensor.signal for row in rows]
+    )
+    values = np.full((3, len(rows), engine.networks), np.nan)
+    for i, (row, gradient) in enumerate(zip(rows, gradients, strict=True)):
+        y = row.tensor.signal.value
+        values[0, i] = values[1, i] = np.mean(y**2, axis=(1, 2))
+        if row.tensor.samples is not None:
+            split = y.reshape(*y.shape[:2], samples, -1)
+            mean = np.mean(split.mean(axis=2) ** 2, axis=(1, 2))
+            values[1, i] = (samples * mean - values[0, i]) / (samples - 1)
+        if gradient is not None:
+            values[2, i] = np.mean(gradient**2, axis=(1, 2))
+    return values
+
+
+def _widest(model: Any) -> int:
+    """Returns the largest number of outputs of a kernel in a model."""
+    return max((int(w.shape[-1]) for w in model.weights if w.shape), default=1)
 
 
 def _run(

@@ -11,7 +11,7 @@ import numpy as np
 from keras_initx.profile import VarianceProfile
 from keras_initx.validation import refuse
 
-EXACTNESS = ("exact", "wide", "sampled", "approximated")
+EXACTNESS = ("exact", "wide", "sampled", "approximated", "drawn")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +30,7 @@ class Prediction(VarianceProfile):
         wide            limit of wide networks, by closed forms and quadrature
         sampled         that limit, by draws of virtual channels
         approximated    a distribution or a statistic is simplified
+        drawn           mean over networks of the width that the model has
 
     Args:
         layers: As in `VarianceProfile`.
@@ -42,8 +43,8 @@ class Prediction(VarianceProfile):
             depend on the layer.
         notes: As in `VarianceProfile`.
         remarks: As in `VarianceProfile`.
-        exactness: Sequence of str. "exact", "wide", "sampled" or
-            "approximated" for each row. Defaults to "wide" in every row.
+        exactness: Sequence of str. "exact", "wide", "sampled", "approximated"
+            or "drawn" for each row. Defaults to "wide" in every row.
         quartiles: dict. For "total", "sample_fraction" and "gradient" three
             lists: the lower quartile over networks, the median and the upper
             quartile of each row. Defaults to none.

@@ -20,8 +20,10 @@ class TooManyPointsError(Exception):
 
     Args:
         points: int. How many there are.
+        limit: int. How many there may be.
     """
 
-    def __init__(self, points: int):
-        super().__init__(points)
+    def __init__(self, points: int, limit: int):
+        super().__init__(points, limit)
         self.points = points
+        self.limit = limit
