@@ -3,13 +3,15 @@
     rates   training loss by learning rate and width, with Keras's own
             parametrization ("standard") and in muP, from the same base width
     check   slopes of `coordinate_check` in both, after three steps
+    backbone    the same for GPT-2 and BERT of KerasHub, 4 layers deep, at the
+            widths 128 and 768 (needs `pip install keras-hub`)
 
-for a dense, a convolutional and an attention network on 8x8 digits and on 5,000
-images of MNIST, with Adam and SGD. Each finished training is a line of a file,
-and is not repeated: run the script again to go on.
+The first two are for a dense, a convolutional and an attention network on 8x8
+digits and on 5,000 images of MNIST, with Adam and SGD. Each finished training
+is a line of a file, and is not repeated: run the script again to go on.
 
-Run `python benchmarks/width_transfer.py [rates|check] [options]`. Without an
-argument both parts run with all networks; `--help` lists the options.
+Run `python benchmarks/width_transfer.py [rates|check|backbone] [options]`.
+Without an argument `rates` and `check` run; `--help` lists the options.
 """
 
 from __future__ import annotations
@@ -296,11 +298,90 @@ def _builder(
     return build
 
 
+def backbone(options: argparse.Namespace) -> None:
+    import keras_hub
+
+    @kx.inspection.register_layer(keras_hub.layers.PositionEmbedding)
+    def position_embedding(layer: Any) -> kx.inspection.LayerRule:
+        shape = tuple(layer.position_embeddings.shape)
+        table = kx.inspection.Geometry(
+            "embedding", shape, input_axes=(0,), output_axes=(1,), fan_in=1
+        )
+        return kx.inspection.LayerRule({"embeddings": table})
+
+    sizes = {"vocabulary_size": 500, "num_layers": 4, "dropout": 0.0}
+    length = 16
+
+    def gpt2(width: int) -> keras.Model:
+        """Heads of 32, more of them in a wider network."""
+        body = keras_hub.models.GPT2Backbone(
+            num_heads=width // 32,
+            hidden_dim=width,
+            intermediate_dim=4 * width,
+            max_sequence_length=length,
+            **sizes,
+        )
+        return with_readout(body, L.GlobalAveragePooling1D()(body.output))
+
+    def bert(width: int) -> keras.Model:
+        """4 heads, larger in a wider network."""
+        body = keras_hub.models.BertBackbone(
+            num_heads=4,
+            hidden_dim=width,
+            intermediate_dim=4 * width,
+            max_sequence_length=length,
+            **sizes,
+        )
+        return with_readout(body, body.output["pooled_output"])
+
+    def with_readout(body: keras.Model, pooled: Any) -> keras.Model:
+        readout = L.Dense(10, kernel_initializer="zeros", name="logits")
+        return keras.Model(body.inputs, readout(pooled))
+
+    rng = np.random.default_rng(0)
+    tokens, y = rng.integers(1, 500, (32, length)), rng.integers(0, 10, 32)
+    widths = (128, 768)
+    table = []
+    for make, name in itertools.product((gpt2, bert), ("standard", "muP")):
+        inputs = {each.name: np.ones_like(tokens) for each in make(64).inputs}
+        inputs["token_ids"] = tokens
+
+        def build(width: int, make: Any = make, name: str = name) -> Any:
+            keras.utils.set_random_seed(0)
+            model = make(width)
+            optimizer = keras.optimizers.Adam(2.0**-9)
+            if name == "muP":
+                done = kx.mup(model, make, base_width=widths[0])
+                optimizer = done.optimizer(optimizer)
+            model.compile(optimizer, LOSS, run_eagerly=True)
+            return model
+
+        done = kx.coordinate_check(build, widths, (inputs, y))
+        slopes = done.change_slope[-1]
+        table.append(
+            [
+                *(make.__name__, name, len(slopes)),
+                *(f"{s:.2f}" for s in (slopes[:-1].min(), slopes[:-1].max())),
+                f"{slopes[-1]:.2f}",
+            ]
+        )
+    report.print_table(
+        f"Slopes of the change after 3 steps, widths {widths}",
+        [
+            *("backbone", "parametrization", "layers"),
+            *("smallest", "largest", "logits"),
+        ],
+        table,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("rates", "check"))
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=[64, 256, 2048]
+        "part", nargs="?", choices=("rates", "check", "backbone")
+    )
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=[64, 256, 1024, 2048]
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=44)
@@ -309,8 +390,10 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS))
     parser.add_argument("--file", default="width_transfer.jsonl")
     options = parser.parse_args()
-    for part in (check, rates):
-        if options.part in (None, part.__name__):
+    for part in (check, rates, backbone):
+        if options.part == part.__name__ or (
+            options.part is None and part is not backbone
+        ):
             part(options)
 
 

@@ -114,10 +114,10 @@ class Multipliers:
         variables = list(variables)
         rows = [e for e in self.entries if isinstance(e, Row)]
         rules = [e for e in self.entries if isinstance(e, Rule)]
-        if rows:
-            factors = _by_row(rows, variables)
-        else:
+        if rules:
             factors = _by_rule(rules, variables)
+        else:
+            factors = _by_row(rows, variables)
         self.built = factors
         # From now on the factors belong to these weights.
         self.entries = [

@@ -91,6 +91,8 @@ def with_multipliers(
     """
     optimizer = keras.optimizers.get(optimizer)
     check_instance("multipliers", multipliers, Mapping, "a dict")
+    if not multipliers:
+        refuse("multipliers must have a factor.", multipliers=multipliers)
     return wrapped(optimizer, Multipliers(multipliers))
 
 

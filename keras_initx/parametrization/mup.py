@@ -16,6 +16,7 @@ from keras_initx.inspection.graph import has_graph, read_graph
 from keras_initx.inspection.traversal import (
     ModelView,
     ModelWeight,
+    has_no_call,
     inspect_model,
 )
 from keras_initx.inspection.writable import why_not_writable
@@ -175,7 +176,9 @@ def _check_known(view: ModelView) -> None:
     """
     for layer in view.layers:
         name = view.name(layer)
-        if type(layer) is keras.layers.Attention:
+        if isinstance(layer, keras.layers.Attention) and not isinstance(
+            layer, keras.layers.AdditiveAttention
+        ):
             _refuse_layer(
                 name,
                 "Attention without projections, whose scores are not divided "
@@ -183,6 +186,8 @@ def _check_known(view: ModelView) -> None:
             )
         if isinstance(layer, keras.layers.SpectralNormalization):
             _refuse_layer(name, "SpectralNormalization, which undoes a factor")
+        if not layer.built and not has_no_call(layer):
+            _refuse_layer(name, "not built: call the model on data first")
         reason = why_not_writable(view, layer)
         if reason:
             _refuse_layer(name, reason)

@@ -165,6 +165,7 @@ def test_an_optimizer_with_a_state_is_refused():
         ({"(": 2.0}, "regular expression or a layer .*Received: key='\\('"),
         ({3: 2.0}, "Received: key=3"),
         ([("matrix", 2.0)], "multipliers must be a dict"),
+        ({}, "must have a factor"),
         ({keras.layers.Dense(3): 2.0}, "must be built"),
         ({keras.layers.ReLU(): 2.0}, "must be built"),
     ],

@@ -325,6 +325,26 @@ def tied(width, by_layer=True):
     return keras.Model(tokens, embedding(x, reverse=True))
 
 
+class Lazy(keras.Model):
+    """A model whose layers have no weights before it is called."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.inner = L.Dense(width)
+
+    def build(self, shape):
+        self.built = True
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def lazy(width):
+    model = Lazy(width)
+    model.build((None, 3))
+    return model
+
+
 def with_attention(width):
     x = keras.Input((5, 3))
     y = L.Dense(width)(x)
@@ -348,6 +368,7 @@ REFUSED = {
     "tied": (tied, "embeddings', a tied embedding"),
     "reversed": (lambda n: tied(n, False), "embedding', a tied embedding"),
     "attention": (with_attention, "'attention', Attention without"),
+    "not built": (lazy, "'dense.*', not built"),
     "lora": (with_lora, "LoRA"),
     "unknown": (
         lambda n: sequential((n,), Unknown(name="odd")),
@@ -432,6 +453,21 @@ def test_a_second_call_is_refused_until_the_weights_are_drawn_anew():
         done.optimizer("adam")
     kx.initialize(base, "he_normal")
     kx.mup(model, base).optimizer("adam")
+
+
+def test_the_optimizer_is_that_of_one_model():
+    done = kx.mup(network(16), network(8))
+    for weights in (
+        network(32).trainable_variables,
+        done.model.trainable_variables[1:],
+    ):
+        config = keras.optimizers.serialize(done.optimizer("sgd"))
+        with pytest.raises(ValueError, match="belong to the trainable"):
+            keras.optimizers.deserialize(config).build(weights)
+    empty = sequential((3,), L.ReLU())
+    optimizer = kx.mup(empty, empty).optimizer("sgd")
+    with pytest.raises(ValueError, match="belong to the trainable"):
+        optimizer.build(done.model.trainable_variables)
 
 
 def test_a_trained_model_is_refused():
