@@ -45,8 +45,8 @@ def mup_factors(
     multiplied by theta with Adam and by theta^2 with SGD.
 
     Args:
-        input_ratio: float. The fan-in over that of the base, 1 for a vector,
-            > 0. Defaults to 1.
+        input_ratio: float. The fan-in over that of the base, > 0, and 1 for a
+            vector. Defaults to 1.
         output_ratio: float. The number of outputs, of all maps of the weight,
             over that of the base; for a vector, its size over that of the
             base, > 0. Defaults to 1.
