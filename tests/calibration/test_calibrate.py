@@ -51,6 +51,7 @@ def pre_activations(model, x):
     return signals
 
 
+@pytest.mark.slow
 def test_fifty_layers(rng):
     model, x = dense_net(50, 256), rng.standard_normal((1024, 256), np.float32)
     done = kx.calibrate(model, x)

@@ -73,6 +73,7 @@ def test_the_numbers_equal_those_of_all_pairs(kernel, rng):
     )
 
 
+@pytest.mark.slow
 def test_xla_computes_the_same_numbers(rng):
     for name in ("random", "some constant", "zero"):
         kernel = np.float32(KERNELS[name](rng))[:4, :3, :5]
@@ -250,6 +251,7 @@ def test_noise_breaks_the_symmetry_before_the_first_step(xy):
     assert symmetry.broken_at == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_second_fit_starts_a_new_record_of_its_model(xy):
     symmetry = FeatureSymmetry(verbose=0)
     fit(small(noise=0.01), xy, symmetry)
@@ -307,6 +309,7 @@ def test_training_is_the_same_with_and_without(xy):
         np.testing.assert_array_equal(without, with_)
 
 
+@pytest.mark.slow
 def test_prints_a_line_a_table_or_nothing(xy, capsys):
     printed = {}
     for verbose in (0, 1, 2):

@@ -204,6 +204,7 @@ def events(folder):
     return found
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     callback = kx.callbacks.SampleVarianceDecay(
         xy[0], update_freq=4, log_dir=tmp_path, verbose=0
@@ -286,6 +287,7 @@ def test_without_matplotlib_tensorboard_has_no_figure(
     assert {plugin for plugin, _, _ in events(tmp_path)} == {"scalars"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["train_on_batch", "gradient tape"])
 def test_works_in_a_training_loop_of_the_user(xy, tmp_path, step):
     model = small_model()
@@ -316,6 +318,7 @@ def test_works_in_a_training_loop_of_the_user(xy, tmp_path, step):
     assert callback.profiles[-1] == kx.measure(model, xy[0])
 
 
+@pytest.mark.slow
 def test_a_fit_traces_the_model_once(xy):
     traces = []
 
@@ -435,6 +438,7 @@ def test_a_wrong_argument_raises_before_training_and_never_warns(
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.slow
 def test_prints_a_line_a_table_or_nothing(xy, capsys):
     expected = kx.theory.sample_variance_decay(3)
     printed, verdicts = {}, {}

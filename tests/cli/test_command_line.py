@@ -129,6 +129,7 @@ def test_the_same_seed_gives_the_same_report(written, tmp_path, capsys):
     assert written[0] == written[1] != written[2]
 
 
+@pytest.mark.slow
 def test_report_of_a_saved_model_on_digits_and_files(tmp_path, capsys):
     path = tmp_path / "model.keras"
     model = conv_model(path)
@@ -224,6 +225,7 @@ def test_report_notes_that_a_network_is_narrow(written, tmp_path, capsys):
     assert "A width of" not in out
 
 
+@pytest.mark.slow
 def test_report_of_a_network_without_a_signal_prints_no_nan(tmp_path, capsys):
     zeros = ["--initializer", "zeros"]
     out = run(capsys, "report", *SMALL, *zeros, "--out", tmp_path)[1]
@@ -711,6 +713,7 @@ def recursion_limit(more):
         sys.setrecursionlimit(before)
 
 
+@pytest.mark.slow
 def test_plain_network_is_not_bounded_by_the_recursion_limit(rng):
     data = rng.normal(size=(9, 4))
     with recursion_limit(130):
@@ -726,6 +729,7 @@ def test_plain_network_is_not_bounded_by_the_recursion_limit(rng):
     assert profile.layers == ("layer_150",)
 
 
+@pytest.mark.slow
 def test_deep_saved_model_is_loaded(tmp_path, rng):
     path, data = tmp_path / "model.keras", rng.normal(size=(9, 4))
     layers = [keras.layers.Identity() for _ in range(150)]

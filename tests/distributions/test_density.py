@@ -75,6 +75,7 @@ def finite_difference(function, values, which, step):
 # Accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "column"), TABLE_COLUMNS)
 def test_error_against_reference_table(reference, function, column):
     expected = np.exp(reference[column])
@@ -222,6 +223,7 @@ def test_pareto_tail_of_very_large_values():
 SMALL = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.299])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "column"), TABLE_COLUMNS)
 def test_small_stability_against_reference_table(function, column):
     table = columns_of("small_stability_reference.csv")
@@ -306,6 +308,7 @@ def test_gradients_of_a_small_stability():
             )
 
 
+@pytest.mark.slow
 def test_functions_of_a_stability_below_the_least_are_nan():
     with tf.GradientTape() as tape:
         z = tf.constant([0.0, 1.0], tf.float64)
@@ -448,6 +451,7 @@ def test_quantile_in_the_tails_and_of_a_small_stability():
     assert checked.mean() > 0.6
 
 
+@pytest.mark.slow
 def test_median_without_skewness_is_zero():
     assert (np.abs(quantile(np.full(6, 0.5), SMALL, 0.0)) < 1e-16).all()
 
@@ -535,6 +539,7 @@ def grid(*columns):
     return [axis.ravel() for axis in np.meshgrid(*columns)]
 
 
+@pytest.mark.slow
 def test_slopes_equal_finite_differences_up_to_the_largest_numbers():
     """Both of the logarithm of z, from the center over each path's end."""
     decades = [-2, 0, 1, 1.29, 1.31, 2, 3, 8, 14, 30, 49, 51, 120, 300]
@@ -567,6 +572,7 @@ def test_slopes_equal_finite_differences_up_to_the_largest_numbers():
         assert inside.mean() > 0.85
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_everywhere(reference):
     """They are in far tails, at the ends of ranges, and outside the support."""
     hard = [

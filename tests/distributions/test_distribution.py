@@ -446,6 +446,7 @@ def test_undefined_statistics_raise_if_nan_is_not_allowed():
     assert np.isinf(AlphaStable(1.5, allow_nan_stats=False).variance())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("parameterization", ["S0", "S1"])
 def test_gradients_far_out_are_those_of_the_pareto_tail(
