@@ -4,13 +4,13 @@
                net of 50 layers: with He weights, calibrated per layer, and
                calibrated per unit
     cost       time of a calibration over that of a forward pass; the same of
-               the package lsuv on PyTorch (needs `pip install lsuv torch`);
-               time and memory in batches and in one batch, beside `measure`
+               the package lsuv on PyTorch (needs `pip install lsuv torch`)
+    batches    time and memory in batches and in one batch, beside `measure`
     training   training loss on handwritten digits of nets with He weights,
                calibrated in three ways, and with batch normalization
 
-Run `python benchmarks/calibrate.py [signal|cost|training]`. Without an argument
-all three parts run.
+Run `python benchmarks/calibrate.py [signal|cost|batches|training]`. Without an
+argument all four parts run.
 """
 
 from __future__ import annotations
@@ -206,17 +206,17 @@ def batches(rounds: int) -> None:
         seconds = paired.times(runs, rounds, clock=time.process_time)
         peaks = paired.printed_numbers(__file__, "--memory-of", runs, net)
         one = seconds["one batch"]
-        rows.append(
-            [
-                net,
-                f"{np.median(one):.2f} s",
-                *(
-                    paired.median_and_quartiles(seconds[way] / one)
-                    for way in ("calibrate", "4 batches")
-                ),
-                *(f"{peak:.0f}" for peak in peaks.values()),
-            ]
-        )
+        cells = [
+            net,
+            f"{np.median(one):.2f} s",
+            *(
+                paired.median_and_quartiles(seconds[way] / one)
+                for way in ("calibrate", "4 batches")
+            ),
+            *(f"{peak:.0f}" for peak in peaks.values()),
+        ]
+        print(*cells, sep="  ", flush=True)
+        rows.append(cells)
     report.print_table(
         "Time of the processor over that of one batch, median and quartiles of "
         "paired rounds; memory that a process of its own adds.",
@@ -351,13 +351,16 @@ def training(seeds: int, epochs: int, out: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "what", nargs="?", choices=["signal", "cost", "training"]
+        "what", nargs="?", choices=["signal", "cost", "batches", "training"]
     )
     parser.add_argument(
         "--nets", type=int, default=5, help="nets of the part `signal`"
     )
     parser.add_argument(
-        "--rounds", type=int, default=7, help="rounds of the part `cost`"
+        "--rounds",
+        type=int,
+        default=7,
+        help="rounds of the parts `cost` and `batches`",
     )
     parser.add_argument(
         "--seeds", type=int, default=5, help="seeds of the part `training`"
@@ -381,6 +384,7 @@ def main(argv: list[str] | None = None) -> None:
         signal(options.nets)
     if options.what in (None, "cost"):
         cost(options.rounds)
+    if options.what in (None, "batches"):
         batches(options.rounds)
     if options.what in (None, "training"):
         training(options.seeds, options.epochs, options.out)

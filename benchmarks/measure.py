@@ -15,16 +15,21 @@ builds only the model and the data.
 compiling included: `measure` and `predict` on the same data, each in processes
 of their own, in CPU time.
 
+`--shares` shows what the shares of dead and saturated units add: a pass that
+keeps them against one that does not, in CPU time.
+
 Run `python benchmarks/measure.py`; `--help` lists the nets.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import time
 from collections.abc import Callable
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -37,13 +42,16 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_initx as kx
+from keras_initx.measurement import forward
 
 WAYS = ("forward", "measure", "predict", "copy")
 
 
-def dense_net(width: int, depth: int = 50) -> keras.Model:
+def dense_net(
+    width: int, depth: int = 50, activation: str = "relu"
+) -> keras.Model:
     layers = [
-        keras.layers.Dense(width, "relu", kernel_initializer="he_normal")
+        keras.layers.Dense(width, activation, kernel_initializer="he_normal")
         for _ in range(depth)
     ]
     return keras.Sequential([keras.Input((width,)), *layers])
@@ -84,6 +92,15 @@ FIRST: dict[str, tuple[Callable[[], keras.Model], int]] = {
         lambda: keras.applications.ResNet50(weights=None),
         32,
     ),
+}
+
+
+# name: (model, samples in one batch)
+SHARES: dict[str, tuple[Callable[[], keras.Model], int]] = {
+    "20 dense, 1024 wide, relu": (lambda: dense_net(1024, 20), 1024),
+    "20 dense, 1024 wide, tanh": (lambda: dense_net(1024, 20, "tanh"), 1024),
+    "10 dense, 2048 wide, relu": (lambda: dense_net(2048, 10), 1024),
+    "10 conv, 64 channels of 32x32, relu": (lambda: conv_net(64, 32, 10), 64),
 }
 
 
@@ -198,6 +215,44 @@ def report_first(nets: list[str], rounds: int) -> None:
     Console(width=200, color_system=None).print(table)
 
 
+def report_shares(nets: list[str], rounds: int) -> None:
+    """Prints the time of a pass with the shares over one without."""
+    table = Table(box=box.MARKDOWN)
+    for head in ("net", "without the shares", "with them, over it"):
+        table.add_column(
+            head, justify="left" if head == "net" else "right", no_wrap=True
+        )
+    for net in nets:
+        build, samples = SHARES[net]
+        keras.utils.set_random_seed(0)
+        model = build()
+        x = np.random.normal(size=(samples, *model.input_shape[1:]))
+        x = x.astype(np.float32)
+        meters = {way: kx.Meter(model) for way in ("without", "with")}
+        nothing = mock.patch.object(forward._Rows, "_keep", lambda *_: ())
+        with nothing:
+            meters["without"](x, batch_size=samples)
+        seconds = paired.times(
+            {
+                way: functools.partial(meter, x, batch_size=samples)
+                for way, meter in meters.items()
+            },
+            rounds,
+            clock=time.process_time,
+        )
+        cells = [
+            net,
+            f"{np.median(seconds['without']):.2f} s",
+            paired.median_and_quartiles(
+                seconds["with"] / seconds["without"], digits=3
+            ),
+        ]
+        print(*cells, sep="  ", flush=True)
+        table.add_row(*cells)
+    print(f"CPU time, median of {rounds} paired rounds (quartiles).")
+    Console(width=200, color_system=None).print(table)
+
+
 def report(nets: list[str], rounds: int) -> None:
     table = Table(box=box.MARKDOWN)
     table.add_column("net", no_wrap=True)
@@ -223,10 +278,16 @@ def report(nets: list[str], rounds: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--net", action="append", choices=NETS | FIRST, help="only this net"
+        "--net",
+        action="append",
+        choices=NETS | FIRST | SHARES,
+        help="only this net",
     )
     parser.add_argument(
         "--first", action="store_true", help="the first call on a fresh model"
+    )
+    parser.add_argument(
+        "--shares", action="store_true", help="the cost of dead units"
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
@@ -238,6 +299,8 @@ def main(argv: list[str] | None = None) -> None:
         print_first(*options.first_of)
     elif options.first:
         report_first(options.net or list(FIRST), options.rounds)
+    elif options.shares:
+        report_shares(options.net or list(SHARES), options.rounds)
     else:
         report(options.net or list(NETS), options.rounds)
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# Signals wait until they have so many units in all, of few samples more, which
-# fit into the same memory.
+# Signals wait until they have so many units in all; of few samples more, 4 MiB
+# in float32.
 _UNITS = 2048
-_UNITS_OF_FEW = 8192
+_UNITS_OF_FEW = 32768
 
 
 class Stacks:

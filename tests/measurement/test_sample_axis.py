@@ -18,6 +18,7 @@ from tests.helpers.arranged_rows import (
     UNITS,
     UNREACHED,
     WIDTH,
+    computed,
     joined,
     model_of,
     of_computed_size,
@@ -87,9 +88,9 @@ MIXED = {
     "mean over samples that came second": lambda x: ops.mean(
         of_computed_size(swapped(x)), axis=1
     ),
-    "mean over samples, of a computed size": lambda x: of_computed_size(
-        ops.mean(x, axis=0)[:, None]
-    )[:, 0],
+    "mean over samples, of a computed size": lambda x: tf.reshape(
+        ops.mean(x, axis=0), [computed(x, 1), WIDTH]
+    ),
     "learned vectors beside the samples": lambda x: joined(x[:1] * 0 + 1, x),
     "sums over samples, steps first": lambda x: swapped(ops.cumsum(x, axis=0)),
     "products of samples": lambda x: ops.reshape(
