@@ -1,7 +1,8 @@
 """How do the costs of a Meter and of calibrate grow with depth?
 
 Dense nets of 10, 100 and 1000 layers run once over the same samples. The first
-call traces and compiles; the time of later calls is the median of rounds. A
+call traces and compiles; the time of later calls is the median of rounds, both
+in CPU time, on which the load of the machine has less influence. A
 second table has the bytes that a distributed measurement sends, also for a
 convolutional net: each replica sends its bytes for every batch, each worker
 once. They are counted from the tensors.
@@ -47,16 +48,18 @@ def growth(depths: list[int], rounds: int) -> list[list[object]]:
     for name, operation in OPERATIONS.items():
         for depth in depths:
             run = operation(dense_net(WIDTH, depth))
-            start = time.perf_counter()
+            start = time.process_time()
             run(x)
-            first = time.perf_counter() - start
+            first = time.process_time() - start
             seconds = []
             for _ in range(rounds):
-                start = time.perf_counter()
+                start = time.process_time()
                 run(x)
-                seconds.append(time.perf_counter() - start)
+                seconds.append(time.process_time() - start)
             later = float(np.median(seconds))
-            rows.append([name, depth, first, 1000 * later, 1e6 * later / depth])
+            row = [name, depth, first, 1000 * later, 1e6 * later / depth]
+            print(*row, sep="  ", flush=True)
+            rows.append(row)
     return rows
 
 

@@ -18,6 +18,7 @@ from tests.helpers.arranged_rows import (
     UNITS,
     UNREACHED,
     WIDTH,
+    Inside,
     computed,
     joined,
     model_of,
@@ -28,6 +29,18 @@ from tests.helpers.stat_checks import assert_same_profile, profile_of
 
 # As many samples as steps in one batch, fewer, more, and a smaller last batch.
 BATCHES = ((STEPS, STEPS), (STEPS, 4), (20, 32), (20, 8), (20, 1))
+
+
+# Rows whose samples have numbers in several places of the signal.
+OUT_OF_ORDER = {
+    "heads, one after the other",
+    "steps first",
+    "steps first, folded",
+    "steps first, of a computed size",
+    "samples between steps",
+    "two equal views",
+    "two views",
+}
 
 
 def unfolded(source, inside, x):
@@ -63,6 +76,7 @@ def test_a_map_of_any_arrangement_against_the_units_of_each_sample(name, rng):
         assert_same_profile(row_of(profile), expected, rtol=1e-5)
         note = profile.notes[profile.layers.index("inside/map")]
         assert ("no sample" in note) == (name in UNREACHED)
+        assert ("not in order" in note) == (name in OUT_OF_ORDER)
 
 
 def top(x):
@@ -113,6 +127,43 @@ def test_a_signal_that_mixes_samples_is_refused_by_name(name, rng):
     assert len(kx.Meter(model, layers="head")(x)) == 1
 
 
+def test_noise_reaches_a_layer_as_samples_do(rng):
+    """Each sample has noise of its own, so that its row has a variance."""
+    model, _ = model_of(
+        lambda layer, x: x[..., :1] + layer.map(tf.random.normal(tf.shape(x)))
+    )
+    x = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
+    row = row_of(kx.measure(model, x))
+    assert row.sample_variance > 0.1 * row.squared_mean
+
+
+def test_the_two_samples_that_are_looked_at_differ_in_all_inputs(rng):
+    """The first ones are equal in the input that the map is run on."""
+    run, source = ROWS["steps first"]
+    inputs = [keras.Input((2,)), keras.Input((STEPS, WIDTH))]
+    inside = Inside(run, name="inside")
+    sums = [ops.sum(each, axis=-1) for each in (*inputs, inside(inputs[1]))]
+    model = keras.Model(inputs, ops.sum(sums[1] + sums[2], axis=-1) + sums[0])
+    a = rng.normal(size=(20, 2)).astype("float32")
+    b = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
+    b[:5] = b[0]
+    profile = kx.measure(model, [a, b])
+    assert_same_profile(row_of(profile), unfolded(source, inside, b), rtol=1e-5)
+
+
+def test_a_model_that_takes_one_number_of_samples(rng):
+    def run(layer, x):
+        y = layer.map(ops.reshape(swapped(x), (4 * STEPS, WIDTH)))
+        return swapped(ops.reshape(y, (STEPS, 4, UNITS)))
+
+    inputs = keras.Input(batch_shape=(4, STEPS, WIDTH))
+    inside = Inside(run, name="inside")
+    model = keras.Model(inputs, inside(inputs))
+    x = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
+    expected = unfolded(ROWS["steps first"][1], inside, x)
+    assert_same_profile(row_of(kx.measure(model, x)), expected, rtol=1e-5)
+
+
 def test_texts_are_as_long_as_the_longest_of_a_batch():
     """Neither the graph nor one sample knows the number of units."""
     words = layers.TextVectorization()
@@ -137,17 +188,17 @@ def test_texts_are_as_long_as_the_longest_of_a_batch():
 class WhenTraining(layers.Layer):
     """Runs a row of the table in training mode, and a plain map otherwise."""
 
-    def __init__(self, name, noise=None):
+    def __init__(self, name, noise=None, always=False):
         super().__init__(name="inside")
         self.run, self.source = ROWS[name]
         _, self.inside = model_of(self.run)
         self.map, self.free = self.inside.map, self.inside.free
-        self.noise = noise
+        self.noise, self.always = noise, always
 
     def call(self, x, training=False):
         if self.noise is not None:
             x = self.noise(x, training=training)
-        return self.run(self, x) if training else self.map(x)
+        return self.run(self, x) if training or self.always else self.map(x)
 
 
 IN_TRAINING = (
@@ -175,14 +226,16 @@ def test_an_arrangement_in_training_alone(name, rng):
 def test_noise_and_statistics_of_the_batch_in_training(rng):
     """Dropout tells samples apart by their numbers, statistics mix them."""
     x = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
-    for noise, name, known in (
-        (layers.Dropout(0.5), "two views", True),
-        (layers.Dropout(0.5, noise_shape=(None, 1, 1)), "plain", True),
-        (layers.BatchNormalization(), "steps folded", False),
-        (layers.BatchNormalization(), "two views", False),
-        (layers.BatchNormalization(), "steps first", False),
+    norm = layers.BatchNormalization
+    for noise, name, always, known in (
+        (layers.Dropout(0.5), "two views", False, True),
+        (layers.Dropout(0.5, noise_shape=(None, 1, 1)), "plain", False, True),
+        (norm(), "steps first", True, True),
+        (norm(), "steps first", False, False),
+        (norm(), "steps folded", False, False),
+        (norm(), "two views", False, False),
     ):
-        inside = WhenTraining(name, noise)
+        inside = WhenTraining(name, noise, always)
         model = keras.Sequential([keras.Input((STEPS, WIDTH)), inside])
         meter = kx.Meter(model, training=True)
         for samples, size in ((STEPS, STEPS), (20, 20)):
