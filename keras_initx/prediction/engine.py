@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from keras_initx.prediction.elementwise import Elementwise
+from keras_initx.prediction.refusals import Unpredictable
 
 Value = TypeVar("Value")
 
@@ -185,6 +186,19 @@ class Engine:
     def mask(self, rate: float, groups: np.ndarray, width: int) -> Signal:
         """Returns the mask of a dropout."""
         raise NotImplementedError
+
+    def attention(
+        self,
+        query: Signal,
+        key: Signal,
+        value: Signal,
+        samples: int,
+        heads: int,
+        scale: float,
+        mask: np.ndarray | None,
+    ) -> Signal:
+        """Returns the output of heads of attention, see `attention`."""
+        raise Unpredictable("attention has no rule for this width")
 
     def cotangent(self, x: Signal) -> Any:
         """Returns independent standard normal gradients of a signal."""

@@ -284,6 +284,22 @@ class Winner(Expression):
         return ((values == largest) & (self.owner >= 0)).astype(float)
 
 
+class Known(Expression):
+    """A vector of mean 0 of which only the second moments are known.
+
+    Args:
+        second: Array of shape `(points, points)`. The second moments.
+        family: Hashable. What it is.
+        reasons: Sequence of str. As in `Expression`.
+    """
+
+    def __init__(
+        self, second: np.ndarray, family: Hashable, reasons: Sequence[str]
+    ):
+        super().__init__(len(second), family=family, reasons=reasons)
+        self.second = second
+
+
 class Flat(Expression):
     """The channels of all positions of an expression, as one set of channels.
 

@@ -18,6 +18,7 @@ from keras_initx.prediction.expressions import (
     Constant,
     Expression,
     Flat,
+    Known,
     Largest,
     Linear,
     Map,
@@ -79,7 +80,7 @@ class Moments:
     def _compute_first(self, x: Expression) -> np.ndarray:
         if isinstance(x, Constant):
             return x.values
-        if isinstance(x, White | Linear | Unflat):
+        if isinstance(x, White | Linear | Unflat | Known):
             return np.zeros(x.size)
         if isinstance(x, Values):
             return x.values.mean(axis=0)
@@ -179,6 +180,8 @@ class Moments:
                 inner = self._second_or_none(one.parts[0], other)
                 mixed = None if inner is None else one.matrix @ inner
                 return _turned(mixed, turned)
+        if isinstance(x, Known) and x is y:
+            return x.second
         if isinstance(x, Flat) and isinstance(y, Flat):
             inner = self._second_or_none(x.parts[0], y.parts[0])
             if inner is None:

@@ -44,6 +44,8 @@ from keras_initx.validation import (
 
 # The largest number of positions of all samples, whose square a matrix holds.
 _POINTS = 1024
+# The same for the two samples that there must be.
+_MOST_POINTS = 3072
 _CHANNELS = 8192
 # The same for networks of finite width, where the cube of it counts.
 _DRAWN_POINTS = 256
@@ -78,12 +80,13 @@ def predict(
     for the samples i and j at hand. Where the channels are functions of one
     Gaussian vector the moments are closed forms or quadrature. Merged branches
     are sums and products of what they have in common, and where that has no
-    closed form it is drawn, with channels that exist only here.
+    closed form it is drawn, with channels that exist only here. Heads of
+    attention are drawn too, with scores that stay random in wide models.
 
     A layer of which nothing true can be said is refused by name, with what
     helps. Among them are heavy-tailed, constructed and correlated weights,
-    attention, recurrent layers, causal masks, matrix products of two signals,
-    and a softmax whose output is used.
+    recurrent layers, matrix products of two signals other than attention,
+    dropout of attention scores, and a softmax whose output is used.
 
     Args:
         model: keras.Model. A model of any kind. Without `data` it must be
@@ -163,9 +166,12 @@ def predict(
             places = -(-error.points // count)
             fewer = error.limit // places
             if fewer >= count or fewer < 2:
+                fewer = 2
+            if fewer * places > task.limit(width, fewer):
+                most = task.limit(width, 2) // 2
                 raise ValueError(
                     f"A layer has {places} positions, where predict knows the "
-                    f"moments of {error.limit // 2} positions at most, with "
+                    f"moments of {most} positions at most, with "
                     f"width={width!r}: give a model of smaller images. "
                     f"Received: model={model.name!r}"
                 ) from None
@@ -182,6 +188,12 @@ class _Task(NamedTuple):
     training: bool
     weights: Source
     seed: int
+
+    def limit(self, width: str, samples: int) -> int:
+        """Returns the largest number of positions of all samples."""
+        if width == "actual":
+            return _DRAWN_POINTS
+        return _MOST_POINTS if samples == 2 else _POINTS
 
     def run(self, engine: Engine, arrays: Any, samples: int) -> Propagation:
         """Runs the model on an engine, and returns the steps with the rows."""
@@ -200,7 +212,8 @@ class _Task(NamedTuple):
 
 def _wide(task: _Task, arrays: Any, samples: int) -> Prediction:
     """Predicts a model as it becomes infinitely wide."""
-    engine = WideEngine(Moments(_CHANNELS, _POINTS, task.seed))
+    limit = task.limit("infinite", samples)
+    engine = WideEngine(Moments(_CHANNELS, limit, task.seed))
     return _result(engine, task.run(engine, arrays, samples), samples)
 
 

@@ -9,6 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_initx.prediction.attention import (
+    Head,
+    attended,
+    attended_gradients,
+)
 from keras_initx.prediction.elementwise import Elementwise
 from keras_initx.prediction.engine import Engine, Signal, Weight
 from keras_initx.prediction.expressions import (
@@ -17,6 +22,7 @@ from keras_initx.prediction.expressions import (
     Constant,
     Expression,
     Flat,
+    Known,
     Largest,
     Linear,
     Map,
@@ -30,10 +36,17 @@ from keras_initx.prediction.expressions import (
     White,
     Winner,
 )
-from keras_initx.prediction.moments import Moments, aligned, sliced
+from keras_initx.prediction.moments import (
+    SAMPLED,
+    Moments,
+    aligned,
+    sliced,
+)
 from keras_initx.prediction.refusals import Unpredictable
 from keras_initx.theory.mean_field.batch_norm import mean_inverse_variance
 
+# How many heads of attention are drawn.
+_HEADS = 64
 STATISTICS = "batch statistics taken at their mean"
 
 
@@ -382,6 +395,50 @@ class WideEngine(Engine):
     def mask(self, rate: float, groups: np.ndarray, width: int) -> Signal:
         """Implements `Engine.mask`."""
         return self._signal([Block(width, Mask(rate, groups, self._family()))])
+
+    def attention(
+        self,
+        query: Signal,
+        key: Signal,
+        value: Signal,
+        samples: int,
+        heads: int,
+        scale: float,
+        mask: np.ndarray | None,
+    ) -> Signal:
+        """Implements `Engine.attention`."""
+        inputs = (query, key, value)
+        for signal in inputs:
+            if not all(b.expression.gaussian for b in signal.value):
+                raise Unpredictable("its queries or keys are not normal")
+        head = Head(
+            self.second(query.value),
+            self.second(key.value),
+            self.second(value.value),
+            samples,
+            query.width // heads,
+            value.width // heads,
+            scale,
+            mask,
+        )
+        known = {SAMPLED}.union(*(self.reasons(s.value) for s in inputs))
+        seed = self.moments.seed
+
+        def signal_of(second: np.ndarray) -> Known:
+            return Known(second, self._family(), tuple(known))
+
+        out = signal_of(attended(head, _HEADS, seed))
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            seconds = attended_gradients(
+                head, self.second(gradient), _HEADS, seed
+            )
+            return [
+                (signal, [Block(signal.width, signal_of(second))])
+                for signal, second in zip(inputs, seconds, strict=True)
+            ]
+
+        return self.noted(self._signal([Block(value.width, out)]), pull)
 
     def cotangent(self, x: Signal) -> Blocks:
         """Implements `Engine.cotangent`."""

@@ -167,6 +167,24 @@ def test_sequences(pytestconfig):
     assert found["places/p"].sample_variance == 0
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention(causal, pytestconfig):
+    rng = np.random.default_rng(pytestconfig.seed)
+    tokens = rng.integers(0, 20, (2, 8))
+    inputs = keras.Input((8,))
+    x = L.Embedding(20, WIDTH, embeddings_initializer=scaled(20.0))(inputs)
+    normalized = L.LayerNormalization()(x)
+    attend = L.MultiHeadAttention(8, 32, kernel_initializer="lecun_normal")
+    x = x + attend(normalized, normalized, use_causal_mask=causal)
+    x = x + dense()(dense("gelu", 2.0)(L.LayerNormalization()(x)))
+    model = keras.Model(inputs, dense()(L.GlobalAveragePooling1D()(x)))
+    found = kx.predict(model, tokens)
+    assert_predicted(found, model, tokens, pytestconfig.seed, wide=0.1)
+    assert {"exact", "sampled"} >= set(found.exactness)
+    with pytest.raises(ValueError, match="no rule for this width"):
+        kx.predict(model, tokens, width="actual", networks=2)
+
+
 @pytest.mark.parametrize("kind", ["batch", "dropout"])
 def test_training_mode(kind, pytestconfig):
     rng = np.random.default_rng(pytestconfig.seed)

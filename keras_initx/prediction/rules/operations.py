@@ -260,6 +260,58 @@ def _matmul(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
     raise Unpredictable("it multiplies matrices of two signals")
 
 
+@register_operation("DotProductAttention")
+def _attention(
+    steps: Propagation,
+    op: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    bias: Any = None,
+    mask: Any = None,
+    scale: Any = None,
+    is_causal: bool = False,
+    **options: Any,
+) -> MomentTensor:
+    """Attention of heads, tensors of shape (samples, positions, heads, d)."""
+    tensors = (query, key, value)
+    if bias is not None or not all(map(_moves, tensors)):
+        raise Unpredictable("its attention has a bias, or constant inputs")
+    for x in tensors:
+        steps.check(x)
+        if len(x.channels) != 2 or len(x.positions) != 1 or not x.samples:
+            raise Unpredictable(
+                "its attention is not over one axis of positions"
+            )
+    shape = (query.places, key.places)
+    seen = None
+    scale = getattr(op, "scale", None) if scale is None else scale
+    if is_causal or getattr(op, "is_causal", False):
+        seen = np.tri(*shape, dtype=bool)
+    if mask is not None:
+        if _moves(mask):
+            raise Unpredictable("its mask depends on the signal")
+        values = numbers(mask).astype(bool)
+        values = values.reshape(-1, *values.shape[-2:])
+        if not (values == values[:1]).all():
+            raise Unpredictable("its mask differs from sample to sample")
+        values = np.broadcast_to(values[0], shape)
+        seen = values if seen is None else seen & values
+    heads, width = query.channels
+    if scale is None:
+        scale = 1 / math.sqrt(width)
+    signal = steps.engine.attention(
+        query.signal,
+        key.signal,
+        value.signal,
+        query.samples,
+        heads,
+        float(scale),
+        seen,
+    )
+    return query.like(signal, channels=value.channels)
+
+
 @register_operation("Einsum")
 def _einsum(steps: Propagation, op: Any, *operands: Any) -> MomentTensor:
     if len(operands) == 2 and _moves(operands[0]) and not _moves(operands[1]):
