@@ -43,7 +43,7 @@ class Rule(NamedTuple):
             return bool(re.search(_whole_parts(self.pattern), path))
         if self.variables:
             return any(_is_same(variable, each) for each in self.variables)
-        return path in self.paths
+        return any(_is_end(path, each) for each in self.paths)
 
     @property
     def shown(self) -> str:
@@ -128,7 +128,16 @@ class Multipliers:
     @property
     def by_path(self) -> dict[str, float]:
         """The factor of each weight by its path, empty before `build`."""
-        return {e.path: e.factor for e in self.entries if isinstance(e, Row)}
+        factors: dict[str, float] = {}
+        for row in self.entries:
+            if isinstance(row, Row):
+                path, count = row.path, 1
+                # Weights of nested models may share a path.
+                while path in factors:
+                    count += 1
+                    path = f"{row.path}:{count}"
+                factors[path] = row.factor
+        return factors
 
 
 def path_of(variable: Any) -> str:
@@ -191,6 +200,15 @@ def _whole_parts(pattern: str) -> str:
     return rf"(?:^|/)(?:{pattern})(?:/|$)"
 
 
+def _is_end(path: str, other: str) -> bool:
+    """Whether one of two paths is the end of the other.
+
+    The path of a loaded model may lack the name of the model.
+    """
+    longer, shorter = sorted((path, other), key=len, reverse=True)
+    return f"/{longer}".endswith(f"/{shorter}")
+
+
 def _is_same(variable: Any, other: Any) -> bool:
     """Whether two are one weight, as a variable of Keras or of TensorFlow."""
     return variable is other or variable is getattr(other, "value", None)
@@ -232,15 +250,18 @@ def _check_meant(rule: Rule, meant: list[int], variables: list[Any]) -> None:
             f"among {_listed(paths)}"
         )
     if rule.pattern is None and not rule.variables:
-        # Two nested models may have layers of one name, and one path.
-        twice = [paths[i] for i in meant if paths.count(paths[i]) > 1]
-        if twice:
-            raise ValueError(
-                "The factors of a layer can be read from a config only if its "
-                "weights have paths of their own. Build the optimizer before "
-                "it is saved, by optimizer.build(model.trainable_variables). "
-                f"Received: several weights with the path {twice[0]!r}"
-            )
+        for path in rule.paths:
+            ends = [each for each in paths if _is_end(each, path)]
+            if len(ends) != 1:
+                # Two nested models may have layers of one name, and one path.
+                raise ValueError(
+                    "The factors of a layer can be read from a config only if "
+                    "its weights have paths of their own. Build the optimizer "
+                    "before it is saved, by "
+                    "optimizer.build(model.trainable_variables). Received: "
+                    f"{len(ends)} weights with the path {path!r}, among "
+                    f"{_listed(paths)}"
+                )
 
 
 def _by_row(rows: Sequence[Row], variables: list[Any]) -> list[float]:

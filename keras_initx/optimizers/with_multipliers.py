@@ -56,7 +56,8 @@ def with_multipliers(
             expression that matches whole parts of the path of a weight, as
             Keras has it in `variable.path`. "dense" matches "dense/kernel" and
             not "dense_1/kernel"; "bias" matches every bias; "block_\d+/.*"
-            the weights of all blocks. Other weights have the factor 1.
+            the weights of all blocks. Name layers, and not the model, whose
+            name Keras may leave out. Other weights have the factor 1.
 
     Returns:
         A `keras.optimizers.Optimizer`. It finds its weights when it is built,

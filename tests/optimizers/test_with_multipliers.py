@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import keras_initx as kx
 
+L = keras.layers
 with_multipliers = kx.optimizers.with_multipliers
 
 # The factor of each of three weights of different ranks.
@@ -305,18 +306,22 @@ def adam(rate=0.01):
 
 
 @pytest.mark.parametrize(
-    ("make", "options"),
+    ("make", "options", "relative"),
     [
-        (sgd, {"run_eagerly": True}),
-        (sgd, {"jit_compile": True}),
-        (adam, {"jit_compile": False}),
+        (sgd, {"run_eagerly": True}, True),
+        (sgd, {"jit_compile": True}, False),
+        (adam, {"jit_compile": False}, False),
     ],
 )
-def test_fit_gives_each_weight_its_rate(make, options):
-    # The absolute schedule sets the one learning rate of the optimizer.
+def test_fit_gives_each_weight_its_rate(make, options, relative):
+    # A schedule sets the one learning rate of the optimizer.
     rates = [0.02, 0.1, 0.05]
+    if relative:
+        rates = [0.2, 0.4, 0.8]
     scheduler = keras.callbacks.LearningRateScheduler(
-        lambda epoch: rates[epoch]
+        (lambda epoch, rate: 2 * rate)
+        if relative
+        else (lambda epoch: rates[epoch])
     )
     model = compiled(twins(), make(), **options)
     model.fit(X, Y, epochs=3, verbose=0, callbacks=[scheduler])
@@ -443,6 +448,19 @@ def subclassed():
     return model
 
 
+def test_a_scaled_loss_survives_a_file(tmp_path):
+    outer = keras.optimizers.LossScaleOptimizer(sgd(), initial_scale=8.0)
+    model = compiled(twins(), outer, run_eagerly=True)
+    model.train_on_batch(X, Y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    factors = loaded.optimizer.inner_optimizer.multipliers
+    assert list(factors.values()) == factors_of(model)
+    for each in (model, loaded):
+        each.train_on_batch(X, Y)
+    assert_equal_weights(loaded.get_weights(), model.get_weights())
+
+
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("kind", ["twins", "subclassed"])
 def test_factors_and_state_survive_a_file(kind, steps, tmp_path):
@@ -476,6 +494,23 @@ def test_factors_and_state_survive_a_file(kind, steps, tmp_path):
     plain.compile(adam(), "mse", run_eagerly=True)
     train(plain, steps + 2)
     assert not np.allclose(plain.get_weights()[0], model.get_weights()[0])
+
+
+def test_a_model_that_has_not_been_trained_survives_a_file(tmp_path):
+    layers = [L.Dense(3, name="a"), L.Dense(3, name="b"), L.Dense(2, name="aa")]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    optimizer = with_multipliers(adam(), {layers[0]: 0.5, "b": 2})
+    model.compile(optimizer, "mse")
+    model.save(tmp_path / "model.keras")
+    assert not model.optimizer.built
+    # Keras warns of any optimizer that was saved before it was built.
+    with pytest.warns(UserWarning, match="Skipping variable loading"):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    # Keras leaves out the name of the model.
+    paths = [v.path for v in loaded.trainable_variables]
+    assert paths[0] != model.trainable_variables[0].path
+    factors = loaded.optimizer.multipliers
+    assert factors == dict(zip(paths, [0.5, 0.5, 2, 2, 1, 1], strict=True))
 
 
 def test_a_copy_refuses_weights_that_are_not_its_own():
@@ -520,7 +555,7 @@ def test_an_ambiguous_config_of_a_layer_is_refused():
     model = twins()
     optimizer = with_multipliers("sgd", {model.layers[0]: 0.25})
     copy = type(optimizer).from_config(optimizer.get_config())
-    with pytest.raises(ValueError, match="several weights with the path"):
+    with pytest.raises(ValueError, match="2 weights with the path"):
         copy.build(model.trainable_variables)
 
 
