@@ -295,7 +295,10 @@ def plain_net(depth: int, inputs: int, conv: bool) -> keras.Model:
 def weights_of(model: keras.Model, norm: bool = False) -> Weights:
     layers = [layer.get_weights() for layer in model.layers if layer.weights]
     if norm:
-        layers = [[w, b, np.ones_like(b), np.zeros_like(b)] for w, b in layers]
+        # The last layer has no activation, and no normalization.
+        layers[:-1] = [
+            [w, b, np.ones_like(b), np.zeros_like(b)] for w, b in layers[:-1]
+        ]
     return layers
 
 
@@ -354,12 +357,12 @@ def training(results: Results) -> None:
             table = train(starts, data, epochs, tf.nn.relu, norm, conv)
             return [table[i : i + SEEDS] for i in range(0, len(table), SEEDS)]
 
-        for ways in (("Batch Normalization",), WAYS):
+        for ways in (WAYS, ("Batch Normalization",)):
             results.add(
                 "training", f"{name}: {', '.join(ways)}", lambda w=ways: rows(w)
             )
         table = []
-        for ways in (("Batch Normalization",), WAYS):
+        for ways in (WAYS, ("Batch Normalization",)):
             part = results.part("training")[f"{name}: {', '.join(ways)}"]
             table += [[w, *cells(r)] for w, r in zip(ways, part, strict=True)]
         report.print_table(

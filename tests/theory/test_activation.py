@@ -37,6 +37,7 @@ CALLS = {
     ),
     theory.jacobian_moments: ((5,), LEAKY),
     theory.log_norm_drift_and_variance: ((1.0, 64), LEAKY),
+    theory.nngp_kernel: (([[1.0, 2.0]], 2), LEAKY),
     theory.paired_scale: ((), LEAKY),
     theory.residual_growth: ((9, 0.5), LEAKY),
     theory.residual_log_norm: ((9, 7, 0.5), LEAKY),
@@ -52,6 +53,7 @@ CALLS = {
         Activation(hard_tanh, breakpoints=(-1, 1)),
     ),
     theory.stable_weight_scale: ((1.5, 64), LEAKY),
+    theory.tangent_kernel: (([[1.0, 2.0]], 2), LEAKY),
 }
 
 

@@ -10,9 +10,11 @@ normalization does to this, forward and backward: `batch_norm_raw_variance` and
 `batch_norm_gradient_growth` (Luther & Seung, 2020). Where the signal of a plain
 network with biases ends up, and which variances keep its gradients:
 `signal_fixed_point` and `edge_of_chaos` (Poole et al., 2016). How the singular
-values of its Jacobian spread: `jacobian_moments` (Pennington et al., 2017). How
-paired weights must be scaled: `paired_scale`. `Activation` is the record of an
-activation and its parameters that all of `keras_initx.theory` accepts.
+values of its Jacobian spread: `jacobian_moments` (Pennington et al., 2017).
+Which kernels infinitely wide networks have on given inputs: `nngp_kernel` and
+`tangent_kernel` (Matthews et al., 2018; Jacot et al., 2018). How paired weights
+must be scaled: `paired_scale`. `Activation` is the record of an activation and
+its parameters that all of `keras_initx.theory` accepts.
 """
 
 from keras_initx.theory.mean_field.activations import Activation
@@ -35,6 +37,7 @@ from keras_initx.theory.mean_field.jacobian import (
     JacobianMoments,
     jacobian_moments,
 )
+from keras_initx.theory.mean_field.kernels import nngp_kernel, tangent_kernel
 from keras_initx.theory.mean_field.pairing import paired_scale
 from keras_initx.theory.mean_field.variance import (
     critical_scale,
@@ -53,10 +56,12 @@ __all__ = [
     "critical_scale",
     "edge_of_chaos",
     "jacobian_moments",
+    "nngp_kernel",
     "paired_scale",
     "sample_variance_decay",
     "signal_fixed_point",
     "signal_stability",
+    "tangent_kernel",
 ]
 
 

@@ -135,8 +135,9 @@ def _samples(name: str, value: Any) -> np.ndarray:
     array = check_array(name, value)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or 0 in array.shape:
+        received: dict[str, Any] = {name: f"array of shape {array.shape}"}
         refuse(
             f"{name} must have the shape (samples,) or (samples, numbers).",
-            **{name: f"array of shape {array.shape}"},
+            **received,
         )
     return array
