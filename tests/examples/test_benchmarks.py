@@ -101,3 +101,22 @@ def test_triangle_waves_trained_together_equal_a_single_one(monkeypatch):
     np.testing.assert_allclose(
         bench.forward(end, x)[:, -1], model(x[:, None])[:, 0], atol=1e-4
     )
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_plain_nets_together_equal_those_of_keras(conv, monkeypatch, rng):
+    bench = load("isometry", monkeypatch)
+    x = rng.normal(size=(6, 64)).astype(np.float32)
+    model = bench.plain_net(2, 64, conv)
+    starts, expected = [], []
+    for seed in range(2):
+        kx.initialize(model, "he_normal", seed=seed)
+        starts.append(bench.weights_of(model))
+        expected.append(model(x))
+    together = [
+        [np.stack(weights) for weights in zip(*layers, strict=True)]
+        for layers in zip(*starts, strict=True)
+    ]
+    both = tf.constant(np.stack([x, x]))
+    result = bench.logits(both, together, tf.nn.relu, False, conv)
+    np.testing.assert_allclose(result, np.stack(expected), atol=1e-4)

@@ -77,7 +77,7 @@ def by_quadrature(phi, slope, covariance):
             lambda z: 1 / (1 + np.exp(-z)),
         ),
         ("linear", lambda z: z, np.ones_like),
-        # Of one that is no name.
+        # A function that has no name here.
         (
             lambda z: np.cos(z) + z,
             lambda z: np.cos(z) + z,
