@@ -157,6 +157,9 @@ def test_the_batch_size_does_not_matter():
     check()
 
 
+DTYPES = ("float32", "mixed_bfloat16", "float64")
+
+
 @pytest.fixture(scope="module")
 def of_three_dtypes():
     """Returns a model of a layer of each dtype, and its meter."""
@@ -167,7 +170,7 @@ def of_three_dtypes():
             keras.layers.Dense(
                 5, kernel_initializer="identity", dtype=dtype, name=dtype
             )(inputs)
-            for dtype in ("float32", "mixed_bfloat16", "float64")
+            for dtype in DTYPES
         ],
     )
     return model, kx.Meter(model)
@@ -179,11 +182,18 @@ def test_a_signal_without_variance_has_exactly_none(size, of_three_dtypes):
     model, meter = of_three_dtypes
     x = np.full((1000, 5), 0.1)
     profile = meter(x, batch_size=size)
-    assert list(profile.layers) == ["float32", "mixed_bfloat16", "float64"]
-    np.testing.assert_array_equal(profile.sample_variance, 0)
-    np.testing.assert_array_equal(profile.sample_fraction, 0)
-    expected = [np.mean(np.float64(y) ** 2) for y in model(x[:1])]
-    np.testing.assert_allclose(profile.squared_mean, expected, 1e-6)
+    outputs = dict(zip(DTYPES, model(x[:1]), strict=True))
+    assert sorted(profile.layers) == sorted(outputs)
+    for name, variance, fraction, squared_mean in zip(
+        profile.layers,
+        profile.sample_variance,
+        profile.sample_fraction,
+        profile.squared_mean,
+        strict=True,
+    ):
+        assert variance == 0 and fraction == 0, name
+        expected = np.mean(np.float64(outputs[name]) ** 2)
+        np.testing.assert_allclose(squared_mean, expected, 1e-6, err_msg=name)
 
 
 def test_one_large_batch_is_as_good_as_many(rng):
