@@ -382,12 +382,11 @@ def _as_function_of_one(
         functions.append(pair[1])
     if source is None or isinstance(source, Constant):
         return None
-    kinks = sorted({kink for f in functions for kink in f.kinks} | {0.0})
 
     def call(z: Any) -> Any:
         return combine(*(f.call(z) for f in functions))
 
-    return source, Elementwise(call, tuple(kinks))
+    return source, Elementwise(call)
 
 
 def _product(*factors: Any) -> Any:

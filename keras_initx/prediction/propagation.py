@@ -280,7 +280,7 @@ class Propagation:
             *tensors: MomentTensors or arrays, which are broadcast.
         """
         if not isinstance(function, Elementwise):
-            function = Elementwise(function)
+            function = Elementwise(function, arity=len(tensors))
         xs = self.broadcast(tensors)
         signal = self.engine.map(function, [x.signal for x in xs])
         return xs[0].like(signal)

@@ -8,6 +8,11 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.prediction.elementwise import found_kinks
+from keras_initx.theory.mean_field.gaussian_products import (
+    Function,
+    gaussian_mean,
+)
 from tests.prediction.networks import rows_of_network
 
 L = keras.layers
@@ -286,6 +291,44 @@ def test_a_rule_of_ones_own():
 
 def images(*layers):
     return keras.Sequential([keras.Input((4, 4, 4)), *layers])
+
+
+@pytest.mark.parametrize(
+    ("function", "kinks"),
+    [
+        (np.tanh, ()),
+        (np.exp, ()),
+        (np.square, ()),
+        (lambda z: np.sin(3 * z), ()),
+        (lambda z: np.maximum(z, 0), (0.0,)),
+        (lambda z: np.clip(z, -1, 1), (-1.0, 1.0)),
+        (lambda z: np.clip(2 * z - 0.3, -1, 2.1), (-0.35, 1.2)),
+        (np.sign, (0.0,)),
+        (lambda z: np.abs(z - 1 / 3) + np.tanh(z), (1 / 3,)),
+    ],
+)
+def test_kinks_are_found(function, kinks):
+    assert found_kinks(function) == pytest.approx(kinks, abs=1e-8)
+
+
+def test_an_activation_with_kinks_that_nobody_named():
+    def clipped(z):
+        return keras.ops.clip(2 * z - 0.3, -1.0, 2.1)
+
+    layers = [dense(activation=clipped), dense()]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    found = kx.predict(model, weights="initial")
+
+    def exact(z):
+        return np.clip(2 * z - 0.3, -1.0, 2.1)
+
+    # Glorot's variance is 1 / 4, so that both pre-activations have variance 1.
+    moment = gaussian_mean(
+        Function(lambda z: exact(z) ** 2, (-0.35, 1.2)),
+        np.zeros(1),
+        np.ones(1),
+    )[0]
+    assert found.total[1] == pytest.approx(moment, rel=1e-9)
 
 
 REFUSED = {

@@ -49,7 +49,9 @@ def _maximum(steps: Propagation, layer: Any, xs: Any) -> MomentTensor:
 
 @register_propagation(_L.Minimum)
 def _minimum(steps: Propagation, layer: Any, xs: Any) -> MomentTensor:
-    smallest = Elementwise(lambda *t: tf.reduce_min(tf.stack(t), axis=0))
+    smallest = Elementwise(
+        lambda *t: tf.reduce_min(tf.stack(t), axis=0), arity=len(xs)
+    )
     return steps.elementwise(smallest, *xs)
 
 
@@ -61,5 +63,5 @@ def _concatenate(steps: Propagation, layer: Any, xs: Any) -> MomentTensor:
 def largest(count: int) -> Elementwise:
     """Returns the maximum of several arguments."""
     return Elementwise(
-        lambda *t: tf.reduce_max(tf.stack(t), axis=0) if len(t) > 1 else t[0]
+        lambda *t: tf.reduce_max(tf.stack(t), axis=0), arity=count
     )

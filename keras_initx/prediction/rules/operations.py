@@ -82,7 +82,7 @@ def _of_two(steps: Propagation, function: Any, x1: Any, x2: Any) -> Any:
         raise Unpredictable("it compares a tensor with an array")
     number = float(values.ravel()[0])
     return steps.elementwise(
-        Elementwise(lambda z: function(z, tf.cast(number, z.dtype)), (number,)),
+        Elementwise(lambda z: function(z, tf.cast(number, z.dtype))),
         x,
     )
 
