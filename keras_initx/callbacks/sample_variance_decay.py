@@ -177,7 +177,8 @@ class SampleVarianceDecay(Periodic):
     >>> class Autoencoder(keras.Model):
     ...     def __init__(self):
     ...         super().__init__()
-    ...         self.encoder = keras.Sequential([keras.layers.Dense(2)])
+    ...         encode = keras.layers.Dense(2, name="encode")
+    ...         self.encoder = keras.Sequential([encode])
     ...         self.decoder = keras.Sequential([keras.layers.Dense(4)])
     ...     def train_step(self, x):
     ...         with tf.GradientTape() as tape:
@@ -191,7 +192,7 @@ class SampleVarianceDecay(Periodic):
     >>> decay = SampleVarianceDecay(x, model=autoencoder.encoder)
     >>> history = autoencoder.fit(x, verbose=0, callbacks=[decay])
     >>> decay.profiles[-1].layers
-    ('dense_2',)
+    ('encode',)
 
     Reference: the decay is that of Luther & Seung, Physical Review Research 2,
     033135 (2020), arXiv:1902.04942; following it during training is not in the
