@@ -18,6 +18,7 @@
 """
 
 import contextlib
+from typing import Any
 
 from keras_initx import _startup
 
@@ -30,19 +31,16 @@ with (
 ):
     _startup.import_keras()
     from keras_initx import (
-        callbacks,
+        backend,
         constraints,
-        distribute,
         distributions,
         initializers,
         inspection,
         layers,
         models,
         optimizers,
-        prediction,
         theory,
     )
-    from keras_initx.calibration import Calibration, calibrate
     from keras_initx.initialization import (
         BranchScaling,
         Initialization,
@@ -52,22 +50,25 @@ with (
         paired,
         scale_branches,
     )
-    from keras_initx.measurement import (
-        JacobianProfile,
-        Meter,
-        measure,
-        measure_jacobian,
-    )
-    from keras_initx.parametrization import (
-        CoordinateCheck,
-        Mup,
-        MupWeight,
-        coordinate_check,
-        mup,
-    )
-    from keras_initx.prediction.predict import predict
-    from keras_initx.prediction.record import Prediction
+    from keras_initx.parametrization import Mup, MupWeight, mup
     from keras_initx.profile import VarianceProfile
+    from keras_initx.validation import check_backend
+
+    if backend.is_tensorflow():
+        from keras_initx import callbacks, distribute, prediction
+        from keras_initx.calibration import Calibration, calibrate
+        from keras_initx.measurement import (
+            JacobianProfile,
+            Meter,
+            measure,
+            measure_jacobian,
+        )
+        from keras_initx.parametrization import (
+            CoordinateCheck,
+            coordinate_check,
+        )
+        from keras_initx.prediction.predict import predict
+        from keras_initx.prediction.record import Prediction
 
 __all__ = [
     "BranchScaling",
@@ -103,6 +104,30 @@ __all__ = [
     "scale_branches",
     "theory",
 ]
+# What imports TensorFlow.
+_ON_TENSORFLOW = {
+    "Calibration",
+    "CoordinateCheck",
+    "JacobianProfile",
+    "Meter",
+    "Prediction",
+    "calibrate",
+    "callbacks",
+    "coordinate_check",
+    "distribute",
+    "measure",
+    "measure_jacobian",
+    "predict",
+    "prediction",
+}
+if not backend.is_tensorflow():
+    __all__ = [name for name in __all__ if name not in _ON_TENSORFLOW]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_TENSORFLOW:
+        check_backend(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

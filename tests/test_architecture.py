@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # The levels of the house, from the ground up. No room imports from above.
 LEVELS = (
-    {"validation", "_startup"},
+    {"validation", "_startup", "backend"},
     {"distribute", "inspection", "profile"},
     {"distributions", "hooks", "theory"},
     {"constraints", "initializers", "layers", "measurement", "optimizers"},
@@ -34,21 +34,23 @@ LEVELS = (
 ARROWS = {
     "_startup": set(),
     "validation": set(),
+    "backend": set(),
     "distribute": set(),
     "profile": set(),
-    "inspection": set(),
+    "inspection": {"backend"},
     "theory": {"profile"},
     "distributions": set(),
     "hooks": {"inspection"},
-    "initializers": {"distributions", "theory"},
+    "initializers": {"backend", "distributions", "theory"},
     "constraints": set(),
-    "layers": {"constraints", "inspection", "theory"},
+    "layers": {"backend", "constraints", "inspection", "theory"},
     "measurement": {"distribute", "hooks", "inspection", "profile"},
     "initialization": {"initializers", "inspection", "profile", "theory"},
     "calibration": {"hooks", "inspection", "measurement", "profile"},
-    "models": {"initializers", "layers", "theory"},
+    "models": {"backend", "initializers", "layers", "theory"},
     "optimizers": set(),
     "parametrization": {
+        "backend",
         "hooks",
         "initialization",
         "initializers",
@@ -69,6 +71,7 @@ ARROWS = {
     "callbacks": {"distribute", "inspection", "measurement", "profile"},
     "__init__": {
         "_startup",
+        "backend",
         "calibration",
         "callbacks",
         "constraints",
@@ -238,7 +241,7 @@ def test_modules_that_measure_uses_call_down_and_never_back_up():
             if set(rooms) <= set(chain):
                 here, there = map(chain.index, rooms)
                 assert there >= here, " -> ".join(rooms)
-    ground = {"distribute", "profile", "validation"}
+    ground = {"backend", "distribute", "profile", "validation"}
     assert {room(path) for path in reached} == {*chain, *ground}
 
 
@@ -267,6 +270,40 @@ def test_theory_and_profile_import_no_framework(path):
     if room(path) != "validation":
         modules = imported_names(path)
     assert not {name.split(".")[0] for name in modules} & FRAMEWORKS
+
+
+# These run on Keras's TensorFlow backend alone.
+ON_TENSORFLOW = {
+    "calibration",
+    "callbacks",
+    "distribute",
+    "distributions",
+    "hooks",
+    "measurement",
+    "prediction",
+}
+FILES_ON_TENSORFLOW = {
+    "initializers/distribution_config.py",
+    "parametrization/coordinate_check.py",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_rooms_for_every_backend_import_none(path):
+    here = path.relative_to(PACKAGE).as_posix()
+    if room(path) in ON_TENSORFLOW or here in FILES_ON_TENSORFLOW:
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    ]
+    within = {id(node) for f in functions for node in ast.walk(f)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        module = getattr(node, "module", None) or node.names[0].name
+        if module.split(".")[0] in {"tensorflow", "jax", "torch"}:
+            assert here == "backend.py" and id(node) in within, module
 
 
 @pytest.mark.isolated

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initx.initializers.base import cast_finite
+from keras_initx.initializers.base import tensor_of
 
 # The attribute of a weight that holds its factor, by the name of the function
 # that multiplied it.
@@ -27,15 +27,12 @@ def multiplied(weight: Any, factor: float, name: str, what: str) -> Any:
     Raises:
         ValueError: If the constraint of the weight would change the value.
     """
-    value = keras.ops.convert_to_numpy(keras.ops.cast(weight, "float64"))
-    scaled = cast_finite(
-        keras.ops.convert_to_tensor(factor * value, "float64"), weight.dtype
-    )
+    value = keras.ops.convert_to_numpy(weight).astype(np.float64)
+    scaled = tensor_of(factor * value, weight.dtype)
     constraint = weight.constraint
     if constraint is not None and factor != 1:
-        kept = keras.ops.convert_to_numpy(
-            keras.ops.cast(constraint(scaled), "float64")
-        )
+        kept = keras.ops.convert_to_numpy(constraint(scaled))
+        kept = kept.astype(np.float64)
         if not np.allclose(kept, factor * value, rtol=0.01, atol=1e-30):
             raise ValueError(
                 f"{what} must have no constraint that undoes its factor. "

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_initx import theory
-from keras_initx.distributions.alpha_stable.sampling import standard_stable
+from keras_initx import backend, theory
 from keras_initx.initializers.base import (
+    LARGEST,
     TYPICAL_FAN_IN,
     FanInInitializer,
     check_activation_name,
@@ -148,16 +148,22 @@ class AlphaStable(FanInInitializer):
             ),
         )
 
-    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
-        """Returns stable weights, in float64 below stability 0.4."""
-        return standard_stable(
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> Any:
+        """Returns stable weights, on TensorFlow in float64 below 0.4."""
+        scale = self._weight_scale(fan_in)
+        if not backend.is_tensorflow():
+            return symmetric_stable(shape, self.stability, scale, self.seed)
+        # Compiled, and in pieces that stay in a core's cache.
+        from keras_initx.distributions.alpha_stable import sampling
+
+        return sampling.standard_stable(
             shape,
             self.stability,
             seed=stateless_seed(self.seed),
-            scale=self._weight_scale(fan_in),
+            scale=scale,
             # The scale and the unit draw leave the range of float32 long
             # before their product does.
-            dtype=tf.float64 if self.stability < 0.4 else tf.float32,
+            dtype="float64" if self.stability < 0.4 else "float32",
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -171,3 +177,59 @@ class AlphaStable(FanInInitializer):
             "negative_slope_range": None if slopes is None else [*slopes],
             "dropout_rate": self.dropout_rate,
         } | super().get_config()
+
+
+def symmetric_stable(
+    shape: tuple[int, ...],
+    stability: float,
+    scale: float,
+    seed: int | keras.random.SeedGenerator,
+) -> Any:
+    """Samples symmetric stable distributions on any backend of Keras.
+
+        log |X| = log scale + log(sin(a |V|) / cos V)
+                  + (e / a) log(cos(e V) / (W cos V)),     e = 1 - a
+
+    Here a is the stability, V is uniform on (-pi/2, pi/2) and W exponential.
+    The logarithm stays in the range of float32 where a scale or a product
+    would leave it.
+
+    Args:
+        shape: tuple of int. The shape of the result.
+        stability: float. The stability, in (0, 2].
+        scale: float. The scale, above 0.
+        seed: int or `keras.random.SeedGenerator`. The seed.
+
+    Returns:
+        A float32 tensor. A value beyond the range of float32 becomes its
+        largest number, of the same sign.
+
+    Reference: Chambers, Mallows & Stuck, JASA 71, 340 (1976).
+    """
+    ops = keras.ops
+    bits = keras.random.randint(
+        (2, *shape), -(2**31), 2**31 - 1, dtype="int32", seed=seed
+    )
+    # Odd integers are symmetric about zero, and never zero.
+    first, second = ops.cast(ops.bitwise_or(bits, 1), "float32")
+    # The gap between |V| and pi/2, since the tails lie at a gap of zero, where
+    # floating-point numbers are dense.
+    gap = ops.abs(first) * (math.pi * 2.0**-32)
+    # The cast may round a uniform number up to 1, whose logarithm is zero.
+    uniform = ops.minimum(ops.abs(second) * 2.0**-31, 1 - 2.0**-24)
+    log_w = ops.log(-ops.log(uniform))
+    log_cos = ops.log(ops.sin(gap))
+    e = 1 - stability
+    rest = math.pi / 2 * min(stability, 2 - stability)
+    log_cos_e = ops.log(ops.sin(rest + abs(e) * gap))
+    # sin(a |V|) without the cancellation of a |V| with pi.
+    angle = (
+        stability * (math.pi / 2 - gap)
+        if stability <= 1
+        else rest + stability * gap
+    )
+    size = ops.log(ops.abs(ops.sin(angle))) - log_cos
+    size = size + (e / stability) * (log_cos_e - log_w - log_cos)
+    limit = LARGEST["float32"]
+    x = ops.exp(size + math.log(scale))
+    return ops.sign(first) * ops.minimum(x, limit)

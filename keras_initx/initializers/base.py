@@ -10,14 +10,21 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
-import tensorflow as tf
+import numpy as np
 
+from keras_initx import backend
 from keras_initx.initializers.einsum_axes import warn_of_einsum
 from keras_initx.validation import check_int, is_int, refuse
 
 # A constructor computes the scale at this fan-in to check its arguments.
 TYPICAL_FAN_IN = 256
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
+# The dtypes of weights, and their largest numbers.
+LARGEST = {
+    "float16": float(np.finfo(np.float16).max),
+    "bfloat16": (2 - 2**-7) * 2.0**127,
+    "float32": float(np.finfo(np.float32).max),
+    "float64": float(np.finfo(np.float64).max),
+}
 
 
 class FanInInitializer(keras.initializers.VarianceScaling):
@@ -84,7 +91,7 @@ class FanInInitializer(keras.initializers.VarianceScaling):
         """Whether the weights depend on the seed of this initializer."""
         return True
 
-    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> Any:
         """Returns finite weights of a shape, in float32 or float64.
 
         Args:
@@ -93,7 +100,7 @@ class FanInInitializer(keras.initializers.VarianceScaling):
         """
         raise NotImplementedError
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
         """Returns the weights of a kernel.
 
         Args:
@@ -124,7 +131,7 @@ class FanInInitializer(keras.initializers.VarianceScaling):
     def _warn_if_shared(self, shape: tuple[int, ...]) -> None:
         """Warns, once a shape, if a call repeats the weights of another."""
         # A function that is traced again calls again, for the same weights.
-        if not tf.executing_eagerly():
+        if not backend.executes_eagerly():
             return
         self._calls[shape] += 1
         if self._calls[shape] != 2 or not self.is_random:
@@ -216,16 +223,30 @@ def _size_along(name: str, axes: Sequence[int], shape: tuple[int, ...]) -> int:
     return math.prod(shape[axis] for axis in axes)
 
 
-def cast_finite(values: tf.Tensor, dtype: str) -> tf.Tensor:
+def cast_finite(values: Any, dtype: str) -> Any:
     """Returns finite values in another dtype, clipped to its range."""
-    target = tf.as_dtype(dtype)
-    if float(target.max) < float(values.dtype.max):
-        limit = tf.constant(float(target.max), values.dtype)
-        values = tf.clip_by_value(values, -limit, limit)
-    return tf.cast(values, target)
+    limit = LARGEST[dtype]
+    if limit < LARGEST[keras.backend.standardize_dtype(values.dtype)]:
+        values = keras.ops.clip(values, -limit, limit)
+    return keras.ops.cast(values, dtype)
 
 
-def stateless_seed(seed: int | keras.random.SeedGenerator) -> tf.Tensor:
+def tensor_of(values: np.ndarray, dtype: str) -> Any:
+    """Returns finite float64 numbers as a tensor, clipped to its range.
+
+    Args:
+        values: float64 array.
+        dtype: str. The dtype of the tensor.
+    """
+    # JAX knows float32 at most, as a rule.
+    wide = backend.widest_float()
+    limit = min(LARGEST[dtype], LARGEST[wide])
+    clipped = np.clip(values, -limit, limit)
+    tensor = keras.ops.convert_to_tensor(clipped, dtype=wide)
+    return keras.ops.cast(tensor, dtype)
+
+
+def stateless_seed(seed: int | keras.random.SeedGenerator) -> Any:
     """Returns a seed for `tf.random.stateless_*` and TFP distributions."""
     return keras.random.randint(
         (2,), minval=0, maxval=2**31 - 1, dtype="int32", seed=seed
@@ -282,9 +303,9 @@ def check_dtype(dtype: Any) -> str:
         name = keras.backend.standardize_dtype(dtype)
     except (ValueError, TypeError):
         name = None
-    if name not in _DTYPES:
+    if name not in LARGEST:
         refuse(
-            f"dtype must be one of {', '.join(_DTYPES)}, since weights are "
+            f"dtype must be one of {', '.join(LARGEST)}, since weights are "
             "real numbers.",
             dtype=dtype,
         )

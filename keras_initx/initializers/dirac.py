@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from keras_initx.initializers.base import FanInInitializer
 from keras_initx.validation import check_real, refuse
@@ -22,24 +22,24 @@ class CenterKernel(FanInInitializer):
 
     entrywise = False
 
-    def matrix(self, inputs: int, outputs: int) -> tf.Tensor:
+    def matrix(self, inputs: int, outputs: int) -> Any:
         """Returns the matrix at the center, (inputs, outputs), float32."""
         raise NotImplementedError
 
-    def structure(self, shape: tuple[int, ...]) -> tf.Tensor:
+    def structure(self, shape: tuple[int, ...]) -> Any:
         """Returns the kernel with the matrix at its center, 0 elsewhere."""
         if self.input_axes is not None and self.output_axes is not None:
             return self._along_axes(shape)
         *window, inputs, outputs = (1,) * (2 - len(shape)) + shape
         center = [(max(0, size - 1) // 2, size // 2) for size in window]
-        matrix = tf.reshape(
+        matrix = ops.reshape(
             self.matrix(inputs, outputs), [1] * len(window) + [inputs, outputs]
         )
-        weights = tf.pad(matrix, [*center, (0, 0), (0, 0)])
+        weights = ops.pad(matrix, [*center, (0, 0), (0, 0)])
         # An empty window has no center. A shape of one axis is a column.
-        return tf.reshape(weights if 0 not in window else (), shape)
+        return ops.reshape(weights if 0 not in window else (), shape)
 
-    def _along_axes(self, shape: tuple[int, ...]) -> tf.Tensor:
+    def _along_axes(self, shape: tuple[int, ...]) -> Any:
         """Returns a kernel without a window, whose axes the layer has named."""
         axes = [
             [axis % len(shape) for axis in named]
@@ -55,8 +55,8 @@ class CenterKernel(FanInInitializer):
             )
         sizes = [[shape[axis] for axis in named] for named in axes]
         flat = self.matrix(*map(math.prod, sizes))
-        return tf.transpose(
-            tf.reshape(flat, sizes[0] + sizes[1]), np.argsort(order)
+        return ops.transpose(
+            ops.reshape(flat, sizes[0] + sizes[1]), np.argsort(order).tolist()
         )
 
 
@@ -83,7 +83,7 @@ class _NoisyCenter(CenterKernel):
         """Whether there is noise."""
         return self.noise > 0
 
-    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> Any:
         """Returns the weights at the center plus the noise, in float32."""
         weights = self.structure(shape) * ((1 - self.noise) * self.value)
         if not self.noise:
@@ -154,7 +154,7 @@ class Dirac(_NoisyCenter):
 
     >>> layer = keras.layers.Conv1D(4, 3, kernel_initializer=Dirac())
     >>> layer.build((None, 8, 2))
-    >>> layer.kernel[1].numpy()
+    >>> keras.ops.convert_to_numpy(layer.kernel[1])
     array([[1., 0., 1., 0.],
            [0., 1., 0., 1.]], dtype=float32)
 
@@ -164,10 +164,10 @@ class Dirac(_NoisyCenter):
     the same with value 1 and zeros in the place of repeated channels.
     """
 
-    def matrix(self, inputs: int, outputs: int) -> tf.Tensor:
+    def matrix(self, inputs: int, outputs: int) -> Any:
         """Returns the matrix that passes the inputs on in turn."""
-        chosen = tf.range(outputs) % max(1, inputs)
-        return tf.transpose(tf.one_hot(chosen, inputs, dtype=tf.float32))
+        chosen = np.arange(outputs) % max(1, inputs)
+        return ops.transpose(ops.one_hot(chosen, inputs, dtype="float32"))
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -216,7 +216,7 @@ class DiracAverage(_NoisyCenter):
 
     Example:
 
-    >>> DiracAverage()((3, 4, 2))[1, :, 0].numpy()
+    >>> keras.ops.convert_to_numpy(DiracAverage()((3, 4, 2))[1, :, 0])
     array([0.25, 0.25, 0.25, 0.25], dtype=float32)
 
     Reference: Blumenfeld, Gilboa & Soudry, ICML (2020), arXiv:2007.01038, as
@@ -224,6 +224,6 @@ class DiracAverage(_NoisyCenter):
     kernels of `EinsumDense`, are derived here.
     """
 
-    def matrix(self, inputs: int, outputs: int) -> tf.Tensor:
+    def matrix(self, inputs: int, outputs: int) -> Any:
         """Returns the matrix that averages the inputs."""
-        return tf.fill([inputs, outputs], np.float32(1 / max(1, inputs)))
+        return ops.full((inputs, outputs), 1 / max(1, inputs), "float32")

@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.distributions.probability import load_probability
 from keras_initx.validation import refuse
 
 
 def _tfp() -> Any:
-    import tensorflow_probability
-
-    return tensorflow_probability.distributions
+    return load_probability().distributions
 
 
 def _keras_initx() -> Any:

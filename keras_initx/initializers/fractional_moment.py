@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_initx import theory
 from keras_initx.initializers.base import (
@@ -117,7 +116,7 @@ class FractionalMoment(FanInInitializer):
             ),
         )
 
-    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> Any:
         """Returns normal weights in float32."""
         return keras.random.normal(
             shape, stddev=self._std(fan_in), dtype="float32", seed=self.seed

@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_initx import theory
-from keras_initx.initializers import distribution_config
+from keras_initx import backend, theory
 from keras_initx.initializers.base import (
+    LARGEST,
     FanInInitializer,
     check_activation_name,
     stateless_seed,
     without_none,
 )
-from keras_initx.validation import check_bool, check_real, refuse
+from keras_initx.validation import check_backend, check_bool, check_real, refuse
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -104,10 +103,11 @@ class FromDistribution(FanInInitializer):
             "preserve_variance", preserve_variance
         )
         self.uses_fan_in = self.preserve_variance
+        check_backend("initializers.FromDistribution")
         # Parameters are read eagerly, also where a model is built in a graph.
-        with tf.init_scope():
+        with backend.with_values():
             if not isinstance(distribution, dict):
-                distribution = distribution_config.to_config(distribution)
+                distribution = _configs().to_config(distribution)
             scalar = _scalar_distribution(distribution)
             self._stddev = (
                 _stddev(distribution, scalar) if self.preserve_variance else 1.0
@@ -121,14 +121,17 @@ class FromDistribution(FanInInitializer):
             activation, **without_none(negative_slope=self.negative_slope)
         )
 
-    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> Any:
         """Returns draws of the distribution in float32."""
-        distribution = distribution_config.from_config(self.distribution)
+        distribution = _configs().from_config(self.distribution)
         seed = stateless_seed(self.seed)
-        weights = tf.cast(distribution.sample(shape, seed=seed), tf.float32)
+        weights = keras.ops.cast(
+            distribution.sample(shape, seed=seed), "float32"
+        )
         if self.preserve_variance:
             weights *= math.sqrt(self._scale / fan_in) / self._stddev
-        return tf.clip_by_value(weights, tf.float32.min, tf.float32.max)
+        limit = LARGEST["float32"]
+        return keras.ops.clip(weights, -limit, limit)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""
@@ -140,15 +143,23 @@ class FromDistribution(FanInInitializer):
         } | super().get_config()
 
 
+def _configs() -> Any:
+    """The module that converts distributions, which imports TensorFlow."""
+    from keras_initx.initializers import distribution_config
+
+    return distribution_config
+
+
 def _scalar_distribution(config: dict[str, Any]) -> Any:
     """Returns the distribution, checked to be valid and of one number."""
-    distribution = distribution_config.from_config(config, validate_args=True)
+    distribution = _configs().from_config(config, validate_args=True)
     shapes = {
         "batch": distribution.batch_shape,
         "event": distribution.event_shape,
     }
     for kind, shape in shapes.items():
-        if not isinstance(shape, tf.TensorShape) or shape != []:
+        # A joint distribution has a structure of shapes.
+        if getattr(shape, "rank", None) != 0:
             refuse(
                 f"distribution must be of one number: its {kind} shape must "
                 "be ().",
@@ -164,7 +175,7 @@ def _stddev(config: dict[str, Any], distribution: Any) -> float:
         variance = float(distribution.variance())
     except NotImplementedError:
         mean, variance = math.nan, math.nan
-    if "VonMises" in distribution_config.class_names(config):
+    if "VonMises" in _configs().class_names(config):
         reason = "TFP's variance of VonMises is that of directions on a circle"
     elif not math.isfinite(variance) or variance <= 0:
         reason = f"its variance is {variance}"

@@ -8,11 +8,9 @@ from typing import Any
 
 import keras
 
+from keras_initx.initializers.base import LARGEST
 from keras_initx.initializers.scaled import Wrapper
 from keras_initx.validation import check_choice, check_real, refuse
-
-# The largest finite float32.
-_LARGEST = 3.4028234663852886e38
 
 
 @keras.saving.register_keras_serializable(package="keras_initx")
@@ -143,7 +141,8 @@ class Paired(Wrapper):
         weights = self.inner_weights(tuple(half)) * math.sqrt(self.scale)
         for axis, sign in pairs:
             weights = keras.ops.concatenate([weights, sign * weights], axis)
-        return keras.ops.clip(weights, -_LARGEST, _LARGEST)
+        limit = LARGEST["float32"]
+        return keras.ops.clip(weights, -limit, limit)
 
     def _axis(
         self,

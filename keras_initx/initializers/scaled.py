@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_initx.initializers.base import FanInInitializer
+from keras_initx.initializers.base import LARGEST, FanInInitializer
 from keras_initx.initializers.names import get
 from keras_initx.validation import check_real, refuse
 
@@ -40,9 +39,10 @@ class Wrapper(FanInInitializer):
         """False, since the initializer inside it draws."""
         return False
 
-    def inner_weights(self, shape: tuple[int, ...]) -> tf.Tensor:
+    def inner_weights(self, shape: tuple[int, ...]) -> Any:
         """Returns the weights of the initializer inside, in float32."""
-        return tf.convert_to_tensor(self._with_axes()(shape, dtype="float32"))
+        weights = self._with_axes()(shape, dtype="float32")
+        return keras.ops.convert_to_tensor(weights)
 
     def _with_axes(self) -> keras.initializers.Initializer:
         inner = self.initializer
@@ -128,10 +128,11 @@ class Scaled(Wrapper):
         super().__init__(initializer, input_axes, output_axes, seed)
         self.factor = check_real("factor", factor, "[-1e30, 1e30]")
 
-    def draw(self, shape: tuple[int, ...], fan_in: int) -> tf.Tensor:
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> Any:
         """Returns the weights of the initializer times the factor."""
         scaled = self.inner_weights(shape) * self.factor
-        return tf.clip_by_value(scaled, tf.float32.min, tf.float32.max)
+        limit = LARGEST["float32"]
+        return keras.ops.clip(scaled, -limit, limit)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON can hold them."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_initx.initializers.base import cast_finite, check_dtype
+from keras_initx import backend
+from keras_initx.initializers.base import check_dtype, tensor_of
 from keras_initx.theory.triangle_waves.peaks import FORMS, peaks_of, plain_peaks
 from keras_initx.theory.triangle_waves.weights import (
     join,
@@ -59,8 +59,8 @@ class _TriangleWave(keras.initializers.Initializer):
         raise NotImplementedError
 
     # Nothing here depends on tensors, and converting it takes seconds.
-    @tf.autograph.experimental.do_not_convert
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+    @backend.without_autograph
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
         """Returns the weights of the layer.
 
         Args:
@@ -78,7 +78,7 @@ class _TriangleWave(keras.initializers.Initializer):
         """
         dtype = check_dtype(dtype)
         values = self.weights(tuple(int(size) for size in shape))
-        return cast_finite(tf.constant(values, tf.float64), dtype)
+        return tensor_of(values, dtype)
 
     def _layers(self, blocks: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns the kernel and bias of this layer in each block."""

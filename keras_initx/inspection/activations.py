@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_initx import backend
 from keras_initx.inspection.layer_rule import layer_rule
 
 # Functions of Keras that are flat at both ends, by name, with their bounds.
@@ -67,7 +67,11 @@ def saturation_bounds(activation: Any) -> tuple[float, float] | None:
     name = getattr(activation, "__name__", None)
     known: list[Callable] = [
         getattr(module, name)
-        for module in (keras.activations, keras.ops, tf.nn, tf.math)
+        for module in (
+            keras.activations,
+            keras.ops,
+            *backend.function_modules(),
+        )
         if isinstance(name, str) and hasattr(module, name)
     ]
     if any(activation is function for function in known):

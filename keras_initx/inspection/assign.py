@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensorflow as tf
+import keras
 
 
 def assign_all(pairs: list[tuple[Any, Any]]) -> None:
@@ -20,7 +20,7 @@ def assign_all(pairs: list[tuple[Any, Any]]) -> None:
     before = []
     try:
         for variable, value in pairs:
-            before.append((variable, tf.convert_to_tensor(variable.value)))
+            before.append((variable, keras.ops.copy(variable.value)))
             variable.assign(value)
     except BaseException:
         for variable, value in before:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_initx import backend
 from keras_initx.validation import check_instance
 
 
@@ -31,7 +31,7 @@ def check_eager(what: str) -> None:
     Raises:
         RuntimeError: If the call is inside of a `tf.function`.
     """
-    if tf.inside_function():
+    if backend.inside_function():
         raise RuntimeError(
             f"{what} changes the model, so it is called outside of a "
             "tf.function. Received: a call inside of one"

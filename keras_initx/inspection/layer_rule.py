@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_initx.inspection.geometry import Geometry, check_size
 from keras_initx.validation import check_instance, refuse
@@ -283,7 +282,7 @@ def measured_by_default(
     if rule.units or any(g.is_linear for g in rule.weights.values()):
         return True
     return not isinstance(layer, keras.layers.Wrapper) and any(
-        isinstance(held, keras.Variable) or tf.is_tensor(held)
+        isinstance(held, keras.Variable) or keras.ops.is_tensor(held)
         for held in (getattr(layer, name, None) for name in _KERNEL_ATTRIBUTES)
     )
 

@@ -56,7 +56,8 @@ class HardTanh(_Elementwise):
 
     >>> import numpy as np
     >>> import keras_initx as kx
-    >>> HardTanh(4.0)(np.array([-9.0, -3.0, 0.5, 6.0])).numpy()
+    >>> y = HardTanh(4.0)(np.array([-9.0, -3.0, 0.5, 6.0]))
+    >>> keras.ops.convert_to_numpy(y)
     array([-4. , -3. ,  0.5,  4. ], dtype=float32)
     >>> point = kx.theory.edge_of_chaos(HardTanh(4.0), bias_variance=0.1)
     >>> round(point.weight_variance, 4)
@@ -105,7 +106,7 @@ class Sine(_Elementwise):
     Example:
 
     >>> import numpy as np
-    >>> Sine()(np.array([0.0, np.pi / 2])).numpy()
+    >>> keras.ops.convert_to_numpy(Sine()(np.array([0.0, np.pi / 2])))
     array([0., 1.], dtype=float32)
 
     Reference: Sitzmann et al., NeurIPS (2020), arXiv:2006.09661.

@@ -63,8 +63,8 @@ class BranchScale(keras.layers.Layer):
     Example:
 
     >>> x = keras.ops.ones((2, 3))
-    >>> BranchScale(depth=100)(x)[0, 0].numpy()
-    np.float32(0.1)
+    >>> f"{BranchScale(depth=100)(x)[0, 0]:.1f}"
+    '0.1'
 
     Reference: Marion, Fermanian, Biau & Vert, JMLR 26(56), 2025,
     arXiv:2206.06929; Hayou et al., AISTATS (2021), arXiv:2010.12859 (Stable

@@ -48,8 +48,8 @@ class Residual(keras.layers.Layer):
     ...     [keras.layers.Dense(8, "relu"), keras.layers.Dense(8)],
     ...     scale=BranchScale(depth=100),
     ... )
-    >>> block(keras.ops.ones((2, 8))).shape
-    TensorShape([2, 8])
+    >>> tuple(block(keras.ops.ones((2, 8))).shape)
+    (2, 8)
 
     Reference: He et al., CVPR (2016), arXiv:1512.03385; for the scales see
     `BranchScale`.

@@ -33,7 +33,7 @@ class ScalarBias(keras.layers.Layer):
 
     Example:
 
-    >>> ScalarBias(0.5)(keras.ops.ones((1, 2))).numpy()
+    >>> keras.ops.convert_to_numpy(ScalarBias(0.5)(keras.ops.ones((1, 2))))
     array([[1.5, 1.5]], dtype=float32)
 
     Reference: Zhang, Dauphin & Ma, ICLR (2019), arXiv:1901.09321 (Fixup);

@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from keras_initx import backend
 from keras_initx.inspection.layer_rule import LayerRule, register_layer
 from keras_initx.theory.mean_field.activations import resolve
 from keras_initx.theory.mean_field.quadrature import second_moment
@@ -206,8 +206,9 @@ def _computed_critical_scale(
 
     def phi(z: np.ndarray) -> np.ndarray:
         # Runs eagerly, also where a model is built inside a graph.
-        with tf.init_scope():
-            return activation(tf.constant(z, tf.float64)).numpy()
+        with backend.with_values():
+            x = keras.ops.convert_to_tensor(z, backend.widest_float())
+            return keras.ops.convert_to_numpy(activation(x)).astype(np.float64)
 
     step = 1e-4
     below, at, above = phi(np.array([-step, 0.0, step]))

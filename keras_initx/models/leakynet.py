@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 
 from keras_initx.initializers import Dirac, DiracAverage
+from keras_initx.initializers.base import LARGEST
 from keras_initx.layers import ScalarBias
 from keras_initx.models import building_blocks as parts
 from keras_initx.validation import check_bool, check_real, refuse
@@ -101,7 +101,7 @@ def LeakyNet(
     slope = check_real("negative_slope", negative_slope, "[1e-6, 1]")
     batch_norm = check_bool("batch_norm", batch_norm)
     policy = keras.config.dtype_policy()
-    largest = float(tf.as_dtype(policy.compute_dtype).max)
+    largest = LARGEST[policy.compute_dtype]
     if 1 / slope > largest:
         refuse(
             f"negative_slope must be above {1 / largest:.1e} under the policy "

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from keras_initx import backend
 from keras_initx.layers import TriangleWave
 from keras_initx.theory.triangle_waves.peaks import FORMS
 from keras_initx.validation import (
@@ -148,10 +148,11 @@ def fit_triangle_wave(
     wave = TriangleWave(depth, concave, trainable_scales, peaks, form, seed)
     first = keras.Sequential([keras.Input((1,)), wave])
 
-    data = tf.data.Dataset.from_tensor_slices(
-        tuple(v[:, None].astype(np.float32) for v in (points, target))
+    data = backend.endless_batches(
+        points[:, None].astype(np.float32),
+        target[:, None].astype(np.float32),
+        batch_size,
     )
-    data = data.cache().shuffle(len(points)).batch(batch_size).repeat()
     # Keras takes longer for a short epoch than for the training in it.
     passes = _divisor(epochs, most=max(1, epochs // _UPDATES))
     steps = passes * math.ceil(len(points) / batch_size)
@@ -160,7 +161,7 @@ def fit_triangle_wave(
         model.compile(
             keras.optimizers.Adam(learning_rate),
             "mse",
-            steps_per_execution=steps,
+            steps_per_execution=backend.steps_per_execution(steps),
             jit_compile=False,
         )
         bar = [_ProgressBar(title, passes)] if verbose else []

@@ -116,9 +116,7 @@ def _keras_fans(initializer: Any, weight: ModelWeight) -> tuple[int, int]:
 
 
 def _measured(weight: ModelWeight) -> float:
-    value = keras.ops.convert_to_numpy(
-        keras.ops.cast(weight.variable, "float64")
-    )
+    value = keras.ops.convert_to_numpy(weight.variable).astype(np.float64)
     return float(np.sqrt(np.mean(np.square(value)))) if value.size else 0.0
 
 

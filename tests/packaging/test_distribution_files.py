@@ -136,6 +136,7 @@ def test_metadata(metadata):
         "bench",
         "docs",
         "examples",
+        "jax",
         "plot",
         "stable",
         "tensorflow",

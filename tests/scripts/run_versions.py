@@ -131,7 +131,7 @@ def run_tests(python, arguments):
     """Returns pytest's last line and its exit code."""
     chosen = arguments or [*TESTS, "-k", ONLY_README]
     # Other versions have other warnings, which no test is about.
-    options = ("-q", "-W", "default", "-p", "no:cacheprovider")
+    options = ("-W", "default", "-p", "no:cacheprovider")
     process = subprocess.Popen(
         [str(part) for part in (python, "-m", "pytest", *options, *chosen)],
         cwd=ROOT,

@@ -1,0 +1,122 @@
+"""What the backends of Keras do differently.
+
+Rooms that run on every backend compute with `keras.ops`, and ask here for the
+rest. No module imports a backend before it is known to be Keras's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def is_tensorflow() -> bool:
+    """Whether Keras runs on TensorFlow."""
+    return keras.config.backend() == "tensorflow"
+
+
+def executes_eagerly() -> bool:
+    """Whether a computation has values now, outside of a graph of TensorFlow.
+
+    On the other backends the answer is True: JAX traces a function once for
+    each set of shapes, as it calls one.
+    """
+    if not is_tensorflow():
+        return True
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
+
+
+def inside_function() -> bool:
+    """Whether a `tf.function` is being traced."""
+    if not is_tensorflow():
+        return False
+    import tensorflow as tf
+
+    return tf.inside_function()
+
+
+def with_values() -> contextlib.AbstractContextManager[Any]:
+    """The context in which computations have values, also where code is traced.
+
+    It is that of `tf.init_scope`, or of `jax.ensure_compile_time_eval`.
+    """
+    if is_tensorflow():
+        import tensorflow as tf
+
+        return tf.init_scope()
+    if keras.config.backend() == "jax":
+        import jax
+
+        return jax.ensure_compile_time_eval()
+    return contextlib.nullcontext()
+
+
+def widest_float() -> str:
+    """The widest dtype of floating-point numbers that tensors may have.
+
+    It is "float32" on JAX, unless `jax_enable_x64` is set.
+    """
+    if keras.config.backend() == "jax":
+        import jax
+
+        return "float64" if jax.config.jax_enable_x64 else "float32"
+    return "float64"
+
+
+def without_autograph(function: Function) -> Function:
+    """Returns a function that TensorFlow does not convert to a graph's code."""
+    if not is_tensorflow():
+        return function
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def steps_per_execution(steps: int) -> int:
+    """The argument of `compile` for a number of steps: 1 on PyTorch."""
+    return 1 if keras.config.backend() == "torch" else steps
+
+
+def function_modules() -> tuple[Any, ...]:
+    """The backend's own modules of activation functions."""
+    if not is_tensorflow():
+        return ()
+    import tensorflow as tf
+
+    return tf.nn, tf.math
+
+
+def endless_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> Any:
+    """Data for `fit`: in batches, shuffled anew in each of endless epochs.
+
+    Args:
+        x: array of shape (samples, ...).
+        y: array of shape (samples, ...).
+        batch_size: int. The number of samples in a batch; the last of an epoch
+            may have fewer.
+    """
+    if not is_tensorflow():
+        return _batches(x, y, batch_size)
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((x, y)).cache()
+    return data.shuffle(len(x)).batch(batch_size).repeat()
+
+
+def _batches(
+    x: np.ndarray, y: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    while True:
+        # From the generator that `keras.utils.set_random_seed` seeds.
+        order = np.random.permutation(len(x))
+        for start in range(0, len(x), batch_size):
+            batch = order[start : start + batch_size]
+            yield x[batch], y[batch]

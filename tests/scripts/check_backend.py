@@ -1,0 +1,300 @@
+"""Checks what runs on every backend of Keras, without TensorFlow.
+
+    KERAS_BACKEND=jax python tests/scripts/check_backend.py
+
+TensorFlow cannot be imported here unless it is the backend. A row of
+docs/compatibility.md is printed for each room.
+
+    --load model.keras    loads a model that another backend has saved, and
+                          compares its output with that in model.npz
+    --save model.keras    saves a model for another one
+"""
+
+import argparse
+import doctest
+import os
+import sys
+import tempfile
+import types
+import warnings
+from pathlib import Path
+
+BACKEND = os.environ["KERAS_BACKEND"]
+if BACKEND != "tensorflow":
+    for name in ("tensorflow", "tensorflow_probability", "tf_keras"):
+        sys.modules[name] = None
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+import keras_initx as kx  # noqa: E402
+from keras_initx.initializers.base import LARGEST  # noqa: E402
+from tests.helpers import initializer_rows, layer_rows  # noqa: E402
+
+# What runs on TensorFlow alone says so.
+REFUSED = (
+    *("Calibration", "CoordinateCheck", "JacobianProfile", "Meter"),
+    *("Prediction", "calibrate", "callbacks", "coordinate_check"),
+    *("distribute", "measure", "measure_jacobian", "predict", "prediction"),
+)
+# Their examples use what needs TensorFlow.
+USE_TENSORFLOW = {"register_layer", "FromDistribution"}
+# Keras has optimizers of its own for PyTorch, which these refuse.
+USE_OPTIMIZERS = {"Mup", "mup", "with_multipliers"}
+X = np.linspace(-1, 1, 32, dtype="float32").reshape(8, 4)
+
+
+def array(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def check_refusals():
+    """What needs TensorFlow is refused with a sentence."""
+    if BACKEND == "tensorflow":
+        return 0
+    for name in REFUSED:
+        assert name not in kx.__all__
+        message = message_of(RuntimeError, lambda name=name: getattr(kx, name))
+        assert f"keras_initx's {name} runs on" in message, message
+    make = kx.initializers.FromDistribution
+    message = message_of(RuntimeError, lambda: make({}))
+    assert "FromDistribution runs on Keras's TensorFlow" in message, message
+    message = message_of(ImportError, lambda: kx.distributions.AlphaStable)
+    assert "keras-initx[stable]" in message, message
+    return len(REFUSED) + 2
+
+
+def message_of(kind, call):
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def check_examples(room):
+    """The examples of all public objects of a room."""
+    finder = doctest.DocTestFinder(recurse=False)
+    count = 0
+    for name in room.__all__:
+        if BACKEND != "tensorflow" and (
+            name in USE_TENSORFLOW or room is kx.distributions
+        ):
+            continue
+        if BACKEND == "torch" and name in USE_OPTIMIZERS:
+            continue
+        thing = getattr(room, name)
+        if isinstance(thing, types.ModuleType):
+            continue
+        module = sys.modules[thing.__module__]
+        (test,) = finder.find(thing, name, module, vars(module))
+        keras.utils.set_random_seed(1)
+        printed = []
+        failed, _ = doctest.DocTestRunner().run(test, out=printed.append)
+        assert not failed, "".join(printed)
+        count += 1
+    return count
+
+
+def check_initializers():
+    rows = {
+        name: row
+        for name, row in initializer_rows.ROWS.items()
+        if BACKEND == "tensorflow" or not name.startswith("drawn-")
+    }
+    for name, row in rows.items():
+        weights = row.make(seed=5)((64, 4096))
+        row.assert_drawn(weights, 64)
+        fails = message_of_assertion(row, 1.05 * array(weights))
+        assert fails, f"{name}: a scale that is wrong by 5% is not detected"
+    for name in set(initializer_rows.BY_LAYER) & set(rows):
+        axes = {"input_axes": [1], "output_axes": [0, 2]}
+        weights = array(rows[name].make(seed=5, **axes)((16, 64, 64)))
+        rows[name].assert_drawn(weights, 64)
+    for name, row in {**rows, **initializer_rows.BUILT}.items():
+        made = row.make(seed=5)
+        check_calls(made, row.shape, name)
+        check_layer(made, name)
+    return len(rows) + len(initializer_rows.BUILT)
+
+
+def message_of_assertion(row, weights):
+    try:
+        row.assert_drawn(weights, 64)
+    except AssertionError as error:
+        return str(error) or "assertion"
+    return ""
+
+
+def check_calls(made, shape, name):
+    """Dtypes, purity, copies and compiled calls."""
+    weights = array(made(shape))
+    assert weights.shape == shape and np.isfinite(weights).all(), name
+    assert weights.dtype == np.float32, name
+    for dtype, digits in {"float16": 1e-3, "bfloat16": 8e-3}.items():
+        low = made(shape, dtype=dtype)
+        assert keras.backend.standardize_dtype(low.dtype) == dtype
+        low = array(keras.ops.cast(low, "float32"))
+        largest = LARGEST[dtype]
+        np.testing.assert_allclose(
+            low,
+            np.clip(weights, -largest, largest),
+            rtol=digits,
+            # The smallest float16.
+            atol=6e-8,
+            err_msg=name,
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = keras.initializers.deserialize(
+            keras.initializers.serialize(made)
+        )
+    np.testing.assert_array_equal(array(again(shape)), weights, name)
+    if BACKEND == "jax":
+        import jax
+
+        # As Keras draws large weights under a distribution.
+        compiled = jax.jit(lambda: made(shape))()
+        np.testing.assert_allclose(
+            array(compiled), weights, rtol=2e-4, atol=1e-6, err_msg=name
+        )
+
+
+def check_layer(made, name):
+    if name.startswith("wave"):
+        return
+    layer = keras.layers.Dense(8, kernel_initializer=made)
+    layer.build((None, 4))
+    np.testing.assert_array_equal(array(layer.kernel), array(made((4, 8))))
+
+
+def check_layers():
+    for name, (make, expected) in layer_rows.ROWS.items():
+        layer = make()
+        output = array(layer(X))
+        np.testing.assert_allclose(
+            output, expected(X), rtol=1e-5, atol=1e-6, err_msg=name
+        )
+        assert layer.compute_output_shape((None, 4)) == (None, 4), name
+        model = keras.Sequential(
+            [keras.Input((4,)), make(), keras.layers.Dense(1)]
+        )
+        model.compile("sgd", "mse", jit_compile=False)
+        model.fit(X, np.zeros((8, 1), "float32"), verbose=0)
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/model.keras"
+            model.save(path)
+            loaded = keras.models.load_model(path)
+        np.testing.assert_allclose(
+            array(loaded(X)), array(model(X)), rtol=1e-5, err_msg=name
+        )
+    return len(layer_rows.ROWS)
+
+
+def sequence_model():
+    x = inputs = keras.Input((6, 16))
+    x = keras.layers.MultiHeadAttention(2, 8)(x, x)
+    x = keras.layers.Add()([x, inputs])
+    x = keras.layers.LSTM(8, return_sequences=True)(x)
+    x = keras.layers.Conv1D(8, 3, activation="relu")(x)
+    x = kx.layers.ShapedReLU(depth=16)(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def check_initialize():
+    """The variance of each kernel is that of its fan-in."""
+    model = sequence_model()
+    for initializer in (
+        *("he_normal", "lecun_uniform", "glorot_normal", "orthogonal"),
+        *(kx.initializers.FractionalMoment(), kx.initializers.Dirac(0.5)),
+    ):
+        done = kx.initialize(model, initializer, seed=1)
+        assert done.initialized and not done.skipped
+        first = [array(w) for w in model.weights]
+        kx.initialize(model, initializer, seed=1)
+        for a, b in zip(first, model.weights, strict=True):
+            np.testing.assert_array_equal(a, array(b))
+    return 6
+
+
+def check_assignment_is_undone():
+    """Nothing is changed if a value cannot be assigned."""
+    from keras_initx.inspection.assign import assign_all
+
+    weights = [keras.Variable(np.ones(3, "float32")) for _ in range(2)]
+    bad = np.ones((2, 2), "float32")
+    message_of(
+        ValueError,
+        lambda: assign_all([(weights[0], 2 * weights[0]), (weights[1], bad)]),
+    )
+    for weight in weights:
+        np.testing.assert_array_equal(array(weight), 1)
+    return 1
+
+
+def check_models():
+    kx.models.ConstNet(7, 1)
+    kx.models.LeakyNet(["dirac"] * 7, width_multiplier=1)
+    x = np.linspace(-3, 2, 64)
+    keras.utils.set_random_seed(2)
+    fit = kx.models.fit_triangle_wave(
+        x, np.exp(x), depth=4, epochs=40, batch_size=16, verbose=False
+    )
+    error = array(fit(x[:, None].astype("float32")))[:, 0] - np.exp(x)
+    assert np.mean(error**2) < 0.1 * np.var(np.exp(x)), np.mean(error**2)
+    return 3
+
+
+def save(path):
+    keras.utils.set_random_seed(3)
+    model = sequence_model()
+    kx.initialize(model, kx.initializers.AlphaStable(1.8), seed=1)
+    model.save(path)
+    x = np.random.default_rng(0).standard_normal((5, 6, 16), np.float32)
+    np.savez(Path(path).with_suffix(".npz"), x=x, y=array(model(x)))
+
+
+def load(path):
+    """A file of another backend gives the same outputs."""
+    model = keras.models.load_model(path)
+    arrays = np.load(Path(path).with_suffix(".npz"))
+    np.testing.assert_allclose(
+        array(model(arrays["x"])), arrays["y"], rtol=1e-4, atol=1e-5
+    )
+    return 1
+
+
+def main(options):
+    rooms = {
+        name: getattr(kx, name)
+        for name in kx.__all__
+        if isinstance(getattr(kx, name), types.ModuleType)
+        and name not in REFUSED
+    }
+    checks = {
+        "refused with a sentence": check_refusals,
+        **{
+            f"examples of `{name}`": lambda room=room: check_examples(room)
+            for name, room in {"keras_initx": kx, **rooms}.items()
+        },
+        "`initializers`": check_initializers,
+        "`layers`": check_layers,
+        "`models`": check_models,
+        "`initialize`": check_initialize,
+        "all or no weights assigned": check_assignment_is_undone,
+    }
+    if options.load:
+        checks["a model saved by another backend"] = lambda: load(options.load)
+    for name, check in checks.items():
+        print(f"| {name} | {check()} |", flush=True)
+    if options.save:
+        save(options.save)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--load")
+    parser.add_argument("--save")
+    main(parser.parse_args())
