@@ -53,7 +53,7 @@ def SinusoidalNetwork(
     Args:
         units: int. The width of the layers of sines, at least 1.
         hidden_layers: int. The number of layers of sines behind the first one,
-            >= 0.
+            at least 0.
         outputs: int. The number of outputs, at least 1. Defaults to 1.
         frequency: float. The frequency, > 0. Defaults to 30.
         input_shape: tuple. The shape of an input, whose last entry is the

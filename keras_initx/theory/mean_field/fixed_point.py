@@ -122,7 +122,7 @@ def signal_fixed_point(
         activation: str, callable or Activation. The activation phi, as in
             `correlation_map`. Defaults to "relu".
         weight_variance: float. The variance of the weights times the fan-in,
-            > 0. Defaults to 2.
+            above 0. Defaults to 2.
         bias_variance: float. The variance of the biases, >= 0. Defaults to 0.
         **parameters: Parameters of the activation, as in `correlation_map`.
 

@@ -56,7 +56,7 @@ def jacobian_moments(
         orthogonal: bool. Whether the weights are orthogonal and not normal.
             Defaults to False.
         weight_variance: float. The variance of the weights times the fan-in,
-            > 0. Defaults to that of `edge_of_chaos` at q, for which the mean is
+            above 0. Defaults to that of `edge_of_chaos` at q, for which the mean is
             1.
         **parameters: Parameters of the activation, as in `correlation_map`.
 

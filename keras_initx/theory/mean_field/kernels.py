@@ -48,7 +48,7 @@ def nngp_kernel(
             smooth, such as erf, tanh, gelu, silu, softplus and sine. Others,
             with kinks, are refused. Defaults to "relu".
         weight_variance: float. The variance of the weights times the fan-in,
-            > 0. Defaults to 2.
+            above 0. Defaults to 2.
         bias_variance: float. The variance of the biases, >= 0. Defaults to 0.
         y: array-like of shape `(others, dimensions)`. Other inputs. Defaults
             to x.

@@ -30,7 +30,7 @@ def sine_bandwidth(frequency: float, hidden_layers: int) -> float:
     Args:
         frequency: float. The standard deviation of the first kernel, > 0.
         hidden_layers: int. The number of layers of sines behind the first one,
-            >= 0.
+            at least 0.
 
     Returns:
         The bandwidth, a float.
