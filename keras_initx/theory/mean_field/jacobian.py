@@ -56,8 +56,8 @@ def jacobian_moments(
         orthogonal: bool. Whether the weights are orthogonal and not normal.
             Defaults to False.
         weight_variance: float. The variance of the weights times the fan-in,
-            above 0. Defaults to that of `edge_of_chaos` at q, for which the mean is
-            1.
+            above 0. Defaults to that of `edge_of_chaos` at q, for which the
+            mean is 1.
         **parameters: Parameters of the activation, as in `correlation_map`.
 
     Returns:
