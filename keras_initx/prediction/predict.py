@@ -97,8 +97,9 @@ def predict(
         training: bool. Whether to predict the training mode, with the samples
             as one batch. Defaults to False.
         weights: str. "present" takes the mean square of each weight as it is,
-            "initial" the variance that its initializer draws, where the class
-            of the initializer is one of Keras. Defaults to "present".
+            "initial" the variance that its initializer draws, which is known of
+            the initializers of Keras, and of `Scaled` around one. Defaults to
+            "present".
         width: str. "infinite" is the limit of wide layers. "actual" draws
             networks of the width that the model has, without their weights, and
             gives means and `quartiles` over them. It is exact for normal

@@ -53,13 +53,18 @@ def weight_moments(
 
     Raises:
         Unpredictable: If the entries are not independent draws of a finite
-            variance.
+            variance, or the variance of the initializer is not known.
     """
     _check_kind(initializer)
     if source == "initial":
         found = initializer_moments(initializer, tuple(variable.shape), fans)
-        if found is not None:
-            return found
+        if found is None:
+            kind = "none" if initializer is None else type(initializer).__name__
+            raise Unpredictable(
+                f"the variance that its initializer ({kind}) draws is not "
+                'known; weights="present" takes that of the present values'
+            )
+        return found
     values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
     return value_moments(np.asarray(values, dtype=np.float64))
 

@@ -441,3 +441,19 @@ def test_kinds_of_data():
     np.testing.assert_allclose(
         kx.predict(model, sets, samples=8).total, arrays.total, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    "initializer", [kx.initializers.FractionalMoment(), lambda shape, dtype: 1]
+)
+def test_an_unknown_initializer_is_refused_and_its_values_are_not(initializer):
+    layer = keras.layers.Dense(
+        8, kernel_initializer=kx.initializers.FractionalMoment()
+    )
+    model = keras.Sequential([keras.Input((8,)), layer])
+    layer.kernel_initializer = initializer
+    with pytest.raises(ValueError, match=r'not known; weights="present"'):
+        kx.predict(model, weights="initial")
+    total = kx.predict(model).total[0]
+    expected = 8 * np.mean(keras.ops.convert_to_numpy(layer.kernel) ** 2)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
