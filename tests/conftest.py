@@ -109,6 +109,7 @@ def pytest_collection_modifyitems(config, items):
     hands out files in this order, so that none of the long ones is left to one
     process at the end.
     """
+    _check_names(items)
     _select_rows(config, items)
     isolated, slow = (
         collections.Counter(
@@ -117,6 +118,16 @@ def pytest_collection_modifyitems(config, items):
         for name in ("isolated", "slow")
     )
     items.sort(key=lambda item: (-isolated[item.path], -slow[item.path]))
+
+
+def _check_names(items):
+    """Refuses names that differ between processes, which stops pytest-xdist."""
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(
+                "The name of a test must not hold an address: give ids to "
+                f"parametrize. Received: {item.nodeid}"
+            )
 
 
 def _select_rows(config, items):

@@ -157,7 +157,9 @@ def sizes(model):
     return np.array([np.sqrt(np.mean(k.astype(float) ** 2)) for k in kernels])
 
 
-@pytest.mark.parametrize("initializer", RANDOM, ids=str)
+@pytest.mark.parametrize(
+    "initializer", RANDOM, ids=lambda each: type(each).__name__
+)
 def test_sizes_follow_from_those_of_the_base(initializer, seed):
     """A relative error of 6 deviations of the smallest kernel's mean square.
 
