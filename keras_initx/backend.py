@@ -44,9 +44,9 @@ def inside_function() -> bool:
 
 
 def with_values() -> contextlib.AbstractContextManager[Any]:
-    """The context in which computations have values, also where code is traced.
+    """The context in which computations have values, also while code is traced.
 
-    It is that of `tf.init_scope`, or of `jax.ensure_compile_time_eval`.
+    It is `tf.init_scope` or `jax.ensure_compile_time_eval`; PyTorch needs none.
     """
     if is_tensorflow():
         import tensorflow as tf
@@ -72,7 +72,7 @@ def widest_float() -> str:
 
 
 def without_autograph(function: Function) -> Function:
-    """Returns a function that TensorFlow does not convert to a graph's code."""
+    """Returns a function that AutoGraph of TensorFlow does not rewrite."""
     if not is_tensorflow():
         return function
     import tensorflow as tf

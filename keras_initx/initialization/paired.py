@@ -1,4 +1,12 @@
-"""Paired weights for the layers of a whole model."""
+"""Paired weights for the layers of a whole model.
+
+The layers with kernels must form a chain in the graph of the model. From each
+of them to the next one, `_Chain` follows the axis of the pairs through the
+steps between: a linear step is run on random numbers, once as they are and once
+with the two halves of that axis swapped, and must give its output with two
+halves swapped. At the next kernel, swapping the halves of the input must be the
+same as swapping the halves of its rows.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +36,8 @@ from keras_initx.inspection.traversal import ModelView, inspect_model
 from keras_initx.inspection.writable import why_not_writable
 from keras_initx.validation import refuse
 
-# Channels that are matched wrongly differ by as much as their size, and
-# rounding to 16 bits by far less than this.
+# The largest relative difference of equal outputs. Where channels are matched
+# wrongly the difference is about 1, and rounding to 16 bits is far less.
 _TOLERANCE = 0.05
 
 
@@ -162,7 +170,7 @@ class _Chain:
                     self._kernels.setdefault(id(layer), []).append(weight)
 
     def links(self) -> list[_Link]:
-        """The layers from the first to the last.
+        """The layers with kernels from the first to the last, and their scales.
 
         Raises:
             ValueError: If something breaks the pairing.
@@ -236,7 +244,11 @@ class _Chain:
         return _scale(*activations[0]) if activations else _scale(step, None)
 
     def _next(self, step: Step) -> Step:
-        """The one step that takes what a step returns."""
+        """The one step that takes what a step returns.
+
+        Raises:
+            ValueError: If there is another number of such steps than one.
+        """
         (number,) = step.outputs if len(step.outputs) == 1 else (None,)
         takers = self.graph.consumers.get(number, []) if number else []
         named = [taker for taker in takers if taker is not None]
@@ -262,7 +274,11 @@ class _Chain:
         return activation_of(operation)
 
     def _axis_after(self, step: Step, axis: int) -> int:
-        """The axis of the pairs after a step that is linear."""
+        """The axis of the pairs after a linear step.
+
+        Raises:
+            ValueError: If the step is not linear, or mixes the two halves.
+        """
         operation = step.operation
         if isinstance(operation, keras.layers.Layer):
             if self.view.rule(operation).normalizes:

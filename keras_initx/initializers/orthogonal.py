@@ -38,8 +38,8 @@ def random_orthogonal(
     if 0 in tall:
         return keras.ops.zeros((count, rows, columns), "float32")
     normal = keras.random.normal(tall, dtype="float32", seed=seed)
-    # Not NumPy's: its threads wait for one another where a machine has fewer
-    # free cores than it shows, as in containers.
+    # The factorization is not NumPy's, whose threads wait for one another where
+    # fewer cores are free than the machine shows, as in containers.
     q, r = keras.ops.qr(normal)
     negative = keras.ops.diagonal(r, axis1=-2, axis2=-1) < 0
     signs = 1 - 2 * keras.ops.cast(negative, "float32")
@@ -62,13 +62,14 @@ class DeltaOrthogonal(CenterKernel):
     no isometry: over 50 layers of 16 channels and windows of 3 by 3 the median
     singular value falls to 1e-7.
 
-    What is kept is the norm of the signal, not its variance. From c_in to more
-    channels c_out the norm is spread, and the variance of a channel falls to
-    the share c_in / c_out. From c_in to fewer channels all singular values are
-    1 too, but c_in - c_out directions are lost, and with them the share
-    1 - c_out / c_in of the energy of an input whose channels are independent
-    and of equal variance. A convolution with strides passes on the positions
-    that it visits, and padding "valid" cuts off the border: both lose the rest.
+    The layer keeps the norm of the signal, not the variance of a channel. If
+    c_out > c_in, the norm is spread over more channels, and the variance of a
+    channel falls to the share c_in / c_out. From c_in to fewer channels all
+    singular values are 1 too, but c_in - c_out directions are lost, and with
+    them the share 1 - c_out / c_in of the energy of an input whose channels are
+    independent and of equal variance. A convolution with strides passes on the
+    positions that it visits, and padding "valid" cuts off the border: both lose
+    the rest.
 
     The initializer is meant for `Dense` and `EinsumDense`, which have no
     window, and for `Conv1D`, `Conv2D` and `Conv3D`. A grouped convolution

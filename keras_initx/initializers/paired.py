@@ -21,9 +21,10 @@ class Paired(Wrapper):
         inputs=-1           [B; -B]           inputs=1     [B; B]
         inputs=outputs=-1   [[B, -B], [-B, B]]
 
-    The block B is drawn by another initializer, at half the size of each
-    paired axis. A layer with outputs=-1 has the pre-activations u and -u, and
-    the next one, with inputs=-1, computes
+    The rows of a kernel are its inputs and the columns its outputs; a semicolon
+    puts a block below another one. The block B is drawn by another initializer,
+    at half the size of each paired axis. A layer with outputs=-1 has the
+    pre-activations u and -u, and the next one, with inputs=-1, computes
 
         B phi(u) - B phi(-u) = c B u    if phi(u) - phi(-u) = c u
 
@@ -36,7 +37,8 @@ class Paired(Wrapper):
     training breaks it at the first step.
 
         layer                               inputs    outputs
-        looks-linear network: first layer   None      -1
+        network that starts linear
+            ("looks-linear"): first layer   None      -1
             hidden layers                   -1        -1
             last layer                      -1        None
         coupled pairs, zero output:

@@ -36,7 +36,7 @@ from keras_initx.measurement.refusals import (
 from keras_initx.profile import display
 from keras_initx.validation import check_backend, check_int, refuse
 
-# Samples in one pass, as many as in a step of training.
+# The number of samples in one pass, as in a usual training step.
 _AT_ONCE = 32
 # A Jacobian of more inputs, or of more entries, is not computed entry by entry.
 _EXACT_INPUTS, _EXACT_ENTRIES = 1024, 2**18
@@ -59,7 +59,7 @@ class JacobianProfile:
 
     Args:
         layers: tuple of str. The names of the layers.
-        inputs: int. The number of numbers in one input.
+        inputs: int. The number of entries of one input.
         units: array of int. The number of pre-activations of a layer.
         mean_square: float64 array. The mean of the squared singular values,
             over all of them and all samples. There are min(inputs, units)
@@ -70,10 +70,11 @@ class JacobianProfile:
             inf if the smallest is 0.
         mean_square_error: float64 array. The standard error of `mean_square`,
             0 where it is exact.
-        largest_error: float64 array. There is a singular value as near as this
-            to `largest`, which is never too large. 0 where it is exact.
-        smallest_error: float64 array. Likewise for `smallest`, which is never
-            too small.
+        largest_error: float64 array. A singular value lies within this distance
+            of `largest`, which is never above the true largest one. 0 where it
+            is exact.
+        smallest_error: float64 array. The same for `smallest`, which is never
+            below the true smallest one.
 
     Example:
 

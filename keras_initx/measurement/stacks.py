@@ -1,4 +1,7 @@
-"""Reduces the signals of small layers together."""
+"""Reduces the signals of small layers together.
+
+A reduction computes the moments of a signal over its samples.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# Signals wait until they have so many units in all; of few samples more, 4 MiB
-# in float32.
+# Signals of one shape are reduced when they have this number of units together.
 _UNITS = 2048
+# The same for at most `FEW_SAMPLES` samples, which are 4 MiB in float32.
 _UNITS_OF_FEW = 32768
 
 

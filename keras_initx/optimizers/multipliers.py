@@ -1,4 +1,10 @@
-"""Which factor of the learning rate belongs to which weight."""
+"""Which factor of the learning rate belongs to which weight.
+
+A user gives rules: a layer or a pattern of paths, and a factor. When an
+optimizer is built, it knows its weights, and the rules become rows, one for
+each weight. The rows are saved with the optimizer; a loaded one finds its
+weights by their order, names and shapes.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +21,15 @@ _PATHS_SHOWN = 20
 
 
 class Rule(NamedTuple):
-    """A factor, and the weights that have it.
+    """A factor, and the weights that it is for.
 
     Attributes:
-        factor: The factor.
-        pattern: A regular expression that matches parts of their paths; None
-            if the weights are given.
-        paths: Their paths.
-        variables: The weights, none if the rule was read from a config.
+        factor: float. The factor.
+        pattern: str or None. A regular expression that matches whole parts of
+            the paths of the weights; None for the weights of a layer.
+        paths: tuple of str. The paths of the weights of a layer.
+        variables: tuple. The weights of a layer, empty if the rule was read
+            from a config.
     """
 
     factor: float
@@ -37,7 +44,7 @@ class Rule(NamedTuple):
         return {"paths": list(self.paths), "factor": self.factor}
 
     def means(self, variable: Any) -> bool:
-        """Whether a weight has this factor."""
+        """Whether the rule is for a weight."""
         path = path_of(variable)
         if self.pattern is not None:
             return bool(re.search(_whole_parts(self.pattern), path))
@@ -47,7 +54,7 @@ class Rule(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What the rule means, for a message."""
+        """The key of the rule, for a message."""
         if self.pattern is not None:
             return repr(self.pattern)
         return f"the layer of {self.paths[0]!r}"
@@ -57,9 +64,9 @@ class Row(NamedTuple):
     """The factor of one weight of a known list of weights.
 
     Attributes:
-        path: The path of the weight.
-        shape: Its shape.
-        factor: Its factor.
+        path: str. The path of the weight.
+        shape: tuple of int. The shape of the weight.
+        factor: float. The factor of its learning rate.
         variable: The weight, None if the row was read from a config.
     """
 
@@ -77,9 +84,10 @@ class Row(NamedTuple):
         }
 
     def fits(self, variable: Any) -> bool:
-        """Whether a weight may be the one of this row.
+        """Whether a weight has the name and the shape of this row.
 
-        The names of layers may differ, since Keras counts layers anew.
+        The names of layers may differ, since Keras numbers layers anew in each
+        process.
         """
         name = path_of(variable).rpartition("/")[2]
         same_name = name == self.path.rpartition("/")[2]
@@ -89,11 +97,12 @@ class Row(NamedTuple):
 class Multipliers:
     """The factors of the weights of an optimizer.
 
-    It is a class of its own since TensorFlow replaces lists and dicts that an
-    optimizer holds.
+    The factors are in an object, and not in a list or dict of the optimizer,
+    since TensorFlow replaces lists and dicts that an optimizer holds.
 
     Args:
-        entries: What the user gave, or a list of configs.
+        entries: The dict that the user gave, a list of `Row`s, or a list of
+            configs of rules or rows.
     """
 
     def __init__(self, entries: Any):
@@ -106,10 +115,15 @@ class Multipliers:
         return [entry.to_config() for entry in self.entries]
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Finds the factor of each weight, in their order.
+        """Finds the factor of each weight of an optimizer.
+
+        Args:
+            variables: Sequence of weights. Those that the optimizer trains.
 
         Raises:
-            ValueError: If an entry means no weight, or several mean one.
+            ValueError: If a rule is for no weight, if two rules with different
+                factors are for one weight, or if the weights are not those of
+                the rows.
         """
         variables = list(variables)
         rows = [e for e in self.entries if isinstance(e, Row)]
@@ -215,6 +229,11 @@ def _is_same(variable: Any, other: Any) -> bool:
 
 
 def _by_rule(rules: Iterable[Rule], variables: list[Any]) -> list[float]:
+    """The factors of weights, by rules.
+
+    Raises:
+        ValueError: As `Multipliers.build` does.
+    """
     factors: list[float | None] = [None] * len(variables)
     owners: dict[int, Rule] = {}
     for rule in rules:
@@ -233,10 +252,11 @@ def _by_rule(rules: Iterable[Rule], variables: list[Any]) -> list[float]:
 
 
 def _check_meant(rule: Rule, meant: list[int], variables: list[Any]) -> None:
-    """Refuses a rule that means no weight, or that is ambiguous.
+    """Refuses a rule that is for no weight, or whose weights are ambiguous.
 
     Raises:
-        ValueError: If it does or is.
+        ValueError: If the rule is for no weight, or if it was read from a
+            config and one of its paths is that of several weights.
     """
     paths = [path_of(variable) for variable in variables]
     if not meant:
@@ -265,6 +285,11 @@ def _check_meant(rule: Rule, meant: list[int], variables: list[Any]) -> None:
 
 
 def _by_row(rows: Sequence[Row], variables: list[Any]) -> list[float]:
+    """The factors of weights, by rows: the same weights, or the like in order.
+
+    Raises:
+        ValueError: If the weights are not those of the rows.
+    """
     known = {
         id(variable): row.factor
         for row in rows

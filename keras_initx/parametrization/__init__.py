@@ -1,4 +1,10 @@
-"""Starts and learning rates that fit every width of a network."""
+"""Initial weights (the start) and learning rates that fit every width.
+
+`mup` compares a model with a narrower one, its base, by the rules of
+`inspection`, takes the factors of each weight from `theory.parametrization`,
+and returns a `Mup`, whose optimizer multiplies the learning rates.
+`coordinate_check` trains a network of several widths and compares them.
+"""
 
 from keras_initx import backend
 from keras_initx.parametrization.mup import mup

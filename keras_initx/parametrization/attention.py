@@ -6,7 +6,7 @@ import keras
 
 from keras_initx.inspection.traversal import ModelWeight
 
-# Keras divides the scores of these by the root of the head size.
+# The layers whose scores Keras divides by the root of the head size.
 _SCALED = (
     keras.layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention,

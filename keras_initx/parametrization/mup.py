@@ -26,7 +26,7 @@ from keras_initx.parametrization.start import is_known, start_factor
 from keras_initx.theory.parametrization import mup_factors
 from keras_initx.validation import check_int, refuse
 
-# What these hold is no weight that is trained.
+# Roles of weights that no optimizer trains.
 _NOT_TRAINED = ("statistic", "fixed transform")
 
 
@@ -40,9 +40,10 @@ def mup(
 
     In the maximal update parametrization (muP) the best learning rate does not
     depend on the width of a network: find it with a small model, and train a
-    large one with it. `mup` compares the model with the small one, weight by
-    weight. The ratios of the fans say by which factor a weight is multiplied
-    at the start, and its learning rate in training:
+    large one with it. A readout is a layer whose outputs do not grow with the
+    width. `mup` compares the model with the small one, weight by weight. The
+    ratios of the fans say by which factor a weight is multiplied at the start,
+    and its learning rate in training:
 
                               size at the start   Adam      SGD
         input, hidden kernel  r_in^(-1/2)         1 / r_in  r_out / r_in
@@ -50,14 +51,16 @@ def mup(
         bias, norm            1                   1         r
         embedding             1                   1         r_out
 
-    relative to the base model, which keeps all it has. So a model with the
-    sizes of its base is not changed. The column "start" of the table is the
-    size over what the initializer of the layer has made of it: 1 for a hidden
-    kernel of a `LecunNormal`, r_in^(-1/2) for one of a `RandomNormal`, whose
-    size does not depend on the fan. In `MultiHeadAttention` and
-    `GroupQueryAttention`, whose scores Keras divides by the root of the head
-    size, the query takes (ratio of the head sizes)^(-1/2) more, and its
-    learning rate too, which is the 1/d of muP.
+    relative to the base model, which is not changed. The size is the root mean
+    square of a weight, r_in the ratio of the fan-ins, r_out that of the numbers
+    of outputs, and r that of the sizes of a vector. A model with the sizes of
+    its base is not changed either. The column "start" of the table is the
+    factor by which the weight was multiplied to have that size. It is 1 for a
+    hidden kernel of a `LecunNormal`, and r_in^(-1/2) for one of a
+    `RandomNormal`, whose size does not depend on the fan. In
+    `MultiHeadAttention` and `GroupQueryAttention`, whose scores Keras divides
+    by the root of the head size, the query takes (ratio of the head
+    sizes)^(-1/2) more, and its learning rate too, which is the 1/d of muP.
 
     The weights are multiplied once, here. The learning rates are those of the
     optimizer that `optimizer` of the result returns. Call it after

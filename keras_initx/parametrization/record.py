@@ -23,8 +23,8 @@ _HEADS = (
     "SGD",
     "skipped",
 )
-# These divide the gradient by its own size, so that a step does not depend on
-# it. Keras adds a constant to the size of the gradient in Adagrad.
+# The optimizers that divide the gradient by its own size, so that a step does
+# not depend on that size. Adagrad does so without an initial accumulator.
 _LIKE_ADAM = (
     "Adadelta",
     "Adam",

@@ -15,7 +15,8 @@ from keras_initx.inspection.traversal import ModelWeight
 _I = keras.initializers
 # The standard deviation of a normal distribution that is cut off at two.
 _CUT_OFF = 0.8796256610342398
-# In standard deviations; beyond, the weights are of another initializer.
+# The largest distance of a mean square from that of an initializer, in standard
+# deviations. Weights beyond it were drawn by another initializer.
 _TOLERANCE = 6
 
 
@@ -30,8 +31,8 @@ def start_factor(
     Args:
         weight: ModelWeight. A weight of the model.
         base: ModelWeight. The same weight of the base model.
-        wanted: float. The root mean square of `weight` over that of `base`
-            that is wanted.
+        wanted: float. The ratio of the root mean squares of `weight` and
+            `base` that the factor is to bring about.
 
     Returns:
         The factor; 1 if both weights are zero, and None if one of them is.

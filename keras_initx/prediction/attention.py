@@ -1,13 +1,14 @@
 """Softmax attention of random heads.
 
 The queries q and keys k of a head are normal vectors of few channels, so that
-its scores stay random however wide the model is: what leaves a head is a mean
-over heads, which are drawn here.
+the scores of a head stay random however wide the model is. The moments of what
+leaves it are therefore means over heads, which are drawn here. For the
+attention weights A of the query at p and the key at t, values v and outputs o,
 
     A_pt = softmax_t(scale q_p . k_t),   o_p = sum_t A_pt v_t
     E o_p o_p' = E sum_tt' A_pt A_p't' E v_t v_t'
 
-A gradient g of the output gives
+and a gradient g of o becomes gradients of the scores S, q, k and v
 
     dv_t = sum_p A_pt g_p,    dS_pt = A_pt g_p . (v_t - o_p)
     dq_p = scale sum_t dS_pt k_t,    dk_t = scale sum_p dS_pt q_p

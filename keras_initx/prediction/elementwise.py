@@ -1,4 +1,9 @@
-"""Functions that act on each entry of their arguments alone."""
+"""Functions that act on each entry of their arguments alone.
+
+An `Elementwise` is a function of TensorFlow with what quadrature needs of it:
+its derivatives, and the points where it is not smooth (its kinks). Kinks of the
+activations that `theory` knows are exact, and others are searched for.
+"""
 
 from __future__ import annotations
 

@@ -18,9 +18,10 @@ class Signal(Generic[Value]):
     """A tensor of a model, as an engine holds it.
 
     Args:
-        value: What the engine knows of it.
+        value: What the engine knows of the tensor: blocks of expressions in
+            `WideEngine`, an array in `DrawnEngine`.
         width: int. The number of channels.
-        size: int. The number of points: positions of samples.
+        size: int. The number of points, that is, positions times samples.
     """
 
     def __init__(self, value: Value, width: int, size: int):
@@ -34,10 +35,12 @@ class Weight:
     """A random weight of a linear map.
 
     Args:
-        family: Hashable. The weight: two uses of one weight have one family.
+        family: Hashable. A key of the weight. Two uses of one weight have the
+            same family, so that their results are correlated.
         variance: float. The variance of an entry.
-        inputs: int. The channels that an output sums for each tap.
-        outputs: int. The channels that an input feeds by each tap.
+        inputs: int. The number of channels that an output sums at each tap.
+        outputs: int. The number of outputs that a channel goes into at each
+            tap.
     """
 
     family: Hashable
@@ -46,36 +49,50 @@ class Weight:
     outputs: int
 
 
+# From the gradient of a result to each argument with its gradient: the product
+# of a vector and a Jacobian, as in `tf.GradientTape`.
 Pull = Callable[[Any], list[tuple[Signal, Any]]]
 
 
 class Engine:
     """Runs the operations of a model on signals, and their gradients back.
 
-    A subclass computes each operation, and notes on `tape` how a gradient of
-    the result becomes gradients of the arguments.
+    A subclass computes each operation, and records on `tape` how a gradient of
+    the result becomes gradients of the arguments. `gradients` runs the tape in
+    reverse order, as reverse-mode differentiation does.
+
+    Attributes:
+        tape: list. For each operation its result, and the function from a
+            gradient of the result to gradients of the arguments.
     """
 
     def __init__(self) -> None:
         self.tape: list[tuple[Signal, Pull]] = []
 
-    def noted(self, output: Signal, pull: Pull) -> Signal:
-        """Returns a signal after its gradient is noted."""
+    def with_gradient(self, output: Signal, pull: Pull) -> Signal:
+        """Records how the gradient of a signal goes on, and returns the signal.
+
+        Args:
+            output: Signal. The result of an operation.
+            pull: callable. From a gradient of `output` to a list of the
+                arguments of the operation with their gradients.
+        """
         self.tape.append((output, pull))
         return output
 
     def gradients(
         self, last: Signal, rows: Sequence[Signal]
     ) -> list[Any | None]:
-        """Returns the gradients at rows, for a normal cotangent at the last.
+        """Returns the gradients at several signals.
 
         Args:
-            last: Signal. Where the cotangent is.
-            rows: Sequence of Signals.
+            last: Signal. Where the gradient starts, with independent standard
+                normal entries.
+            rows: Sequence of Signals. Where the gradient is asked for.
 
         Returns:
-            List of gradients, None for a signal that the last does not depend
-            on.
+            List of gradients, one for each of `rows`. None for a signal that
+            `last` does not depend on.
         """
         found: dict[int, Any] = {id(last): self.cotangent(last)}
         for output, pull in reversed(self.tape):
@@ -100,7 +117,7 @@ class Engine:
         raise NotImplementedError
 
     def one_hot(self, tokens: np.ndarray) -> Signal:
-        """Returns a channel for each token, of shape `(points,)`."""
+        """Returns one-hot channels of integer tokens, of shape `(points,)`."""
         raise NotImplementedError
 
     def linear(
@@ -112,37 +129,63 @@ class Engine:
         outputs: int,
         reasons: Sequence[str] = (),
     ) -> Signal:
-        """Returns a random linear map, see `expressions.Linear`."""
+        """Returns a random linear map of the channels of x.
+
+        Args:
+            x: Signal. What is mapped.
+            weight: Weight. The kernel.
+            taps: list of int arrays of shape `(size,)`. For each tap the point
+                of x that each point of the result reads, -1 for none. None for
+                one tap that reads the point itself.
+            size: int. The number of points of the result.
+            outputs: int. The number of channels of the result.
+            reasons: Sequence of str. Why the result is approximated.
+        """
         raise NotImplementedError
 
     def new_vector(
         self, family: Hashable, variance: float, size: int, width: int
     ) -> Signal:
-        """Returns a normal number for each channel, the same at all points."""
+        """Returns a normal number for each channel, the same at all points.
+
+        This is a bias; one family always has the same numbers.
+        """
         raise NotImplementedError
 
     def add(self, signals: Sequence[Signal], factors: Sequence[Any]) -> Signal:
-        """Returns a sum, with a number or one number a point as factors."""
+        """Returns the sum of factors times signals.
+
+        A factor is a number, or an array with a number for each point.
+        """
         raise NotImplementedError
 
     def shift(self, x: Signal, constant: Any) -> Signal:
-        """Returns a signal plus a number, or plus one number a point."""
+        """Returns a signal plus a number, or plus a number for each point."""
         raise NotImplementedError
 
     def means(self, x: Signal) -> np.ndarray | None:
-        """Returns the mean over channels at each point, None if random."""
+        """Returns the mean over channels at each point.
+
+        None if it differs from network to network, as at finite width.
+        """
         raise NotImplementedError
 
     def constant(self, values: np.ndarray, width: int) -> Signal:
-        """Returns numbers that are the same in all channels."""
+        """Returns a signal that is not random: a number for each point.
+
+        The numbers are the same in all channels.
+        """
         raise NotImplementedError
 
-    def sure(self, x: Signal) -> np.ndarray | None:
-        """Returns the numbers of such a signal, None for another one."""
+    def constant_values(self, x: Signal) -> np.ndarray | None:
+        """Returns the numbers of a signal that is the same in all channels.
+
+        None for a signal whose channels differ or are random.
+        """
         raise NotImplementedError
 
     def multiply(self, x: Signal, y: Signal) -> Signal:
-        """Returns a product."""
+        """Returns the product of two signals, channel by channel."""
         raise NotImplementedError
 
     def map(self, function: Elementwise, signals: Sequence[Signal]) -> Signal:
@@ -154,7 +197,7 @@ class Engine:
         raise NotImplementedError
 
     def mix(self, x: Signal, matrix: np.ndarray) -> Signal:
-        """Returns a matrix times the values at all points."""
+        """Returns a matrix of shape (new points, points) times each channel."""
         raise NotImplementedError
 
     def largest(self, x: Signal, taps: list[np.ndarray]) -> Signal:
@@ -164,11 +207,22 @@ class Engine:
     def normalize(
         self, x: Signal, groups: np.ndarray, center: bool, epsilon: float
     ) -> Signal:
-        """Returns a signal normalized over channels and groups of points."""
+        """Returns a signal normalized over channels and groups of points.
+
+        Args:
+            x: Signal. The signal.
+            groups: int array of shape `(points,)`. Points with the same number
+                share their mean and variance.
+            center: bool. Whether the mean is subtracted.
+            epsilon: float. What is added to the variance.
+        """
         raise NotImplementedError
 
     def normalize_channels(self, x: Signal, epsilon: float) -> Signal:
-        """Returns a signal of which each channel is normalized over points."""
+        """Returns a signal whose channels are each normalized over all points.
+
+        This is batch normalization in training mode.
+        """
         raise NotImplementedError
 
     def concatenate(self, signals: Sequence[Signal]) -> Signal:
@@ -184,7 +238,14 @@ class Engine:
         raise NotImplementedError
 
     def mask(self, rate: float, groups: np.ndarray, width: int) -> Signal:
-        """Returns the mask of a dropout."""
+        """Returns the mask of a dropout, 0 or 1 / (1 - rate).
+
+        Args:
+            rate: float. The share of the values that are 0.
+            groups: int array of shape `(points,)`. Points with the same number
+                are dropped together, in each channel.
+            width: int. The number of channels.
+        """
         raise NotImplementedError
 
     def attention(
@@ -197,7 +258,11 @@ class Engine:
         scale: float,
         mask: np.ndarray | None,
     ) -> Signal:
-        """Returns the output of heads of attention, see `attention`."""
+        """Returns what leaves the heads of an attention layer.
+
+        The formulas stand in the module `attention`, and the arguments in its
+        `Head`.
+        """
         raise Unpredictable("attention has no rule for this width")
 
     def cotangent(self, x: Signal) -> Any:

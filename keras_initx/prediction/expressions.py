@@ -4,9 +4,13 @@ As a network becomes wide, each channel of a tensor is one draw of the same
 random vector, which has an entry for each point, that is, each position of each
 sample. A random linear map makes a Gaussian vector that is new, given the
 second moments of what it maps, and everything between two of them acts on each
-channel alone. A tensor is so an expression in variables: Gaussian vectors, the
-values of the data, and the masks of dropout. Two uses of the same weights make
-two vectors of one family, which are jointly Gaussian.
+channel alone. So each channel of a tensor is an expression in variables:
+Gaussian vectors, the values of the data, and the masks of dropout. Two uses of
+the same weights make two vectors of one family, which are jointly Gaussian. For
+example,
+the channels of relu(x) + W relu(x) with x = V h are Sum([Map(relu, x'),
+Linear(relu(x'))]) with x' = Linear(h), in which x' and the outer Linear are of
+different families, and thus independent.
 
 Reference: Yang, arXiv:1910.12478 and arXiv:2006.14548 (tensor programs). The
 expressions are introduced here.
@@ -36,9 +40,12 @@ class Expression:
         support: frozenset. The families of its variables. Expressions of
             disjoint supports are independent.
         gaussian: bool. Whether it is a Gaussian vector.
-        reasons: frozenset of str. What its moments are not exact for.
+        reasons: frozenset of str. Why its moments are not exact.
         exact: bool. Whether its moments are means over networks of any width.
         given: bool. Whether it is a function of given values.
+        function_of_one: The result of `as_function_of_one`, once it was asked
+            for.
+        shifts: dict. The `Shifted` channels that were made of it.
     """
 
     gaussian = False
@@ -265,6 +272,8 @@ class Largest(Expression):
 class Winner(Expression):
     """1 where a value is the largest of the window `owner`, else 0.
 
+    It is the derivative of `Largest` by each point of the part.
+
     Args:
         part: Expression.
         taps: list of int arrays. As in `Largest`.
@@ -324,11 +333,11 @@ class Unflat(Expression):
 
 
 class Shifted(Expression):
-    """Other channels of the same distribution.
+    """Other channels of the same distribution, independent of those of `part`.
 
     Args:
-        part: Expression.
-        shift: int. How many channels further.
+        part: Expression. One of the first channels of a block.
+        shift: int. The number of channels between the two.
     """
 
     def __init__(self, part: Expression, shift: int):

@@ -1,16 +1,22 @@
-"""Networks of the width that a model has, drawn without their weights.
+"""The engine for networks of the width that a model has.
 
-What a network with normal weights W does to a few samples depends on W only
-through few products. Given the signals h of the samples, of shape (inputs,
-samples), the rows of u = W h are normal with the covariance v h^T h, so that u
-is drawn, and W is not. Going back, and given W H = U for all signals H that met
-W, and W^T D = E for the gradients D so far,
+Networks are drawn without their weights. What a network with normal weights W
+of variance v does to a few samples depends on W only through a few products.
+Given the signals h of the samples, of shape (inputs, points), the rows of
+u = W h are normal with the covariance v h^T h, so that u is drawn and W is not.
 
-    W^T d = H^+T U^T d + (1 - P_H) (E D^+ d + z)
-    z ~ rows N(0, v d^T (1 - P_D) d)
+A second use of the same weights, forward or backward, must agree with the first
+one. Let H be all signals that W was applied to so far, U = W H, D all gradients
+that W^T was applied to, and E = W^T D. Then
 
-with P the projection on the columns of a matrix and + its pseudo-inverse. This
-is exact at every width, and costs inputs x samples + samples^3 a layer.
+    forward     W h = U H^+ h + y,    y ~ rows N(0, v h^T (1 - P_H) h)
+    backward    W^T d = H^+T U^T d + (1 - P_H) (E D^+ d + z)
+                                      z ~ rows N(0, v d^T (1 - P_D) d)
+
+with P_A the projection on the columns of A, and A^+ its pseudo-inverse. This is
+exact for normal weights at every width, as long as all forward uses come before
+the first backward one. A layer costs inputs x points^2 + points^3 operations
+for each network.
 
 Reference: conditional normal distributions of matrices, as in Bolthausen,
 Communications in Mathematical Physics 325 (2014), and Yang, arXiv:1910.12478.
@@ -34,10 +40,10 @@ Array = np.ndarray
 
 
 class _Uses:
-    """The signals and gradients that met one weight so far."""
+    """The signals and gradients that one weight was applied to so far."""
 
     def __init__(self) -> None:
-        # H and U = W H, D and E = W^T D.
+        # H, U = W H, D and E = W^T D of the docstring of this module.
         self.inputs: Array | None = None
         self.outputs: Array | None = None
         self.gradients: Array | None = None
@@ -45,9 +51,9 @@ class _Uses:
 
 
 class DrawnEngine(Engine):
-    """Computes with the values of several networks at once.
+    """Computes with the values of several drawn networks at once.
 
-    A value has the shape `(networks, channels, points)`.
+    A value is an array of shape `(networks, channels, points)`.
 
     Args:
         networks: int. The number of networks.
@@ -115,15 +121,15 @@ class DrawnEngine(Engine):
             total = np.zeros((self.networks, x.width, x.size))
             for i, tap in enumerate(taps):
                 part = back[:, i * x.width : (i + 1) * x.width]
-                total += part @ _reading(tap, x.size)
+                total += part @ _reading_matrix(tap, x.size)
             return [(x, total)]
 
-        return self.noted(self._signal(u), pull)
+        return self.with_gradient(self._signal(u), pull)
 
     def _forward(
         self, uses: _Uses, h: Array, variance: float, outputs: int
     ) -> Array:
-        """Draws W h, given W H = U."""
+        """Draws W h, given W H = U, and adds both to the uses of W."""
         known = 0.0
         rest = h
         if uses.inputs is not None and uses.outputs is not None:
@@ -138,7 +144,7 @@ class DrawnEngine(Engine):
         return u
 
     def _backward(self, uses: _Uses, d: Array, variance: float) -> Array:
-        """Draws W^T d, given W H = U and W^T D = E."""
+        """Draws W^T d, given W H = U and W^T D = E, and adds both to them."""
         assert uses.inputs is not None and uses.outputs is not None
         inputs, outputs = uses.inputs, uses.outputs
         known = np.swapaxes(outputs, 1, 2) @ d
@@ -184,28 +190,30 @@ class DrawnEngine(Engine):
                 (s, f * gradient) for s, f in zip(signals, factors, strict=True)
             ]
 
-        return self.noted(self._signal(value), pull)
+        return self.with_gradient(self._signal(value), pull)
 
     def shift(self, x: Signal, constant: Any) -> Signal:
         """Implements `Engine.shift`."""
-        return self.noted(self._signal(x.value + constant), lambda g: [(x, g)])
+        return self.with_gradient(
+            self._signal(x.value + constant), lambda g: [(x, g)]
+        )
 
     def means(self, x: Signal) -> Array | None:
-        """Implements `Engine.means`: here they are random."""
+        """Implements `Engine.means`: they differ from network to network."""
         return None
 
     def constant(self, values: Array, width: int) -> Signal:
         """Implements `Engine.constant`."""
         return self.given(np.broadcast_to(values, (width, len(values))), "")
 
-    def sure(self, x: Signal) -> Array | None:
-        """Implements `Engine.sure`."""
+    def constant_values(self, x: Signal) -> Array | None:
+        """Implements `Engine.constant_values`."""
         first = x.value[0, 0]
         return first if np.all(x.value == first) else None
 
     def multiply(self, x: Signal, y: Signal) -> Signal:
         """Implements `Engine.multiply`."""
-        return self.noted(
+        return self.with_gradient(
             self._signal(x.value * y.value),
             lambda g: [(x, g * y.value), (y, g * x.value)],
         )
@@ -227,18 +235,18 @@ class DrawnEngine(Engine):
                 for signal, part in zip(signals, parts, strict=True)
             ]
 
-        return self.noted(self._signal(function.values(*values)), pull)
+        return self.with_gradient(self._signal(function.values(*values)), pull)
 
     def take(self, x: Signal, index: Array) -> Signal:
         """Implements `Engine.take`."""
-        back = _reading(index, x.size)
-        return self.noted(
+        back = _reading_matrix(index, x.size)
+        return self.with_gradient(
             self._signal(_taken(x.value, index)), lambda g: [(x, g @ back)]
         )
 
     def mix(self, x: Signal, matrix: Array) -> Signal:
         """Implements `Engine.mix`."""
-        return self.noted(
+        return self.with_gradient(
             self._signal(x.value @ matrix.T), lambda g: [(x, g @ matrix)]
         )
 
@@ -251,10 +259,10 @@ class DrawnEngine(Engine):
             total = np.zeros(x.value.shape)
             for i, tap in enumerate(taps):
                 won = np.where(winner == i, gradient, 0.0)
-                total += won @ _reading(tap, x.size)
+                total += won @ _reading_matrix(tap, x.size)
             return [(x, total)]
 
-        return self.noted(self._signal(parts.max(axis=0)), pull)
+        return self.with_gradient(self._signal(parts.max(axis=0)), pull)
 
     def normalize(
         self, x: Signal, groups: Array, center: bool, epsilon: float
@@ -279,7 +287,14 @@ class DrawnEngine(Engine):
         center: bool,
         epsilon: float,
     ) -> Signal:
-        """Returns y = (x - m) / s, and its gradient (g - <g> - y <g y>) / s."""
+        """Returns a signal that is normalized over some axes.
+
+            y = (x - m) / s,    dx = (g - <g> - y <g y>) / s
+
+        with the mean m, s = sqrt(variance + epsilon), the gradient g of y, and
+        <> the mean over the axes. Without centering m and <g> are 0, and s is
+        sqrt(mean square + epsilon).
+        """
 
         def mean(value: Array) -> Array:
             return value.mean(axis=axes, keepdims=True)
@@ -297,7 +312,7 @@ class DrawnEngine(Engine):
                 back = back - mean(g)
             return [(x, (back * scale).reshape(x.value.shape))]
 
-        return self.noted(self._signal(y.reshape(x.value.shape)), pull)
+        return self.with_gradient(self._signal(y.reshape(x.value.shape)), pull)
 
     def concatenate(self, signals: Sequence[Signal]) -> Signal:
         """Implements `Engine.concatenate`."""
@@ -309,7 +324,7 @@ class DrawnEngine(Engine):
                 zip(signals, np.split(gradient, ends[:-1], axis=1), strict=True)
             )
 
-        return self.noted(self._signal(value), pull)
+        return self.with_gradient(self._signal(value), pull)
 
     def channels(self, x: Signal, start: int, stop: int) -> Signal:
         """Implements `Engine.channels`."""
@@ -319,7 +334,7 @@ class DrawnEngine(Engine):
             total[:, start:stop] = gradient
             return [(x, total)]
 
-        return self.noted(self._signal(x.value[:, start:stop]), pull)
+        return self.with_gradient(self._signal(x.value[:, start:stop]), pull)
 
     def flatten(self, x: Signal, positions: int) -> Signal:
         """Implements `Engine.flatten`."""
@@ -332,7 +347,7 @@ class DrawnEngine(Engine):
             back = gradient.reshape(moved.shape).transpose(0, 2, 3, 1)
             return [(x, back.reshape(x.value.shape))]
 
-        return self.noted(self._signal(value), pull)
+        return self.with_gradient(self._signal(value), pull)
 
     def mask(self, rate: float, groups: Array, width: int) -> Signal:
         """Implements `Engine.mask`."""
@@ -354,11 +369,12 @@ class DrawnEngine(Engine):
 
 
 def _taken(value: Array, index: Array, outside: float = 0.0) -> Array:
+    """Returns values at the points of an index, `outside` where it is -1."""
     taken = value[..., np.maximum(index, 0)]
     return np.where(index < 0, outside, taken) if (index < 0).any() else taken
 
 
-def _reading(index: Array, size: int) -> Array:
+def _reading_matrix(index: Array, size: int) -> Array:
     """Returns a matrix with 1 where a point reads one of `size` others."""
     return (index[:, None] == np.arange(size)).astype(float)
 
@@ -377,4 +393,5 @@ def _root(gram: Array) -> Array:
 
 
 def _joined(known: Array | None, more: Array) -> Array:
+    """Returns the columns of two arrays, beside one another."""
     return more if known is None else np.concatenate([known, more], axis=2)

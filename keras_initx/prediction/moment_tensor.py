@@ -14,10 +14,12 @@ from keras_initx.prediction.engine import Signal
 class MomentTensor(keras.KerasTensor):
     """A symbolic tensor of Keras that carries a signal.
 
-    Its shape is `(samples, *positions, *channels)`.
+    Its shape is `(samples, *positions, *channels)`. Layers and operations see
+    the shape and the dtype. The engine sees the signal, in which samples and
+    positions are one axis of points.
 
     Args:
-        signal: Signal. What the engine knows of it.
+        signal: Signal. What the engine knows of the tensor.
         samples: int or None. The number of samples; None for what has no axis
             of samples, such as the embedding of positions.
         positions: tuple of ints. The sizes of the axes of positions.
@@ -25,8 +27,9 @@ class MomentTensor(keras.KerasTensor):
         dtype: str. The dtype that layers see. Defaults to "float32".
         values: Array or None. The values themselves, if they are given data.
             Defaults to None.
-        reason: str or None. Why nothing is known of it. Defaults to None, where
-            something is.
+        reason: str or None. Why the tensor could not be predicted; a step that
+            uses it is then refused. Defaults to None, for a tensor that is
+            predicted.
     """
 
     def __init__(

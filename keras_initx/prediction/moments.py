@@ -1,8 +1,36 @@
 """Means and second moments of expressions.
 
-Closed forms and quadrature give them wherever each factor is a function of one
-Gaussian vector. For all others the variables are drawn, once, for many virtual
-channels, and the expression is computed on them.
+The second moments E x_i y_j of two expressions are found by the first of these
+rules that applies. Here a_k are factors, T is an index, M a matrix, and p runs
+over positions:
+
+    channels at one shift           those of their parts
+    x = sum_k a_k x_k               sum_k a_k E x_k y
+    no variable in common           E x_i E y_j
+    x = Take(x', T)                 E x'_T(i) y_j
+    x = Mix(M, x')                  M E x' y
+    Known with itself               its second moments
+    Flat, Flat                      mean over p of E x'_(ip) y'_(jp)
+    Unflat, Unflat                  E x'_i y'_j at equal positions, else 0
+    Linear, Linear                  scale sum over taps o of E h_o(i) h'_o(j)
+    White, White                    1 at points of one group, else 0
+    Values, Values                  mean over the channels of x_i y_j
+    Mask, Mask                      1 / (1 - rate) at points of one group, else
+                                    1
+    f(u), g(v), u and v Gaussian    E f(u_i) g(v_j), by
+                                    `theory.mean_field.gaussian_products`
+    products                        the product over groups of factors that have
+                                    no variable in common
+    a product with a sum            the sum of the products
+    functions of given values       mean over the given channels
+    all others                      mean over channels that are drawn
+
+In the last case the variables of x and y are drawn, once, for 8192 channels,
+and the expressions are computed on these. Such moments are marked as sampled.
+
+Reference: Cho & Saul, NeurIPS 22 (2009), and Poole et al., arXiv:1606.05340,
+for functions of one vector; Novak et al., arXiv:1810.05148, for taps. The rules
+for sums, products and draws are derived here.
 """
 
 from __future__ import annotations
@@ -44,10 +72,10 @@ SAMPLED = "sampled"
 
 
 class Moments:
-    """Computes moments, each once.
+    """Computes moments of expressions, each once.
 
     Args:
-        channels: int. The number of virtual channels that are drawn.
+        channels: int. The number of channels that are drawn.
         limit: int. The largest number of points.
         seed: int. The seed of the draws.
     """
@@ -114,7 +142,7 @@ class Moments:
                 return self.first(expanded)
         if _is_of_channels(x):
             return self._on_channels(x).mean(axis=0)
-        self._note(x)
+        self._mark_sampled(x)
         return self.values(x).mean(axis=0)
 
     # ---- second moments --------------------------------------------------
@@ -132,7 +160,7 @@ class Moments:
         """Returns E x_i^2, of shape `(points,)`."""
         return np.diagonal(self.second(x, x))
 
-    def mixed(self, x: Blocks, y: Blocks) -> np.ndarray:
+    def second_of_blocks(self, x: Blocks, y: Blocks) -> np.ndarray:
         """Returns the mean over channels of E x_i y_j of two tensors."""
         pairs = aligned(x, y)
         total = sum(a.width for a, _ in pairs)
@@ -166,20 +194,20 @@ class Moments:
             and x.shift == y.shift
         ):
             return self._second_or_none(x.part, y.part)
-        for one, other, turned in ((x, y, False), (y, x, True)):
+        for one, other, swapped in ((x, y, False), (y, x, True)):
             if isinstance(one, Sum):
-                return _turned(self._second_of_sum(one, other), turned)
+                return _transposed_if(self._second_of_sum(one, other), swapped)
         if not x.support & y.support:
             return self._outer(x, y)
-        for one, other, turned in ((x, y, False), (y, x, True)):
+        for one, other, swapped in ((x, y, False), (y, x, True)):
             if isinstance(one, Take):
                 inner = self._second_or_none(one.parts[0], other)
                 taken = None if inner is None else _at(inner, one.index)
-                return _turned(taken, turned)
+                return _transposed_if(taken, swapped)
             if isinstance(one, Mix):
                 inner = self._second_or_none(one.parts[0], other)
                 mixed = None if inner is None else one.matrix @ inner
-                return _turned(mixed, turned)
+                return _transposed_if(mixed, swapped)
         if isinstance(x, Known) and x is y:
             return x.second
         if isinstance(x, Flat) and isinstance(y, Flat):
@@ -205,6 +233,7 @@ class Moments:
         return self._second_of_functions(x, y)
 
     def _outer(self, x: Expression, y: Expression) -> np.ndarray | None:
+        """Returns E x_i E y_j, the second moments of independent x and y."""
         first = self.first(x)
         if not np.any(first):
             return None
@@ -212,6 +241,7 @@ class Moments:
         return np.multiply.outer(first, second) if np.any(second) else None
 
     def _second_of_sum(self, x: Sum, y: Expression) -> np.ndarray | None:
+        """Returns the sum over k of a_k E x_k y, for x = sum_k a_k x_k."""
         total = None
         for factor, part in zip(x.factors, x.parts, strict=True):
             term = self._second_or_none(part, y)
@@ -225,10 +255,13 @@ class Moments:
         return total
 
     def _second_of_linear(self, x: Linear, y: Linear) -> np.ndarray | None:
-        """Returns scale times the sum over taps of E h_o(i) h'_o(j)."""
+        """Returns scale times the sum over taps o of E h_o(i) h'_o(j).
+
+        Both are maps of the tensors h and h' by the same weights.
+        """
         if x.scale == 0:
             return None
-        inner = self.mixed(x.source, y.source)
+        inner = self.second_of_blocks(x.source, y.source)
         if x.taps is None or y.taps is None:
             return x.scale * inner
         total = np.zeros((x.size, y.size))
@@ -239,6 +272,7 @@ class Moments:
     def _second_of_functions(
         self, x: Expression, y: Expression
     ) -> np.ndarray | None:
+        """Returns the second moments of functions of common variables."""
         if x.gaussian and y.gaussian:
             raise Unpredictable(
                 "the weights of one layer meet signals of different shapes"
@@ -250,16 +284,16 @@ class Moments:
             groups = _independent_groups([_factors(x), _factors(y)])
             if len(groups) > 1:
                 return self._second_of_groups(groups)
-            for one, other, turned in ((x, y, False), (y, x, True)):
+            for one, other, swapped in ((x, y, False), (y, x, True)):
                 expanded = self._expanded(one)
                 if expanded is not None:
                     found = self._second_or_none(expanded, other)
-                    return _turned(found, turned)
+                    return _transposed_if(found, swapped)
         if _is_of_channels(x) and _is_of_channels(y):
             first, second = self._on_channels(x), self._on_channels(y)
             return first.T @ second / len(first)
-        self._note(x)
-        self._note(y)
+        self._mark_sampled(x)
+        self._mark_sampled(y)
         return self.values(x).T @ self.values(y) / self.channels
 
     def _second_of_groups(
@@ -304,7 +338,7 @@ class Moments:
         return self._sums[id(x)]
 
     def reasons(self, x: Expression) -> frozenset[str]:
-        """Returns what the moments of an expression are not exact for."""
+        """Returns why the moments of an expression are not exact."""
         found = set(x.reasons)
         waiting = [x]
         while waiting:
@@ -339,14 +373,15 @@ class Moments:
     def _variance(self, x: Expression) -> np.ndarray:
         return np.maximum(self.diagonal(x) - self.first(x) ** 2, 0)
 
-    # ---- virtual channels ------------------------------------------------
+    # ---- channels that are drawn -----------------------------------------
 
-    def _note(self, x: Expression) -> None:
+    def _mark_sampled(self, x: Expression) -> None:
+        """Records that the moments of an expression come from draws."""
         self._sampled.add(id(x))
         self._kept.append(x)
 
     def values(self, x: Expression) -> np.ndarray:
-        """Returns an expression on virtual channels, `(channels, points)`."""
+        """Returns an expression on drawn channels, `(channels, points)`."""
         if id(x) not in self._values:
             self._kept.append(x)
             self._values[id(x)] = self._compute_values(x)
@@ -463,6 +498,11 @@ def sliced(blocks: Blocks, start: int, stop: int) -> Blocks:
 
 
 def _part(x: Expression, start: int, stop: int, width: int) -> Expression:
+    """Returns one channel of a slice of a block.
+
+    Channels of one block have one distribution and are independent of one
+    another, so that a slice that does not start the block is a `Shifted`.
+    """
     if (start, stop) == (0, width) or isinstance(x, Constant):
         return x
     if isinstance(x, Values):
@@ -517,8 +557,11 @@ def _total(terms: Iterable[np.ndarray]) -> np.ndarray:
     return total
 
 
-def _turned(matrix: np.ndarray | None, turned: bool) -> np.ndarray | None:
-    return matrix.T if turned and matrix is not None else matrix
+def _transposed_if(
+    matrix: np.ndarray | None, swapped: bool
+) -> np.ndarray | None:
+    """Returns a matrix, transposed if x and y were swapped to compute it."""
+    return matrix.T if swapped and matrix is not None else matrix
 
 
 def _factors(x: Expression) -> Sequence[Expression]:

@@ -42,13 +42,15 @@ from keras_initx.validation import (
     refuse,
 )
 
-# The largest number of positions of all samples, whose square a matrix holds.
+# The largest number of points, positions times samples, of a tensor. A matrix
+# of second moments has the square of it.
 _POINTS = 1024
-# The same for the two samples that there must be.
+# The same for two samples, of which no fewer can be predicted.
 _MOST_POINTS = 3072
-_CHANNELS = 8192
-# The same for networks of finite width, where the cube of it counts.
+# The same with width="actual", whose cost grows with the cube of it.
 _DRAWN_POINTS = 256
+# The number of channels that are drawn where no closed form is known.
+_CHANNELS = 8192
 
 
 def predict(
@@ -63,30 +65,33 @@ def predict(
     samples: int | None = None,
     seed: int = 0,
 ) -> Prediction:
-    """Predicts the signal and the gradient of every layer, without running it.
+    """Predicts the signal and the gradient of every layer from formulas.
 
-    The model runs itself on moments in the place of tensors: each layer that
-    has a rule maps the second moments of pairs of samples and positions, and
-    every other layer runs by its own `call`, so that nested, subclassed and
-    residual models, shared layers, `x + y`, `0.5 * x` and `keras.ops` need
-    nothing else. No weight, node or config of the model changes.
+    The model is not run on numbers. Its `call` runs once, on symbolic tensors
+    that stand for random signals: a layer that has a rule maps the second
+    moments of its input to those of its output, and every other layer runs its
+    own `call`. So nested, subclassed and residual models, shared layers,
+    `x + y`, `0.5 * x` and `keras.ops` can be predicted. No weight, node or
+    config of the model changes.
 
-    The limit is that of wide layers with independent random weights,
+    In the limit of wide layers with independent random weights
 
         E u_i u_j = n var(W) E h_i h_j + var(b)         a linear map
         E h_i h_j = E phi(u_i) phi(u_j)                 an activation
         E g_i g_j = n' var(W) E phi'(u_i) phi'(u_j) E g'_i g'_j    backward
 
-    for the samples i and j at hand. Where the channels are functions of one
-    Gaussian vector the moments are closed forms or quadrature. Merged branches
-    are sums and products of what they have in common, and where that has no
-    closed form it is drawn, with channels that exist only here. Heads of
-    attention are drawn too, with scores that stay random in wide models.
+    for the samples i and j at hand. Here h are the n inputs of the linear map,
+    u its n' outputs, and g and g' the gradients before and after an activation
+    and a linear map. Where a channel is a function of one Gaussian vector, the
+    moments are closed forms or quadrature. A sum or product of branches depends
+    on what the branches have in common. Where it has no closed form, its
+    variables are drawn, for 8192 channels. Heads of attention are drawn too,
+    since their scores stay random in wide models.
 
-    A layer of which nothing true can be said is refused by name, with what
-    helps. Among them are heavy-tailed, constructed and correlated weights,
-    recurrent layers, matrix products of two signals other than attention,
-    dropout of attention scores, and a softmax whose output is used.
+    A layer that has no formula is refused by name, with the reason. Among
+    these are heavy-tailed, constructed and correlated weights, recurrent
+    layers, matrix products of two signals other than attention, dropout of
+    attention scores, and a softmax whose output is used.
 
     Args:
         model: keras.Model. A model of any kind. Without `data` it must be
@@ -103,20 +108,20 @@ def predict(
         width: str. "infinite" is the limit of wide layers. "actual" draws
             networks of the width that the model has, without their weights, and
             gives means and `quartiles` over them. It is exact for normal
-            weights, and costs about as much as the samples times the widths.
-            Defaults to "infinite".
+            weights. Defaults to "infinite".
         networks: int. The number of networks that "actual" draws, at least 2.
             Defaults to 64.
-        samples: int. The number of samples of the data, at least 2; they are
-            evenly spaced in an array. Fewer are used where images have many
-            positions. Defaults to 8, or to 2 for white noise, or 32 with
-            `training`.
-        seed: int. The seed of virtual channels and of networks. Defaults to 0.
+        samples: int. The number of samples, at least 2. Those of an array are
+            evenly spaced in it. Fewer are used where images have many
+            positions. Defaults to 8 with data, and without data to 2, or to 32
+            with `training`.
+        seed: int. The seed of what is drawn: channels, heads of attention and
+            networks. Defaults to 0.
 
     Returns:
         A `Prediction`: the rows of `measure(model, data)` under the same names,
-        with `gradient`, the mean square of the gradient at each row for a
-        standard normal cotangent at the last row.
+        with `gradient`, the mean square of the gradient at each row if the
+        gradient at the last row has independent standard normal entries.
 
     Raises:
         ValueError: If a layer cannot be predicted, which is named with the
@@ -158,12 +163,15 @@ def predict(
         count = samples or (32 if training else 2)
     else:
         count = len(arrays_of(arrays)[0])
+    # Large images make matrices too large. A layer then raises an error with
+    # its number of points, and all is done again with fewer samples.
     while True:
         try:
             if width == "actual":
                 return _drawn(task, arrays, count, networks)
             return _wide(task, arrays, count)
         except TooManyPointsError as error:
+            # The positions of one sample, rounded up.
             places = -(-error.points // count)
             fewer = error.limit // places
             if fewer >= count or fewer < 2:
@@ -182,7 +190,7 @@ def predict(
 
 
 class _Task(NamedTuple):
-    """What to predict."""
+    """The arguments of `predict` that both engines need."""
 
     model: Any
     layers: tuple[Selector, ...]
@@ -191,7 +199,7 @@ class _Task(NamedTuple):
     seed: int
 
     def limit(self, width: str, samples: int) -> int:
-        """Returns the largest number of positions of all samples."""
+        """Returns the largest number of points, positions times samples."""
         if width == "actual":
             return _DRAWN_POINTS
         return _MOST_POINTS if samples == 2 else _POINTS
@@ -212,20 +220,21 @@ class _Task(NamedTuple):
 
 
 def _wide(task: _Task, arrays: Any, samples: int) -> Prediction:
-    """Predicts a model as it becomes infinitely wide."""
+    """Returns the prediction in the limit of wide layers."""
     limit = task.limit("infinite", samples)
     engine = WideEngine(Moments(_CHANNELS, limit, task.seed))
     return _result(engine, task.run(engine, arrays, samples), samples)
 
 
 def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
-    """Predicts networks of the width that the model has."""
+    """Returns the mean over drawn networks of the width that the model has."""
     rng = np.random.default_rng(task.seed)
     found: list[np.ndarray] = []
     rows: list[PredictedRow] = []
     left = networks
     while left:
-        # In parts, so that the values of one part take little memory.
+        # A part of the networks at a time, so that their values take little
+        # memory: about 2^21 numbers in the widest layer.
         size = max(1, min(left, 2**21 // max(1, samples * _widest(task.model))))
         engine = DrawnEngine(size, _DRAWN_POINTS, rng)
         steps = task.run(engine, arrays, samples)
@@ -260,9 +269,16 @@ def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
 def _values_of_networks(
     engine: DrawnEngine, rows: list[PredictedRow], samples: int
 ) -> np.ndarray:
-    """Returns mean square, mean product of two samples, and squared gradient.
+    """Returns total, covariance of two samples, and squared gradient of rows.
 
-    The shape is `(3, rows, networks)`.
+    With y_a the value of a sample at one position and channel, and averages
+    over positions and channels,
+
+        total = mean over a of y_a^2
+        covariance = mean over a != b of y_a y_b
+                   = (n (mean over a of y_a)^2 - total) / (n - 1)
+
+    for n samples. The shape is `(3, rows, networks)`.
     """
     gradients = engine.gradients(
         rows[-1].tensor.signal, [row.tensor.signal for row in rows]
@@ -288,6 +304,11 @@ def _widest(model: Any) -> int:
 def _run(
     model: keras.Model, steps: Propagation, inputs: Any, training: bool
 ) -> None:
+    """Runs a model on tensors of moments; `steps` then has its rows.
+
+    Raises:
+        ValueError: If a layer cannot be predicted.
+    """
     try:
         walk = Walk(steps)
         walk.run(model, inputs, training)
@@ -303,6 +324,11 @@ def _run(
 
 
 def _check_model(model: Any, weights: str) -> None:
+    """Refuses trained weights, whose values are no independent draws.
+
+    Raises:
+        ValueError: If a part of the model has been trained.
+    """
     view = inspect_model(model)
     if weights == "initial":
         return
@@ -322,7 +348,10 @@ def _check_model(model: Any, weights: str) -> None:
 def _samples_of_data(
     model: keras.Model, data: Data, samples: int | None
 ) -> Any:
-    """Returns some samples of the data as arrays, None without data."""
+    """Returns evenly spaced samples of the data as arrays, None without data.
+
+    From data that are no arrays the first batch is taken.
+    """
     if data is None:
         return None
     given = batches(data, model=model)
@@ -395,7 +424,7 @@ def given_input(engine: Engine, array: np.ndarray) -> MomentTensor:
 
 
 def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
-    """Computes the rows."""
+    """Returns the prediction from the moments of each row and its gradient."""
     rows = steps.rows
     gradients = engine.gradients(
         rows[-1].tensor.signal, [row.tensor.signal for row in rows]
@@ -432,7 +461,18 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
 def pair_moments(
     second: np.ndarray, x: MomentTensor, samples: int
 ) -> tuple[float, float]:
-    """Returns mean square, and mean product of two samples at one position."""
+    """Returns the total, and the mean covariance of two samples.
+
+    With M the second moments of x, a and b samples, and p positions,
+
+        total = mean over a and p of M_(ap, ap)
+        covariance = mean over a != b and p of M_(ap, bp)
+
+    Args:
+        second: Array of shape `(points, points)`. The second moments.
+        x: MomentTensor. The tensor.
+        samples: int. The number of samples.
+    """
     count = 1 if x.samples is None else samples
     places = len(second) // count
     total = float(np.diagonal(second).mean())
@@ -445,6 +485,13 @@ def pair_moments(
 
 
 def _exactness(engine: WideEngine, value: Any, reasons: frozenset[str]) -> str:
+    """Returns the word of `Prediction.exactness` for one row.
+
+    Args:
+        engine: WideEngine. The engine.
+        value: Blocks. The signal of the row.
+        reasons: frozenset of str. Why the signal or the gradient is not exact.
+    """
     if reasons - {SAMPLED}:
         return "approximated"
     if SAMPLED in reasons:

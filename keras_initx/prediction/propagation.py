@@ -1,4 +1,9 @@
-"""What the rules of layers call: the steps that a signal can take."""
+"""What the rules of layers call: the steps that a signal can take.
+
+A step reads the variance of its weights, translates the positions of one sample
+to points of all samples, and calls the operation of the engine. `Propagation`
+also keeps the stack of running layers, from which it names the rows.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +38,13 @@ class Frame:
     Attributes:
         call: LayerCall. The layer and its full name.
         path: tuple of str. The names from the model to the layer.
-        selected: bool. Whether it is a row, or stands for the rows inside it.
-        stands_for_inner: bool. Whether layers inside it are rows.
+        selected: bool. Whether the layer is to be a row.
+        stands_for_inner: bool. Whether the layers inside it are to be rows,
+            since `layers=` selects it or a layer around it.
         training: bool. Whether it runs in training mode.
-        recorded: bool. Whether its row is there.
-        recorded_inner: bool. Whether a layer inside it has a row.
+        recorded: bool. Whether its pre-activation has been seen.
+        recorded_inner: bool. Whether the pre-activation of a layer inside it
+            has been seen.
     """
 
     call: LayerCall
@@ -72,8 +79,13 @@ class Propagation:
     Attributes:
         engine: Engine. What computes the steps.
         samples: int. The number of samples.
-        source: str. "present" or "initial" weights.
+        source: str. "present" or "initial" weights, as in `predict`.
+        select: callable. Whether a `LayerCall` is to be a row.
         rows: list of PredictedRow. The pre-activations so far.
+        frames: list of Frame. The running layers, the innermost one last.
+        counts: dict. The number of rows of each name so far.
+        keep: list. Weights and arrays whose `id` is a family. They are kept in
+            memory, since a later object could have the same `id`.
     """
 
     engine: Engine
@@ -166,7 +178,10 @@ class Propagation:
     ) -> MomentTensor:
         """A random linear map of the channels, and a bias.
 
-            E u_i u_j = inputs var(W) sum over taps of E h_i h_j + var(b)
+            E u_i u_j = inputs var(W) sum over taps o of E h_o(i) h_o(j)
+                        + var(b)
+
+        where o(i) is the point that the output i reads by the tap o.
 
         Args:
             x: MomentTensor. What is mapped.
@@ -288,7 +303,11 @@ class Propagation:
     def add(
         self, tensors: Sequence[Any], factors: Sequence[float] | None = None
     ) -> MomentTensor:
-        """A sum of tensors, arrays and numbers, each times a factor."""
+        """A sum of tensors, arrays and numbers, each times a factor.
+
+        A number, or an array that is the same in all channels, only shifts the
+        mean of a tensor. Another array is a signal with given values.
+        """
         factors = [1.0] * len(tensors) if factors is None else list(factors)
         constants = [t for t in tensors if not isinstance(t, MomentTensor)]
         if len(constants) == 1 and len(tensors) == 2:
@@ -328,7 +347,14 @@ class Propagation:
         index: np.ndarray,
         positions: tuple[int, ...],
     ) -> MomentTensor:
-        """The values at other positions, 0 where the index is -1."""
+        """The values at other positions.
+
+        Args:
+            x: MomentTensor. The tensor.
+            index: int array. Which position of x each position of the result
+                has, counted through all axes of positions. -1 gives 0.
+            positions: tuple of ints. The axes of positions of the result.
+        """
         self.check(x)
         (spread,) = self._per_sample([np.asarray(index).ravel()], x)
         return x.like(self.engine.take(x.signal, spread), positions=positions)
@@ -339,7 +365,13 @@ class Propagation:
         matrix: np.ndarray,
         positions: tuple[int, ...],
     ) -> MomentTensor:
-        """A matrix `(positions, positions of x)` times the values."""
+        """A matrix times the values at all positions of each channel.
+
+        Args:
+            x: MomentTensor. The tensor.
+            matrix: Array of shape `(positions of the result, positions of x)`.
+            positions: tuple of ints. The axes of positions of the result.
+        """
         self.check(x)
         count = 1 if x.samples is None else x.samples
         whole = np.kron(np.eye(count), matrix)
@@ -351,7 +383,13 @@ class Propagation:
         taps: list[np.ndarray],
         positions: tuple[int, ...],
     ) -> MomentTensor:
-        """The largest value over the part of a window that is inside."""
+        """The largest value over the part of a window that is inside.
+
+        Args:
+            x: MomentTensor. The tensor.
+            taps: list of int arrays. As in `linear`.
+            positions: tuple of ints. The axes of positions of the result.
+        """
         self.check(x)
         spread = self._per_sample(taps, x)
         return x.like(
@@ -465,7 +503,10 @@ class Propagation:
         return x.like(self.engine.multiply(x.signal, kept))
 
     def unknown(self, shape: Any, reason: str) -> MomentTensor:
-        """A tensor that no step can use, for what ends a model."""
+        """A tensor that cannot be predicted, such as the output of a softmax.
+
+        A model may end with it. A step that uses it is refused.
+        """
         signal: Signal = Signal(None, shape[-1], 0)
         return MomentTensor(
             signal, shape[0], shape[1:-1], shape[-1:], reason=reason
@@ -532,6 +573,7 @@ class Propagation:
         grid: tuple[int, ...],
         width: int,
     ) -> Signal:
+        """Returns the signal of a tensor at the points of a larger grid."""
         signal = x.signal
         if math.prod(own) != math.prod(grid) or len(own) != len(grid):
             index = np.arange(signal.size).reshape(own)
@@ -539,23 +581,27 @@ class Propagation:
             if len(index) != signal.size:
                 signal = self.engine.take(signal, index)
         if signal.width != width:
-            sure = self.engine.sure(signal) if signal.width == 1 else None
-            if sure is None:
+            values = None
+            if signal.width == 1:
+                values = self.engine.constant_values(signal)
+            if values is None:
                 raise Unpredictable(
                     f"it joins {signal.width} with {width} channels"
                 )
-            signal = self.engine.constant(sure, width)
+            signal = self.engine.constant(values, width)
         return signal
 
     def _array(
         self, array: Any, grid: tuple[int, ...], channels: tuple[int, ...]
     ) -> Signal:
+        """Returns an array as a signal with given values."""
         values = np.broadcast_to(numbers(array), (*grid, *channels))
         values = values.reshape(math.prod(grid), math.prod(channels)).T
         self.keep.append(array)
         return self.engine.given(values.astype(float), ("array", id(array)))
 
     def _points(self, value: Any, x: MomentTensor) -> Any:
+        """Returns a number, or an array as one number for each point."""
         if np.ndim(value) == 0:
             return value
         return np.broadcast_to(value, x.grid).ravel()

@@ -22,15 +22,16 @@ class Prediction(VarianceProfile):
     `profile.table(expected=prediction)` and `profile.plot(expected=prediction)`
     lay it beside a measurement. As in theory, `squared_mean` is the mean
     covariance of two different samples, so that `sample_fraction` is that of
-    endlessly many samples: `measure` on n samples finds (n - 1) / n of it.
+    infinitely many samples: `measure` on n samples finds (n - 1) / n of it.
 
-    `exactness` says of each row how far it holds, and `notes` why:
+    `exactness` says how each row was computed, and `notes` give reasons:
 
-        exact           mean over networks of any width
+        exact           mean over networks, at any width
         wide            limit of wide networks, by closed forms and quadrature
-        sampled         that limit, by draws of virtual channels
-        approximated    a distribution or a statistic is simplified
-        drawn           mean over networks of the width that the model has
+        sampled         the limit of wide networks, by draws of channels
+        approximated    the limit of wide networks, where a distribution or a
+                        statistic is simplified
+        drawn           mean over drawn networks of the width of the model
 
     Args:
         layers: As in `VarianceProfile`.

@@ -1,4 +1,4 @@
-"""Errors of models of which nothing true could be said."""
+"""Errors of models that cannot be predicted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Any
 
 
 class Unpredictable(ValueError):
-    """A part of a model that the theory does not reach, and why.
+    """There is no formula for a part of a model.
+
+    The message is the reason; it completes "layer 'name' cannot be predicted:
+    ...".
 
     Attributes:
         layer_call: LayerCall or None. The layer, where it is known.
@@ -16,11 +19,13 @@ class Unpredictable(ValueError):
 
 
 class TooManyPointsError(Exception):
-    """There are more positions and samples than the matrices may have.
+    """A tensor has more points than the matrices of second moments may have.
+
+    `predict` then tries again with fewer samples.
 
     Args:
-        points: int. How many there are.
-        limit: int. How many there may be.
+        points: int. The number of points, positions times samples.
+        limit: int. The largest number of points.
     """
 
     def __init__(self, points: int, limit: int):

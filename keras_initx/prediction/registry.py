@@ -9,9 +9,10 @@ import keras
 
 Rule = Callable[..., Any]
 _RULES: dict[type, Rule] = {}
-# The operations of Keras have no exported classes, so they go by name.
+# Rules of operations, by the names of their classes, which Keras does not
+# export.
 _OPERATIONS: dict[str, Rule] = {}
-# Layers of Keras that are not exported.
+# Rules of layers that Keras does not export, by the names of their classes.
 _BY_NAME: dict[str, Rule] = {}
 
 
@@ -22,18 +23,20 @@ def register_propagation(*classes: type) -> Callable[[Rule], Rule]:
     only for a layer that calls functions of TensorFlow, or operations that have
     no rule themselves. Subclasses that do not override `call` inherit the rule.
 
-    The rule is called as `rule(steps, layer, *inputs)`, with what the layer is
-    called on, tensors of moments in the place of tensors, and returns such a
-    tensor. The methods of `steps` make them, each from others:
+    The rule is called as `rule(steps, layer, *inputs)`, and returns the output
+    of the layer. Inputs and outputs are symbolic tensors that stand for random
+    signals. The rule computes with them by the methods of `steps`:
 
         linear(x, kernel, bias, outputs=n)   a random linear map
-        activate(layer, x)                   layer.activation, after its row
-        apply(function, x)                   an activation
-        elementwise(function, x, y)          a function of each entry alone
-        add([x, y], factors), multiply(x, y)
+        activate(layer, x)                   layer.activation; x is the row
+        apply(function, x)                   an activation, which is no row
+        elementwise(function, x, y)          a TensorFlow function that acts on
+                                             each entry alone
+        add([x, y], factors)                 the sum of factors times tensors
+        multiply(x, y)                       the product, entry by entry
         normalize(x, epsilon, center=True)   over the channels
-        concatenate([x, y], axis)
-        reshape(x, shape)
+        concatenate([x, y], axis)            along an axis
+        reshape(x, shape)                    shape without the axis of samples
         mask(x, rate)                        a dropout
 
     Args:
@@ -77,7 +80,15 @@ def register_propagation(*classes: type) -> Callable[[Rule], Rule]:
 
 
 def register_operation(*names: str) -> Callable[[Rule], Rule]:
-    """Registers the rule of operations of Keras, by the names of classes."""
+    """Registers the rule of operations of `keras.ops`.
+
+    Args:
+        *names: The names of the classes of the operations, such as "Add".
+
+    Returns:
+        A decorator of the rule, which is called as
+        `rule(steps, operation, *arguments)`.
+    """
 
     def register(rule: Rule) -> Rule:
         _OPERATIONS.update(dict.fromkeys(names, rule))
@@ -87,7 +98,14 @@ def register_operation(*names: str) -> Callable[[Rule], Rule]:
 
 
 def register_name(*names: str) -> Callable[[Rule], Rule]:
-    """Registers the rule of layers that Keras does not export, by name."""
+    """Registers the rule of layers of Keras that it does not export.
+
+    Args:
+        *names: The names of the classes of the layers, such as "LayerScale".
+
+    Returns:
+        A decorator of the rule.
+    """
 
     def register(rule: Rule) -> Rule:
         _BY_NAME.update(dict.fromkeys(names, rule))

@@ -1,4 +1,9 @@
-"""Runs a model on tensors of moments."""
+"""Runs a model on tensors of moments.
+
+While the model runs, Keras's calls of layers and operations come here instead
+(`hooks.patched_call`). What has a rule runs it, and what has none runs its own
+`call`, whose inner layers and operations come here again.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +50,8 @@ class Walk:
         rule = rule_of(layer)
         moving = _has_moments((args, kwargs))
         if not moving and not isinstance(layer, keras.layers.Embedding):
-            # What no sample reaches is a constant.
+            # Without a tensor of moments among its arguments, the layer
+            # computes numbers, as Keras does.
             with plain_layer_calls():
                 return layer(*args, **kwargs)
         training = kwargs.pop("training", None)
@@ -69,6 +75,11 @@ class Walk:
     def _own_call(
         self, layer: keras.layers.Layer, *args: Any, **kwargs: Any
     ) -> Any:
+        """Returns the output of a layer by its own `call`.
+
+        Raises:
+            Unpredictable: If the `call` does not run on symbolic tensors.
+        """
         parameters = inspect.signature(layer.call).parameters
         if "training" in parameters:
             kwargs["training"] = self.steps.training
@@ -87,7 +98,7 @@ class Walk:
     def _around_activation(
         self, layer: keras.layers.Layer
     ) -> contextlib.AbstractContextManager[None]:
-        """The context in which `layer.activation` is the end of a row."""
+        """The context in which `layer.activation` records its input."""
         in_class = inspect.getattr_static(type(layer), "activation", None)
         if isinstance(in_class, property) or not callable(
             getattr(layer, "activation", None)
@@ -110,7 +121,14 @@ class Walk:
     def operation_call(
         self, operation: keras.Operation, *args: Any, **kwargs: Any
     ) -> Any:
-        """Returns the output of an operation."""
+        """Returns the output of an operation of `keras.ops`.
+
+        An operation without a rule that acts on each entry of one tensor alone
+        is an elementwise function.
+
+        Raises:
+            Unpredictable: If there is no rule for another operation.
+        """
         if isinstance(operation, keras.layers.Layer):
             return self.layer_call(operation, *args, **kwargs)
         rule = operation_rule(operation)
@@ -131,7 +149,10 @@ class Walk:
 def _function_of_one(
     operation: keras.Operation, args: tuple, kwargs: dict[str, Any]
 ) -> Callable[[Any], Any]:
-    """Returns an operation as a function of the one tensor that moves."""
+    """Returns an operation as a function of its one tensor of moments.
+
+    All other arguments keep their values.
+    """
 
     def function(x: Any) -> Any:
         with plain_layer_calls():

@@ -20,7 +20,8 @@ Source = Literal["present", "initial"]
 # The standard deviation of a normal distribution that is truncated at two of
 # its own, as Keras draws it.
 _TRUNCATED = 0.87962566103423978
-# A kurtosis that no usual initializer has: 3 for normal, 6 for Laplace.
+# A kurtosis above that of all usual initializers, which is 3 for normal and 6
+# for Laplace weights.
 _HEAVY = 12.0
 
 
@@ -72,7 +73,8 @@ def weight_moments(
 def value_moments(values: np.ndarray) -> WeightMoments:
     """Returns mean and variance of given entries.
 
-    A mean that independent entries of mean 0 may have is taken to be 0.
+    A mean within 6 standard errors of 0, as n independent entries of mean 0 may
+    have, is taken to be 0; the variance is then the mean square.
 
     Raises:
         Unpredictable: If they are non-finite, or have a heavy tail.
@@ -92,6 +94,7 @@ def value_moments(values: np.ndarray) -> WeightMoments:
                 "theory.stable_scale_recursion, and constructed ones have no "
                 "random limit"
             )
+    # |mean| > 6 sqrt(variance / n)
     if mean**2 * values.size > 36 * variance:
         return WeightMoments(mean, variance)
     return WeightMoments(0.0, square)
@@ -154,6 +157,12 @@ def initializer_moments(
 
 
 def _check_kind(initializer: Any) -> None:
+    """Refuses initializers whose weights have no limit of wide layers here.
+
+    Raises:
+        Unpredictable: If the weights have an infinite variance, or are
+            correlated with those of other layers.
+    """
     while isinstance(initializer, Scaled):
         initializer = initializer.initializer
     if isinstance(initializer, AlphaStable):

@@ -1,4 +1,23 @@
-"""A model as it becomes infinitely wide."""
+"""The engine for the limit of wide layers.
+
+A signal is a list of blocks of channels (`expressions.Block`), and each
+operation makes the expressions of its result. A gradient is a list of blocks,
+too:
+
+    forward                   gradients of the arguments, given g of the result
+    u = W h                   W^T g: a linear map with independent weights, as
+                              if W^T were drawn anew (gradient independence)
+    y = sum of f_k x_k        f_k g
+    y = x_1 x_2               x_2 g, x_1 g
+    y = phi(x_1, x_2)         phi_1'(x_1, x_2) g, phi_2'(x_1, x_2) g
+    y_i = x_index(i)          the sum of g_i over the i that read a point
+    y = M x                   M^T g
+    y_i = max over o of x_o(i)    g_i at the point of the maximum, else 0
+    y = (x - m) / s           g / s for the channels of a wide layer
+
+Reference: Schoenholz et al., arXiv:1611.01232; Yang, arXiv:2006.14548, for the
+independence of W^T. The gradients of expressions are derived here.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +70,10 @@ STATISTICS = "batch statistics taken at their mean"
 
 
 class WideEngine(Engine):
-    """Computes with expressions of channels.
+    """Computes with expressions of channels, in the limit of wide layers.
 
     Args:
-        moments: Moments. What computes their moments.
+        moments: Moments. It computes the moments of the expressions.
     """
 
     def __init__(self, moments: Moments):
@@ -72,7 +91,8 @@ class WideEngine(Engine):
 
     def one_hot(self, tokens: np.ndarray) -> Signal:
         """Implements `Engine.one_hot`."""
-        # E h_i h_j is 1 for equal tokens and 0 for others.
+        # Given the tokens, E h_i h_j is 1 for equal tokens and 0 for others, as
+        # for one white channel with equal values at equal tokens.
         one = White(len(tokens), "tokens", tokens)
         return self._signal([Block(1, one)])
 
@@ -108,7 +128,7 @@ class WideEngine(Engine):
             )
             return [(x, [Block(x.width, backward)])]
 
-        return self.noted(output, pull)
+        return self.with_gradient(output, pull)
 
     def _linear(
         self,
@@ -119,8 +139,10 @@ class WideEngine(Engine):
         size: int,
         reasons: Sequence[str],
     ) -> Linear:
-        # Layer after layer, so that no computation is deeper than a layer.
-        self.moments.mixed(source, source)
+        """Returns the expression of a linear map, forward or backward."""
+        # The moments of the source are computed now, so that later recursions
+        # end at this layer.
+        self.moments.second_of_blocks(source, source)
         known = frozenset(reasons).union(
             *(self.moments.reasons(block.expression) for block in source)
         )
@@ -153,7 +175,7 @@ class WideEngine(Engine):
                 for signal, factor in zip(signals, factors, strict=True)
             ]
 
-        return self.noted(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull)
 
     def means(self, x: Signal) -> np.ndarray:
         """Implements `Engine.means`."""
@@ -166,8 +188,8 @@ class WideEngine(Engine):
         """Implements `Engine.constant`."""
         return self._signal([Block(width, Constant(values))])
 
-    def sure(self, x: Signal) -> np.ndarray | None:
-        """Implements `Engine.sure`."""
+    def constant_values(self, x: Signal) -> np.ndarray | None:
+        """Implements `Engine.constant_values`."""
         (block, *others) = x.value
         if others or not isinstance(block.expression, Constant):
             return None
@@ -180,7 +202,7 @@ class WideEngine(Engine):
             Block(b.width, _sum([b.expression, number], [1.0, 1.0]))
             for b in x.value
         ]
-        return self.noted(self._signal(blocks), lambda g: [(x, g)])
+        return self.with_gradient(self._signal(blocks), lambda g: [(x, g)])
 
     def multiply(self, x: Signal, y: Signal) -> Signal:
         """Implements `Engine.multiply`."""
@@ -195,7 +217,7 @@ class WideEngine(Engine):
                 for one, other in ((x, y), (y, x))
             ]
 
-        return self.noted(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull)
 
     def map(self, function: Elementwise, signals: Sequence[Signal]) -> Signal:
         """Implements `Engine.map`."""
@@ -219,7 +241,7 @@ class WideEngine(Engine):
                 )
             return found
 
-        return self.noted(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull)
 
     def take(self, x: Signal, index: np.ndarray) -> Signal:
         """Implements `Engine.take`."""
@@ -239,17 +261,17 @@ class WideEngine(Engine):
                     )
                 ]
 
-            return self.noted(self._signal(blocks), pull)
+            return self.with_gradient(self._signal(blocks), pull)
         # Several points read one, whose gradient is the sum of theirs.
         spread = np.zeros((x.size, len(index)))
         spread[read, np.flatnonzero(index >= 0)] = 1.0
-        return self.noted(
+        return self.with_gradient(
             self._signal(blocks), lambda g: [(x, _mixed(g, spread))]
         )
 
     def mix(self, x: Signal, matrix: np.ndarray) -> Signal:
         """Implements `Engine.mix`."""
-        return self.noted(
+        return self.with_gradient(
             self._signal(_mixed(x.value, matrix)),
             lambda g: [(x, _mixed(g, matrix.T))],
         )
@@ -273,16 +295,19 @@ class WideEngine(Engine):
 
             return [(x, _combined([x.value, gradient], winners))]
 
-        return self.noted(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull)
 
     def normalize(
         self, x: Signal, groups: np.ndarray, center: bool, epsilon: float
     ) -> Signal:
-        """Normalizes by statistics that are sure in a wide network.
+        """Normalizes by statistics that are not random in a wide network.
 
             (h - m) / sqrt(q - m^2 + epsilon)
 
-        with m = E h and q = E h^2 over channels and the points of a group.
+        with m = E h and q = E h^2 over channels and the points of a group. The
+        gradient is divided by the same number.
+
+        Reference: derived here.
         """
         total = sum(b.width for b in x.value)
         mean = sum(
@@ -306,7 +331,7 @@ class WideEngine(Engine):
             )
             for b in x.value
         ]
-        return self.noted(
+        return self.with_gradient(
             self._signal(blocks), lambda g: [(x, _scaled(g, scale))]
         )
 
@@ -315,8 +340,15 @@ class WideEngine(Engine):
 
             (h - mean h) / sqrt(E s^2 + epsilon)
 
-        with s^2 the variance over points. The gradient is multiplied by
-        E[1 / (s^2 + epsilon)] and loses its part along the values.
+        with s^2 the variance of a channel over its n points. The gradient is
+        centered over the points, and its mean square is multiplied by
+
+            E[1 / (s^2 + epsilon)] (n - 2) / (n - 1)
+
+        where the last factor stands for the part along the values, which the
+        gradient loses.
+
+        Reference: derived here, as an approximation.
         """
         n = x.size
         centering = np.eye(n) - 1 / n
@@ -339,7 +371,7 @@ class WideEngine(Engine):
                 parts.append(Block(like.width, Mix(b.expression, matrix)))
             return [(x, parts)]
 
-        return self.noted(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull)
 
     def concatenate(self, signals: Sequence[Signal]) -> Signal:
         """Implements `Engine.concatenate`."""
@@ -352,7 +384,7 @@ class WideEngine(Engine):
                 for signal, end in zip(signals, ends, strict=True)
             ]
 
-        return self.noted(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull)
 
     def channels(self, x: Signal, start: int, stop: int) -> Signal:
         """Implements `Engine.channels`."""
@@ -368,7 +400,7 @@ class WideEngine(Engine):
             ]
             return [(x, [b for b in parts if b.width])]
 
-        return self.noted(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull)
 
     def flatten(self, x: Signal, positions: int) -> Signal:
         """Implements `Engine.flatten`."""
@@ -390,7 +422,7 @@ class WideEngine(Engine):
             (block,) = gradient
             return [(x, [Block(x.width, _unflat(block.expression, positions))])]
 
-        return self.noted(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull)
 
     def mask(self, rate: float, groups: np.ndarray, width: int) -> Signal:
         """Implements `Engine.mask`."""
@@ -438,7 +470,7 @@ class WideEngine(Engine):
                 for signal, second in zip(inputs, seconds, strict=True)
             ]
 
-        return self.noted(self._signal([Block(value.width, out)]), pull)
+        return self.with_gradient(self._signal([Block(value.width, out)]), pull)
 
     def cotangent(self, x: Signal) -> Blocks:
         """Implements `Engine.cotangent`."""
@@ -450,15 +482,16 @@ class WideEngine(Engine):
 
     def second(self, value: Blocks) -> np.ndarray:
         """Returns the second moments of a signal or gradient."""
-        return self.moments.mixed(value, value)
+        return self.moments.second_of_blocks(value, value)
 
     def reasons(self, value: Blocks) -> frozenset[str]:
-        """Returns what those are not exact for."""
+        """Returns why the second moments of a signal are not exact."""
         return frozenset().union(
             *(self.moments.reasons(block.expression) for block in value)
         )
 
     def _family(self) -> Hashable:
+        """Returns a family that no other expression has."""
         return ("new", next(self._numbers))
 
     def _signal(self, blocks: Blocks) -> Signal:
@@ -467,6 +500,7 @@ class WideEngine(Engine):
 
 
 def _map(function: Elementwise, parts: Sequence[Expression]) -> Expression:
+    """Returns a function of expressions, inside a `Flat` if they are flat."""
     constants = [part.values for part in parts if isinstance(part, Constant)]
     if len(constants) == len(parts):
         return Constant(function.values(*constants))
@@ -480,6 +514,7 @@ def _map(function: Elementwise, parts: Sequence[Expression]) -> Expression:
 
 
 def _sum(terms: Sequence[Expression], factors: Sequence[Any]) -> Expression:
+    """Returns a sum of expressions, as a number if all of them are numbers."""
     constants = [term.values for term in terms if isinstance(term, Constant)]
     if len(constants) == len(terms):
         pairs = zip(factors, constants, strict=True)
@@ -488,6 +523,7 @@ def _sum(terms: Sequence[Expression], factors: Sequence[Any]) -> Expression:
 
 
 def _flat(x: Expression, positions: int) -> Expression:
+    """Returns the channels of all positions as channels of one position."""
     if isinstance(x, White) and len(np.unique(x.same)) == x.size:
         # Independent values everywhere stay so.
         return White(x.size // positions, ("flat", *x.support))
@@ -558,12 +594,14 @@ def _combined(values: Sequence[Blocks], combine: Any) -> Blocks:
 
 
 def _scaled(gradient: Blocks, factor: Any) -> Blocks:
+    """Returns a gradient times a number, or times a number for each point."""
     if np.ndim(factor) == 0 and factor == 1:
         return gradient
     return [Block(b.width, Sum([b.expression], [factor])) for b in gradient]
 
 
 def _mixed(blocks: Blocks, matrix: np.ndarray) -> Blocks:
+    """Returns a matrix over points times each block."""
     return [Block(b.width, Mix(b.expression, matrix)) for b in blocks]
 
 

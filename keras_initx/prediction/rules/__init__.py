@@ -1,4 +1,9 @@
-"""The rules of the layers and operations of Keras."""
+"""The rules of the layers and operations of Keras.
+
+A rule says by which steps of `Propagation` the output of a layer is made. The
+formula of each rule, with its source, stands in its docstring or in that of its
+module. Importing a module registers its rules.
+"""
 
 from keras_initx.prediction.rules import (
     activations as _activations,  # noqa: F401

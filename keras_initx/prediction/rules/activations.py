@@ -1,8 +1,16 @@
 """Layers that apply an activation, and dropout.
 
-    E phi(u_i) phi(u_j),    E g_i g_j = E phi'(u_i) phi'(u_j) E g'_i g'_j
+For an activation phi of Gaussian u, and the gradients g before and g' after it,
 
-Reference: Schoenholz et al., arXiv:1611.01232, also for dropout.
+    E h_i h_j = E phi(u_i) phi(u_j)
+    E g_i g_j = E phi'(u_i) phi'(u_j) E g'_i g'_j
+
+and for dropout in training mode, with a mask for each entry,
+
+    E y_i^2 = E h_i^2 / (1 - rate),    E y_i y_j = E h_i h_j for i other than j
+
+Reference: Schoenholz et al., arXiv:1611.01232, also for dropout. The rules of
+shaped activations follow Li, Nica & Roy, arXiv:2206.02768.
 """
 
 from __future__ import annotations
@@ -51,6 +59,7 @@ def _with_parameters(layer: Any) -> Any:
 
 @register_propagation(_L.PReLU)
 def _prelu(steps: Propagation, layer: Any, x: MomentTensor) -> MomentTensor:
+    """A leaky relu, as long as all slopes are equal, as they are at first."""
     mean, variance = steps.weight(layer.alpha, layer, "alpha")
     if variance:
         raise Unpredictable("its slopes differ from unit to unit")
@@ -61,11 +70,13 @@ def _prelu(steps: Propagation, layer: Any, x: MomentTensor) -> MomentTensor:
 
 @register_propagation(_L.Softmax)
 def _softmax(steps: Propagation, layer: Any, x: MomentTensor) -> MomentTensor:
+    """An output that only may end a model."""
     return steps.unknown(x.shape, "softmax mixes the units of a layer")
 
 
 @register_propagation(ShapedReLU)
 def _shaped_relu(steps: Propagation, layer: Any, x: MomentTensor) -> Any:
+    """A function with one slope above 0 and another one below."""
     above, below = layer.slopes
     return steps.elementwise(_bent(above, below), x)
 
@@ -80,6 +91,7 @@ def _bent(above: float, below: float) -> Elementwise:
 
 @register_propagation(ShapedActivation)
 def _shaped_activation(steps: Propagation, layer: Any, x: MomentTensor) -> Any:
+    """The activation s phi(x / s), with the stretch s of the layer."""
     stretch = layer.a * layer.root
     steps.record(x)
     inner = steps.add([x], [1 / stretch])
@@ -90,7 +102,7 @@ def _shaped_activation(steps: Propagation, layer: Any, x: MomentTensor) -> Any:
     _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D
 )
 def _dropout(steps: Propagation, layer: Any, x: MomentTensor) -> MomentTensor:
-    """A dropout: E h_i^2 / (1 - rate), other moments as they are."""
+    """A dropout; entries that share a mask are dropped together."""
     if not steps.training or layer.rate == 0:
         return x
     shared: tuple[int, ...] = ()

@@ -1,9 +1,13 @@
 """Random linear maps without windows: dense layers and embeddings.
 
-With n inputs, weights of variance v and a bias of variance b,
+With n inputs h, n' outputs u, weights of variance v, a bias of variance b, and
+the gradients g of h and g' of u,
 
     E u_i u_j = n v E h_i h_j + b           forward
-    E g_i g_j = n' v E g'_i g'_j            backward, n' outputs
+    E g_i g_j = n' v E g'_i g'_j            backward
+
+and for an embedding, whose inputs are tokens, E u_i u_j = v where the tokens i
+and j are equal, and else 0.
 
 Reference: Poole et al., arXiv:1606.05340; Schoenholz et al., arXiv:1611.01232.
 """

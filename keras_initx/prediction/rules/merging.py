@@ -1,7 +1,14 @@
 """Layers that join several signals.
 
-A sum, a product or a maximum acts on each channel alone, so that what branches
-have in common counts: x + x has four times the mean square of x.
+A sum, a product or a maximum acts on each channel alone:
+
+    E (x + y)_i (x + y)_j = E x_i x_j + E x_i y_j + E y_i x_j + E y_i y_j
+
+and likewise for others. The terms E x_i y_j are those of what the branches have
+in common, so that x + x has four times the mean square of x, and x + W x twice
+as much with weights W that keep the mean square.
+
+Reference: derived here; `prediction.moments` has the rules for E x_i y_j.
 """
 
 from __future__ import annotations

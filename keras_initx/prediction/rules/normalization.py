@@ -1,14 +1,18 @@
 """Normalizations.
 
 Over the channels of a wide layer the mean m and the mean square q of a sample
-are sure, so that
+are not random, so that
 
     LayerNormalization   (h - m) / sqrt(q - m^2 + eps)
     RMSNormalization     h / sqrt(q + eps)
     UnitNormalization    h / sqrt(channels q)
 
-are linear, and a gradient is divided by the same number. Over a batch they are
-not sure, see `WideEngine.normalize_channels`.
+are linear maps of h, and a gradient is divided by the same number. The
+statistics of a channel over a batch stay random, see
+`WideEngine.normalize_channels`. Outside of training, batch normalization takes
+its moving statistics,
+
+    BatchNormalization   gamma (h - mean) / sqrt(variance + eps) + beta
 
 Reference: derived here. Batch normalization: Yang et al., arXiv:1902.08129.
 """
@@ -101,7 +105,7 @@ def _unit_normalization(
 def _group_normalization(
     steps: Propagation, layer: Any, x: MomentTensor
 ) -> MomentTensor:
-    """Groups that are wide: all of their statistics are sure."""
+    """Statistics of wide groups, which are not random, are those of all."""
     if _axes(layer, x) != (len(x.shape) - 1,):
         raise Unpredictable("its channels are not the last axis")
     if x.width // layer.groups < 2 and x.places < 8:

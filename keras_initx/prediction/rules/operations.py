@@ -1,4 +1,11 @@
-"""The functions of `keras.ops`, by the names of their operations."""
+"""The functions of `keras.ops`, by the names of their operations.
+
+They do what the layers of the same names do, and so have their formulas: sums
+and products those of `rules.merging`, changes of shape those of `rules.shapes`,
+matrix products with a weight those of `rules.dense`. Attention is in
+`prediction.attention`. An operation that acts on each entry of one tensor alone
+needs no rule here, see `Walk.operation_call`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +26,7 @@ from keras_initx.prediction.rules.shapes import permuted, places
 
 
 def _moves(x: Any) -> bool:
+    """Whether an argument is a tensor of moments, and not an array."""
     return isinstance(x, MomentTensor)
 
 
@@ -44,17 +52,17 @@ def _divide(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
     if not _moves(x1) and np.ndim(x1) == 0:
         number = float(x1)
         return steps.elementwise(lambda z: number / z, x2)
-    sure = _sure(steps, x2)
-    if sure is not None:
-        return steps.multiply(x1, 1 / sure)
+    values = _constant_values(steps, x2)
+    if values is not None:
+        return steps.multiply(x1, 1 / values)
     return steps.elementwise(lambda a, b: a / b, x1, x2)
 
 
-def _sure(steps: Propagation, x: MomentTensor) -> np.ndarray | None:
+def _constant_values(steps: Propagation, x: MomentTensor) -> np.ndarray | None:
     """Returns the numbers of a tensor of one channel that is not random."""
     if x.width != 1:
         return None
-    values = steps.engine.sure(x.signal)
+    values = steps.engine.constant_values(x.signal)
     return None if values is None else values.reshape(x.shape)
 
 
@@ -216,7 +224,10 @@ def _split(steps: Propagation, op: Any, x: MomentTensor) -> list[MomentTensor]:
 
 @register_operation("Mean", "Sum")
 def _reduce(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
-    """A mean or sum over positions, or over channels, where it is sure."""
+    """A mean or sum over positions, or over channels.
+
+    Over the channels of a wide layer the mean is E h, which is not random.
+    """
     rank, lead = len(x.shape), 0 if x.samples is None else 1
     axes = op.axis
     if axes is None:

@@ -1,8 +1,19 @@
-"""Layers that move values without changing them."""
+"""Layers that move values without changing them, and averages over positions.
+
+With T(i) the point that the output i reads, and an average or another matrix M
+over positions,
+
+    E y_i y_j = E h_T(i) h_T(j),    0 where nothing is read, as in a padding
+    E y y^T = M (E h h^T) M^T
+
+`Flatten` makes channels of all positions, so that the second moments of two
+samples are the mean over positions.
+
+Reference: Novak et al., arXiv:1810.05148, for averages and `Flatten`.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -130,8 +141,3 @@ def _global_average(
     check_channels_last(layer)
     kept = (1,) * len(x.positions) if layer.keepdims else ()
     return steps.mix(x, np.full((1, x.places), 1 / x.places), kept)
-
-
-def size_of(shape: tuple[int, ...]) -> int:
-    """Returns the number of positions."""
-    return math.prod(shape)

@@ -1,13 +1,17 @@
 """Convolutions and pooling, position by position.
 
-With C channels, a window of taps o, and p(o) the position that the output at p
-reads by o,
+With C channels, weights of variance v, a window of taps o, and p(o) the
+position that the output at p reads by the tap o,
 
     E u_p u_p' = C v sum_o E h_p(o) h_p'(o)
 
-where a tap outside counts 0: different taps have independent weights, so that
-only equal taps meet. Stride, dilation and padding only change p(o), and a
-transposed convolution has the inverse of p(o).
+where a tap outside of the image counts as 0. Different taps have independent
+weights, so that only products of equal taps remain. Stride, dilation and
+padding only change p(o), and a transposed convolution has the inverse of p(o).
+A group of channels has its own C, and a depthwise convolution has C = 1.
+
+Average pooling is a matrix over positions (`rules.shapes`). The largest value
+of a window has no closed form, and is computed on channels that are drawn.
 
 Reference: Novak et al., arXiv:1810.05148; Xiao et al., arXiv:1806.05393.
 """
@@ -80,10 +84,10 @@ def transposed_axis_taps(
     dilation: int,
     padding: str,
 ) -> np.ndarray:
-    """Returns the same for a transposed convolution.
+    """Returns the same as `axis_taps` for a transposed convolution.
 
-    Input i reaches the outputs i stride + o dilation - p, with p the padding of
-    the convolution from outputs to inputs.
+    Input i reaches the outputs i stride + o dilation - p by the taps o, with p
+    the padding of the convolution from outputs to inputs.
     """
     span = (window - 1) * dilation + 1
     before = 0
@@ -180,7 +184,11 @@ def _transposed_convolution(
 def _depthwise_convolution(
     steps: Propagation, layer: Any, x: MomentTensor
 ) -> MomentTensor:
-    """A channel is a sum of few terms: normal only given the channel itself."""
+    """A convolution of each channel by itself.
+
+    An output is a sum of few terms, and so a mixture of normal distributions,
+    which is taken to be normal.
+    """
     check_plain(layer)
     check_channels_last(layer)
     positions = _output_positions(layer, x)

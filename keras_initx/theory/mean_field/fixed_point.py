@@ -9,6 +9,14 @@ next layer
 and the correlation rho of two samples, at q = V(q),
 
     R(rho) = (weight_variance E phi(u) phi(v) + bias_variance) / q
+
+for normal u and v of variance q and correlation rho. A fixed point is q = V(q)
+with rho = R(rho); the factors by which deviations from it grow are V'(q), which
+is called chi_q, and R'(rho). At rho = 1 the slope R'(1) is called chi_1, which
+also is the growth of squared gradients. The edge of chaos is chi_1 = 1.
+
+Reference: Poole et al., NeurIPS 29 (2016), arXiv:1606.05340; Schoenholz et al.,
+ICLR (2017), arXiv:1611.01232.
 """
 
 from __future__ import annotations
@@ -34,7 +42,7 @@ from keras_initx.theory.mean_field.quadrature import (
 from keras_initx.theory.mean_field.variance import UNSTABLE
 from keras_initx.validation import check_real, refuse
 
-# The search for a fixed point ends here.
+# A fixed point is searched for between these variances.
 _SMALLEST, _LARGEST = 1e-9, 1e9
 
 
@@ -44,7 +52,8 @@ class SignalFixedPoint(NamedTuple):
     Attributes:
         variance: float. The variance q* of the pre-activations.
         gradient_growth: float. chi_1, the factor by which squared gradients
-            grow in a layer, and small differences between samples.
+            grow in a layer, as do the squares of small differences between
+            samples.
         stability: float. chi_q, the factor by which a deviation of the
             variance grows in a layer. Above 1 the variance leaves q*.
         correlation: float. The correlation c* that two samples tend to.
@@ -80,8 +89,8 @@ class EdgeOfChaos(NamedTuple):
         stability: float. chi_q, the factor by which a deviation of the
             variance grows in a layer.
         isometry: float. E phi'^4 / (E phi'^2)^2, which is 1 for a linear
-            function: how much more the squared singular values of the
-            Jacobian spread in each layer.
+            function. The larger it is, the more the squared singular values
+            of the Jacobian differ after each layer, see `jacobian_moments`.
         stable: bool. Whether a deviation of the variance dies away: whether
             `stability` is below 1.
     """
@@ -101,7 +110,10 @@ def signal_fixed_point(
     bias_variance: float = 0.0,
     **parameters: Any,
 ) -> SignalFixedPoint:
-    """Returns where the signal of a plain network ends up at infinite width.
+    """Returns the fixed point of the signal of a plain network.
+
+    The variance of the pre-activations and the correlation of two samples tend
+    to it from layer to layer, at infinite width:
 
         q* = weight_variance E phi(sqrt(q*) z)^2 + bias_variance
         chi_1 = weight_variance E phi'(sqrt(q*) z)^2
@@ -109,10 +121,11 @@ def signal_fixed_point(
         c* = R(c*),    R(rho) = (weight_variance E phi(u) phi(v)
                                  + bias_variance) / q*
 
-    Below chi_1 = 1, the ordered phase, gradients vanish and all samples become
-    alike: c* = 1. Above, the chaotic phase, gradients explode and samples tend
-    to a correlation c* < 1, however alike they were. `edge_of_chaos` returns
-    variances in between.
+    where u and v are normal with the variance q* and the correlation rho. If
+    chi_1 is below 1 (the ordered phase), gradients vanish and all samples
+    become alike: c* = 1. If it is above 1 (the chaotic phase), gradients
+    explode and samples tend to a correlation c* < 1, however alike they were.
+    `edge_of_chaos` returns variances at which chi_1 is 1.
 
     If there are several fixed points, this is the one that a signal of variance
     1 tends to. For relu, leaky_relu and linear at their `critical_scale`
@@ -177,6 +190,8 @@ def edge_of_chaos(
 ) -> EdgeOfChaos:
     """Returns variances of weights and biases that keep gradients.
 
+    On the edge of chaos, at infinite width,
+
         weight_variance = 1 / E phi'(sqrt(q) z)^2,    z ~ N(0, 1)
         bias_variance = q - weight_variance E phi(sqrt(q) z)^2
 
@@ -207,9 +222,9 @@ def edge_of_chaos(
             `correlation_map`. Defaults to "relu".
         variance: float. The variance q of the pre-activations, > 0. Defaults
             to 1 if `bias_variance` is not given either.
-        bias_variance: float. The variance of the biases, >= 0. Not both may be
-            given. If several q belong to it, a stable one is returned that is
-            next to 1, or the one next to 1 if none is stable.
+        bias_variance: float. The variance of the biases, >= 0, in place of
+            `variance`. If several q belong to it, the one nearest to 1 is
+            returned, of those that are stable if there are any.
         **parameters: Parameters of the activation, as in `correlation_map`.
 
     Returns:
@@ -376,7 +391,7 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 def _chaotic_correlation(
     phi: Nonlinearity, variance: float, share: float
 ) -> tuple[float, float]:
-    """Returns c* below 1 and the slope of the correlation map there.
+    """Returns the fixed point c* below 1, and the slope R'(c*) there.
 
     With eps = 1 - rho the map is eps' = share d(eps), where d is the map at
     unit variance of phi(sqrt(q) z) without bias.

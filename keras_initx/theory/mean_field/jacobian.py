@@ -36,16 +36,16 @@ def jacobian_moments(
 
     The Jacobian of `depth` layers of infinite and equal width, each a kernel
     and the derivative of the activation behind it (or before it), has squared
-    singular values with
+    singular values of which the mean and the variance are
 
         mean = (weight_variance E phi'(sqrt(q) z)^2)^depth
         variance / mean^2 = depth (E phi'^4 / (E phi'^2)^2 - 1 - s)
 
     where q is the variance of the pre-activations, the same in all layers,
     z ~ N(0, 1), and s is 0 for orthogonal and -1 for normal weights. A mean of
-    1 keeps gradients on average. A variance of 0 is an isometry, which relu
-    cannot reach, E phi'^4 / (E phi'^2)^2 being 2, unless its weights are paired
-    (`initializers.Paired`).
+    1 keeps gradients on average. With a mean of 1 and a variance of 0 the
+    network is an isometry. Relu cannot reach that, since E phi'^4 /
+    (E phi'^2)^2 is 2, unless its weights are paired (`initializers.Paired`).
 
     Args:
         depth: int. The number of layers, >= 0.

@@ -1,4 +1,11 @@
-"""Kernels of infinitely wide networks on given inputs."""
+"""Kernels of infinitely wide networks on given inputs.
+
+The kernel of the Gaussian process (NNGP) is the covariance of the outputs of
+random networks, and the tangent kernel (NTK) that of gradient descent on a wide
+network. Both need E phi(u) phi(v) and E phi'(u) phi'(v) for normal u and v,
+which have closed forms for relu-like activations, and a Hermite series for
+smooth ones.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +23,8 @@ from keras_initx.theory.mean_field.activations import (
 from keras_initx.theory.mean_field.quadrature import gauss_legendre
 from keras_initx.validation import check_array, check_int, check_real, refuse
 
-# The number of Hermite polynomials, and the share of the last ones that is
-# allowed for a series that has settled.
+# The number of Hermite polynomials, and the largest share that the last 16 of
+# them may have in the sum, so that the series counts as converged.
 _TERMS, _SETTLED = 240, 1e-9
 
 

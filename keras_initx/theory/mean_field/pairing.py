@@ -1,4 +1,8 @@
-"""Activations that are linear on pairs of opposite pre-activations."""
+"""Activations for which phi(u) - phi(-u) is linear in u.
+
+Each of them is a linear function plus an even one, which pairs of opposite
+pre-activations cancel.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,8 @@ from keras_initx.validation import refuse
 _SIZES = np.concatenate(
     [np.geomspace(1e-3, 0.1, 20), np.linspace(0.1, 17, 400)]
 )
-# Rounding of phi(u) - phi(-u), relative to phi, is far below.
+# The largest deviation from a line, relative to its slope. Rounding is far
+# below it.
 _TOLERANCE = 1e-9
 
 

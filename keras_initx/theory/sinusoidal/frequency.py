@@ -24,8 +24,8 @@ def sine_bandwidth(frequency: float, hidden_layers: int) -> float:
         bandwidth^2 = E |grad f|^2 / (inputs Var f)
 
     is the mean square of its angular frequency along one coordinate, at
-    infinite width. Each further layer widens it: by 1.15 in the first one, 1.27
-    in two, 1.86 in six.
+    infinite width. Hidden layers raise it: one by a factor of 1.15, two by
+    1.27, six by 1.86.
 
     Args:
         frequency: float. The standard deviation of the first kernel, > 0.
@@ -62,19 +62,18 @@ def rms_frequency(
         R^2 = mean over neighbors of (|y - y'|^2 - 2 noise^2) / |x - x'|^2
               / Var y
 
-    It is an angular frequency in the unit of 1 / x: that of y = sin(R x) for
-    points of one dimension. To choose the frequency of a sine network, let its
-    bandwidth be a part of that of the data,
+    It is an angular frequency in the unit of 1 / x: y = sin(R x) has the
+    frequency R in one dimension. To choose the frequency of a sine network, let
+    its bandwidth be a part of that of the data,
 
         sine_bandwidth(frequency, hidden_layers) = c R,    c = 0.7
 
-    where c from 0.5 to 1 did well on images. Scale x to [-1, 1] first, and
-    check on samples that were not trained on: the error in training always
-    falls with the frequency.
+    The factor is a rule of thumb: c from 0.5 to 1 did well on a few small
+    images. Scale x to [-1, 1] first, and check on samples that were not trained
+    on, since the error in training always falls with the frequency.
 
-    Points must be denser than about a quarter of a wave. Where they are not,
-    the frequency comes out too small, and is 2 / distance at most for
-    independent y.
+    Neighbors must be nearer to one another than about a quarter of a wave.
+    Where they are not, the frequency comes out too small.
 
     Args:
         x: array-like of shape `(samples, dimensions)` or `(samples,)`. The

@@ -19,9 +19,9 @@ def sine_tangent_kernel(x: Any, y: Any, frequency: float = 1.0) -> np.ndarray:
         K(x, y) = (1 + w^2 (x.y + 1)) / 2 exp(-w^2 |x - y|^2 / 2)
                 + (w^2 (x.y + 1) - 1) / 2 exp(-w^2 |x + y|^2 / 2 - 2 w^2)
 
-    with w = frequency: a Gaussian low-pass filter of that bandwidth. Gradient
-    descent learns what varies slower than it, and needs samples as dense for
-    what varies faster.
+    with w = frequency. The first line falls with the distance of x and y, as a
+    Gaussian low-pass filter of bandwidth w: gradient descent learns first what
+    varies more slowly than sin(w x).
 
     Args:
         x: array-like of shape `(samples, dimensions)`. Positions.
