@@ -20,11 +20,11 @@ import numpy as np
 from keras_initx.theory.mean_field.activations import ArrayFunction
 from keras_initx.theory.mean_field.quadrature import gaussian_rule
 
-# Up to so many different pairs are integrated with many nodes, and up to so
-# many with few; beyond, a series takes their place.
+# The largest number of different pairs that are integrated with many nodes, and
+# the largest number that are integrated with few. More pairs take a series.
 _FEW_PAIRS, _MANY_PAIRS = 64, 512
 _TERMS = 160
-# How many values of an integrand are computed at once.
+# The number of values of an integrand that are computed at once.
 _CHUNK = 2**21
 
 
