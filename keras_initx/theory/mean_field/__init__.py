@@ -1,20 +1,23 @@
-"""Correlation between samples in infinitely wide random networks.
+"""Signals, gradients and kernels of infinitely wide random networks.
 
-How the weights must be scaled: `critical_scale` (He et al., 2015), and whether
-the variance then stays near 1: `signal_stability` (Poole et al., 2016). How the
-correlation of two samples changes in one layer: `correlation_map`, whose
-kernels are those of Cho & Saul (2009) and Williams (1997). How fast the
-differences between samples die away with depth: `sample_variance_decay` and,
-in deep layers, `asymptotic_sample_variance` (Luther & Seung, 2020). What batch
-normalization does to this, forward and backward: `batch_norm_raw_variance` and
-`batch_norm_gradient_growth` (Luther & Seung, 2020). Where the signal of a plain
-network with biases ends up, and which variances keep its gradients:
-`signal_fixed_point` and `edge_of_chaos` (Poole et al., 2016). How the singular
-values of its Jacobian spread: `jacobian_moments` (Pennington et al., 2017).
-Which kernels infinitely wide networks have on given inputs: `nngp_kernel` and
-`tangent_kernel` (Matthews et al., 2018; Jacot et al., 2018). How paired weights
-must be scaled: `paired_scale`. `Activation` is the record of an activation and
-its parameters that all of `keras_initx.theory` accepts.
+- `critical_scale` is the scale of weights that keeps the variance of the signal
+  (He et al., 2015), and `signal_stability` says whether the variance then stays
+  near 1 (Poole et al., 2016).
+- `correlation_map` is the correlation of two samples after one layer (Cho &
+  Saul, 2009; Williams, 1997). `sample_variance_decay` says how fast the
+  differences between samples die away with depth, and
+  `asymptotic_sample_variance` how fast in deep layers (Luther & Seung, 2020).
+- `batch_norm_raw_variance` and `batch_norm_gradient_growth` say what batch
+  normalization does to the signal and to the gradient (Luther & Seung, 2020).
+- `signal_fixed_point` is what the signal of a network with biases tends to, and
+  `edge_of_chaos` has variances that keep its gradients (Poole et al., 2016).
+- `jacobian_moments` says how much the singular values of the Jacobian differ
+  (Pennington et al., 2017).
+- `nngp_kernel` and `tangent_kernel` are kernels of wide networks on given
+  inputs (Matthews et al., 2018; Jacot et al., 2018).
+- `paired_scale` is the scale of paired weights (Balduzzi et al., 2017).
+- `Activation` is the record of an activation and its parameters that all of
+  `keras_initx.theory` accepts.
 """
 
 from keras_initx.theory.mean_field.activations import Activation
