@@ -12,8 +12,8 @@ is not public. What this module needs of Keras, and what is not documented:
   `keras.KerasTensor` included, runs `Operation.symbolic_call`, looked up on the
   class at each call.
 
-`tests/hooks/test_undocumented_keras.py` fails as soon as one of these is not so. No
-other module of this package replaces an attribute of a Keras class.
+`tests/hooks/test_undocumented_keras.py` fails as soon as one of these is not
+so. No other module of this package replaces an attribute of a Keras class.
 """
 
 from __future__ import annotations
