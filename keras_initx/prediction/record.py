@@ -22,7 +22,8 @@ class Prediction(VarianceProfile):
     `profile.table(expected=prediction)` and `profile.plot(expected=prediction)`
     lay it beside a measurement. As in theory, `squared_mean` is the mean
     covariance of two different samples, so that `sample_fraction` is that of
-    infinitely many samples: `measure` on n samples finds (n - 1) / n of it.
+    infinitely many samples: `measure` on n samples finds (n - 1) / n of it. The
+    covariance may be negative, and the sample fraction above 1.
 
     `exactness` says how each row was computed, and `notes` give reasons:
 
