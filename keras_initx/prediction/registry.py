@@ -25,7 +25,8 @@ def register_propagation(*classes: type) -> Callable[[Rule], Rule]:
 
     The rule is called as `rule(steps, layer, *inputs)`, and returns the output
     of the layer. Inputs and outputs are symbolic tensors that stand for random
-    signals. The rule computes with them by the methods of `steps`:
+    signals. The rule computes with them by the methods of `steps`, a
+    `prediction.propagation.Propagation`, whose docstrings have all arguments:
 
         linear(x, kernel, bias, outputs=n)   a random linear map
         activate(layer, x)                   layer.activation; x is the row
