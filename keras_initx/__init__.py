@@ -4,7 +4,8 @@
   weights keep the signal from vanishing or exploding with depth.
 - `initialize` draws new weights for a whole model, `paired` chooses those that
   make a plain network start as an isometry, `scale_branches` scales residual
-  branches, and `calibrate` scales the layers of a model on data.
+  branches, `calibrate` scales the layers of a model on data, and `balance`
+  makes the weights of a relu network smallest without a change of its function.
 - `mup` sets up a wide model to train at the learning rate of a narrow one, and
   `coordinate_check` shows whether it does.
 - `theory` predicts how variance and correlation change from layer to layer,
@@ -42,10 +43,13 @@ with (
         theory,
     )
     from keras_initx.initialization import (
+        Balance,
+        BalancedLayer,
         BranchScaling,
         Initialization,
         InitializedWeight,
         ScaledBranch,
+        balance,
         initialize,
         paired,
         scale_branches,
@@ -71,6 +75,8 @@ with (
         from keras_initx.prediction.record import Prediction
 
 __all__ = [
+    "Balance",
+    "BalancedLayer",
     "BranchScaling",
     "Calibration",
     "CoordinateCheck",
@@ -83,6 +89,7 @@ __all__ = [
     "Prediction",
     "ScaledBranch",
     "VarianceProfile",
+    "balance",
     "calibrate",
     "callbacks",
     "constraints",

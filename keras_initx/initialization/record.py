@@ -17,6 +17,10 @@ _HEADS = (
     "seed",
     "skipped",
 )
+_BALANCE_HEADS = (
+    *("layer", "units", "smallest gain", "largest gain"),
+    *("squares before", "squares after", "skipped"),
+)
 _BRANCH_HEADS = ("branch", "weights", "factor", "skipped")
 
 
@@ -214,6 +218,96 @@ class BranchScaling(_Record):
         ]
         power = f"{self.depth}^(-{display.number(self.exponent)})"
         return _BRANCH_HEADS, cells, f"Factor: {power} = {factor}"
+
+
+@dataclass(frozen=True)
+class BalancedLayer:
+    """What `balance` did to one layer.
+
+    Args:
+        name: str. The full name of the layer, as `measure` names layers.
+        units: int. The number of outputs that each have a gain.
+        smallest: float. The smallest gain of an output.
+        largest: float. The largest gain of an output.
+        before: float. The sum of squares of its weights before.
+        after: float. The same after.
+        skipped: str. Why the layer keeps its weights, "" if it was balanced.
+
+    Example:
+
+    >>> row = BalancedLayer("dense", 8, 0.5, 2.0, before=40.0, after=16.0)
+    >>> row.before - row.after
+    24.0
+
+    Reference: derived here.
+    """
+
+    name: str
+    units: int = 0
+    smallest: float = 1.0
+    largest: float = 1.0
+    before: float = 0.0
+    after: float = 0.0
+    skipped: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Balance(_Record):
+    """What `balance` did to a model, a row for each layer with a kernel.
+
+    Its `str` is an aligned table, which a notebook shows too.
+
+    Args:
+        rows: tuple of BalancedLayer. One for each layer, in the order in which
+            the model calls them.
+
+    Example:
+
+    >>> import keras, keras_initx as kx
+    >>> layers = [keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
+    >>> model = keras.Sequential([keras.Input((4,)), *layers])
+    >>> done = kx.balance(model)
+    >>> done.after <= done.before, len(done.balanced)
+    (True, 2)
+
+    Reference: derived here.
+    """
+
+    rows: tuple[BalancedLayer, ...]
+
+    @property
+    def balanced(self) -> tuple[BalancedLayer, ...]:
+        """The layers that were balanced."""
+        return self._changed()
+
+    @property
+    def before(self) -> float:
+        """The sum of squares of the weights of these layers before."""
+        return sum(row.before for row in self.balanced)
+
+    @property
+    def after(self) -> float:
+        """The same after."""
+        return sum(row.after for row in self.balanced)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Balance of {len(self)} layers: {len(self.balanced)} balanced, "
+            f"{len(self.skipped)} skipped>"
+        )
+
+    def _table(self) -> tuple[Sequence[str], list[list[str]], str]:
+        cells = [
+            [_text(value) for value in vars(row).values()]
+            if not row.skipped
+            else [row.name, *[""] * 5, row.skipped]
+            for row in self.rows
+        ]
+        end = (
+            f"Sum of squares: {display.number(self.before)} before, "
+            f"{display.number(self.after)} after"
+        )
+        return _BALANCE_HEADS, cells, end
 
 
 def _text(value: object) -> str:

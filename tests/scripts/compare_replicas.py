@@ -290,9 +290,21 @@ def nan_error(strategy):
     return np.inf
 
 
-def compare_weights(strategy, run):
+def homogeneous():
+    """Returns a model that passes positive factors on."""
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(16, "relu"),
+            kx.layers.Residual(keras.layers.Dense(16), scale=0.5),
+            keras.layers.Dense(16),
+        ]
+    )
+
+
+def compare_weights(strategy, run, build=dense):
     """Compares each replica's weights after `run(model)`."""
-    alone, model = model_pair(strategy, dense)
+    alone, model = model_pair(strategy, build)
     for each in (alone, model):
         run(each)
     errors = [0.0]
@@ -430,6 +442,9 @@ def main():
         ("calibrate in batches", lambda m: kx.calibrate(m, X, batch_size=9)),
     ]:
         errors[f"weights {name}"] = compare_weights(strategy, run)
+    errors["weights balance"] = compare_weights(
+        strategy, kx.balance, homogeneous
+    )
     errors["callbacks in a custom loop"] = compare_custom_loop(strategy)
     print(json.dumps(errors))
 
