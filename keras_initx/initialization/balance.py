@@ -75,7 +75,7 @@ def balance(model: keras.Model) -> Balance:
     >>> import keras, keras_initx as kx
     >>> layers = [keras.layers.Dense(16, "relu"), keras.layers.Dense(1)]
     >>> model = keras.Sequential([keras.Input((4,)), *layers])
-    >>> layers[1].kernel.assign(100 * layers[1].kernel)
+    >>> _ = layers[1].kernel.assign(100 * layers[1].kernel)
     >>> done = kx.balance(model)
     >>> done
     <Balance of 2 layers: 2 balanced, 0 skipped>
@@ -101,10 +101,12 @@ def balance(model: keras.Model) -> Balance:
     weights = [weight for _, some in found.layers for weight in some]
     if not weights:
         refuse("model must have a dense layer or convolution.", model=model)
-    squares = sparse.csr_array((found.count, found.count))
-    for weight in weights:
-        squares = squares + weight.squares(found.count)
-    gains = balanced_gains(squares)
+    i, j, squares = np.concatenate([w.squares() for w in weights], axis=1)
+    gains = balanced_gains(
+        sparse.coo_array(
+            (squares, (i.astype(int), j.astype(int))), shape=(found.count,) * 2
+        )
+    )
     names = {id(weight.variable): weight.name for weight in view.weights}
     values = [
         multiplied(

@@ -15,12 +15,14 @@ from keras_initx.initializers.base import tensor_of
 _MARK = "_keras_initx_factors"
 
 
-def multiplied(weight: Any, factor: float, name: str, what: str) -> Any:
+def multiplied(
+    weight: Any, factor: float | np.ndarray, name: str, what: str
+) -> Any:
     """The value of a weight times a factor, in the dtype of the weight.
 
     Args:
         weight: keras.Variable. The weight.
-        factor: float. The factor.
+        factor: float or array of the shape of the weight. The factor.
         name: str. The name of the weight, for the message.
         what: str. What the weight is, as in "The weights that end a branch".
 
@@ -30,7 +32,7 @@ def multiplied(weight: Any, factor: float, name: str, what: str) -> Any:
     value = keras.ops.convert_to_numpy(weight).astype(np.float64)
     scaled = tensor_of(factor * value, weight.dtype)
     constraint = weight.constraint
-    if constraint is not None and factor != 1:
+    if constraint is not None and np.any(factor != 1):
         kept = keras.ops.convert_to_numpy(constraint(scaled))
         kept = kept.astype(np.float64)
         if not np.allclose(kept, factor * value, rtol=0.01, atol=1e-30):

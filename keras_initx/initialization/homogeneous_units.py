@@ -72,8 +72,13 @@ class RescaledWeight:
     sources: np.ndarray
     targets: np.ndarray
 
-    def squares(self, count: int) -> sparse.csr_array:
-        """The sums of squares of the weights from each unit to each other."""
+    def squares(self) -> np.ndarray:
+        """The sums of squares between units.
+
+        Returns:
+            Array of shape (3, n): the units that weights lead from, the units
+            that they lead to, and their sums of squares.
+        """
         value = keras.ops.convert_to_numpy(self.variable).astype(np.float64)
         maps = self._maps(np.square(value))
         if len(maps) == 1:
@@ -88,10 +93,7 @@ class RescaledWeight:
         else:
             sources = self.sources
         i, j = np.broadcast_arrays(sources[:, :, None], self.targets[:, None])
-        total = sparse.coo_array(
-            (maps.ravel(), (i.ravel(), j.ravel())), shape=(count, count)
-        )
-        return sparse.csr_array(total)
+        return np.stack([i.ravel(), j.ravel(), maps.ravel()])
 
     def factors(self, gains: np.ndarray) -> np.ndarray:
         """What each entry is multiplied by, where the units have these gains.
@@ -305,8 +307,10 @@ class UnitFinder:
         if isinstance(operation, _L.Layer):
             if self.view.rule(operation).normalizes:
                 self._refuse(step, "normalizes")
+            is_lambda = isinstance(operation, _L.Lambda)
+            call = operation.function if is_lambda else operation.call
             if not isinstance(operation, _DROPOUTS) and (
-                "training" in inspect.signature(operation.call).parameters
+                "training" in inspect.signature(call).parameters
             ):
                 self._refuse(step, "acts otherwise in training")
             for weight in operation.weights:

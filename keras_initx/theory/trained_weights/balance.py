@@ -171,15 +171,15 @@ def _solved(
     """Solves a positive definite system by conjugate gradients."""
     x, r = np.zeros_like(b), b
     z = r / diagonal
-    p, rho = z, r @ z
+    p, rho = z, (r * z).sum()
     least = 1e-8 * rho
     for _ in range(_ITERATIONS):
         if rho <= least:
             break
         q = apply(p)
-        alpha = rho / (p @ q)
+        alpha = rho / (p * q).sum()
         x, r = x + alpha * p, r - alpha * q
         z = r / diagonal
-        previous, rho = rho, r @ z
+        previous, rho = rho, (r * z).sum()
         p = z + rho / previous * p
     return x
