@@ -155,19 +155,19 @@ def residual():
 
 
 def joined():
-    """A concatenation, and an output of the model, which keeps its scale."""
+    """A concatenation, and outputs of the model, which keep their scale."""
     inputs = keras.Input((3,))
-    layers = [L.Dense(n, "relu") for n in (2, 3, 2)] + [L.Dense(2, "tanh")]
+    layers = [L.Dense(n, "relu") for n in (2, 3, 2, 2)] + [L.Dense(2, "tanh")]
     one, other = (layer(inputs) for layer in layers[:2])
-    fixed = layers[2](one)
-    joint = L.Reshape((7,))(L.Concatenate()([other, one, fixed]))
-    model = keras.Model(inputs, [layers[3](joint), L.Softmax()(fixed)])
+    fixed, kept = (layer(one) for layer in layers[2:4])
+    joint = L.Reshape((9,))(L.Concatenate()([other, one, fixed, kept]))
+    model = keras.Model(inputs, [layers[4](joint), L.Softmax()(fixed), kept])
     numbers = {id(w): i for i, w in enumerate(model.weights)}
-    (a, b), (c, d), (e, _), (last, _) = (
+    (a, b), (c, d), (e, _), (f, _), (last, _) = (
         [numbers[id(w)] for w in layer.weights] for layer in layers
     )
     units = [
-        ([column(a, j), column(b, j)], [row(e, j), row(last, 3 + j)])
+        ([column(a, j), column(b, j)], [row(e, j), row(f, j), row(last, 3 + j)])
         for j in range(2)
     ]
     units += [([column(c, j), column(d, j)], [row(last, j)]) for j in range(3)]
@@ -378,6 +378,17 @@ def shifted(layer):
     )
 
 
+class Offset(L.Layer):
+    """A layer that no rule knows, which is homogeneous by chance."""
+
+    def build(self, shape):
+        self.offset = self.add_weight(shape=(shape[-1],), name="offset")
+        self.offset.assign(np.zeros(shape[-1]))
+
+    def call(self, x):
+        return x + self.offset
+
+
 def constrained():
     return [L.Dense(8, kernel_constraint="unit_norm", name="unit")]
 
@@ -443,6 +454,7 @@ REFUSED = {
         "wrong",
         "than its rule says",
     ),
+    "unknown weight": lambda: ([Offset(name="own")], "own", "role 'unknown'"),
     "constraint": lambda: (constrained(), "unit", "constraint"),
 }
 
