@@ -39,7 +39,7 @@ def twin(weights, units):
             pairs of the number of an array and an index.
     """
     weights = [np.array(w, np.float64) for w in weights]
-    for _ in range(4000):
+    for _ in range(20000):
         largest = 0
         for into, out in units:
             a, b = (
