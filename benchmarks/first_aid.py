@@ -16,10 +16,10 @@ over 5 seeds, with the smallest and the largest. A residual branch is a relu and
 a layer with He weights; convolutions with stride 2 have none.
 
 Run `python benchmarks/first_aid.py [NET ...] [--seeds N] [--epochs N]
-[--start TEXT] [--totals]`. With `--totals` the starts are He weights times a
-factor, which show how large or small the total may be at the end.
-`--results FILE` keeps each run in a file, from which a run that was interrupted
-continues.
+[--learning-rate RATE] [--start TEXT] [--totals]`. With `--totals` the starts
+are He weights times a factor, which show how large or small the total may be at
+the end. `--results FILE` keeps each run in a file, from which a run that was
+interrupted continues.
 """
 
 from __future__ import annotations
@@ -91,6 +91,15 @@ def shaped(depth: int, index: int) -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(scale, "fan_in", "normal")
 
 
+def paired(depth: int, index: int) -> keras.initializers.Initializer:
+    return kx.initializers.Paired(
+        kx.initializers.DeltaOrthogonal(),
+        inputs=-1 if index else None,
+        outputs=-1,
+        scale=kx.theory.paired_scale("relu") if index else 1.0,
+    )
+
+
 def scaled(total: float) -> Callable:
     """He weights times a factor, after which the total ends at `total`."""
 
@@ -113,6 +122,7 @@ STARTS = {
     "AlphaStable(1.8)": Start(
         lambda depth, index: kx.initializers.AlphaStable(1.8)
     ),
+    "Paired": Start(paired),
     "calibrate": Start(after=lambda body, images: kx.calibrate(body, images)),
     'calibrate(per="layer")': Start(
         after=lambda body, images: kx.calibrate(body, images, per="layer")
@@ -192,7 +202,9 @@ def hidden_layers(net: str, start: Start) -> keras.Model:
     return keras.Sequential(layers)
 
 
-def one_run(net: str, name: str, seed: int, epochs: int) -> dict[str, float]:
+def one_run(
+    net: str, name: str, seed: int, epochs: int, learning_rate: float
+) -> dict[str, float]:
     """Total and sample fraction at the start, and the result of a training."""
     images, labels = images_of_digits()
     if net.startswith("conv"):
@@ -214,7 +226,7 @@ def one_run(net: str, name: str, seed: int, epochs: int) -> dict[str, float]:
         + [L.Dense(10)]
     )
     model.compile(
-        keras.optimizers.Adam(1e-3),
+        keras.optimizers.Adam(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=False,
@@ -242,6 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("nets", nargs="*", default=list(DEPTHS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--start", default="", help="part of a start's name")
     parser.add_argument("--totals", action="store_true")
     parser.add_argument("--results", type=Path)
@@ -258,8 +271,12 @@ def main(argv: list[str] | None = None) -> None:
             runs = []
             for seed in range(options.seeds):
                 key = f"{net}, {name}, {options.epochs} epochs, seed {seed}"
+                if options.learning_rate != 1e-3:
+                    key += f", learning rate {options.learning_rate:g}"
                 if key not in results:
-                    results[key] = one_run(net, name, seed, options.epochs)
+                    results[key] = one_run(
+                        net, name, seed, options.epochs, options.learning_rate
+                    )
                     if options.results:
                         options.results.write_text(json.dumps(results))
                 runs.append(results[key])
