@@ -11,7 +11,8 @@ Memory is the peak of a process of its own, above its memory after a batch of a
 sixteenth of the points. The time of the first call, which compiles, is in a
 column of its own. The error is the largest |difference| of the density, or of
 the distribution function, from the tests' reference values, which are accurate
-to 16 digits and include tails and the ends of supports.
+to 16 digits and include tails and the ends of supports. A last table has the
+quantile and the mode, which are roots, beside the distribution function.
 
 Run `python benchmarks/stable_density.py`. Pyro and PyTorch are not requirements
 of keras_initx: install them by `pip install pyro-ppl torch` to have them in the
@@ -188,6 +189,36 @@ def compare(quantity: str, ways: list[str], rounds: int) -> None:
     Console(width=160, color_system=None).print(table)
 
 
+def compare_roots(rounds: int) -> None:
+    """Prints the table of quantiles and modes, beside the cdf."""
+    count = 2**16
+    x, stability, skewness = points(count)
+    p = np.random.default_rng(1).uniform(size=count)
+    distribution = kx.distributions.AlphaStable(stability, skewness)
+    calls = {
+        "cdf": lambda: distribution.cdf(x).numpy(),
+        "quantile": lambda: distribution.quantile(p).numpy(),
+        "mode": lambda: distribution.mode().numpy(),
+    }
+    first = {}
+    for name, call in calls.items():
+        start = time.perf_counter()
+        call()
+        first[name] = time.perf_counter() - start
+    seconds = paired.times(calls, rounds)
+    table = Table(box=box.MARKDOWN)
+    for head in ("roots, eager", "us a point", "/ cdf", "first"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, each in seconds.items():
+        table.add_row(
+            name,
+            f"{np.median(each) * 1e6 / count:.3g}",
+            paired.median_and_quartiles(each / seconds["cdf"]),
+            f"{first[name]:.1f} s",
+        )
+    Console(width=160, color_system=None).print(table)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -213,6 +244,7 @@ def main(argv: list[str] | None = None) -> None:
         ways = [way for way in WAYS if way in (KERAS_INITX, *options.way)]
         for quantity in options.quantity:
             compare(quantity, ways, options.rounds)
+        compare_roots(options.rounds)
 
 
 if __name__ == "__main__":
