@@ -389,6 +389,18 @@ REFUSED = {
         "unknown size",
     ),
     "not built": (lambda: keras.Sequential([dense()]), "built"),
+    **{
+        type(layer).__name__: (
+            lambda layer=layer: keras.Sequential([keras.Input((5, 3)), layer]),
+            "recurrent layers are not known to predict",
+        )
+        for layer in (
+            L.LSTM(4),
+            L.GRU(4),
+            L.SimpleRNN(4),
+            L.Bidirectional(L.LSTM(2)),
+        )
+    },
 }
 
 

@@ -14,5 +14,6 @@ from keras_initx.prediction.rules import (
     normalization as _normalization,  # noqa: F401
 )
 from keras_initx.prediction.rules import operations as _operations  # noqa: F401
+from keras_initx.prediction.rules import recurrent as _recurrent  # noqa: F401
 from keras_initx.prediction.rules import shapes as _shapes  # noqa: F401
 from keras_initx.prediction.rules import windows as _windows  # noqa: F401
