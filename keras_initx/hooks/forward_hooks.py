@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import keras
-import tensorflow as tf
 
+from keras_initx.backend.passes import Tensor
 from keras_initx.hooks.patched_call import around_layer_calls
 from keras_initx.hooks.recorder import (
     AfterCall,
@@ -98,7 +98,7 @@ def forward_hooks(
         yield
 
 
-def _go_on(layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+def _go_on(layer_call: LayerCall, signal: Tensor) -> Tensor:
     return signal
 
 

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_initx import backend
 from keras_initx.hooks.patching import replaced
 
 
@@ -36,7 +36,10 @@ def releasing_signals(layer: keras.layers.Layer) -> Iterator[None]:
     """
     function = getattr(layer, "_functional", layer)
     # In a graph TensorFlow releases signals.
-    if not isinstance(function, keras.Function) or not tf.executing_eagerly():
+    if (
+        not isinstance(function, keras.Function)
+        or not backend.executes_eagerly()
+    ):
         yield
         return
     with contextlib.ExitStack() as stack:

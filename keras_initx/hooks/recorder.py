@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import keras
-import tensorflow as tf
 
+from keras_initx.backend import is_floating_tensor
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.hooks import patched_call
 from keras_initx.hooks.functional import releasing_signals
 from keras_initx.hooks.patching import replaced
@@ -42,9 +43,7 @@ class Rerun:
         self.args = args
         self.kwargs = kwargs
 
-    def __call__(
-        self, record: Callable[[tf.Tensor], None] | None = None
-    ) -> Any:
+    def __call__(self, record: Callable[[Tensor], None] | None = None) -> Any:
         """Returns the output of a further run.
 
         Args:
@@ -54,9 +53,9 @@ class Rerun:
         with patched_call.plain_layer_calls():
             if record is None:
                 return self._call(*self.args, **self.kwargs)
-            recorded: list[tf.Tensor] = []
+            recorded: list[Tensor] = []
 
-            def keep(signal: tf.Tensor) -> tf.Tensor:
+            def keep(signal: Tensor) -> Tensor:
                 recorded.append(signal)
                 return signal
 
@@ -70,15 +69,15 @@ class Rerun:
 
 
 Select = Callable[[LayerCall], bool]
-OnPreActivation = Callable[[LayerCall, tf.Tensor], tf.Tensor]
+OnPreActivation = Callable[[LayerCall, Tensor], Tensor]
 AfterCall = Callable[[LayerCall, Rerun, Any], Any]
-OnActivation = Callable[[LayerCall, Callable, Any, tf.Tensor], tf.Tensor]
+OnActivation = Callable[[LayerCall, Callable, Any, Tensor], Tensor]
 
 
 class SequenceRecorder(Protocol):
     """Records in the place of the hook while a sequence runs step by step."""
 
-    def record(self, layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+    def record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
         """Records the pre-activation of the present time step."""
 
     def step_output(self, layer: keras.layers.Layer, output: Any) -> Any:
@@ -137,7 +136,7 @@ class Recorder:
     frames: list[_Frame] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     sequence: SequenceRecorder | None = None
-    graph: tf.Graph = field(default_factory=tf.compat.v1.get_default_graph)
+    graph: Any = field(default_factory=lambda: passes().graph())
 
     @contextlib.contextmanager
     def attached(self, layer: keras.layers.Layer) -> Iterator[None]:
@@ -210,7 +209,7 @@ class Recorder:
         finally:
             self.sequence = outer
 
-    def record(self, layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+    def record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
         """Calls the hook, or records in the sequence in progress.
 
         Returns:
@@ -221,7 +220,7 @@ class Recorder:
         check_reachable(layer_call, self.graph)
         return self.on_pre_activation(self._numbered(layer_call), signal)
 
-    def record_steps(self, layer_call: LayerCall, signal: tf.Tensor) -> None:
+    def record_steps(self, layer_call: LayerCall, signal: Tensor) -> None:
         """Records a sequence of pre-activations, and of activations.
 
         The activations are computed here once more, if the function is one of
@@ -270,7 +269,7 @@ class Recorder:
             activation_selected,
         )
 
-    def _record_once(self, frame: _Frame, signal: tf.Tensor) -> tf.Tensor:
+    def _record_once(self, frame: _Frame, signal: Tensor) -> Tensor:
         if frame.recorded or not patched_call.is_current(self):
             return signal
         frame.recorded = True
@@ -299,13 +298,13 @@ class Recorder:
         return output
 
 
-def check_reachable(layer_call: LayerCall, graph: tf.Graph) -> None:
+def check_reachable(layer_call: LayerCall, graph: Any) -> None:
     """Refuses a tensor that lives in the graph of a loop, not in `graph`.
 
     Raises:
         RuntimeError: If the present graph is not `graph`.
     """
-    if tf.compat.v1.get_default_graph() is not graph:
+    if passes().graph() != graph:
         raise RuntimeError(
             "The pre-activation of a layer is within reach where the model "
             "itself runs the layer, but not inside a loop, a branch or a "
@@ -317,7 +316,7 @@ def check_reachable(layer_call: LayerCall, graph: tf.Graph) -> None:
 
 def _around_activation(
     layer: keras.layers.Layer,
-    record: Callable[[tf.Tensor], tf.Tensor],
+    record: Callable[[Tensor], Tensor],
     activated: Callable[[Callable, Any, Any], Any] | None = None,
 ) -> contextlib.AbstractContextManager[None]:
     """The context in which `layer.activation` records what it is given.
@@ -350,12 +349,10 @@ def _around_activation(
     return replaced(layer, "activation", recorded)
 
 
-def _on_first_tensor(
-    record: Callable[[tf.Tensor], tf.Tensor], output: Any
-) -> Any:
+def _on_first_tensor(record: Callable[[Tensor], Tensor], output: Any) -> Any:
     leaves = keras.tree.flatten(output)
     for i, leaf in enumerate(leaves):
-        if tf.is_tensor(leaf) and leaf.dtype.is_floating:
+        if is_floating_tensor(leaf):
             leaves[i] = record(leaf)
             return keras.tree.pack_sequence_as(output, leaves)
     return output

@@ -22,12 +22,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
-import tensorflow as tf
+from keras import ops
 
+from keras_initx import backend
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.hooks.patching import replaced
 from keras_initx.hooks.recorder import Recorder, check_reachable
 from keras_initx.inspection.selection import LayerCall
@@ -86,7 +90,7 @@ def _any_batch_size(layer: keras.layers.RNN) -> Iterator[None]:
     # Not through setattr, which Keras tracks.
     attributes = vars(layer)
     expected = attributes.get("_expected_batch_size")
-    if expected is None or tf.executing_eagerly():
+    if expected is None or backend.executes_eagerly():
         yield
         return
     attributes["_expected_batch_size"] = None
@@ -99,7 +103,7 @@ def _any_batch_size(layer: keras.layers.RNN) -> Iterator[None]:
 class _Nothing:
     """Records nothing."""
 
-    def record(self, layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+    def record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
         return signal
 
     def step_output(self, layer: keras.layers.Layer, output: Any) -> Any:
@@ -117,12 +121,12 @@ class _Carried:
 
     def __init__(self, cell: keras.layers.Layer):
         self.cell = cell
-        self.current: list[tuple[LayerCall, tf.Tensor, tf.Graph]] = []
+        self.current: list[tuple[LayerCall, Tensor, Any]] = []
         self.layer_calls: list[LayerCall] = []
         self.parts: list[_Part] = []
 
-    def record(self, layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
-        graph = tf.compat.v1.get_default_graph()
+    def record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
+        graph = passes().graph()
         self.current.append((layer_call, signal, graph))
         return signal
 
@@ -137,25 +141,29 @@ class _Carried:
         tensors = [value, *(signal for _, signal, _ in current)]
         self.layer_calls = [layer_call for layer_call, _, _ in current]
         self.parts = [
-            _Part(t.shape, t.dtype, whole=t.shape[0] not in (batch, None))
+            _Part(
+                tuple(t.shape),
+                keras.backend.standardize_dtype(t.dtype),
+                whole=t.shape[0] not in (batch, None),
+            )
             for t in tensors
         ]
-        wide = max((t.dtype for t in tensors), key=lambda dtype: dtype.size)
-        samples = tf.shape(value)[0]
+        wide = keras.backend.result_type(*(part.dtype for part in self.parts))
+        samples = ops.shape(value)[0]
         for layer_call, signal, _ in current:
             samples = _checked(samples, signal, layer_call)
         flat = [
-            part.by_sample(tf.cast(tensor, wide), samples)
+            part.by_sample(ops.cast(tensor, wide), samples)
             for part, tensor in zip(self.parts, tensors, strict=True)
         ]
-        return tf.concat(flat, axis=1), states
+        return ops.concatenate(flat, axis=1), states
 
-    def split(self, joined: tf.Tensor, lead: int) -> list[tf.Tensor]:
+    def split(self, joined: Tensor, lead: int) -> list[Tensor]:
         """Undoes `step_output` behind the `lead` leading axes of `joined`."""
         if not self.parts:
             return [joined]
-        sizes = [part.size for part in self.parts]
-        split = tf.split(joined, sizes, axis=lead)
+        ends = list(itertools.accumulate(part.size for part in self.parts))
+        split = ops.split(joined, ends[:-1], axis=lead)
         return [
             part.signal(t, lead)
             for t, part in zip(split, self.parts, strict=True)
@@ -166,53 +174,53 @@ class _Part(NamedTuple):
     """The place of one signal in what `_Carried` carries.
 
     Args:
-        shape: tf.TensorShape. Its shape in the loop.
-        dtype: tf.DType. Its dtype.
+        shape: tuple. Its shape in the loop.
+        dtype: str. Its dtype.
         whole: bool. Whether each sample carries all of it.
     """
 
-    shape: tf.TensorShape
-    dtype: tf.DType
+    shape: tuple[int | None, ...]
+    dtype: str
     whole: bool
 
     @property
-    def carried(self) -> tf.TensorShape:
+    def carried(self) -> tuple[Any, ...]:
         """The shape of what a sample carries."""
         return self.shape if self.whole else self.shape[1:]
 
     @property
     def size(self) -> int:
         """The number of numbers that a sample carries."""
-        return self.carried.num_elements()
+        return math.prod(self.carried)
 
-    def by_sample(self, signal: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
+    def by_sample(self, signal: Tensor, samples: Any) -> Tensor:
         """Returns the matrix that the samples carry."""
         if self.whole:
-            row = tf.reshape(signal, [1, self.size])
-            return tf.repeat(row, samples, axis=0)
-        return tf.reshape(signal, [samples, self.size])
+            row = ops.reshape(signal, (1, self.size))
+            return ops.repeat(row, samples, axis=0)
+        return ops.reshape(signal, (samples, self.size))
 
-    def signal(self, carried: tf.Tensor, lead: int) -> tf.Tensor:
+    def signal(self, carried: Tensor, lead: int) -> Tensor:
         """Returns the signal behind the `lead` leading axes of what came out.
 
         A whole one is that of the first sample.
         """
         if self.whole:
             carried, lead = carried[0], lead - 1
-        shape = tf.concat([tf.shape(carried)[:lead], self.carried], axis=0)
-        return tf.cast(tf.reshape(carried, shape), self.dtype)
+        shape = (*ops.shape(carried)[:lead], *self.carried)
+        return ops.cast(ops.reshape(carried, shape), self.dtype)
 
 
-def _checked(
-    samples: tf.Tensor, signal: tf.Tensor, layer_call: LayerCall
-) -> tf.Tensor:
+def _checked(samples: Any, signal: Tensor, layer_call: LayerCall) -> Any:
     """The number of samples, if the first axis of a signal has as many.
 
-    A graph knows neither number where it is traced. Where they are known,
-    another first axis than the samples is carried whole.
+    A graph of TensorFlow knows neither number where it is traced. Where they
+    are known, another first axis than the samples is carried whole.
     """
     if signal.shape[0] is not None:
         return samples
+    import tensorflow as tf
+
     check = tf.debugging.assert_equal(
         tf.shape(signal)[0],
         samples,
@@ -231,7 +239,7 @@ def refusing_other_axes() -> Iterator[None]:
     """
     try:
         yield
-    except tf.errors.InvalidArgumentError as error:
+    except Exception as error:
         _, found, rest = str(error).partition(_NOT_BY_SAMPLE)
         if not found:
             raise

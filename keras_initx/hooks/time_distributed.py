@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.hooks.recorder import Recorder, check_reachable
 from keras_initx.inspection.selection import LayerCall
 
@@ -37,7 +37,7 @@ def time_distributed(
     for step in zip(*steps.finished, strict=True):
         layer_call = step[0][0]
         signals = [signal for _, signal in step]
-        recorder.record_steps(layer_call, tf.stack(signals, axis=1))
+        recorder.record_steps(layer_call, keras.ops.stack(signals, axis=1))
 
 
 class _Steps:
@@ -45,11 +45,11 @@ class _Steps:
 
     def __init__(self, layer: keras.layers.Layer):
         self.layer = layer
-        self.graph = tf.compat.v1.get_default_graph()
-        self.current: list[tuple[LayerCall, tf.Tensor]] = []
-        self.finished: list[list[tuple[LayerCall, tf.Tensor]]] = []
+        self.graph = passes().graph()
+        self.current: list[tuple[LayerCall, Tensor]] = []
+        self.finished: list[list[tuple[LayerCall, Tensor]]] = []
 
-    def record(self, layer_call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+    def record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
         check_reachable(layer_call, self.graph)
         self.current.append((layer_call, signal))
         return signal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.distribute.cluster import strategy_of
 from keras_initx.hooks.recurrent import refusing_other_axes
 from keras_initx.inspection.checks import check_call, check_model
@@ -188,7 +188,7 @@ class Meter:
     ) -> _Result | None:
         """Moments of all batches together; None if there are no batches."""
         spec: Any = None
-        states: tuple[tf.Tensor, ...] = ()
+        states: tuple[Tensor, ...] = ()
         written: tuple[keras.Variable, ...] = ()
         moments: Moments | None = None
         finite = tf.constant(True)
@@ -241,7 +241,7 @@ class Meter:
         self,
         structure: str,
         placed: Placed,
-        states: tuple[tf.Tensor, ...],
+        states: tuple[Tensor, ...],
         written: tuple[keras.Variable, ...],
         all_batches: Batches,
     ) -> _CompiledForward:
@@ -304,17 +304,17 @@ class Meter:
         self,
         structure: str,
         placed: Placed,
-        states: tuple[tf.Tensor, ...],
+        states: tuple[Tensor, ...],
         written: tuple[keras.Variable, ...],
         few: bool,
     ) -> _CompiledForward:
         traces: list[ForwardResult] = []
         places = self._places.get(structure, {})
 
-        def forward(batch: Any, states: tuple[tf.Tensor, ...]) -> tuple:
+        def forward(batch: Any, states: tuple[Tensor, ...]) -> tuple:
             traced = forward_pass(
                 self._model,
-                map_arrays(_of_any_size, batch),
+                map_arrays(passes().of_any_size, batch),
                 self._selectors,
                 self._training,
                 zip(written, states, strict=True),
@@ -325,9 +325,9 @@ class Meter:
             moments = traced.moments, traced.outputs
             return moments, traced.finite, traced.states
 
-        state_specs = tuple(map(tf.type_spec_from_value, states))
+        state_specs = tuple(map(passes().spec, states))
         with taken_as_inputs(self._model, placed.spec):
-            function = _concrete(
+            function, (moments, *_) = passes().compile(
                 placed.moments(forward), placed.spec, state_specs
             )
         # Each replica has traced one, and all of these are equal.
@@ -337,11 +337,10 @@ class Meter:
             warn_of_equal_kernels(
                 (call.name, call.layer) for call in traced.ran
             )
-        moments = function.structured_outputs[0]
         return _CompiledForward(
             function,
-            _when_called(merged, moments, moments),
-            _concrete(_summarize, moments),
+            passes().compile_when_called(merged, moments, moments),
+            passes().compile(_summarize, moments)[0],
             traced.names,
             traced.order,
             traced.activation_of,
@@ -459,41 +458,13 @@ class _CompiledForward(NamedTuple):
         ]
 
 
-def _of_any_size(tensor: tf.Tensor) -> tf.Tensor:
-    """A tensor whose number of samples is not known where it is traced."""
-    if tensor.shape[0] is None:
-        return tensor
-    return tf.compat.v1.placeholder_with_default(
-        tensor, [None, *tensor.shape[1:]]
-    )
-
-
-def _concrete(function: Callable, *specs: Any) -> Any:
-    # Not tf.function's own cache: it would warn of models measured one after
-    # another as if one function were traced too often.
-    return tf.function(function, autograph=False).get_concrete_function(*specs)
-
-
-def _when_called(function: Callable, *examples: Any) -> Callable:
-    """A function that is compiled at its first call, which may never come."""
-    specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, examples)
-
-    @functools.cache
-    def compiled() -> Any:
-        return _concrete(function, *specs)
-
-    return lambda *arguments: compiled()(*arguments)
-
-
 def _same_spec(batch: Any, before: Any) -> Any:
     """The type of a batch of any number of samples.
 
     Raises:
         ValueError: If it is not that of the batch before.
     """
-    spec = map_arrays(
-        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch
-    )
+    spec = map_arrays(passes().batch_spec, batch)
     if before is not None and spec != before:
         raise ValueError(
             "Every batch must have the structure, dtypes and shapes of the "
@@ -504,7 +475,7 @@ def _same_spec(batch: Any, before: Any) -> Any:
     return spec
 
 
-def _summarize(moments: Moments) -> tuple[tf.Tensor, tf.Tensor]:
+def _summarize(moments: Moments) -> tuple[Tensor, Tensor]:
     """The numbers of each layer, and those of each activation.
 
     Returns:

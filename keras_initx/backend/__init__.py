@@ -71,6 +71,13 @@ def widest_float() -> str:
     return "float64"
 
 
+def is_floating_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of the backend, of floating-point numbers."""
+    return keras.ops.is_tensor(value) and keras.backend.is_float_dtype(
+        keras.backend.standardize_dtype(value.dtype)
+    )
+
+
 def without_autograph(function: Function) -> Function:
     """Returns a function that AutoGraph of TensorFlow does not rewrite."""
     if not is_tensorflow():

@@ -1,0 +1,111 @@
+"""What a pass over a model needs of a backend, with one module for each.
+
+A pass is a function of a batch that runs the model within hooks. Whoever runs
+one asks here to compile it, for gradients at signals within it, and which graph
+is being built, and computes with `keras.ops` otherwise.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import keras
+
+Tensor: TypeAlias = Any
+# Marks a tensor within a run, and returns the tensor that goes on.
+Watch: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class Passes(abc.ABC):
+    """Compiles passes over a model, and computes gradients in them."""
+
+    @abc.abstractmethod
+    def spec(self, tensor: Tensor) -> Any:
+        """Returns the dtype and shape of a tensor, for `compile`."""
+
+    @abc.abstractmethod
+    def batch_spec(self, tensor: Tensor) -> Any:
+        """Returns the type of batches of any number of samples.
+
+        Two of them are equal, and have one `repr`, if their tensors have the
+        same dtype, and the same shape but for the first axis.
+        """
+
+    @abc.abstractmethod
+    def of_any_size(self, tensor: Tensor) -> Tensor:
+        """Returns a tensor that has any number of samples where it is traced.
+
+        It is the tensor itself on a backend that traces a function once for
+        each number of samples.
+        """
+
+    @abc.abstractmethod
+    def compile(
+        self, function: Callable[..., Any], *examples: Any
+    ) -> tuple[Callable[..., Any], Any]:
+        """Compiles a function for arguments of given types.
+
+        The function is traced before this returns. It may read variables, whose
+        values are those at each call.
+
+        Args:
+            function: Takes and returns structures of tensors.
+            *examples: Structures of tensors, or of what `spec` returns for
+                them.
+
+        Returns:
+            The compiled function, and what it returns, with anything that has
+            a dtype and a shape in the place of each tensor.
+        """
+
+    def compile_when_called(
+        self, function: Callable[..., Any], *examples: Any
+    ) -> Callable[..., Any]:
+        """Returns a function that is compiled at its first call, if any."""
+
+        @functools.cache
+        def compiled() -> Callable[..., Any]:
+            return self.compile(function, *examples)[0]
+
+        return lambda *arguments: compiled()(*arguments)
+
+    @abc.abstractmethod
+    def graph(self) -> Any:
+        """Returns what a tensor that is computed now belongs to.
+
+        A tensor is within reach where this returns the same object as where
+        the tensor was computed. Loops, branches and functions that a backend
+        traces have graphs of their own.
+        """
+
+    @abc.abstractmethod
+    def gradients(
+        self,
+        run: Callable[[Watch], tuple[Sequence[Tensor], Any]],
+        cotangents: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    ) -> tuple[list[Tensor | None], Any]:
+        """Returns gradients at tensors within a run, all in one backward pass.
+
+        Args:
+            run: Called as `run(watch)`, perhaps more than once. Calls
+                `signal = watch(signal)` for each tensor whose gradient is
+                wanted, in the same order each time, and goes on with what that
+                returns. Returns the tensors where the backward pass starts,
+                and a structure of other tensors.
+            cotangents: Called with the former; returns the gradient at each.
+
+        Returns:
+            The gradient at each watched tensor, in the order of watching, None
+            where the backward pass does not arrive; and the structure.
+        """
+
+
+@functools.cache
+def passes() -> Passes:
+    """Returns the passes of the backend that Keras runs on."""
+    name = f"keras_initx.backend.{keras.config.backend()}_passes"
+    return importlib.import_module(name).PASSES
