@@ -15,6 +15,7 @@ from keras_initx.hooks.recorder import (
     OnPreActivation,
     Recorder,
     Select,
+    Through,
 )
 from keras_initx.hooks.sequences import around_steps
 from keras_initx.inspection.layer_rule import measured_by_default
@@ -30,6 +31,7 @@ def forward_hooks(
     measured: Callable[[keras.layers.Layer], bool] = measured_by_default,
     on_activation: OnActivation | None = None,
     select_activation: Select | None = None,
+    through: Through | None = None,
 ) -> Iterator[None]:
     """Calls hooks for the layers that run within, in the order they run.
 
@@ -78,6 +80,12 @@ def forward_hooks(
             `activation` part of the call of every layer that has one; returns
             whether `on_activation` is called for it, also where the layer is
             not selected. Defaults to none.
+        through: Called as `through(row, signal)` with the pre-activation of a
+            selected layer before `on_pre_activation`, and inside a
+            `TimeDistributed` or recurrent layer with that of each time step.
+            Returns the tensor that goes on in its place, there too. `row` is
+            the number of calls of `on_pre_activation` before the one that the
+            signal belongs to. Defaults to no hook.
 
     Raises:
         RuntimeError: If a selected layer runs inside a loop, a branch or a
@@ -93,6 +101,7 @@ def forward_hooks(
         measured,
         on_activation,
         select_activation,
+        through,
     )
     with around_layer_calls(recorder):
         yield

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,10 +72,20 @@ Select = Callable[[LayerCall], bool]
 OnPreActivation = Callable[[LayerCall, Tensor], Tensor]
 AfterCall = Callable[[LayerCall, Rerun, Any], Any]
 OnActivation = Callable[[LayerCall, Callable, Any, Tensor], Tensor]
+Through = Callable[[int, Tensor], Tensor]
 
 
 class SequenceRecorder(Protocol):
-    """Records in the place of the hook while a sequence runs step by step."""
+    """Records in the place of the hook while a sequence runs step by step.
+
+    Attributes:
+        first_row: int. The index of the row that its first signal will be,
+            which `Recorder` sets.
+        current: Sized. What was recorded in the present time step.
+    """
+
+    first_row: int | None
+    current: Sized
 
     def record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
         """Records the pre-activation of the present time step."""
@@ -122,6 +132,8 @@ class Recorder:
         on_activation: The hook for outputs of activations, or None.
         select_activation: Which activations it is called for beside those of
             selected layers, or None.
+        through: The hook for what goes on in the place of a pre-activation,
+            or None.
     """
 
     on_pre_activation: OnPreActivation
@@ -133,6 +145,8 @@ class Recorder:
     measured: Callable[[keras.layers.Layer], bool]
     on_activation: OnActivation | None = None
     select_activation: Select | None = None
+    through: Through | None = None
+    rows: int = 0
     frames: list[_Frame] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     sequence: SequenceRecorder | None = None
@@ -203,6 +217,8 @@ class Recorder:
 
         With None they go to the hook.
         """
+        if sequence is not None and sequence.first_row is None:
+            sequence.first_row = self._next_row()
         outer, self.sequence = self.sequence, sequence
         try:
             yield
@@ -215,10 +231,23 @@ class Recorder:
         Returns:
             The tensor to go on with.
         """
+        if self.through is not None:
+            signal = self.through(self._next_row(), signal)
+        return self._record(layer_call, signal)
+
+    def _record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
         if self.sequence is not None:
             return self.sequence.record(layer_call, signal)
         check_reachable(layer_call, self.graph)
+        self.rows += 1
         return self.on_pre_activation(self._numbered(layer_call), signal)
+
+    def _next_row(self) -> int:
+        """The index of the row that the next signal will be."""
+        if self.sequence is None:
+            return self.rows
+        # The signals of a step become rows in their order.
+        return (self.sequence.first_row or 0) + len(self.sequence.current)
 
     def record_steps(self, layer_call: LayerCall, signal: Tensor) -> None:
         """Records a sequence of pre-activations, and of activations.
@@ -226,7 +255,7 @@ class Recorder:
         The activations are computed here once more, if the function is one of
         Keras's.
         """
-        signal = self.record(layer_call, signal)
+        signal = self._record(layer_call, signal)
         activation = getattr(layer_call.layer, "activation", None)
         if (
             activation is not None

@@ -103,6 +103,11 @@ def _any_batch_size(layer: keras.layers.RNN) -> Iterator[None]:
 class _Nothing:
     """Records nothing."""
 
+    current = ()
+
+    def __init__(self) -> None:
+        self.first_row: int | None = None
+
     def record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
         return signal
 
@@ -121,6 +126,7 @@ class _Carried:
 
     def __init__(self, cell: keras.layers.Layer):
         self.cell = cell
+        self.first_row: int | None = None
         self.current: list[tuple[LayerCall, Tensor, Any]] = []
         self.layer_calls: list[LayerCall] = []
         self.parts: list[_Part] = []

@@ -46,6 +46,7 @@ class _Steps:
     def __init__(self, layer: keras.layers.Layer):
         self.layer = layer
         self.graph = passes().graph()
+        self.first_row: int | None = None
         self.current: list[tuple[LayerCall, Tensor]] = []
         self.finished: list[list[tuple[LayerCall, Tensor]]] = []
 

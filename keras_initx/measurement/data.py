@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,6 +16,20 @@ from keras_initx.measurement.refusals import empty_data
 from keras_initx.validation import check_int, refuse
 
 Data = Any
+
+
+class Example(NamedTuple):
+    """A batch as a training takes it.
+
+    Args:
+        inputs: Structure of tensors. The inputs of the model.
+        labels: Structure of tensors, or None.
+        weights: Structure of tensors. The weights of the samples, or None.
+    """
+
+    inputs: Any
+    labels: Any = None
+    weights: Any = None
 
 
 @dataclass(frozen=True)
@@ -29,18 +43,33 @@ class Batches:
         count: int. The number of batches, None if it is not known.
         required: int. The size that the model requires of each batch. Defaults
             to any size.
+        labels: Structure of arrays. The labels of arrays. Defaults to none.
     """
 
     data: Data
     size: int | None
     count: int | None
     required: int | None = None
+    labels: Any = None
 
     def __iter__(self) -> Iterator[Any]:
-        for i, batch in enumerate(self._all()):
+        for example in self.examples():
+            yield example.inputs
+
+    def examples(self, with_labels: bool = False) -> Iterator[Example]:
+        """Yields batches, with their labels if they are asked for.
+
+        Args:
+            with_labels: bool. Whether to yield labels and weights. Defaults to
+                False.
+
+        Raises:
+            ValueError: If a batch has no labels that are asked for.
+        """
+        for i, example in enumerate(self._all()):
             if self.count is not None and i == self.count:
                 return
-            batch = map_arrays(_tensor, batch)
+            batch = map_arrays(_tensor, example.inputs)
             # A batch without samples has no moments; a data set may have one.
             if not all(len(x) for x in arrays_of(batch)):
                 continue
@@ -51,21 +80,38 @@ class Batches:
                     "number of samples must be a multiple of it. "
                     f"Received: a batch of {samples_of(batch)} samples"
                 )
-            yield batch
+            if not with_labels:
+                yield Example(batch)
+                continue
+            if example.labels is None:
+                raise ValueError(
+                    "A loss needs labels: `labels` for arrays, or a data set "
+                    "of (inputs, labels). Received: data without labels"
+                )
+            _, labels, weights = example
+            yield Example(
+                batch, map_arrays(_tensor, labels), map_arrays(_tensor, weights)
+            )
 
-    def _all(self) -> Iterator[Any]:
+    def _all(self) -> Iterator[Example]:
         if isinstance(self.data, tf.data.Dataset):
             for element in self.data:
-                yield _inputs(element)
+                yield _example(element)
         elif isinstance(self.data, keras.utils.PyDataset):
             for i in range(self.count or 0):
-                yield _inputs(self.data[i])
+                yield _example(self.data[i])
         else:
             samples = samples_of(self.data)
             size = self.size or samples
             for start in range(0, samples, size):
-                yield map_arrays(
-                    lambda a, start=start: a[start : start + size], self.data
+                yield Example(
+                    *(
+                        map_arrays(
+                            lambda a, start=start: a[start : start + size],
+                            arrays,
+                        )
+                        for arrays in (self.data, self.labels)
+                    )
                 )
 
 
@@ -86,8 +132,9 @@ def batches(
     batch_size: int | None = None,
     steps: int | None = None,
     model: keras.Model | None = None,
+    labels: Any = None,
 ) -> Batches:
-    """Returns the batches of inputs in data, without labels.
+    """Returns the batches of inputs in data.
 
     Args:
         data: An array; a dict, tuple or list of arrays, one for each input of
@@ -99,6 +146,8 @@ def batches(
         steps: int. The largest number of batches. Defaults to all.
         model: keras.Model. The model that takes the batches. Defaults to one
             that takes batches of any size.
+        labels: Array, or a dict, tuple or list of arrays. The labels of arrays.
+            Defaults to those of a data set, if any.
 
     Raises:
         ValueError: If the data are of another kind, have no samples, have
@@ -114,6 +163,11 @@ def batches(
                 "batch_size is for arrays; a data set has its own batches.",
                 batch_size=batch_size,
             )
+        if labels is not None:
+            refuse(
+                "labels is for arrays; a data set has its own labels.",
+                labels=type(labels).__name__,
+            )
         count, endless = _batches_in(data)
         if endless and steps is None:
             refuse(
@@ -125,8 +179,32 @@ def batches(
         return Batches(data, None, min(known, default=None), required)
     arrays = map_arrays(_array, data)
     size = batch_size or fixed or 32
-    count = -(-_check_samples(arrays) // size)
-    return Batches(arrays, size, min(count, steps or count), required)
+    samples = _check_samples(arrays)
+    if labels is not None:
+        labels = _labels(labels, samples)
+    count = -(-samples // size)
+    return Batches(arrays, size, min(count, steps or count), required, labels)
+
+
+def _labels(labels: Any, samples: int) -> Any:
+    """The labels as arrays.
+
+    Raises:
+        ValueError: If they are no arrays of as many samples.
+    """
+    try:
+        labels = map_arrays(_array, labels)
+        count = _check_samples(labels)
+    except ValueError as error:
+        raise ValueError(
+            f"labels must be what data may be, one for each sample: {error}"
+        ) from error
+    if count != samples:
+        raise ValueError(
+            "labels must hold one label for each sample. "
+            f"Received: {count} labels of {samples} samples"
+        )
+    return labels
 
 
 def fixed_size(model: keras.layers.Layer) -> int | None:
@@ -230,8 +308,8 @@ def _batches_in(data: Data) -> tuple[int | None, bool]:
     return known, count == tf.data.INFINITE_CARDINALITY
 
 
-def _inputs(element: Any) -> Any:
-    return keras.utils.unpack_x_y_sample_weight(element)[0]
+def _example(element: Any) -> Example:
+    return Example(*keras.utils.unpack_x_y_sample_weight(element))
 
 
 def _array(leaf: Any) -> Any:

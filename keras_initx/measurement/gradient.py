@@ -1,0 +1,346 @@
+"""The gradient at the pre-activation of each row, in one backward pass.
+
+A probe stands where a pre-activation is recorded. It returns the tensor that it
+is given, and in the backward pass it adds to a slot
+
+    (sum of the squares, number of entries)
+
+of the gradient that passes through it. A slot is a vector of zeros that the
+probe takes as an argument, and what the probe adds is the gradient at the slot.
+So the slot collects what passes in all time steps of a loop, no gradient is
+kept, and a row whose slot has counted nothing is not reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_initx.inspection.traversal import inspect_model
+from keras_initx.measurement.data import Example, arrays_of
+from keras_initx.measurement.sample_axis import Place, by_sample
+from keras_initx.validation import refuse
+
+Tensor: TypeAlias = Any
+Loss: TypeAlias = (
+    str | keras.losses.Loss | Callable[[Any, Any], Any] | dict | list | tuple
+)
+
+NOT_REACHED = "no gradient arrives here from where it starts"
+NOT_FINITE = "its gradient is not finite"
+TOO_SMALL = "its gradient is zero, or too small for float16"
+# Factors of the gradient where it starts, in the order in which they are tried.
+# The squares of numbers beyond 1e15 are infinite in float32, and those below
+# 1e-15 lose digits. In float16, numbers below 6e-5 lose digits, and those
+# beyond 65504 are infinite.
+_SCALES = (1.0, 2.0**40, 2.0**-40)
+_SCALES_FLOAT16 = (2.0**10, 1.0, 2.0**-8)
+# Mean squares of a scaled gradient that can be trusted.
+_TRUSTED = (1e-30, 1e30)
+_TRUSTED_FLOAT16 = (2.0**-32, 2.0**32)
+_SEED = 0x2545F491
+
+
+@ops.custom_gradient
+def probe(signal: Tensor, slot: Tensor) -> Any:
+    """Returns a signal, and collects the squares of its gradient in a slot.
+
+    Args:
+        signal: Tensor. A floating-point tensor of any shape.
+        slot: Tensor. Two numbers of float32, whose values do not matter.
+
+    Returns:
+        Tensor. `signal`. The gradient at `slot` is the sum of the squares of
+        the gradient at the signal, and the number of its entries.
+    """
+
+    def backward(*arguments: Tensor, upstream: Any = None) -> Any:
+        # TensorFlow passes the gradient alone, other backends by its name.
+        gradient = arguments[0] if upstream is None else upstream
+        values = ops.cast(gradient, "float32")
+        count = ops.cast(ops.size(values), "float32")
+        return gradient, ops.stack([ops.sum(ops.square(values)), count])
+
+    return signal, backward
+
+
+class Backward(NamedTuple):
+    """Where the backward pass of a batch starts, and with what.
+
+    Args:
+        index: Tensor. The indices of the samples in all data, int32.
+        scale: Tensor. The factor of the gradient, once for each sample.
+        labels: Structure of tensors. What a loss compares with. Defaults to
+            none.
+        weights: Structure of tensors. Weights of the samples in a loss.
+            Defaults to none.
+    """
+
+    index: Tensor
+    scale: Tensor
+    labels: Any = None
+    weights: Any = None
+
+
+class GradientTask:
+    """What a measurement of gradients starts from.
+
+    Args:
+        model: keras.Model. The model.
+        loss: As in `measure`. None starts at the last row.
+
+    Raises:
+        ValueError: If `loss` is something else.
+    """
+
+    def __init__(self, model: keras.Model, loss: Loss | None):
+        self._model = model
+        self._losses = None if loss is None else _losses(loss)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether there is a loss."""
+        return self._losses is not None
+
+    def in_float16(self) -> bool:
+        """Returns whether layers of the model compute in float16."""
+        return any(
+            getattr(layer, "compute_dtype", "") == "float16"
+            for layer in inspect_model(self._model).layers
+        )
+
+    def feed(self, example: Example, first: int, scale: float) -> Any:
+        """Returns the arguments of a pass: the inputs and where it starts.
+
+        Args:
+            example: Example. A batch.
+            first: int. The number of samples before this batch.
+            scale: float. The factor of the gradient.
+        """
+        samples = len(arrays_of(example.inputs)[0])
+        index = np.arange(first, first + samples, dtype=np.int32)
+        feed = {
+            "inputs": example.inputs,
+            "index": ops.convert_to_tensor(index),
+            "scale": ops.convert_to_tensor(
+                np.full(samples, scale, np.float32)
+            ),
+        }
+        if self.needs_labels:
+            feed |= {"labels": example.labels, "weights": example.weights}
+        return feed
+
+    def target(
+        self,
+        outputs: Any,
+        last: tuple[Tensor, Place] | None,
+        backward: Backward,
+    ) -> Tensor:
+        """Returns the number whose gradient is measured.
+
+        Args:
+            outputs: Structure of tensors. What the model returned.
+            last: The pre-activation of the last row that samples reach, and
+                where its samples are.
+            backward: Backward. Where the backward pass starts.
+        """
+        if self._losses is not None:
+            return backward.scale[0] * self._loss(outputs, backward)
+        if last is None:
+            return ops.zeros(())
+        signal, place = last
+        matrix = ops.cast(by_sample(signal, place), "float32")
+        rows, units = ops.shape(matrix)
+        cotangent = standard_normal(backward.index[0], rows, units)
+        return ops.sum(matrix * (backward.scale[0] * cotangent))
+
+    def _loss(self, outputs: Any, backward: Backward) -> Tensor:
+        """The sum over samples of the mean loss of a sample."""
+        names = getattr(self._model, "output_names", ())
+        values = keras.tree.flatten(outputs)
+        losses, labels = (
+            _in_order(each, outputs, names)
+            for each in (self._losses, backward.labels)
+        )
+        if len(losses) == 1:
+            losses = losses * len(values)
+        weights = [None] * len(values)
+        if backward.weights is not None:
+            weights = _in_order(backward.weights, outputs, names)
+            weights = weights * (len(values) if len(weights) == 1 else 1)
+        if not len(values) == len(losses) == len(labels) == len(weights):
+            raise ValueError(
+                "There must be labels and a loss for each output of the model, "
+                f"which has {len(values)}. Received: {len(labels)} arrays of "
+                f"labels, {len(losses)} losses"
+            )
+        total = ops.zeros(())
+        samples = ops.cast(ops.shape(backward.index)[0], "float32")
+        for loss, label, value, weight in zip(
+            losses, labels, values, weights, strict=True
+        ):
+            result = ops.cast(loss(label, value, weight), "float32")
+            if loss.reduction != "sum":
+                result = samples * ops.mean(result)
+            total = total + result
+        return total
+
+
+class _FunctionLoss(keras.losses.Loss):
+    """The loss of a function of labels and outputs."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]):
+        super().__init__()
+        self._function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self._function(y_true, y_pred)
+
+
+def _losses(loss: Any) -> Any:
+    """Losses of Keras in the place of names and functions."""
+
+    def one(leaf: Any) -> keras.losses.Loss:
+        try:
+            found = keras.losses.get(leaf)
+        except (TypeError, ValueError):
+            found = None
+        if isinstance(found, keras.losses.Loss):
+            return found
+        if not callable(found):
+            refuse(
+                "loss must be a loss of Keras, its name, a function of labels "
+                "and outputs, or a structure of these.",
+                loss=leaf,
+            )
+        return _FunctionLoss(found)
+
+    if not keras.tree.flatten(loss):
+        refuse("loss must hold at least one loss.", loss=loss)
+    return keras.tree.map_structure(one, loss)
+
+
+def _in_order(each: Any, outputs: Any, names: Sequence[str]) -> list[Any]:
+    """The leaves of a structure in the order of the outputs of a model."""
+    if isinstance(each, dict) and not isinstance(outputs, dict):
+        if set(each) != set(names):
+            raise ValueError(
+                "A dict of labels or losses must have the names of the model's "
+                f"outputs, {list(names)}. Received: {list(each)}"
+            )
+        return [each[name] for name in names]
+    return keras.tree.flatten(each)
+
+
+def standard_normal(first: Tensor, rows: Any, units: Any) -> Tensor:
+    """Returns standard normal vectors, each scaled to a mean square of 1.
+
+    A vector is uniform on the sphere, so that the mean of its squared product
+    with any matrix is that of independent standard normal numbers. It depends
+    on the index of its row alone, and so neither on the batch nor on the device
+    in which the row stands.
+
+    Args:
+        first: Tensor. The index of the first row.
+        rows: int or tensor. The number of vectors.
+        units: int or tensor. The size of each.
+
+    Returns:
+        Tensor of shape `(rows, units)`, float32.
+
+    Reference: Box & Muller, Annals of Mathematical Statistics 29 (1958), of the
+    16 higher and the 16 lower bits of a hash of the indices, whose multipliers
+    are those of C. Wellons's "lowbias32" (2018).
+    """
+    pairs = (units + 1) // 2
+    index = ops.arange(rows, dtype="int32") + first
+    row = _hashed(ops.bitwise_xor(index, _SEED))
+    column = ops.arange(pairs, dtype="int32") * -1640531527
+    bits = _hashed(row[:, None] + column[None])
+    parts = [_shifted(bits, 16), ops.bitwise_and(bits, 0xFFFF)]
+    uniform, angle = (
+        (ops.cast(part, "float32") + 0.5) / 65536 for part in parts
+    )
+    size = ops.sqrt(-2 * ops.log(uniform))
+    angle = 2 * math.pi * angle
+    z = ops.concatenate([size * ops.cos(angle), size * ops.sin(angle)], axis=1)
+    z = z[:, :units]
+    return z * ops.rsqrt(ops.mean(ops.square(z), axis=1, keepdims=True))
+
+
+def _hashed(x: Tensor) -> Tensor:
+    """Mixes the bits of 32-bit numbers."""
+    x = ops.bitwise_xor(x, _shifted(x, 16)) * 0x7FEB352D
+    # 0x846CA68B as a signed number.
+    x = ops.bitwise_xor(x, _shifted(x, 15)) * -2073254261
+    return ops.bitwise_xor(x, _shifted(x, 16))
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Shifts 32-bit numbers to the right, as if they had no sign."""
+    return ops.bitwise_and(ops.right_shift(x, bits), (1 << (32 - bits)) - 1)
+
+
+class Gradients(NamedTuple):
+    """The mean square of the gradient at each row.
+
+    Args:
+        values: Array of shape `(rows,)`, NaN where it is not known.
+        notes: tuple of str. Why it is not known, mostly "".
+    """
+
+    values: np.ndarray
+    notes: tuple[str, ...]
+
+
+def mean_squares(
+    run: Callable[[float], np.ndarray], in_float16: bool
+) -> Gradients:
+    """Returns the mean square of the gradient at each row.
+
+    Where squares leave the range of the floating-point numbers, the backward
+    pass is repeated with another factor.
+
+    Args:
+        run: Called with a factor of the gradient where it starts; returns the
+            sums and the counts of all rows, shape `(rows, 2)`.
+        in_float16: bool. Whether layers compute in float16.
+    """
+    scales = _SCALES_FLOAT16 if in_float16 else _SCALES
+    low, high = _TRUSTED_FLOAT16 if in_float16 else _TRUSTED
+
+    def at(scale: float) -> tuple[np.ndarray, np.ndarray]:
+        sums, count = np.asarray(run(scale), np.float64).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return sums / count, count > 0
+
+    scaled, reached = at(scales[0])
+    values = scaled / scales[0] ** 2
+    small = reached & (scaled < low)
+    large = reached & ~(scaled <= high)
+    for scale in scales[1:]:
+        open_rows = small if scale > scales[0] else large
+        if not open_rows.any():
+            continue
+        scaled, _ = at(scale)
+        # A number that cannot be trusted is better than none.
+        good = (scaled >= low) & (scaled <= high)
+        better = good | (np.isfinite(scaled) & ~np.isfinite(values))
+        values = np.where(open_rows & better, scaled / scale**2, values)
+        open_rows &= ~good
+    finite = np.isfinite(values)
+    reasons = [
+        NOT_REACHED if not is_reached
+        else NOT_FINITE if not is_finite
+        else TOO_SMALL if in_float16 and is_small
+        else ""
+        for is_reached, is_finite, is_small in zip(
+            reached, finite, small, strict=True
+        )
+    ]  # fmt: skip
+    return Gradients(np.where(finite, values, np.nan), tuple(reasons))
