@@ -10,14 +10,14 @@ from __future__ import annotations
 import abc
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import keras
 
 Tensor: TypeAlias = Any
-# Marks a tensor within a run, and returns the tensor that goes on.
-Watch: TypeAlias = Callable[[Tensor], Tensor]
+# Returns a vector of zeros, at which a gradient is computed.
+NewSlot: TypeAlias = Callable[[], Tensor]
 
 
 class Passes(abc.ABC):
@@ -84,23 +84,20 @@ class Passes(abc.ABC):
 
     @abc.abstractmethod
     def gradients(
-        self,
-        run: Callable[[Watch], tuple[Sequence[Tensor], Any]],
-        cotangents: Callable[[Sequence[Tensor]], Sequence[Tensor]],
-    ) -> tuple[list[Tensor | None], Any]:
-        """Returns gradients at tensors within a run, all in one backward pass.
+        self, run: Callable[[NewSlot], tuple[Tensor, Any]], size: int
+    ) -> tuple[list[Tensor], Any]:
+        """Returns gradients of a number, all in one backward pass.
 
         Args:
-            run: Called as `run(watch)`, perhaps more than once. Calls
-                `signal = watch(signal)` for each tensor whose gradient is
-                wanted, in the same order each time, and goes on with what that
-                returns. Returns the tensors where the backward pass starts,
-                and a structure of other tensors.
-            cotangents: Called with the former; returns the gradient at each.
+            run: Called as `run(new_slot)`, perhaps more than once. Calls
+                `new_slot()` in the same order each time, also inside of loops,
+                and computes with what that returns. Returns a number, and a
+                structure of other tensors.
+            size: int. The size of a slot.
 
         Returns:
-            The gradient at each watched tensor, in the order of watching, None
-            where the backward pass does not arrive; and the structure.
+            The gradient of the number at each slot, zeros where the number
+            does not depend on it; and the structure.
         """
 
 

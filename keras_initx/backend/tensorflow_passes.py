@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from keras_initx.backend.passes import Passes, Tensor, Watch
+from keras_initx.backend.passes import NewSlot, Passes, Tensor
 
 
 class TensorFlowPasses(Passes):
@@ -41,24 +41,25 @@ class TensorFlowPasses(Passes):
         return tf.compat.v1.get_default_graph()
 
     def gradients(
-        self,
-        run: Callable[[Watch], tuple[Sequence[Tensor], Any]],
-        cotangents: Callable[[Sequence[Tensor]], Sequence[Tensor]],
-    ) -> tuple[list[Tensor | None], Any]:
-        watched: list[Tensor] = []
+        self, run: Callable[[NewSlot], tuple[Tensor, Any]], size: int
+    ) -> tuple[list[Tensor], Any]:
+        graph = self.graph()
+        slots: list[Tensor] = []
 
-        def watch(signal: Tensor) -> Tensor:
-            # A tensor of its own, so that the gradient is not that of another
-            # watched tensor which this one is.
-            signal = tf.identity(signal)
-            tape.watch(signal)
-            watched.append(signal)
-            return signal
+        def new_slot() -> Tensor:
+            # Inside of a loop, the slot must be outside of its graph.
+            with graph.as_default():
+                slot = tf.zeros([size])
+            tape.watch(slot)
+            slots.append(slot)
+            return slot
 
         # Variables are of no interest, and would make every kernel's gradient.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            starts, others = run(watch)
-        found = tape.gradient(starts, watched, cotangents(starts))
+            number, others = run(new_slot)
+        found = tape.gradient(
+            number, slots, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         return found, others
 
 

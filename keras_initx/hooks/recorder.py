@@ -81,11 +81,13 @@ class SequenceRecorder(Protocol):
     Attributes:
         first_row: int. The index of the row that its first signal will be,
             which `Recorder` sets.
-        current: Sized. What was recorded in the present time step.
     """
 
     first_row: int | None
-    current: Sized
+
+    @property
+    def current(self) -> Sized:
+        """What was recorded in the present time step."""
 
     def record(self, layer_call: LayerCall, signal: Tensor) -> Tensor:
         """Records the pre-activation of the present time step."""

@@ -103,7 +103,7 @@ def _any_batch_size(layer: keras.layers.RNN) -> Iterator[None]:
 class _Nothing:
     """Records nothing."""
 
-    current = ()
+    current: tuple[()] = ()
 
     def __init__(self) -> None:
         self.first_row: int | None = None

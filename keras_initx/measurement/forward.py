@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.hooks.recorder import Rerun
@@ -43,6 +44,9 @@ from keras_initx.measurement.sample_axis import (
 )
 from keras_initx.measurement.stacks import Stacks
 
+Probe = Callable[[tf.Tensor], tf.Tensor]
+Target = Callable[[Any, tf.Tensor | None, Place], tf.Tensor]
+
 
 class ForwardResult(NamedTuple):
     """Result of one forward pass.
@@ -64,6 +68,8 @@ class ForwardResult(NamedTuple):
             have assigned.
         states: tuple of tf.Tensor. The values that it would have assigned.
         ran: tuple of LayerCall. The calls of all layers, outer ones first.
+        target: tf.Tensor. The number whose gradient is measured, or None.
+        slots: tuple of int. The index of the call of each slot of `probes`.
     """
 
     names: tuple[str, ...]
@@ -77,6 +83,8 @@ class ForwardResult(NamedTuple):
     written: tuple[keras.Variable, ...]
     states: tuple[tf.Tensor, ...]
     ran: tuple[LayerCall, ...]
+    target: tf.Tensor | None
+    slots: tuple[int, ...]
 
 
 def forward_pass(
@@ -87,6 +95,8 @@ def forward_pass(
     states: Iterable[tuple[keras.Variable, tf.Tensor]] = (),
     places: Mapping[str, Place] | None = None,
     few: bool = False,
+    probe: Probe | None = None,
+    target: Target | None = None,
 ) -> ForwardResult:
     """Runs a model without writing its variables.
 
@@ -105,6 +115,12 @@ def forward_pass(
             have the samples along the first axis.
         few: bool. Whether the batch has at most `FEW_SAMPLES` samples, which
             are reduced in a way that is faster to compile. Defaults to False.
+        probe: Called with each pre-activation, inside of loops that of each
+            time step; returns the tensor that goes on. Defaults to none.
+        target: Called as `target(outputs, signal, place)` with what the model
+            returned, the pre-activation of the last row that samples reach
+            (None if there is no such row), and where its samples are. Returns
+            the number whose gradient is measured. Defaults to none.
 
     Raises:
         ValueError: If a selector selects no layer, or no selected layer has a
@@ -121,6 +137,7 @@ def forward_pass(
         places or {},
         lambda part: matches_any(selectors, part),
         few,
+        probe,
     )
     # Their outputs are asked for by name.
     parts = any(isinstance(s, str) and ACTIVATION in s for s in selectors)
@@ -131,9 +148,11 @@ def forward_pass(
         after_call=rows.after_call,
         on_activation=rows.on_activation,
         select_activation=select if parts else None,
+        through=None if probe is None else rows.through,
     )
     with scope, hooks:
-        rows.finish(model(batch, training=training))
+        returned = model(batch, training=training)
+        rows.finish(returned)
     check_all_matched(selectors, ran)
     if not rows.names:
         raise no_signal(ran)
@@ -155,6 +174,8 @@ def forward_pass(
         written,
         tuple(scope.get_current_value(variable) for variable in written),
         tuple(ran),
+        None if target is None else target(returned, *rows.last),
+        rows.slots(),
     )
 
 
@@ -168,6 +189,7 @@ class _Rows:
         known: Mapping. Where the samples are in the signals of some calls.
         selects: Returns whether the output of an activation is a row.
         few: bool. Whether there are at most `FEW_SAMPLES` samples.
+        probe: What a pre-activation passes before it goes on, or None.
     """
 
     def __init__(
@@ -176,6 +198,7 @@ class _Rows:
         known: Mapping[str, Place],
         selects: Callable[[LayerCall], bool],
         few: bool,
+        probe: Probe | None = None,
     ):
         self.names: list[str] = []
         self.moments = Stacks(layer_moments, few)
@@ -185,6 +208,13 @@ class _Rows:
         self.place_of = PlacesInGraph(batch, known)
         self._shapes: list[tf.TensorShape] = []
         self._selects = selects
+        self._probe = probe
+        # The last row that samples reach.
+        self.last: tuple[tf.Tensor | None, Place] = (None, FIRST)
+        # The row of each call of `on_pre_activation`, and what each probe is
+        # for: such a call, or a row that is the output of an activation.
+        self._row_of_call: list[int] = []
+        self._probed: list[tuple[bool, int]] = []
         # Only a graph knows what a tensor was computed from.
         is_graph = not tf.executing_eagerly()
         self._search = ActivationSearch(self._keep) if is_graph else None
@@ -193,10 +223,23 @@ class _Rows:
         self, layer_call: LayerCall, signal: tf.Tensor
     ) -> tf.Tensor:
         """Adds a row."""
+        self._row_of_call.append(len(self.names))
         if self._search is not None:
             # What stands before a row may hold the activation of another.
             self._search.rows(signal)
         return self._add(layer_call.name, signal)
+
+    def through(self, call: int, signal: tf.Tensor) -> tf.Tensor:
+        """Probes the pre-activation of a call, or one of its time steps."""
+        self._probed.append((True, call))
+        return self._probe(signal) if self._probe else signal
+
+    def slots(self) -> tuple[int, ...]:
+        """Returns the row of each probe, in the order of the probes."""
+        return tuple(
+            self._row_of_call[index] if is_call else index
+            for is_call, index in self._probed
+        )
 
     def on_activation(
         self,
@@ -215,6 +258,9 @@ class _Rows:
         if self._selects(part):
             count = 1 + sum(_without_number(n) == part.name for n in self.names)
             name = f"{part.name}:{count}" if count > 1 else part.name
+            if self._probe is not None:
+                self._probed.append((False, len(self.names)))
+                output = self._probe(output)
             output = self._add(name, output)
             if is_nonlinear(activation):
                 rows |= {len(self.names) - 1}
@@ -254,10 +300,11 @@ class _Rows:
 
     def _add(self, name: str, signal: tf.Tensor) -> tf.Tensor:
         place = self.place_of(name, signal)
+        kept = self._kept(signal)
         moments = (
-            self.moments.add_reduced(constant_moments(signal))
+            self.moments.add_reduced(constant_moments(kept))
             if place == NONE
-            else self.moments.add(by_sample(signal, place))
+            else self.moments.add(by_sample(kept, place))
         )
         self.names.append(name)
         self.places.append(place)
@@ -267,9 +314,15 @@ class _Rows:
         # it in place, and none is kept until its moments are computed.
         if moments or self._search is None or self._search.is_start(signal):
             signal = _after(moments, signal)
-        if self._search is not None and place != NONE:
-            self._search.start(len(self.names) - 1, signal)
+        if place != NONE:
+            self.last = signal, place
+            if self._search is not None:
+                self._search.start(len(self.names) - 1, signal)
         return signal
+
+    def _kept(self, signal: tf.Tensor) -> tf.Tensor:
+        """A signal for its moments, which are no part of a backward pass."""
+        return signal if self._probe is None else ops.stop_gradient(signal)
 
     def _ended(
         self,
@@ -307,7 +360,7 @@ class _Rows:
             return ()
         for row in rows:
             self.activation_of[row] = len(self.outputs)
-        samples = by_sample(output, place)
+        samples = by_sample(self._kept(output), place)
         return self.outputs.add(samples, bounds, alone=alone)
 
 

@@ -21,12 +21,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_initx.backend.passes import NewSlot, Tensor, passes
 from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.data import Example, arrays_of
+from keras_initx.measurement.forward import ForwardResult
 from keras_initx.measurement.sample_axis import Place, by_sample
-from keras_initx.validation import refuse
+from keras_initx.validation import check_bool, refuse
 
-Tensor: TypeAlias = Any
 Loss: TypeAlias = (
     str | keras.losses.Loss | Callable[[Any, Any], Any] | dict | list | tuple
 )
@@ -34,15 +35,28 @@ Loss: TypeAlias = (
 NOT_REACHED = "no gradient arrives here from where it starts"
 NOT_FINITE = "its gradient is not finite"
 TOO_SMALL = "its gradient is zero, or too small for float16"
-# Factors of the gradient where it starts, in the order in which they are tried.
-# The squares of numbers beyond 1e15 are infinite in float32, and those below
-# 1e-15 lose digits. In float16, numbers below 6e-5 lose digits, and those
-# beyond 65504 are infinite.
-_SCALES = (1.0, 2.0**40, 2.0**-40)
-_SCALES_FLOAT16 = (2.0**10, 1.0, 2.0**-8)
-# Mean squares of a scaled gradient that can be trusted.
-_TRUSTED = (1e-30, 1e30)
-_TRUSTED_FLOAT16 = (2.0**-32, 2.0**32)
+
+
+class Scales(NamedTuple):
+    """Factors of the gradient where it starts, and what can be trusted.
+
+    Args:
+        factors: tuple of float. In the order in which they are tried.
+        smallest: float. The smallest mean square of a scaled gradient that can
+            be trusted.
+        largest: float. The largest one.
+    """
+
+    factors: tuple[float, ...]
+    smallest: float
+    largest: float
+
+
+# The squares of numbers beyond 1e19 are infinite in float32, and those of
+# numbers below 1e-19 are zero.
+_OF_FLOAT32 = Scales((1.0, 2.0**40, 2.0**-40), 1e-30, 1e30)
+# Beyond 65504 is infinity, and below 6e-8 is zero. The squares are of float32.
+_OF_FLOAT16 = Scales((2.0**10, 1.0, 2.0**-8), 2.0**-32, 2.0**32)
 _SEED = 0x2545F491
 
 
@@ -69,22 +83,35 @@ def probe(signal: Tensor, slot: Tensor) -> Any:
     return signal, backward
 
 
-class Backward(NamedTuple):
-    """Where the backward pass of a batch starts, and with what.
+def with_gradients(
+    forward: Callable[[Callable[[Tensor], Tensor]], ForwardResult],
+) -> tuple[ForwardResult, Tensor]:
+    """Runs a forward pass, and a backward pass from its target.
 
     Args:
-        index: Tensor. The indices of the samples in all data, int32.
-        scale: Tensor. The factor of the gradient, once for each sample.
-        labels: Structure of tensors. What a loss compares with. Defaults to
-            none.
-        weights: Structure of tensors. Weights of the samples in a loss.
-            Defaults to none.
-    """
+        forward: Called with the probe for each pre-activation; returns what
+            `forward_pass` returns.
 
-    index: Tensor
-    scale: Tensor
-    labels: Any = None
-    weights: Any = None
+    Returns:
+        The result, and for each row the sum of the squares of its gradient and
+        their number, shape `(rows, 2)`, zeros where no gradient arrives.
+    """
+    results: list[ForwardResult] = []
+
+    def run(new_slot: NewSlot) -> tuple[Tensor, Any]:
+        result = forward(lambda signal: probe(signal, new_slot()))
+        results.append(result)
+        tensors = result.moments, result.outputs, result.finite, result.states
+        return result.target, tensors
+
+    found, tensors = passes().gradients(run, size=2)
+    moments, outputs, finite, states = tensors
+    result = results[-1]._replace(
+        moments=moments, outputs=outputs, finite=finite, states=states
+    )
+    rows = ops.convert_to_tensor(result.slots, "int32")
+    sums = ops.segment_sum(ops.stack(found), rows, len(result.names))
+    return result, sums
 
 
 class GradientTask:
@@ -107,71 +134,71 @@ class GradientTask:
         """Whether there is a loss."""
         return self._losses is not None
 
-    def in_float16(self) -> bool:
-        """Returns whether layers of the model compute in float16."""
-        return any(
+    def scales(self) -> Scales:
+        """Returns the factors to try, and which results can be trusted."""
+        in_float16 = any(
             getattr(layer, "compute_dtype", "") == "float16"
             for layer in inspect_model(self._model).layers
         )
+        return _OF_FLOAT16 if in_float16 else _OF_FLOAT32
 
-    def feed(self, example: Example, first: int, scale: float) -> Any:
+    def feed(
+        self, example: Example, first: int, scale: float | None = None
+    ) -> Any:
         """Returns the arguments of a pass: the inputs and where it starts.
 
         Args:
             example: Example. A batch.
             first: int. The number of samples before this batch.
-            scale: float. The factor of the gradient.
+            scale: float. The factor of the gradient. Defaults to the first one
+                to try.
         """
+        if scale is None:
+            scale = self.scales().factors[0]
         samples = len(arrays_of(example.inputs)[0])
         index = np.arange(first, first + samples, dtype=np.int32)
         feed = {
             "inputs": example.inputs,
             "index": ops.convert_to_tensor(index),
-            "scale": ops.convert_to_tensor(
-                np.full(samples, scale, np.float32)
-            ),
+            "scale": ops.convert_to_tensor(np.full(samples, scale, np.float32)),
         }
         if self.needs_labels:
             feed |= {"labels": example.labels, "weights": example.weights}
         return feed
 
     def target(
-        self,
-        outputs: Any,
-        last: tuple[Tensor, Place] | None,
-        backward: Backward,
-    ) -> Tensor:
-        """Returns the number whose gradient is measured.
+        self, feed: Any
+    ) -> Callable[[Any, Tensor | None, Place], Tensor]:
+        """Returns the `target` of `forward_pass` for what `feed` returned."""
 
-        Args:
-            outputs: Structure of tensors. What the model returned.
-            last: The pre-activation of the last row that samples reach, and
-                where its samples are.
-            backward: Backward. Where the backward pass starts.
-        """
-        if self._losses is not None:
-            return backward.scale[0] * self._loss(outputs, backward)
-        if last is None:
-            return ops.zeros(())
-        signal, place = last
-        matrix = ops.cast(by_sample(signal, place), "float32")
-        rows, units = ops.shape(matrix)
-        cotangent = standard_normal(backward.index[0], rows, units)
-        return ops.sum(matrix * (backward.scale[0] * cotangent))
+        def of_pass(
+            outputs: Any, signal: Tensor | None, place: Place
+        ) -> Tensor:
+            scale = feed["scale"][0]
+            if self._losses is not None:
+                return scale * self._loss(outputs, feed)
+            if signal is None:
+                return ops.zeros(())
+            matrix = ops.cast(by_sample(signal, place), "float32")
+            rows, units = ops.shape(matrix)
+            cotangent = standard_normal(feed["index"][0], rows, units)
+            return ops.sum(matrix * (scale * cotangent))
 
-    def _loss(self, outputs: Any, backward: Backward) -> Tensor:
+        return of_pass
+
+    def _loss(self, outputs: Any, feed: Any) -> Tensor:
         """The sum over samples of the mean loss of a sample."""
         names = getattr(self._model, "output_names", ())
         values = keras.tree.flatten(outputs)
         losses, labels = (
             _in_order(each, outputs, names)
-            for each in (self._losses, backward.labels)
+            for each in (self._losses, feed["labels"])
         )
         if len(losses) == 1:
             losses = losses * len(values)
         weights = [None] * len(values)
-        if backward.weights is not None:
-            weights = _in_order(backward.weights, outputs, names)
+        if feed["weights"] is not None:
+            weights = _in_order(feed["weights"], outputs, names)
             weights = weights * (len(values) if len(weights) == 1 else 1)
         if not len(values) == len(losses) == len(labels) == len(weights):
             raise ValueError(
@@ -180,7 +207,7 @@ class GradientTask:
                 f"labels, {len(losses)} losses"
             )
         total = ops.zeros(())
-        samples = ops.cast(ops.shape(backward.index)[0], "float32")
+        samples = ops.cast(ops.shape(feed["index"])[0], "float32")
         for loss, label, value, weight in zip(
             losses, labels, values, weights, strict=True
         ):
@@ -191,11 +218,26 @@ class GradientTask:
         return total
 
 
+def gradient_task(
+    model: keras.Model, gradient: bool, loss: Loss | None
+) -> GradientTask | None:
+    """Returns what to measure, None if no gradient is asked for.
+
+    Raises:
+        ValueError: If `gradient` is no bool, or a loss is given without it.
+    """
+    if check_bool("gradient", gradient):
+        return GradientTask(model, loss)
+    if loss is not None:
+        refuse("A loss is for gradient=True.", loss=loss)
+    return None
+
+
 class _FunctionLoss(keras.losses.Loss):
     """The loss of a function of labels and outputs."""
 
     def __init__(self, function: Callable[[Any, Any], Any]):
-        super().__init__()
+        super().__init__(name="loss")
         self._function = function
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -298,8 +340,8 @@ class Gradients(NamedTuple):
     notes: tuple[str, ...]
 
 
-def mean_squares(
-    run: Callable[[float], np.ndarray], in_float16: bool
+def measured_gradients(
+    run: Callable[[float], np.ndarray], scales: Scales
 ) -> Gradients:
     """Returns the mean square of the gradient at each row.
 
@@ -309,35 +351,36 @@ def mean_squares(
     Args:
         run: Called with a factor of the gradient where it starts; returns the
             sums and the counts of all rows, shape `(rows, 2)`.
-        in_float16: bool. Whether layers compute in float16.
+        scales: Scales. The factors.
     """
-    scales = _SCALES_FLOAT16 if in_float16 else _SCALES
-    low, high = _TRUSTED_FLOAT16 if in_float16 else _TRUSTED
+    first, *further = scales.factors
+    low, high = scales.smallest, scales.largest
 
     def at(scale: float) -> tuple[np.ndarray, np.ndarray]:
         sums, count = np.asarray(run(scale), np.float64).T
         with np.errstate(divide="ignore", invalid="ignore"):
             return sums / count, count > 0
 
-    scaled, reached = at(scales[0])
-    values = scaled / scales[0] ** 2
+    scaled, reached = at(first)
+    values = scaled / first**2
     small = reached & (scaled < low)
     large = reached & ~(scaled <= high)
-    for scale in scales[1:]:
-        open_rows = small if scale > scales[0] else large
+    for scale in further:
+        open_rows = small if scale > first else large
         if not open_rows.any():
             continue
         scaled, _ = at(scale)
         # A number that cannot be trusted is better than none.
         good = (scaled >= low) & (scaled <= high)
-        better = good | (np.isfinite(scaled) & ~np.isfinite(values))
+        none = ~np.isfinite(values) | (values == 0)
+        better = good | (none & np.isfinite(scaled))
         values = np.where(open_rows & better, scaled / scale**2, values)
         open_rows &= ~good
     finite = np.isfinite(values)
     reasons = [
         NOT_REACHED if not is_reached
         else NOT_FINITE if not is_finite
-        else TOO_SMALL if in_float16 and is_small
+        else TOO_SMALL if scales is _OF_FLOAT16 and is_small
         else ""
         for is_reached, is_finite, is_small in zip(
             reached, finite, small, strict=True

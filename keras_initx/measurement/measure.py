@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from keras_initx.inspection.selection import Layers
 from keras_initx.measurement.data import Data
+from keras_initx.measurement.gradient import Loss
 from keras_initx.measurement.meter import Meter
 from keras_initx.profile import VarianceProfile
 from keras_initx.validation import check_backend
@@ -17,6 +20,9 @@ def measure(
     *,
     layers: Layers = None,
     training: bool = False,
+    gradient: bool = False,
+    loss: Loss | None = None,
+    labels: Any = None,
     steps: int | None = None,
     batch_size: int | None = None,
     verbose: int = 0,
@@ -65,6 +71,30 @@ def measure(
     NaN. A relu layer of which all units are dead passes nothing on, whatever
     the sample variance before it is.
 
+    With `gradient=True`, the column `gradient` holds for each row the mean,
+    over units and samples, of the squared gradient of
+
+        sum over samples and units of z * y        y: the last row, or
+        sum over samples of the loss               with `loss`
+
+    at the pre-activation, where z is a standard normal vector for each sample,
+    scaled to a mean square of 1. So the first of the two starts with 1 at the
+    last row (at the logits, if the last layer has a softmax as its activation),
+    and is what `predict` predicts; `gradient_ratio` is the ratio to the last
+    row in both cases. Backward means from the last row: a row on which the last
+    row does not depend, such as that of another output, is NaN, and a note says
+    so. 0 is a true zero, as behind dead units. A row within a recurrent layer
+    or `TimeDistributed` averages over all time steps. In float16 the gradient
+    is scaled up where it starts, and so does not underflow.
+
+    The vectors z are the same at each call, whatever the batches or replicas
+    are. The mean over z is |J|^2 / units, with the Jacobian J of the last row
+    by this one. For n samples of equally large gradients, the standard error of
+    `gradient` over draws of z is at most a share (2 / n)^(1/2) of it, where J
+    has rank 1, and about (2 / (n r))^(1/2) where it has r equal singular
+    values. The backward pass needs the memory of a training step, and its time
+    is that of a training step too.
+
     The profile's `remarks` say if layers normalize by moving statistics that
     have seen no data, since the model trains by others: `training=True` shows
     these. A warning names layers whose kernels are equal because they share an
@@ -99,6 +129,13 @@ def measure(
             to every layer that holds a kernel.
         training: bool. Whether to run the model in training mode, in which
             `BatchNormalization` normalizes by the batch. Defaults to False.
+        gradient: bool. Whether to measure the gradient at each row. Defaults to
+            False.
+        loss: str, `keras.losses.Loss`, function of labels and outputs, or a
+            structure of these for several outputs. What the gradient is of,
+            without the losses that layers add. Defaults to the last row.
+        labels: Array, or a structure of arrays. What `loss` compares with.
+            Defaults to the labels of a data set, whose weights count too.
         steps: int. The largest number of batches to use. Defaults to all.
         batch_size: int. Samples per batch, for arrays. Defaults to the batch
             size that the model fixes, or else to 32.
@@ -113,7 +150,8 @@ def measure(
     Raises:
         ValueError: If `layers` selects no layer; if the data hold no samples,
             one sample or empty samples; if the data hold NaN or inf, or one
-            arises at a layer, which is named; if the signal of a layer mixes
+            arises at a layer, which is named; if `loss` and labels are not
+            given both, or not for each output; if the signal of a layer mixes
             samples; if the model cannot be built on the data.
         RuntimeError: If Keras runs on another backend than TensorFlow, or a
             selected layer runs inside a loop of another layer.
@@ -138,5 +176,13 @@ def measure(
     lectures (2022), scaled here to other bounds.
     """
     check_backend("measure")
-    meter = Meter(model, layers=layers, training=training)
-    return meter(data, steps=steps, batch_size=batch_size, verbose=verbose)
+    meter = Meter(
+        model, layers=layers, training=training, gradient=gradient, loss=loss
+    )
+    return meter(
+        data,
+        steps=steps,
+        batch_size=batch_size,
+        verbose=verbose,
+        labels=labels,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_initx.backend.passes import Tensor, passes
 from keras_initx.distribute.cluster import strategy_of
@@ -27,6 +29,14 @@ from keras_initx.measurement.data import (
     taken_as_inputs,
 )
 from keras_initx.measurement.forward import ForwardResult, forward_pass
+from keras_initx.measurement.gradient import (
+    Gradients,
+    GradientTask,
+    Loss,
+    gradient_task,
+    measured_gradients,
+    with_gradients,
+)
 from keras_initx.measurement.moments import (
     FEW_SAMPLES,
     Moments,
@@ -87,6 +97,9 @@ class Meter:
             layer that holds a kernel.
         training: bool. Whether to run the model in training mode. Defaults to
             False.
+        gradient: bool. Whether to measure the gradient too, as in `measure`.
+            Defaults to False.
+        loss: As in `measure`; a call then needs labels. Defaults to None.
 
     Raises:
         ValueError: If an argument is none of these; at a call, as in `measure`.
@@ -115,12 +128,15 @@ class Meter:
         *,
         layers: Layers = None,
         training: bool = False,
+        gradient: bool = False,
+        loss: Loss | None = None,
     ):
         check_backend("Meter")
         self._model = check_model(model)
         check_call(model)
         self._selectors = selectors(layers)
         self._training = check_bool("training", training)
+        self._task = gradient_task(model, gradient, loss)
         self._compiled: OrderedDict[tuple, _CompiledForward] = OrderedDict()
         # Where the samples are in the signals that were looked at, by the
         # structure of the data.
@@ -137,6 +153,7 @@ class Meter:
         steps: int | None = None,
         batch_size: int | None = None,
         verbose: int = 0,
+        labels: Any = None,
     ) -> VarianceProfile:
         """Measures the model as it is now.
 
@@ -145,6 +162,7 @@ class Meter:
             steps: int. The largest number of batches to use. Defaults to all.
             batch_size: int. Samples per batch, for arrays. Defaults to 32.
             verbose: int. 1 shows a progress bar, 0 nothing. Defaults to 0.
+            labels: As in `measure`. Defaults to those of a data set.
 
         Returns:
             A `VarianceProfile`, as `measure` returns.
@@ -155,13 +173,21 @@ class Meter:
         """
         if verbose not in (0, 1):
             refuse("verbose must be 0 or 1.", verbose=verbose)
-        all_batches = batches(data, batch_size, steps, self._model)
+        if labels is not None and not self._needs_labels:
+            refuse(
+                "labels need a loss: pass gradient=True and loss.",
+                labels=type(labels).__name__,
+            )
+        all_batches = batches(data, batch_size, steps, self._model, labels)
         build(self._model, all_batches)
         bar = keras.utils.Progbar(all_batches.count) if verbose else None
+        gradients = None
         with self._lock:
             result = self._run(
                 all_batches, on_batch=lambda: bar.add(1) if bar else None
             )
+            if result is not None and self._task is not None:
+                gradients = self._gradients(self._task, result, all_batches)
             if not self._places_are_sure:
                 # They hold for data of equal samples, and these are over.
                 self._compiled.clear()
@@ -170,6 +196,7 @@ class Meter:
         if result is None:
             raise empty_data()
         self._check(result, all_batches)
+        columns = {} if gradients is None else {"gradient": gradients.values}
         return VarianceProfile(
             result.names,
             result.sample_variance,
@@ -177,23 +204,54 @@ class Meter:
             np.array(result.units),
             dead_fraction=result.shares[0],
             saturated_fraction=result.shares[1],
-            notes=tuple(map(note, result.places)),
+            notes=_notes(result.places, gradients),
             remarks=remarks(result.statistics, self._training),
+            **columns,
         )
+
+    @property
+    def _needs_labels(self) -> bool:
+        return self._task is not None and self._task.needs_labels
+
+    def _gradients(
+        self, task: GradientTask, result: _Result, all_batches: Batches
+    ) -> Gradients:
+        """The gradients of a run, and of further runs where it needs them."""
+        scales = task.scales()
+
+        def again(scale: float) -> np.ndarray:
+            if scale == scales.factors[0]:
+                return result.gradients
+            further = self._run(all_batches, scale=scale)
+            return result.gradients if further is None else further.gradients
+
+        return measured_gradients(again, scales)
 
     def _run(
         self,
         all_batches: Batches,
         on_batch: Callable[[], None] = lambda: None,
+        scale: float | None = None,
     ) -> _Result | None:
-        """Moments of all batches together; None if there are no batches."""
+        """Moments of all batches together; None if there are no batches.
+
+        Args:
+            all_batches: The batches.
+            on_batch: Called after each batch.
+            scale: float. The factor of the gradient where it starts. Defaults
+                to the first one to try.
+        """
         spec: Any = None
         states: tuple[Tensor, ...] = ()
         written: tuple[keras.Variable, ...] = ()
         moments: Moments | None = None
+        sums: Tensor = 0.0
         finite = tf.constant(True)
         samples = 0
-        for batch in all_batches:
+        for example in all_batches.examples(self._needs_labels):
+            batch = example.inputs
+            if self._task is not None:
+                batch = self._task.feed(example, samples, scale)
             spec = _same_spec(batch, spec)
             placed = self._placed(batch, spec)
             structure = repr(spec)
@@ -201,16 +259,17 @@ class Meter:
                 structure, placed, states, written, all_batches
             )
             with refusing_other_axes():
-                new, new_finite, states = compiled.function(
+                new, new_finite, states, new_sums = compiled.function(
                     placed.batch, states
                 )
             elsewhere = compiled.not_by_sample(new, samples_of(batch))
             if elsewhere:
                 self._look_up(structure, elsewhere, all_batches)
-                return self._run(all_batches, on_batch)
+                return self._run(all_batches, on_batch, scale)
             samples += samples_of(batch)
             written = compiled.written
             moments = compiled.merge(moments, new) if moments else new
+            sums = sums + new_sums
             finite = tf.logical_and(finite, new_finite)
             on_batch()
         if moments is None:
@@ -229,6 +288,7 @@ class Meter:
             bool(finite),
             compiled.places,
             compiled.statistics,
+            np.asarray(sums, np.float64),
         )
 
     def _placed(self, batch: Any, spec: Any) -> Placed:
@@ -312,21 +372,33 @@ class Meter:
         places = self._places.get(structure, {})
 
         def forward(batch: Any, states: tuple[Tensor, ...]) -> tuple:
-            traced = forward_pass(
+            batch = map_arrays(passes().of_any_size, batch)
+            task = self._task
+            run = functools.partial(
+                forward_pass,
                 self._model,
-                map_arrays(passes().of_any_size, batch),
+                batch if task is None else batch["inputs"],
                 self._selectors,
                 self._training,
-                zip(written, states, strict=True),
+                list(zip(written, states, strict=True)),
                 places,
                 few,
             )
+            if task is None:
+                traced, sums = run(), ops.zeros((0, 2))
+            else:
+                traced, sums = with_gradients(
+                    functools.partial(run, target=task.target(batch))
+                )
             traces.append(traced)
             moments = traced.moments, traced.outputs
-            return moments, traced.finite, traced.states
+            return moments, traced.finite, traced.states, sums
 
         state_specs = tuple(map(passes().spec, states))
-        with taken_as_inputs(self._model, placed.spec):
+        inputs = placed.spec
+        if self._task is not None:
+            inputs = inputs["inputs"]
+        with taken_as_inputs(self._model, inputs):
             function, (moments, *_) = passes().compile(
                 placed.moments(forward), placed.spec, state_specs
             )
@@ -378,6 +450,8 @@ class _Result(NamedTuple):
     data_finite: bool
     places: tuple[Place, ...]
     statistics: tuple[Statistics, ...]
+    # The sum of the squared gradients of each call, and their number.
+    gradients: np.ndarray
 
     def first_nonfinite(self) -> str | None:
         """The first layer whose moments are NaN or infinite."""
@@ -389,7 +463,8 @@ class _CompiledForward(NamedTuple):
     """A compiled forward pass, and compiled functions of its moments.
 
     Args:
-        function: Returns moments, whether the batch is finite, and states.
+        function: Returns moments, whether the batch is finite, states, and
+            the sums of squared gradients.
         merge: Merges the moments of two batches.
         summarize: Returns the numbers of each layer and activation.
         names: The names of the layers' calls.
@@ -456,6 +531,19 @@ class _CompiledForward(NamedTuple):
             )
             if place != NONE and count != samples
         ]
+
+
+def _notes(
+    places: Sequence[Place], gradients: Gradients | None
+) -> tuple[str, ...]:
+    """What a reader should know of each row."""
+    notes = map(note, places)
+    if gradients is None:
+        return tuple(notes)
+    return tuple(
+        "; ".join(filter(None, pair))
+        for pair in zip(notes, gradients.notes, strict=True)
+    )
 
 
 def _same_spec(batch: Any, before: Any) -> Any:

@@ -44,18 +44,20 @@ class Placed:
         Args:
             forward: Called as `forward(batch, states)` on one replica. Returns
                 the arguments of `of_all_layers`, whether the batch is finite,
-                and the new states.
+                the new states, and sums over samples.
 
         Returns:
-            `(batch, states) -> (moments, finite, states)`, with the moments of
-            all samples.
+            `(batch, states) -> (moments, finite, states, sums)`, with the
+            moments of all samples.
         """
 
-        def on_all(batch: Any, states: Any) -> tuple[Moments, tf.Tensor, Any]:
+        def on_all(
+            batch: Any, states: Any
+        ) -> tuple[Moments, tf.Tensor, Any, tf.Tensor]:
             if self.strategy is None:
-                layers, finite, states = forward(batch, states)
-                return of_all_layers(*layers), finite, states
-            layers, finite, states = self.strategy.run(
+                layers, finite, states, sums = forward(batch, states)
+                return of_all_layers(*layers), finite, states, sums
+            layers, finite, states, sums = self.strategy.run(
                 forward, args=(batch, states)
             )
             unwrap = self.strategy.experimental_local_results
@@ -66,13 +68,17 @@ class Placed:
             ]
             finite = tf.reduce_all(unwrap(finite))
             if not self.are_pieces:
-                return parts[0], finite, states
+                return parts[0], finite, states, unwrap(sums)[0]
+            sums = tf.add_n(unwrap(sums))
             moments = functools.reduce(merged, parts)
             if count_workers(self.strategy) > 1:
                 moments, finite = _of_all_workers(
                     moments, finite, self.strategy
                 )
-            return moments, finite, states
+                if sums.shape[0]:
+                    sent = self.strategy.gather(sums[None], axis=0)
+                    sums = tf.reduce_sum(sent, axis=0)
+            return moments, finite, states, sums
 
         return on_all
 

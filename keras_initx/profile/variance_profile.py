@@ -54,6 +54,7 @@ class Row(NamedTuple):
         saturated_fraction: float. Share of saturated units, NaN if not
             measured.
         gradient: float. Mean square of the gradient, NaN if not known.
+        gradient_ratio: float. `gradient` over that of the last layer.
         note: str. What a reader should know of the row, or "".
     """
 
@@ -67,6 +68,7 @@ class Row(NamedTuple):
     dead_fraction: float
     saturated_fraction: float
     gradient: float
+    gradient_ratio: float
     note: str
 
 
@@ -134,9 +136,9 @@ class VarianceProfile:
             every row.
         gradient: Array of shape `(layers,)`, not negative. The mean square,
             over units and samples, of the gradient at each layer's
-            pre-activation, for a cotangent at the last layer that is standard
-            normal: 1 there. NaN where it is not known. Defaults to NaN in
-            every row.
+            pre-activation, for a gradient at the last layer of independent
+            standard normal numbers, or of a loss. NaN where it is not known.
+            Defaults to NaN in every row.
         notes: Sequence of str. What a reader should know of each row, "" where
             there is nothing to say. Defaults to "" in every row.
         remarks: Sequence of str. What a reader should know of the whole
@@ -241,6 +243,17 @@ class VarianceProfile:
         fraction = self.sample_fraction
         first = first_reached(fraction)
         return fraction / (np.nan if first is None else fraction[first])
+
+    @property
+    def gradient_ratio(self) -> np.ndarray:
+        """`gradient` relative to the last layer's, shape `(layers,)`.
+
+        The last layer is the last one whose gradient is known. Where that is
+        zero, or no gradient is known, all values are NaN.
+        """
+        known = np.flatnonzero(~np.isnan(self.gradient))
+        last = self.gradient[known[-1]] if len(known) else np.nan
+        return self.gradient / (last if last > 0 else np.nan)
 
     @property
     def verdict(self) -> Verdict:
