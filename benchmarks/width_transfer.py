@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,11 @@ import keras_initx as kx
 
 L = keras.layers
 BATCH = 64
-# log2 of the learning rates.
-RATES = {"Adam": range(-14, -3), "SGD": range(-7, 3)}
+# log2 of the learning rate that is tried first.
+START = {"Adam": -7, "SGD": -1}
 OPTIMIZERS = {"Adam": keras.optimizers.Adam, "SGD": keras.optimizers.SGD}
+Case = tuple[str, str, str, str, int]
+Losses = list[float]
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -73,7 +74,10 @@ def dense(width: int, size: int) -> keras.Model:
 
 
 def convolutional(width: int, size: int) -> keras.Model:
-    """A quarter of the width in channels."""
+    """A quarter of the width in channels, at half of them in each direction.
+
+    Large images are halved by the first layer too.
+    """
     hidden = [
         L.Conv2D(
             width // 4,
@@ -83,7 +87,7 @@ def convolutional(width: int, size: int) -> keras.Model:
             activation="relu",
             kernel_initializer="he_normal",
         )
-        for strides in (1, 2, 2)
+        for strides in (1 if size < 16 else 2, 2, 2)
     ]
     return keras.Sequential(
         [
@@ -96,7 +100,11 @@ def convolutional(width: int, size: int) -> keras.Model:
 
 
 def attention(width: int, size: int) -> keras.Model:
-    """Two blocks over the rows of an image, with 4 heads that grow."""
+    """Two blocks over the rows of an image, with 4 heads that grow.
+
+    A quarter of the width in channels.
+    """
+    width //= 4
     pixels = keras.Input((size, size, 1))
     x = L.Dense(width)(L.Reshape((size, size))(pixels))
     for _ in range(2):
@@ -125,130 +133,175 @@ def compiled(
     if base is not None:
         done = kx.mup(model, make(base, size))
         optimizer = done.optimizer(optimizer)
-    model.compile(optimizer, LOSS)
+    model.compile(optimizer, LOSS, jit_compile=False)
     return model
 
 
-def final_losses(
-    case: dict[str, Any], rates: list[int], steps: int, base: int
-) -> Iterator[tuple[int, float]]:
-    """The training loss at each learning rate, over the last eighth of steps.
+class Runs:
+    """Training losses by case, learning rate and seed, kept in a file.
 
-    The model is compiled once, and starts anew for each learning rate.
+    A case is a tuple of data, network, optimizer, parametrization and width.
+    There are two losses: the mean over all steps, which says how fast a
+    network learns, and the mean over the last eighth of them.
     """
-    x, y = images(case["data"])
-    keras.utils.set_random_seed(case["seed"])
-    model = compiled(
-        case["network"],
-        case["width"],
-        x.shape[1],
-        OPTIMIZERS[case["optimizer"]](1.0),
-        base if case["parametrization"] == "muP" else None,
-    )
+
+    def __init__(self, path: Path, steps: int, base: int):
+        self.path, self.steps, self.base = path, steps, base
+        self.losses: dict[Case, dict[int, dict[int, Losses]]] = defaultdict(
+            lambda: defaultdict(dict)
+        )
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        for row in map(json.loads, lines):
+            if (row["steps"], row["base"]) == (steps, base):
+                case = tuple(row["case"])
+                self.losses[case][row["rate"]][row["seed"]] = row["losses"]
+
+    def add(self, case: Case, rate: int, seed: int, losses: Losses) -> None:
+        self.losses[case][rate][seed] = losses
+        row = {"case": case, "rate": rate, "seed": seed, "losses": losses}
+        row |= {"steps": self.steps, "base": self.base}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def mean(self, case: Case, rate: int, which: int = 0) -> float:
+        """One of the two losses, as a mean over seeds."""
+        found = self.losses[case].get(rate, {}).values()
+        return float(np.mean([each[which] for each in found]))
+
+    def best(self, case: Case) -> int:
+        """The power of 2 of the rate at which the mean loss is smallest."""
+        return min(self.losses[case], key=lambda rate: self.mean(case, rate))
+
+    def finished(self, case: Case, seeds: int) -> bool:
+        """Whether the best rate stands between worse ones, of all seeds."""
+        if not self.losses[case]:
+            return False
+        best = self.best(case)
+        return all(
+            len(self.losses[case].get(rate, {})) >= seeds
+            for rate in (best - 1, best, best + 1)
+        )
+
+
+def find_best(runs: Runs, case: Case, around: int, seeds: int) -> None:
+    """Trains at rates around the best one, until it is known.
+
+    The model is compiled once, and starts anew for each seed and rate.
+
+    Args:
+        runs: Runs. What has been trained.
+        case: tuple. What to train.
+        around: int. A power of 2 to begin with, which is always trained.
+        seeds: int. The number of networks.
+    """
+    data, network, optimizer, parametrization, width = case
+    if parametrization == "muP" and width == runs.base:
+        # They are the same.
+        standard = (data, network, optimizer, "standard", width)
+        runs.losses[case] = runs.losses[standard]
+        return
+    model, starts = None, []
+    while True:
+        wanted = [around]
+        if runs.losses[case]:
+            best = runs.best(case)
+            wanted += [best, best - 1, best + 1]
+        missing = [
+            (rate, seed)
+            for rate in wanted
+            for seed in range(seeds)
+            if seed not in runs.losses[case].get(rate, {})
+        ]
+        if not missing:
+            return
+        x, y = images(data)
+        if model is None:
+            for seed in range(seeds):
+                keras.utils.set_random_seed(seed)
+                model = compiled(
+                    network,
+                    width,
+                    x.shape[1],
+                    OPTIMIZERS[optimizer](1.0),
+                    runs.base if parametrization == "muP" else None,
+                )
+                starts.append(model.get_weights())
+        for rate, seed in missing:
+            model.set_weights(starts[seed])
+            losses = train(model, 2.0**rate, x, y, runs.steps, seed)
+            runs.add(case, rate, seed, losses)
+
+
+def train(
+    model: keras.Model,
+    rate: float,
+    x: np.ndarray,
+    y: np.ndarray,
+    steps: int,
+    seed: int,
+) -> Losses:
+    """Trains a model, with an optimizer whose state is zero at the start."""
     model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    start = [keras.ops.convert_to_numpy(v) for v in variables]
-    order = np.random.default_rng(case["seed"]).permutation(len(y))
-    for rate in rates:
-        for variable, value in zip(variables, start, strict=True):
-            variable.assign(value)
-        model.optimizer.learning_rate = 2.0**rate
-        losses = []
-        for step in range(steps):
-            batch = np.take(
-                order, range(step * BATCH, (step + 1) * BATCH), mode="wrap"
-            )
-            model.reset_metrics()
-            losses.append(float(model.train_on_batch(x[batch], y[batch])))
-        loss = float(np.mean(losses[-max(1, steps // 8) :]))
-        yield rate, loss if np.isfinite(loss) else float("inf")
+    for variable in model.optimizer.variables:
+        variable.assign(np.zeros(variable.shape))
+    model.optimizer.learning_rate = rate
+    order = np.random.default_rng(seed).permutation(len(y))
+    losses = []
+    for step in range(steps):
+        batch = range(step * BATCH, (step + 1) * BATCH)
+        taken = np.take(order, batch, mode="wrap")
+        model.reset_metrics()
+        losses.append(float(model.train_on_batch(x[taken], y[taken])))
+    both = np.mean(losses), np.mean(losses[-max(1, steps // 8) :])
+    return [float(v) if np.isfinite(v) else float("inf") for v in both]
 
 
 def rates(options: argparse.Namespace) -> None:
-    path = Path(options.file)
-    rows = read(path)
-    known = {json.dumps(row["case"], sort_keys=True): row for row in rows}
-    cases = [
-        {
-            "data": data,
-            "network": network,
-            "optimizer": optimizer,
-            "parametrization": parametrization,
-            "width": width,
-            "seed": seed,
-            "steps": options.steps,
-            "base": options.widths[0],
-        }
-        for seed, data, network, optimizer, width, parametrization in (
-            itertools.product(
-                range(options.seeds),
-                options.data,
-                options.networks,
-                options.optimizers,
-                options.widths,
-                ("standard", "muP"),
-            )
-        )
-    ]
-    for case in cases:
-        wanted = [
-            rate
-            for rate in RATES[case["optimizer"]]
-            if json.dumps(case | {"rate": rate}, sort_keys=True) not in known
-        ]
-        if not wanted:
-            continue
-        for rate, loss in final_losses(
-            case, wanted, options.steps, options.widths[0]
+    base = options.widths[0]
+    runs = Runs(Path(options.file), options.steps, base)
+    for data, network, optimizer in itertools.product(
+        options.data, options.networks, options.optimizers
+    ):
+        around = {}
+        for width, name in itertools.product(
+            options.widths, ("standard", "muP")
         ):
-            with path.open("a", encoding="utf-8") as file:
-                row = {"case": case | {"rate": rate}, "loss": loss}
-                file.write(json.dumps(row) + "\n")
-        keras.utils.clear_session()
-    print_rates(read(path))
+            case = (data, network, optimizer, name, width)
+            # The rate of the base is trained at each width.
+            start = around.get(name, START[optimizer])
+            find_best(runs, case, start, options.seeds)
+            around.setdefault(name, runs.best(case))
+            print("finished", case, f"2^{runs.best(case)}", flush=True)
+            keras.utils.clear_session()
+    print_rates(runs, options.seeds)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def print_rates(rows: list[dict[str, Any]]) -> None:
-    losses: dict[Any, dict[int, list[float]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for row in rows:
-        case = row["case"]
-        names = ("data", "network", "optimizer", "parametrization", "width")
-        key = tuple(case[name] for name in names)
-        losses[(*key, case["base"])][case["rate"]].append(row["loss"])
-    best = {
-        key: min(by_rate, key=lambda rate: np.mean(by_rate[rate]))
-        for key, by_rate in losses.items()
-    }
+def print_rates(runs: Runs, seeds: int) -> None:
     table = []
-    for key, by_rate in sorted(losses.items()):
-        *case, width, base = key
-        at_base = best.get((*case, base, base))
-        transferred = by_rate.get(at_base, [np.nan])
+    for case in sorted(runs.losses):
+        if not runs.finished(case, seeds):
+            continue
+        *kind, _ = case
+        at_base = runs.best((*kind, runs.base))
+        best = runs.best(case)
         table.append(
             [
                 *case,
-                width,
-                len(by_rate[best[key]]),
-                f"2^{best[key]}",
-                f"{np.mean(by_rate[best[key]]):.3f}",
-                f"{np.mean(transferred):.3f}",
+                f"2^{best}",
+                *(
+                    f"{runs.mean(case, rate, which):.3f}"
+                    for which in (0, 1)
+                    for rate in (best, at_base)
+                ),
             ]
         )
     report.print_table(
         "Best learning rate by width, and the training loss there and at the "
-        "best rate of the narrowest network",
+        "best rate of the narrowest network (base)",
         [
             *("data", "network", "optimizer", "parametrization", "width"),
-            *("seeds", "best rate", "loss", "loss at the base's rate"),
+            *("best rate", "mean loss", "at the base's rate"),
+            *("last loss", "at the base's rate"),
         ],
         table,
     )
@@ -381,7 +434,7 @@ def main() -> None:
         "part", nargs="?", choices=("rates", "check", "backbone")
     )
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=[64, 256, 1024, 2048]
+        "--widths", type=int, nargs="+", default=[2**n for n in range(6, 12)]
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=44)

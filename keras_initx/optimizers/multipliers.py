@@ -68,12 +68,14 @@ class Row(NamedTuple):
         shape: tuple of int. The shape of the weight.
         factor: float. The factor of its learning rate.
         variable: The weight, None if the row was read from a config.
+        gradient: float. The factor of its gradient.
     """
 
     path: str
     shape: tuple[int, ...]
     factor: float
     variable: Any = None
+    gradient: float = 1.0
 
     def to_config(self) -> dict[str, Any]:
         """The row as a dict of plain numbers and text."""
@@ -81,6 +83,7 @@ class Row(NamedTuple):
             "path": self.path,
             "shape": list(self.shape),
             "factor": self.factor,
+            "gradient": self.gradient,
         }
 
     def fits(self, variable: Any) -> bool:
@@ -107,8 +110,9 @@ class Multipliers:
 
     def __init__(self, entries: Any):
         self.entries: Sequence[Rule] | Sequence[Row] = _read(entries)
-        # The factor of each weight, once the optimizer is built.
-        self.built: list[float] = []
+        # The factors of each weight, once the optimizer is built: those of its
+        # learning rate and of its gradient.
+        self.built: list[tuple[float, float]] = []
 
     def to_config(self) -> list[dict[str, Any]]:
         """A list of dicts, from which `Multipliers` makes the same."""
@@ -129,14 +133,14 @@ class Multipliers:
         rows = [e for e in self.entries if isinstance(e, Row)]
         rules = [e for e in self.entries if isinstance(e, Rule)]
         if rules:
-            factors = _by_rule(rules, variables)
+            factors = [(f, 1.0) for f in _by_rule(rules, variables)]
         else:
             factors = _by_row(rows, variables)
         self.built = factors
         # From now on the factors belong to these weights.
         self.entries = [
-            Row(path_of(v), tuple(v.shape), factor, v)
-            for v, factor in zip(variables, factors, strict=True)
+            Row(path_of(v), tuple(v.shape), factor, v, gradient)
+            for v, (factor, gradient) in zip(variables, factors, strict=True)
         ]
 
     @property
@@ -166,7 +170,12 @@ def _read(entries: Any) -> Sequence[Rule] | Sequence[Row]:
         return list(entries)
     if all("shape" in entry for entry in entries):
         return [
-            Row(entry["path"], tuple(entry["shape"]), entry["factor"])
+            Row(
+                entry["path"],
+                tuple(entry["shape"]),
+                entry["factor"],
+                gradient=entry["gradient"],
+            )
             for entry in entries
         ]
     return [
@@ -284,14 +293,16 @@ def _check_meant(rule: Rule, meant: list[int], variables: list[Any]) -> None:
                 )
 
 
-def _by_row(rows: Sequence[Row], variables: list[Any]) -> list[float]:
+def _by_row(
+    rows: Sequence[Row], variables: list[Any]
+) -> list[tuple[float, float]]:
     """The factors of weights, by rows: the same weights, or the like in order.
 
     Raises:
         ValueError: If the weights are not those of the rows.
     """
     known = {
-        id(variable): row.factor
+        id(variable): (row.factor, row.gradient)
         for row in rows
         if row.variable is not None
         for variable in (row.variable, getattr(row.variable, "value", None))
@@ -302,7 +313,7 @@ def _by_row(rows: Sequence[Row], variables: list[Any]) -> list[float]:
         row.fits(variable)
         for row, variable in zip(rows, variables, strict=True)
     ):
-        return [row.factor for row in rows]
+        return [(row.factor, row.gradient) for row in rows]
     raise ValueError(
         "The factors of this optimizer belong to the trainable weights that "
         f"it was made for, {_listed([_described(r) for r in rows])}. Make a "

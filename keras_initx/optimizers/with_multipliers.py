@@ -110,8 +110,11 @@ def with_rows(optimizer: Any, rows: list[Row]) -> keras.optimizers.Optimizer:
     return wrapped(keras.optimizers.get(optimizer), Multipliers(rows))
 
 
-def check_known(optimizer: keras.optimizers.Optimizer) -> None:
+def check_known(optimizer: keras.optimizers.Optimizer) -> type:
     """Refuses an optimizer whose learning rate cannot be multiplied.
+
+    Returns:
+        The public class of Keras that makes it.
 
     Raises:
         ValueError: If its class is not one of Keras's, if it has factors
@@ -123,8 +126,9 @@ def check_known(optimizer: keras.optimizers.Optimizer) -> None:
             "one call.",
             optimizer=optimizer,
         )
-    if type(optimizer) not in _SUBCLASSES:
-        names = ", ".join(cls.__name__ for cls in _SUBCLASSES)
+    cls = _public_class(optimizer)
+    if cls is None:
+        names = ", ".join(known.__name__ for known in _SUBCLASSES)
         raise ValueError(
             f"The optimizer must be one of Keras's {names}, or a "
             "LossScaleOptimizer around one of them. Received: optimizer="
@@ -136,6 +140,18 @@ def check_known(optimizer: keras.optimizers.Optimizer) -> None:
             "lost: give a new one.",
             optimizer=optimizer,
         )
+    return cls
+
+
+def _public_class(optimizer: keras.optimizers.Optimizer) -> type | None:
+    """The class of Keras that makes an optimizer, None if it is not known.
+
+    For PyTorch, Keras makes an instance of a subclass that is not public.
+    """
+    for cls in type(optimizer).__mro__:
+        if cls in _SUBCLASSES and type(cls.__new__(cls)) is type(optimizer):
+            return cls
+    return None
 
 
 def wrapped(
@@ -148,8 +164,7 @@ def wrapped(
         inner = wrapped(optimizer.inner_optimizer, multipliers)
         config = {**optimizer.get_config(), "inner_optimizer": inner}
         return type(optimizer)(**config)
-    check_known(optimizer)
-    copy = _SUBCLASSES[type(optimizer)](
+    copy = _SUBCLASSES[check_known(optimizer)](
         multipliers=multipliers, **_arguments(optimizer)
     )
     for name, value in list(vars(optimizer).items()):
@@ -208,7 +223,12 @@ class _WithMultipliers(_Base):
         self, gradient: Any, variable: Any, learning_rate: Any
     ) -> None:
         """Updates a weight by its multiple of the learning rate."""
-        factor = self._multipliers.built[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
+        factor, of_gradient = self._multipliers.built[index]
+        if of_gradient != 1:
+            gradient = keras.ops.multiply(
+                gradient, keras.ops.cast(of_gradient, gradient.dtype)
+            )
         if factor != 1:
             # Not every optimizer casts it itself.
             learning_rate = keras.ops.cast(

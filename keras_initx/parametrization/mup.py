@@ -321,7 +321,14 @@ def _row(
         1.0 if math.isclose(start, 1, rel_tol=1e-9) else start,
         factors.adam,
         factors.sgd,
+        factors.relative,
+        factors.orthogonal,
+        _longer_side(weight) / _longer_side(base),
     )
+
+
+def _longer_side(weight: ModelWeight) -> int:
+    return max(weight.variable.shape, default=1) or 1
 
 
 def _ratios(

@@ -9,7 +9,8 @@ import keras
 
 from keras_initx.initialization.factors import factor_of
 from keras_initx.optimizers.multipliers import Row, path_of
-from keras_initx.optimizers.with_multipliers import check_known, with_rows
+from keras_initx.optimizers.with_multipliers import with_rows
+from keras_initx.parametrization.optimizer_rules import rate_rule
 from keras_initx.profile import display
 
 FUNCTION = "mup"
@@ -22,19 +23,6 @@ _HEADS = (
     "Adam",
     "SGD",
     "skipped",
-)
-# The optimizers that divide the gradient by its own size, so that a step does
-# not depend on that size. Adagrad does so without an initial accumulator.
-_LIKE_ADAM = (
-    "Adadelta",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Lion",
-    "Nadam",
-    "RMSprop",
-    "ScheduleFreeAdamW",
-    "Adagrad",
 )
 
 
@@ -53,6 +41,12 @@ class MupWeight:
         start: float. The factor by which it was multiplied.
         adam: float. The factor of its learning rate with Adam and its like.
         sgd: float. The factor of its learning rate with SGD.
+        relative: float. The factor of its learning rate with Lamb and
+            Adafactor, whose steps are as large as the weight.
+        orthogonal: float. The factor of its learning rate with Muon, if steps
+            have the spectral norm 1.
+        longer_side: float. The largest side of its shape over that of the base
+            model, whose root Muon multiplies a step by.
         skipped: str. Why it was skipped, "" if it was not.
 
     Example:
@@ -70,7 +64,15 @@ class MupWeight:
     start: float = 1.0
     adam: float = 1.0
     sgd: float = 1.0
+    relative: float = 1.0
+    orthogonal: float = 1.0
+    longer_side: float = 1.0
     skipped: str = ""
+
+    @property
+    def gradient(self) -> float:
+        """The size of its gradient over that in the base model."""
+        return self.adam / self.sgd
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,21 +117,29 @@ class Mup:
         of a strategy, if there is one. Weight decay is the same for all
         weights: learning_rate * weight_decay.
 
+        The gradients of most weights of a wide network are small. Where the
+        optimizer compares them with a constant, as `epsilon` of Adam or
+        `initial_accumulator_value` of Adagrad, it is given a gradient as large
+        as in the base model, so that the constant has the same effect.
+
         Args:
             optimizer: An optimizer of Keras, its name or config, with the
-                learning rate of the base model: an Adadelta, Adagrad, Adam,
-                AdamW, Adamax, Lion, Nadam, RMSprop or ScheduleFreeAdamW, which
-                divide by the size of the gradient, or an SGD; or a
-                LossScaleOptimizer around one. An Adagrad must have
-                `initial_accumulator_value=0`. It is not changed.
+                learning rate of the base model, or a LossScaleOptimizer around
+                one. Any of those that `optimizers.with_multipliers` takes but
+                Ftrl, which drops the initial weights in its first step. With
+                Lamb and Adafactor no kernel that becomes wider in its inputs
+                may start at zero. The learning rate of Adafactor must stay
+                below 1 / sqrt(step), to which Adafactor limits it. It is not
+                changed.
 
         Returns:
             A `keras.optimizers.Optimizer`, as
             `optimizers.with_multipliers` returns it.
 
         Raises:
-            ValueError: If the optimizer is none of these or has been built, or
-                if weights were drawn anew after `mup`.
+            ValueError: If the optimizer is none of these or has been built, if
+                Lamb or Adafactor is given a weight that starts too small, Muon
+                an embedding, or if weights were drawn anew after `mup`.
 
         Example:
 
@@ -143,8 +153,10 @@ class Mup:
         Reference: derived here.
         """
         optimizer = keras.optimizers.get(optimizer)
-        column = _column(optimizer)
-        factors = {}
+        trained = self.model.trainable_variables
+        rule = rate_rule(optimizer, trained)
+        is_sgd = isinstance(optimizer, keras.optimizers.SGD)
+        known = {}
         for row, variable in zip(self.rows, self.variables, strict=True):
             if not row.skipped and factor_of(variable, FUNCTION) is None:
                 raise ValueError(
@@ -152,14 +164,21 @@ class Mup:
                     "after `initialize`. Received: "
                     f"{row.name!r}, which was drawn anew"
                 )
-            factors[id(variable)] = getattr(row, column)
-        return with_rows(
-            optimizer,
-            [
-                Row(path_of(v), tuple(v.shape), factors[id(v)], v)
-                for v in self.model.trainable_variables
-            ],
-        )
+            known[id(variable)] = row
+        rows = []
+        for variable in trained:
+            row = known[id(variable)]
+            gradient = 1.0 if is_sgd else 1 / row.gradient
+            rows.append(
+                Row(
+                    path_of(variable),
+                    tuple(variable.shape),
+                    rule(row, variable),
+                    variable,
+                    gradient,
+                )
+            )
+        return with_rows(optimizer, rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -193,32 +212,3 @@ class Mup:
             ]
             for row in self.rows
         ]
-
-
-def _column(optimizer: keras.optimizers.Optimizer) -> str:
-    """The column of the table that belongs to an optimizer.
-
-    Raises:
-        ValueError: If muP has no rule for it here.
-    """
-    inner = optimizer
-    if type(optimizer) is keras.optimizers.LossScaleOptimizer:
-        inner = optimizer.inner_optimizer
-    check_known(inner)
-    name = type(inner).__name__
-    if name == "SGD":
-        return "sgd"
-    if name not in _LIKE_ADAM:
-        raise ValueError(
-            "muP has learning rates for SGD and for the optimizers that divide "
-            f"by the size of the gradient, {', '.join(_LIKE_ADAM)}. Received: "
-            f"optimizer of type {name}"
-        )
-    if name == "Adagrad" and inner.initial_accumulator_value != 0:
-        raise ValueError(
-            "An Adagrad must have initial_accumulator_value=0, or else it acts "
-            "as SGD while gradients are small, and those of a wide network "
-            "are. Received: initial_accumulator_value="
-            f"{inner.initial_accumulator_value}"
-        )
-    return "adam"

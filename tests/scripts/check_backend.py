@@ -40,8 +40,6 @@ REFUSED = (
 )
 # Their examples use what needs TensorFlow.
 USE_TENSORFLOW = {"register_layer", "FromDistribution"}
-# Keras has optimizers of its own for PyTorch, which these refuse.
-USE_OPTIMIZERS = {"Mup", "mup", "with_multipliers"}
 X = np.linspace(-1, 1, 32, dtype="float32").reshape(8, 4)
 
 
@@ -81,8 +79,6 @@ def check_examples(room):
         if BACKEND != "tensorflow" and (
             name in USE_TENSORFLOW or room is kx.distributions
         ):
-            continue
-        if BACKEND == "torch" and name in USE_OPTIMIZERS:
             continue
         thing = getattr(room, name)
         if isinstance(thing, types.ModuleType):
@@ -247,6 +243,59 @@ def check_models():
     return 3
 
 
+def check_optimizers():
+    """A wide network of copies trains in muP as its base does."""
+
+    def build(width):
+        hidden = keras.layers.Dense(width, "tanh")
+        return keras.Sequential(
+            [keras.Input((4,)), hidden, keras.layers.Dense(1)]
+        )
+
+    x, y = X, X[:, :1] ** 2
+    makes = {
+        "SGD": lambda: keras.optimizers.SGD(0.3, momentum=0.5),
+        "AdamW": lambda: keras.optimizers.AdamW(0.1, epsilon=0.1),
+    }
+    for name, make in makes.items():
+        base, wide = build(3), build(6)
+        optimizer = kx.mup(wide, base).optimizer(make())
+        for variable, other in zip(wide.weights, base.weights, strict=True):
+            repeats = [
+                a // b for a, b in zip(variable.shape, other.shape, strict=True)
+            ]
+            kernel = np.kron(array(other), np.ones(repeats))
+            share = repeats[0] if len(repeats) == 2 else 1
+            variable.assign(kernel / share)
+        start = array(base(x))
+        for model, each in ((base, make()), (wide, optimizer)):
+            model.compile(each, "mse")
+            for _ in range(3):
+                model.train_on_batch(x, y)
+        moved = array(base(x)) - start
+        assert np.abs(moved).max() > 0.1
+        np.testing.assert_allclose(
+            array(wide(x)) - start, moved, rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+    class Own(keras.optimizers.SGD):
+        pass
+
+    with_multipliers = kx.optimizers.with_multipliers
+    names = ("Adadelta", "Adagrad", "Adam", "Adamax", "Lion", "Nadam")
+    for name in (*names, "RMSprop", "Ftrl", "Lamb", "Muon", "Adafactor"):
+        cls = getattr(keras.optimizers, name)
+        made = with_multipliers(cls(0.1), {"kernel": 0.5})
+        made.build(build(3).trainable_variables)
+        assert isinstance(made, cls)
+        assert set(made.multipliers.values()) == {0.5, 1.0}
+    message = message_of(
+        ValueError, lambda: with_multipliers(Own(), {"kernel": 0.5})
+    )
+    assert "type Own" in message, message
+    return len(makes) + len(names) + 5
+
+
 def save(path):
     keras.utils.set_random_seed(3)
     model = sequence_model()
@@ -283,6 +332,7 @@ def main(options):
         "`layers`": check_layers,
         "`models`": check_models,
         "`initialize`": check_initialize,
+        "`mup`, `with_multipliers`": check_optimizers,
         "all or no weights assigned": check_assignment_is_undone,
     }
     if options.load:

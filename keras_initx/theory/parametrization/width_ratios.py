@@ -15,11 +15,22 @@ class MupFactors(NamedTuple):
         size: float. The root mean square at the start over that of the base.
         adam: float. The factor of the learning rate of Adam and its like.
         sgd: float. The factor of the learning rate of SGD.
+        relative: float. The factor of the learning rate of an optimizer whose
+            step is as large as the weight, times the learning rate.
+        orthogonal: float. The factor of the learning rate of an optimizer whose
+            step is an orthogonal matrix, times the learning rate.
     """
 
     size: float
     adam: float
     sgd: float
+    relative: float
+    orthogonal: float
+
+    @property
+    def gradient(self) -> float:
+        """The size of the gradient over that in the base."""
+        return self.adam / self.sgd
 
 
 def mup_factors(
@@ -32,12 +43,20 @@ def mup_factors(
     With the ratios r_in and r_out of the fans of a weight to those in the base
     model, and theta = head_ratio^(-1/2) for the query of an attention,
 
-        size    theta r_in^(-1/2)       if r_out > 1: input and hidden kernels
-                theta r_in^(-1)         if r_out = 1: a readout
-        adam    theta / r_in
-        sgd     theta^2 r_out / r_in
+        size        theta r_in^(-1/2)   if r_out > 1: input and hidden kernels
+                    theta r_in^(-1)     if r_out = 1: a readout
+        adam        theta / r_in
+        sgd         theta^2 r_out / r_in
+        relative    adam / size
+        orthogonal  theta (r_out / r_in)^(1/2)
 
-    A vector or an embedding has r_in = 1.
+    A vector or an embedding has r_in = 1. In the table `orthogonal` is for
+    steps of spectral norm 1.
+
+    A step of Adam is of the size of the learning rate, whatever the size of the
+    gradient, and that of SGD is the learning rate times the gradient. Both
+    factors bring about the same steps, so that the gradient is adam / sgd times
+    as large as in the base: 1 / (theta r_out).
 
     The query takes theta since Keras divides the products of queries and keys
     by the root of the head size d, and muP by d itself. A factor theta behind
@@ -62,12 +81,13 @@ def mup_factors(
     Example:
 
     >>> mup_factors(4, 4)
-    MupFactors(size=0.5, adam=0.25, sgd=1.0)
+    MupFactors(size=0.5, adam=0.25, sgd=1.0, relative=0.5, orthogonal=1.0)
     >>> mup_factors(4, 1)
-    MupFactors(size=0.25, adam=0.25, sgd=0.25)
+    MupFactors(size=0.25, adam=0.25, sgd=0.25, relative=1.0, orthogonal=0.5)
 
-    Reference: Yang et al., arXiv:2203.03466. The form in ratios, with one
-    formula for all weights, and the query are derived here.
+    Reference: Yang et al., arXiv:2203.03466, for size, adam and sgd; Yang,
+    Simon & Bernstein, arXiv:2310.17813, for spectral norms. The form in ratios,
+    with one formula for all weights, the query and `relative` are derived here.
     """
     input_ratio = check_real("input_ratio", input_ratio, "(0, inf)")
     output_ratio = check_real("output_ratio", output_ratio, "(0, inf)")
@@ -79,4 +99,6 @@ def mup_factors(
         theta / size,
         theta / input_ratio,
         theta**2 * output_ratio / input_ratio,
+        size / input_ratio,
+        theta * math.sqrt(output_ratio / input_ratio),
     )
