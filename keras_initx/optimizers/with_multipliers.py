@@ -148,6 +148,7 @@ def _public_class(optimizer: keras.optimizers.Optimizer) -> type | None:
 
     For PyTorch, Keras makes an instance of a subclass that is not public.
     """
+    cls: Any
     for cls in type(optimizer).__mro__:
         if cls in _SUBCLASSES and type(cls.__new__(cls)) is type(optimizer):
             return cls

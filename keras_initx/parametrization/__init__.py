@@ -8,7 +8,8 @@ and returns a `Mup`, whose optimizer multiplies the learning rates.
 
 from keras_initx import backend
 from keras_initx.parametrization.mup import mup
-from keras_initx.parametrization.record import Mup, MupWeight
+from keras_initx.parametrization.mup_weight import MupWeight
+from keras_initx.parametrization.record import Mup
 
 __all__ = ["Mup", "MupWeight", "mup"]
 

@@ -21,7 +21,8 @@ from keras_initx.inspection.traversal import (
 )
 from keras_initx.inspection.writable import why_not_writable
 from keras_initx.parametrization.attention import head_size
-from keras_initx.parametrization.record import FUNCTION, Mup, MupWeight
+from keras_initx.parametrization.mup_weight import MupWeight
+from keras_initx.parametrization.record import FUNCTION, Mup
 from keras_initx.parametrization.start import is_known, start_factor
 from keras_initx.theory.parametrization import mup_factors
 from keras_initx.validation import check_int, refuse

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_initx.optimizers.with_multipliers import check_known
-
-if TYPE_CHECKING:
-    from keras_initx.parametrization.record import MupWeight
+from keras_initx.parametrization.mup_weight import MupWeight
 
 _COLUMNS = {
     "SGD": "sgd",
@@ -33,7 +31,7 @@ _COLUMNS = {
 }
 
 # The factor of the learning rate of a weight.
-Rule = Callable[["MupWeight", Any], float]
+Rule = Callable[[MupWeight, Any], float]
 
 
 def rate_rule(
