@@ -18,6 +18,10 @@ of their own, in CPU time.
 `--shares` shows what the shares of dead and saturated units add: a pass that
 keeps them against one that does not, in CPU time.
 
+`--gradient` shows what `gradient=True` costs: a pass forward and backward
+against a training step of Keras on the same batch, in CPU time, and the peak of
+the memory of both, each in a process of its own.
+
 Run `python benchmarks/measure.py`; `--help` lists the nets.
 """
 
@@ -101,6 +105,22 @@ SHARES: dict[str, tuple[Callable[[], keras.Model], int]] = {
     "20 dense, 1024 wide, tanh": (lambda: dense_net(1024, 20, "tanh"), 1024),
     "10 dense, 2048 wide, relu": (lambda: dense_net(2048, 10), 1024),
     "10 conv, 64 channels of 32x32, relu": (lambda: conv_net(64, 32, 10), 64),
+}
+
+
+# name: (model, samples in one batch)
+GRADIENT: dict[str, tuple[Callable[[], keras.Model], int]] = {
+    "50 dense, 1024 wide, with gradients": (lambda: dense_net(1024), 256),
+    "20 conv, 64 channels of 32x32, with gradients": (
+        lambda: conv_net(64, 32),
+        32,
+    ),
+    "ResNet50 at 64 x 64, with gradients": (
+        lambda: keras.applications.ResNet50(
+            weights=None, input_shape=(64, 64, 3)
+        ),
+        32,
+    ),
 }
 
 
@@ -253,6 +273,71 @@ def report_shares(nets: list[str], rounds: int) -> None:
     Console(width=200, color_system=None).print(table)
 
 
+def gradient_ways(net: str) -> dict[str, Callable[[], object]]:
+    """Returns a training step and a measurement of the same batch."""
+    build, samples = GRADIENT[net]
+    keras.utils.set_random_seed(0)
+    model = build()
+    # Small steps, so that the weights stay what they are.
+    model.compile(keras.optimizers.SGD(1e-9), "mse", jit_compile=False)
+    x = tf.random.normal((samples, *model.input_shape[1:]))
+    y = tf.random.normal((samples, *model.output_shape[1:]))
+    meter = kx.Meter(model, gradient=True, training=True)
+    return {
+        "training step": lambda: model.train_on_batch(x, y),
+        "measure": functools.partial(meter, x, batch_size=samples),
+    }
+
+
+def print_gradient_memory(net: str, way: str) -> None:
+    runs = gradient_ways(net)
+    if way in runs:
+        runs[way]()
+        runs[way]()
+    print(paired.resident_memory())
+
+
+def report_gradient(nets: list[str], rounds: int) -> None:
+    """Prints the time and the memory of gradients and of a training step."""
+    table = Table(box=box.MARKDOWN)
+    heads = (
+        "net",
+        "samples",
+        "training step",
+        "measure, over it",
+        "MiB",
+        "MiB",
+    )
+    for head in heads:
+        table.add_column(
+            head, justify="left" if head == "net" else "right", no_wrap=True
+        )
+    names = ("nothing", "training step", "measure")
+    for net in nets:
+        seconds = paired.times(
+            gradient_ways(net), rounds, clock=time.process_time
+        )
+        peaks = paired.printed_numbers(
+            __file__, "--gradient-memory-of", names, net
+        )
+        step = seconds["training step"]
+        cells = [
+            net.removesuffix(", with gradients"),
+            str(GRADIENT[net][1]),
+            f"{np.median(step):.2f} s",
+            paired.median_and_quartiles(seconds["measure"] / step),
+            *(f"{peaks[name] - peaks['nothing']:.0f}" for name in names[1:]),
+        ]
+        print(*cells, sep="  ", flush=True)
+        table.add_row(*cells)
+    print(
+        f"CPU time, median of {rounds} paired rounds (quartiles). Peak of the "
+        "memory of a training step and of `measure`, above that of a process "
+        "with the model and data alone."
+    )
+    Console(width=200, color_system=None).print(table)
+
+
 def report(nets: list[str], rounds: int) -> None:
     table = Table(box=box.MARKDOWN)
     table.add_column("net", no_wrap=True)
@@ -280,7 +365,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--net",
         action="append",
-        choices=NETS | FIRST | SHARES,
+        choices=NETS | FIRST | SHARES | GRADIENT,
         help="only this net",
     )
     parser.add_argument(
@@ -289,14 +374,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--shares", action="store_true", help="the cost of dead units"
     )
+    parser.add_argument(
+        "--gradient", action="store_true", help="the cost of gradients"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--first-of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--gradient-memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.memory_of:
         print_memory(*options.memory_of)
     elif options.first_of:
         print_first(*options.first_of)
+    elif options.gradient_memory_of:
+        print_gradient_memory(*options.gradient_memory_of)
+    elif options.gradient:
+        report_gradient(options.net or list(GRADIENT), options.rounds)
     elif options.first:
         report_first(options.net or list(FIRST), options.rounds)
     elif options.shares:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from keras_initx.callbacks.periodic import (
 )
 from keras_initx.inspection.selection import Layers, selectors
 from keras_initx.measurement.data import Data, batches
+from keras_initx.measurement.gradient import Loss, check_gradient
 from keras_initx.measurement.meter import Meter
 from keras_initx.profile import VarianceProfile
 from keras_initx.profile.display import png
@@ -32,7 +33,8 @@ from keras_initx.validation import (
 
 _TOTAL, _DECAY = ("signal_total", "sample_variance_decay")
 _DEAD = "dead_fraction"
-_KEYS = (_TOTAL, _DECAY, _DEAD)
+_GRADIENT = "gradient_ratio"
+_KEYS = (_TOTAL, _DECAY, _DEAD, _GRADIENT)
 # What TensorBoard shows beside a number and a figure.
 _DESCRIPTIONS = {
     _TOTAL: (
@@ -53,6 +55,11 @@ _DESCRIPTIONS = {
         "activation; without a layer's name, that of the layer where it is "
         "greatest. A layer with 1 passes nothing on."
     ),
+    _GRADIENT: (
+        "Mean square of the gradient at a layer over that at the last layer; "
+        "without a layer's name, that of the first layer that it reaches."
+    ),
+    "gradient": "Mean square of the gradient at a layer's pre-activations.",
     "saturated_fraction": "Share of outputs that are near a bound.",
     "profile": (
         f"The total over the first one: {RANGES['signal_total']} The sample "
@@ -72,9 +79,11 @@ class SampleVarianceDecay(Periodic):
         sample_variance_decay    `decay` of the last layer
         dead_fraction            `dead_fraction` of the layer where it is
                                  greatest, if an activation follows a layer
+        gradient_ratio           with `gradient=True`, `gradient_ratio` of the
+                                 first layer that the gradient reaches
 
     and with `per_layer=True` also `signal_total/<layer>`,
-    `sample_variance_decay/<layer>` and `dead_fraction/<layer>` of each layer.
+    `sample_variance_decay/<layer>` and so on of each layer.
     They are columns of a `VarianceProfile`, the first two ratios to the first
     layer. A network whose `signal_total`
     starts below 1e-4 or above 1e4 hardly trains, whatever its decay is, and a
@@ -122,6 +131,12 @@ class SampleVarianceDecay(Periodic):
             These are mean 0 and variance 1 before the first step, and lag
             behind the data during the first hundreds of steps. Defaults to
             False.
+        gradient: bool. Whether to measure the gradient too, as in `measure`.
+            Defaults to False.
+        loss: As in `measure`; with `loss=model.loss`, what the model was
+            compiled with. Defaults to a random gradient at the last row.
+        labels: Array, or a structure of arrays. The labels of `data` for
+            `loss`, as in `measure`. Defaults to those of a data set.
         steps: int. The largest number of batches to measure on, as in
             `measure`. Defaults to all.
         batch_size: int. Samples per batch, for arrays. A measurement is
@@ -210,6 +225,9 @@ class SampleVarianceDecay(Periodic):
         expected: VarianceProfile | None = None,
         layers: Layers = None,
         training: bool = False,
+        gradient: bool = False,
+        loss: Loss | None = None,
+        labels: Any = None,
         steps: int | None = None,
         batch_size: int | None = None,
         model: keras.Model | Callable[[keras.Model], keras.Model] | None = None,
@@ -231,11 +249,15 @@ class SampleVarianceDecay(Periodic):
                 "model", model, keras.layers.Layer, _A_MODEL, optional=True
             )
         selectors(layers)
-        batches(data, batch_size, steps)
+        check_gradient(gradient, loss, labels)
+        batches(data, batch_size, steps, labels=labels)
         self.data = data
         self.expected = expected
         self.layers = layers
         self.training = check_bool("training", training)
+        self.gradient = gradient
+        self.loss = loss
+        self.labels = labels
         self.steps = steps
         self.batch_size = batch_size
         self.measured_model = model
@@ -259,9 +281,14 @@ class SampleVarianceDecay(Periodic):
                     self._model_to_measure(),
                     layers=self.layers,
                     training=self.training,
+                    gradient=self.gradient,
+                    loss=self.loss,
                 )
             profile = self._meter(
-                self.data, steps=self.steps, batch_size=self.batch_size
+                self.data,
+                steps=self.steps,
+                batch_size=self.batch_size,
+                labels=self.labels,
             )
             if self.expected is not None:
                 profile.check_expected(self.expected)
@@ -306,6 +333,7 @@ class SampleVarianceDecay(Periodic):
         figure = png(
             lambda axes: profile.plot(self.expected, axes),
             f"Step {self._step}: {profile.verdict}",
+            profile.panels,
         )
         return {f"profile/{_DECAY}": figure}
 
@@ -316,6 +344,9 @@ class SampleVarianceDecay(Periodic):
             f"first layer's, sample fraction {first:.3g} at "
             f"{profile.layers[0]}, {last:.3g} at {profile.layers[-1]}"
         )
+        ratio = _first_ratio(profile)
+        if ratio is not None:
+            line += f", gradient {ratio:.3g} of the last layer's"
         if self._verbosity == 2:
             line += f"\n{profile.table(self.expected)}"
         return f"{line}\n{profile.verdict}"
@@ -336,15 +367,25 @@ def _scalars(profile: VarianceProfile) -> dict[str, float]:
         "squared_mean": profile.squared_mean,
     }
     scalars = {key: columns[key][-1] for key in (_TOTAL, _DECAY)}
-    # These are there only where an activation follows.
-    for column in (_DEAD, "saturated_fraction"):
+    # These are there only where an activation follows, or a gradient arrives.
+    optional = (_DEAD, "saturated_fraction", "gradient", _GRADIENT)
+    for column in optional:
         values = getattr(profile, column)
         columns[column] = values
         if column == _DEAD and not np.isnan(values).all():
             scalars[_DEAD] = np.nanmax(values)
+    ratio = _first_ratio(profile)
+    if ratio is not None:
+        scalars[_GRADIENT] = ratio
     return scalars | {
         f"{column}/{name}": value
         for column, values in columns.items()
         for name, value in zip(profile.layers, values, strict=True)
-        if column not in (_DEAD, "saturated_fraction") or not np.isnan(value)
+        if column not in optional or not np.isnan(value)
     }
+
+
+def _first_ratio(profile: VarianceProfile) -> float | None:
+    """`gradient_ratio` of the first layer that the gradient reaches."""
+    known = profile.gradient_ratio[~np.isnan(profile.gradient_ratio)]
+    return float(known[0]) if len(known) else None

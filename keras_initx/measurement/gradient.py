@@ -218,19 +218,23 @@ class GradientTask:
         return total
 
 
-def gradient_task(
-    model: keras.Model, gradient: bool, loss: Loss | None
-) -> GradientTask | None:
-    """Returns what to measure, None if no gradient is asked for.
+def check_gradient(gradient: bool, loss: Loss | None, labels: Any) -> None:
+    """Refuses arguments of a gradient that do not go together.
 
     Raises:
-        ValueError: If `gradient` is no bool, or a loss is given without it.
+        ValueError: If `gradient` is no bool, `loss` no loss, there is a loss
+            without a gradient, or labels without a loss.
     """
-    if check_bool("gradient", gradient):
-        return GradientTask(model, loss)
     if loss is not None:
-        refuse("A loss is for gradient=True.", loss=loss)
-    return None
+        if not check_bool("gradient", gradient):
+            refuse("A loss needs gradient=True.", loss=loss)
+        _losses(loss)
+    check_bool("gradient", gradient)
+    if labels is not None and loss is None:
+        refuse(
+            "labels need a loss, and gradient=True.",
+            labels=type(labels).__name__,
+        )
 
 
 class _FunctionLoss(keras.losses.Loss):
@@ -352,6 +356,9 @@ def measured_gradients(
         run: Called with a factor of the gradient where it starts; returns the
             sums and the counts of all rows, shape `(rows, 2)`.
         scales: Scales. The factors.
+
+    Raises:
+        ValueError: If no gradient arrives at any row.
     """
     first, *further = scales.factors
     low, high = scales.smallest, scales.largest
@@ -362,6 +369,12 @@ def measured_gradients(
             return sums / count, count > 0
 
     scaled, reached = at(first)
+    if not reached.any():
+        raise ValueError(
+            "What the gradient is of must depend on a layer that is measured, "
+            "by operations that have a derivative. Received: a loss or last "
+            "row of which no gradient reaches a layer"
+        )
     values = scaled / first**2
     small = reached & (scaled < low)
     large = reached & ~(scaled <= high)

@@ -33,7 +33,7 @@ from keras_initx.measurement.gradient import (
     Gradients,
     GradientTask,
     Loss,
-    gradient_task,
+    check_gradient,
     measured_gradients,
     with_gradients,
 )
@@ -136,7 +136,9 @@ class Meter:
         check_call(model)
         self._selectors = selectors(layers)
         self._training = check_bool("training", training)
-        self._task = gradient_task(model, gradient, loss)
+        check_gradient(gradient, loss, None)
+        self._loss = loss
+        self._task = GradientTask(model, loss) if gradient else None
         self._compiled: OrderedDict[tuple, _CompiledForward] = OrderedDict()
         # Where the samples are in the signals that were looked at, by the
         # structure of the data.
@@ -173,11 +175,7 @@ class Meter:
         """
         if verbose not in (0, 1):
             refuse("verbose must be 0 or 1.", verbose=verbose)
-        if labels is not None and not self._needs_labels:
-            refuse(
-                "labels need a loss: pass gradient=True and loss.",
-                labels=type(labels).__name__,
-            )
+        check_gradient(self._task is not None, self._loss, labels)
         all_batches = batches(data, batch_size, steps, self._model, labels)
         build(self._model, all_batches)
         bar = keras.utils.Progbar(all_batches.count) if verbose else None

@@ -82,7 +82,7 @@ class Panel(NamedTuple):
     Args:
         column: str. The attribute of the profile.
         label: str. The label of the vertical axis, short enough for it.
-        good: tuple of float. The range of a network that trains well.
+        good: tuple of float. The range of a network that trains well, or None.
         good_label: str. The name of that range in the legend.
         missing_label: str. The name in the legend of a row that has no
             positive value.
@@ -90,13 +90,16 @@ class Panel(NamedTuple):
 
     column: str
     label: str
-    good: tuple[float, float]
+    good: tuple[float, float] | None
     good_label: str
     missing_label: str
 
 
-def new_axes() -> np.ndarray:
-    """Returns the two axes of a new figure, one above the other.
+def new_axes(count: int = 2) -> np.ndarray:
+    """Returns the axes of a new figure, one above the other.
+
+    Args:
+        count: int. The number of axes. Defaults to 2.
 
     Raises:
         ImportError: If Matplotlib is not installed.
@@ -107,7 +110,10 @@ def new_axes() -> np.ndarray:
         raise ImportError(
             'Plotting needs matplotlib: pip install "keras-initx[plot]"'
         ) from error
-    return plt.subplots(2, 1, sharex=True, layout="constrained")[1]
+    size = (6.4, 2.4 * count)
+    return plt.subplots(
+        count, 1, sharex=True, figsize=size, layout="constrained"
+    )[1]
 
 
 def plot_by_layer(
@@ -127,7 +133,7 @@ def plot_by_layer(
     """
     # Several profiles on the same axes share these names.
     shared = {artist.get_label() for artist in (*ax.lines, *ax.patches)}
-    if panel.good_label not in shared:
+    if panel.good is not None and panel.good_label not in shared:
         ax.axhspan(*panel.good, color="tab:green", alpha=0.1, linewidth=0)
         ax.patches[-1].set_label(panel.good_label)
     for name, (values, style) in curves.items():
@@ -152,7 +158,8 @@ def plot_by_layer(
     # Small, so that 10^-38 leaves room for the label in a default figure.
     ax.tick_params(axis="y", labelsize="small", pad=2)
     ax.set_ylabel(panel.label, labelpad=0, fontsize="small")
-    ax.legend(fontsize="small")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize="small")
 
 
 def plot_share(values: np.ndarray, name: str, ax: Axes) -> None:
@@ -182,13 +189,16 @@ def _wrapped(text: str, ax: Axes) -> str:
     return textwrap.fill(text, max(8, int(0.85 * width / (0.6 * size)) - 6))
 
 
-def png(draw: Callable[[np.ndarray], object], title: str) -> bytes:
-    """Returns a figure of two panels as the content of a PNG file.
+def png(
+    draw: Callable[[np.ndarray], object], title: str, panels: int = 2
+) -> bytes:
+    """Returns a figure of several panels as the content of a PNG file.
 
     Args:
-        draw: Callable. It receives two new Matplotlib axes, one above the
-            other, and draws on them.
+        draw: Callable. It receives new Matplotlib axes, one above the other,
+            and draws on them.
         title: str. The title of the figure.
+        panels: int. The number of axes. Defaults to 2.
 
     Returns:
         bytes. The content of the file.
@@ -200,8 +210,8 @@ def png(draw: Callable[[np.ndarray], object], title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    draw(figure.subplots(2, 1, sharex=True))
+    figure = Figure(figsize=(7, 3 * panels), layout="constrained")
+    draw(figure.subplots(panels, 1, sharex=True))
     # Matplotlib's font may lack other characters, and parse_math=False keeps
     # "$" in a name from starting a formula.
     figure.suptitle(

@@ -90,6 +90,10 @@ class VarianceProfile:
         signal_total    = total / total[first]
         decay           = sample_fraction / sample_fraction[first]
 
+    A profile may hold the mean square of the gradient at each layer too, with
+
+        gradient_ratio  = gradient / gradient[last]
+
     `sample_fraction` is one minus the mean correlation of two samples. `first`
     is the first row that samples reach, which has a positive
     `sample_fraction`. It is row 0 unless the first layers have outputs that
@@ -327,9 +331,9 @@ class VarianceProfile:
         Args:
             expected: VarianceProfile or None. A profile with the same number of
                 layers, usually from theory or from `predict`. Its
-                `sample_fraction` is the column `expected`, and its `gradient`,
-                where it has one, the column `expected gradient`. Defaults to
-                None.
+                `sample_fraction` is the column `expected`, and its
+                `gradient_ratio`, where it has one, the column `expected
+                gradient`. Defaults to None.
 
         Returns:
             str. A heading, one line for each layer, and the notes and remarks.
@@ -394,8 +398,12 @@ class VarianceProfile:
             for name, values in columns.items()
         }
         optional = {"gradient": self.gradient}
+        # For a gradient that starts with 1 at the last layer both are equal.
+        ratio = self.gradient_ratio
+        if not np.allclose(ratio, self.gradient, rtol=1e-4, equal_nan=True):
+            optional["gradient ratio"] = ratio
         if expected is not None:
-            optional["expected gradient"] = expected.gradient
+            optional["expected gradient"] = expected.gradient_ratio
         for column in _SHARES:
             optional[column.replace("_", " ")] = getattr(self, column)
         for name, values in optional.items():
@@ -417,27 +425,30 @@ class VarianceProfile:
         *,
         label: str = "measured",
     ) -> Axes | np.ndarray:
-        """Plots `signal_total` and `sample_fraction` by layer.
+        """Plots `signal_total`, `sample_fraction` and `gradient_ratio`.
 
-        The upper panel shows `signal_total` and the lower one
-        `sample_fraction`, both on a logarithmic scale. Shaded are the ranges
+        The first panel shows `signal_total`, the second one
+        `sample_fraction`, and where gradients are known, a third one shows
+        `gradient_ratio`, by layer, on logarithmic scales. Shaded are the ranges
         in which the last layer of a network lies that trains well. A cross
-        marks a row without a value to show: one that is zero, or equal for all
-        samples. Where there are dead units, the lower one of two panels also
-        shows their share, as a dotted line.
+        marks a row without a value to show: one that is zero, equal for all
+        samples, or not reached by the gradient. Where there are dead units, the
+        second panel also shows their share, as a dotted line, unless it is the
+        only one.
 
         Args:
             expected: VarianceProfile or None. A profile to plot as a dashed
                 line, usually from theory. Defaults to None.
-            ax: Matplotlib axes, a pair of them, or None. One is for
-                `sample_fraction` alone, and a pair for both panels, so that
-                several profiles can be plotted on the same axes. Defaults to a
-                new figure with both panels.
+            ax: Matplotlib axes, two or three of them, or None. One is for
+                `sample_fraction` alone, two for the first two panels, and three
+                for all, so that several profiles can be plotted on the same
+                axes. Defaults to a new figure, with the third panel if the
+                profile has gradients.
             label: str. The name of this profile in the legend. Defaults to
                 "measured".
 
         Returns:
-            The Matplotlib axes, or an array of both.
+            The Matplotlib axes, or an array of them.
 
         Raises:
             ImportError: If Matplotlib is not installed.
@@ -463,22 +474,40 @@ class VarianceProfile:
                 f"good: {GOOD_FRACTION:g} to 1",
                 "equal for all samples",
             ),
+            display.Panel(
+                "gradient_ratio",
+                "gradient / last gradient",
+                None,
+                "",
+                "zero or not reached",
+            ),
         ]
-        given = display.new_axes() if ax is None else ax
+        given = display.new_axes(self.panels) if ax is None else ax
         axes = np.asarray(given, dtype=object).ravel()
-        if len(axes) not in (1, 2) or not all(hasattr(a, "plot") for a in axes):
-            refuse("ax must be Matplotlib axes or a pair of them.", ax=ax)
-        for panel, panel_ax in zip(panels[-len(axes) :], axes, strict=True):
+        counts = range(1, self.panels + 1)
+        if len(axes) not in counts or not all(hasattr(a, "plot") for a in axes):
+            refuse(
+                "ax must be Matplotlib axes or a pair of them, or three for a "
+                "profile with gradients.",
+                ax=ax,
+            )
+        shown = panels[1:2] if len(axes) == 1 else panels[: len(axes)]
+        for panel, panel_ax in zip(shown, axes, strict=True):
             curves = {label: (getattr(self, panel.column), "-")}
             if expected is not None:
                 curves["expected"] = (getattr(expected, panel.column), "k--")
             is_upper = panel_ax is axes[0]
             display.plot_by_layer(panel, curves, panel_ax, with_names=is_upper)
-        if len(axes) == 2:
+        if len(axes) > 1:
             # A single panel is for several profiles, whose shares would mix.
-            display.plot_share(self.dead_fraction, "dead units", axes[-1])
+            display.plot_share(self.dead_fraction, "dead units", axes[1])
         axes[-1].set_xlabel("index of the layer", fontsize="small")
-        return axes if len(axes) == 2 else axes[0]
+        return axes if len(axes) > 1 else axes[0]
+
+    @property
+    def panels(self) -> int:
+        """The number of panels of `plot`: 3 with gradients, or else 2."""
+        return 2 if np.isnan(self.gradient).all() else 3
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the profile as lists for JSON; infinite units are None.

@@ -14,7 +14,7 @@ import keras_initx as kx
 from keras_initx.measurement.meter import Meter
 
 KEY, TOTAL = "sample_variance_decay", "signal_total"
-DEAD = "dead_fraction"
+DEAD, GRADIENT = "dead_fraction", "gradient_ratio"
 
 
 def small_model():
@@ -207,16 +207,16 @@ def events(folder):
 @pytest.mark.slow
 def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
     callback = kx.callbacks.SampleVarianceDecay(
-        xy[0], update_freq=4, log_dir=tmp_path, verbose=0
+        xy[0], update_freq=4, log_dir=tmp_path, verbose=0, gradient=True
     )
     fit(small_model(), xy, callback)
     found = events(tmp_path)
     layers = ("first", "second", "last")
-    tags = {KEY, TOTAL} | {
+    tags = {KEY, TOTAL, GRADIENT} | {
         f"{what}/{layer}"
         for what in (
-            *(KEY, TOTAL, "total", "sample_fraction"),
-            *("sample_variance", "squared_mean"),
+            *(KEY, TOTAL, "total", "sample_fraction", GRADIENT),
+            *("sample_variance", "squared_mean", "gradient"),
         )
         for layer in layers
     }
@@ -239,10 +239,13 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
             assert found["scalars", f"{KEY}/{layer}", step] == pytest.approx(
                 profile.decay[i], rel=1e-6
             )
+            ratio = found["scalars", f"{GRADIENT}/{layer}", step]
+            assert ratio == pytest.approx(profile.gradient_ratio[i], rel=1e-6)
             variance = found["scalars", f"squared_mean/{layer}", step]
             assert variance == pytest.approx(profile.squared_mean[i], rel=1e-6)
         width, height, png = found["images", f"profile/{KEY}", step]
         shape = tf.io.decode_png(png).shape
+        assert shape[0] > shape[1], "there is a panel of gradients"
         assert (int(height), int(width)) == tuple(shape[:2])
     figures = {found["images", f"profile/{KEY}", step][2] for step in steps}
     assert len(figures) == 3, "each shows another profile"
@@ -363,6 +366,7 @@ def test_a_change_between_two_fits_is_seen(xy):
         {"steps": 1},
         {"steps": 1, "batch_size": 10},
         {"layers": "second", "training": True, "steps": 3, "batch_size": 10},
+        {"gradient": True, "loss": "mae", "labels": np.ones((64, 1))},
     ],
 )
 def test_options_are_those_of_measure(xy, options):
@@ -381,6 +385,14 @@ def test_options_are_those_of_measure(xy, options):
     callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0, **options)
     fit(model, xy, callback, epochs=0)
     assert callback.profiles == [expected]
+    if "gradient" in options:
+        ratio = expected.gradient_ratio[0]
+        assert callback._logs[GRADIENT] == ratio
+        assert f"gradient {ratio:.3g} of the last" in callback._message(
+            expected
+        )
+        callback.on_epoch_begin(1)
+        assert np.isnan(callback._logs[GRADIENT])
 
 
 def test_a_second_fit_starts_a_new_record(xy):
@@ -481,6 +493,13 @@ def test_prints_a_line_a_table_or_nothing(xy, capsys):
         ({"batch_size": 0}, "batch_size=0"),
         ({"steps": 0}, "steps=0"),
         ({"training": 1.5}, r"training=1\.5"),
+        ({"gradient": 1}, "gradient=1"),
+        ({"loss": "mse"}, "needs gradient=True.*loss='mse'"),
+        ({"labels": np.ones(64), "gradient": True}, "labels need a loss"),
+        (
+            {"labels": np.ones(3), "gradient": True, "loss": "mse"},
+            "one label for each sample. Received: 3 labels of 64 samples",
+        ),
         ({"data": [1.0]}, "data must be an array"),
     ],
 )

@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.measurement.gradient import standard_normal
+from tests.prediction.networks import LIMIT, NETS, redraw
 
 L = keras.layers
 SAMPLES, STEPS = 7, 4
@@ -119,3 +121,216 @@ def test_gradient_of_every_kind_of_row(model, data):
     np.testing.assert_allclose(
         meter(x, batch_size=3).gradient, profile.gradient, rtol=1e-5
     )
+
+
+def test_gradient_of_losses_with_weights(model, data):
+    x, values, labels = data
+    weights = np.linspace(0.5, 2.0, SAMPLES).astype("float32")
+    # Keras's names of the outputs, and batches of unequal size.
+    batches = tf.data.Dataset.from_tensor_slices(
+        (
+            x,
+            {"aside": values, "logits": labels},
+            {"aside": weights, "logits": weights},
+        )
+    ).batch(4)
+    losses = {
+        "logits": "sparse_categorical_crossentropy",
+        "aside": keras.losses.MeanSquaredError(),
+    }
+    profile = kx.measure(model, batches, gradient=True, loss=losses)
+
+    def target(aside, logits):
+        square = tf.reduce_mean((aside - values) ** 2, axis=1)
+        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        return tf.reduce_sum(weights * (square + entropy))
+
+    means = by_hand(model, x, target)
+    assert_rows(profile, means)
+    assert not np.isnan(profile.gradient).any()
+    ratio = profile.gradient / profile.gradient[-1]
+    np.testing.assert_allclose(profile.gradient_ratio, ratio)
+
+
+def test_gradient_in_training_mode():
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((4, 4, 2))
+    x = L.Conv2D(3, 3, padding="same")(inputs)
+    x = x + L.ReLU()(
+        L.BatchNormalization()(L.DepthwiseConv2D(3, padding="same")(x))
+    )
+    x = L.Reshape((-1, 3))(L.MaxPooling2D()(x))
+    x = x + L.MultiHeadAttention(2, 3)(x, x)
+    model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(x)))
+    x = np.random.default_rng(0).normal(size=(6, 4, 4, 2)).astype("float32")
+    found = kx.measure(model, x, gradient=True, training=True)
+    signals = []
+    with tf.GradientTape() as tape:
+
+        def watch(layer_call, signal):
+            tape.watch(signal)
+            signals.append(signal)
+            return signal
+
+        with keras.StatelessScope(), forward_hooks(on_pre_activation=watch):
+            model(x, training=True)
+        cotangent = standard_normal(0, 6, 2)
+        number = tf.reduce_sum(cotangent * signals[-1])
+    expected = [np.mean(g**2) for g in tape.gradient(number, signals)]
+    assert len(expected) == len(found)
+    np.testing.assert_allclose(found.gradient, expected, rtol=1e-5)
+
+
+# The policy, the factor of each layer, and the size of the input.
+SCALED = [
+    ("float32", 1e-5, 1.0),
+    ("float32", 1e5, 1e-20),
+    ("mixed_float16", 2.0**-5, 1.0),
+    ("mixed_float16", 2.0**3, 1e-3),
+    ("mixed_bfloat16", 2.0**-4, 1.0),
+]
+
+
+@pytest.mark.parametrize(("policy", "factor", "size"), SCALED)
+def test_no_gradient_underflows_or_overflows(policy, factor, size):
+    depth, width = 6, 8
+    identity = [factor * np.eye(width), np.zeros(width)]
+    layers = [L.Dense(width, dtype=policy) for _ in range(depth)]
+    model = keras.Sequential([keras.Input((width,)), *layers])
+    for layer in layers:
+        layer.set_weights(identity)
+    x = size * np.random.default_rng(0).normal(size=(64, width))
+    found = kx.measure(model, x.astype("float32"), gradient=True)
+    powers = 2 * np.arange(depth - 1, -1, -1)
+    np.testing.assert_allclose(
+        np.log(found.gradient_ratio),
+        np.log(np.float64(factor)) * powers,
+        atol=1e-4,
+    )
+    # Rounding of the gradient where it starts.
+    assert found.gradient[-1] == pytest.approx(1, rel=3e-3)
+    assert not any(found.notes)
+
+
+class Root(L.Layer):
+    """A square root, whose derivative at 0 is infinite."""
+
+    def call(self, x):
+        return keras.ops.sqrt(keras.ops.relu(x))
+
+
+def test_what_is_not_known_is_said():
+    inputs = keras.Input((2,))
+    first = L.Dense(2, name="first")
+    rooted = L.Dense(2, name="rooted", kernel_initializer="zeros")(
+        first(inputs)
+    )
+    beside = L.Dense(2, name="beside")(inputs)
+    last = L.Dense(2, name="last")(Root()(rooted) + beside)
+    model = keras.Model(inputs, last)
+    found = kx.measure(model, np.eye(2), gradient=True)
+    for name in ("first", "rooted"):
+        assert np.isnan(found[name].gradient)
+        assert "not finite" in found[name].note
+    assert found["beside"].gradient > 0 and not found["beside"].note
+    # A row is reached from the last one of those that are asked for.
+    part = kx.measure(
+        model, np.eye(2), gradient=True, layers=["first", "rooted"]
+    )
+    assert part["rooted"].gradient == pytest.approx(1)
+    assert part["first"].gradient == 0
+    again = kx.VarianceProfile.from_dict(found.to_dict())
+    assert again == found
+
+
+def test_vectors_are_standard_normal():
+    z = standard_normal(5, 4096, 64).numpy().astype(np.float64)
+    np.testing.assert_allclose(np.mean(z**2, axis=1), 1, rtol=1e-5)
+    # The numbers do not depend on the batch.
+    np.testing.assert_allclose(standard_normal(105, 3, 64), z[100:103], 1e-5)
+    np.testing.assert_allclose(np.abs(standard_normal(0, 9, 1)), 1, 1e-6)
+    # Statistics of 2^18 numbers of the sphere, within 6 standard errors.
+    error = 1 / np.sqrt(z.size)
+    assert abs(z.mean()) < 6 * error
+    assert abs(np.mean(z**4) - 3 * 64 / 66) < 6 * np.sqrt(96) * error
+    for products in (
+        z[:, 1:] * z[:, :-1],
+        z[1:] * z[:-1],
+        z[:, :32] * z[:, 32:],
+    ):
+        assert abs(products.mean()) < 6 / np.sqrt(products.size)
+    # Second moments of all pairs of columns.
+    moments = z.T @ z / len(z) - np.eye(64)
+    assert np.abs(moments).max() < 6 * np.sqrt(2 / len(z))
+
+
+def test_gradient_is_what_theory_predicts():
+    keras.utils.set_random_seed(0)
+    layers = [L.Dense(128, name) for name in ("relu", "tanh", "gelu", "elu")]
+    model = keras.Sequential([keras.Input((16,)), *layers, L.Dense(32)])
+    kx.initialize(model, "he_normal", seed=0)
+    x = np.random.default_rng(0).normal(size=(64, 16)).astype("float32")
+    predicted = kx.predict(model, x, samples=64)
+    meter, rng = kx.Meter(model, gradient=True), np.random.default_rng(1)
+    drawn = []
+    for _ in range(NETS):
+        redraw(model, rng)
+        drawn.append(meter(x, batch_size=64).gradient)
+    error = np.std(drawn, axis=0, ddof=1) / np.sqrt(NETS)
+    # Each number is off by more than this with a probability below 3e-9. The
+    # width adds 2%.
+    off = np.abs(np.mean(drawn, axis=0) - predicted.gradient)
+    assert (off < LIMIT * error + 0.02 * predicted.gradient + 1e-6).all()
+    assert (error[:-1] < 0.05 * predicted.gradient[:-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradient": "yes"}, "gradient='yes'"),
+        ({"gradient": False, "loss": "mse"}, "needs gradient=True"),
+        ({"labels": np.ones((4, 1))}, "labels need a loss"),
+        ({"loss": "no such loss"}, "loss='no such loss'"),
+        ({"loss": 3}, "loss=3"),
+        ({"loss": []}, "at least one loss"),
+        ({"loss": "mse"}, "A loss needs labels"),
+        ({"loss": "mse", "labels": np.ones((3, 1))}, "3 labels of 4 samples"),
+        ({"loss": "mse", "labels": "text"}, "labels must be what data may be"),
+        ({"loss": ["mse"] * 2, "labels": np.ones((4, 1))}, "2 losses"),
+        (
+            {"loss": "mse", "labels": [np.ones((4, 1))] * 2},
+            "2 arrays of labels",
+        ),
+        (
+            {"loss": {"a": "mse"}, "labels": np.ones((4, 1))},
+            "names of the model's outputs",
+        ),
+        (
+            {
+                "data": tf.data.Dataset.from_tensors((np.ones((4, 2)),) * 2),
+                "loss": "mse",
+                "labels": np.ones((4, 1)),
+            },
+            "labels is for arrays",
+        ),
+        (
+            {
+                "data": tf.data.Dataset.from_tensors(np.ones((4, 2))),
+                "loss": "mse",
+            },
+            "data without labels",
+        ),
+        (
+            {
+                "loss": lambda y, p: keras.ops.round(p),
+                "labels": np.ones((4, 1)),
+            },
+            "by operations that have a derivative",
+        ),
+    ],
+)
+def test_bad_arguments(options, message):
+    model = keras.Sequential([keras.Input((2,)), L.Dense(1)])
+    options = {"data": np.eye(4, 2), "gradient": True} | options
+    with pytest.raises(ValueError, match=message):
+        kx.measure(model, **options)

@@ -63,6 +63,16 @@ def test_derived_columns():
     assert profile.total.tolist() == [1.0, 2.0]
     assert profile.sample_fraction.tolist() == [1.0, 0.25]
     assert profile.decay.tolist() == [1.0, 0.25]
+    assert np.isnan(profile.gradient_ratio).all()
+    for gradient, ratio in [
+        ([6.0, 2.0], [3.0, 1.0]),
+        ([0.0, 2.0], [0.0, 1.0]),
+        # The last row is not reached, so that the last one that is counts.
+        ([6.0, np.nan], [1.0, np.nan]),
+        ([6.0, 0.0], [np.nan, np.nan]),
+    ]:
+        found = kx.VarianceProfile(**GOOD, gradient=gradient).gradient_ratio
+        np.testing.assert_array_equal(found, ratio)
     later = kx.VarianceProfile(**GOOD | {"squared_mean": [1.0, 1.5]})
     assert later.sample_fraction.tolist() == [0.5, 0.25]
     assert later.decay.tolist() == [1.0, 0.5]
@@ -78,13 +88,16 @@ def test_row_by_name_or_index():
         "layer": "b", "units": 8, "sample_variance": 0.5, "squared_mean": 1.5,
         "total": 2.0, "sample_fraction": 0.25, "decay": 0.25,
         "dead_fraction": np.nan, "saturated_fraction": np.nan,
-        "gradient": np.nan, "note": "",
+        "gradient": np.nan, "gradient_ratio": np.nan, "note": "",
     }  # fmt: skip
     assert profile[1] == profile[-1] == profile[np.int64(1)] == row
     assert list(profile) == [profile["a"], profile["b"]]
     later = kx.VarianceProfile(**GOOD | LATER)["b"]
     assert later == row._replace(
-        saturated_fraction=1.0, gradient=1.0, note=LATER["notes"][1]
+        saturated_fraction=1.0,
+        gradient=1.0,
+        gradient_ratio=1.0,
+        note=LATER["notes"][1],
     )
     theory = kx.theory.sample_variance_decay(4)
     for name in ("sample_fraction", "decay"):
@@ -347,6 +360,36 @@ def test_later_columns_are_shown_and_saved_only_where_they_hold_something():
     assert remark == LATER["remarks"][0]
     page = kx.VarianceProfile(**GOOD, remarks=["<b>"])._repr_html_()
     assert "<p>&lt;b&gt;</p>" in page
+
+
+def test_gradients_in_a_table_and_a_third_panel():
+    from matplotlib.figure import Figure
+
+    one = kx.VarianceProfile(**GOOD, gradient=[3.0, 1.0])
+    other = kx.VarianceProfile(**GOOD, gradient=[np.nan, 0.5])
+    for profile, expected, heads, cells in [
+        (one, None, ["gradient"], ["3"]),
+        (one, other, ["gradient", "expected gradient"], ["3", ""]),
+        (
+            other,
+            one,
+            ["gradient", "gradient ratio", "expected gradient"],
+            "  3",
+        ),
+        (kx.VarianceProfile(**GOOD), one, ["expected gradient"], ["3"]),
+    ]:
+        columns, rows = profile._cells(expected)
+        at = columns.index("decay") + 1
+        assert columns[at:] == heads
+        assert rows[0][at:] == [cell.strip() for cell in cells]
+        axes = profile.plot(expected, Figure().subplots(profile.panels))
+        if profile.panels == 3:
+            curve = axes[2].lines[0].get_ydata()
+            np.testing.assert_array_equal(curve, profile.gradient_ratio)
+            assert axes[2].get_ylabel() == "gradient / last gradient"
+    assert kx.VarianceProfile(**GOOD).panels == 2
+    marks = other.plot(ax=Figure().subplots(3))[2].get_legend().get_texts()
+    assert [text.get_text() for text in marks] == ["zero or not reached"]
 
 
 def test_rows_with_one_note_share_a_mark():

@@ -192,9 +192,14 @@ def profile_difference(a, b):
         one, other = getattr(a, share), getattr(b, share)
         if not np.allclose(one, other, rtol=0, atol=1e-6, equal_nan=True):
             return np.inf
+    known = ~np.isnan(b.gradient)
+    assert (known == ~np.isnan(a.gradient)).all()
     return max(
         difference(a.sample_variance, b.sample_variance),
         difference(a.squared_mean, b.squared_mean),
+        difference(
+            np.where(known, a.gradient, 0), np.where(known, b.gradient, 0)
+        ),
     )
 
 
@@ -236,9 +241,10 @@ def compare_measurement(strategy, build, samples, **options):
     alone, model = model_pair(strategy, build)
     # The mean is far from zero, so that merging about a wrong mean would show.
     x = np.concatenate([X, X[::-1] + 1])[:samples] + 5
+    gradient = options.get("gradient", False)
     return profile_difference(
         kx.measure(model, x, **options),
-        kx.measure(alone, x, batch_size=samples),
+        kx.measure(alone, x, batch_size=samples, gradient=gradient),
     )
 
 
@@ -249,7 +255,7 @@ def compare_synchronized(strategy):
     replica raises an error.
     """
     alone, model = model_pair(strategy, synchronized)
-    options = {"training": True, "batch_size": 24}
+    options = {"training": True, "batch_size": 24, "gradient": True}
     expected = kx.measure(alone, X, **options)
     centered = model.layers[2]
     assert isinstance(centered, Centered)
@@ -424,10 +430,15 @@ def main():
     for name, build, samples, options in [
         ("dense", dense, 48, {"batch_size": 48}),
         # The last batch has fewer samples than there are replicas.
-        ("unequal pieces and batches", dense, 55, {"batch_size": 27}),
+        (
+            "unequal pieces and batches",
+            dense,
+            55,
+            {"batch_size": 27, "gradient": True},
+        ),
         # Batches of one sample for each replica, and of a single sample.
         ("a sample each", dense, REPLICAS + 1, {"batch_size": REPLICAS}),
-        ("arranged", arranged, 31, {"batch_size": 12}),
+        ("arranged", arranged, 31, {"batch_size": 12, "gradient": True}),
     ]:
         errors[f"measure {name}"] = compare_measurement(
             strategy, build, samples, **options

@@ -85,7 +85,7 @@ def train(strategy, folder, *callbacks):
         )
     data = tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(BATCH)
     decay = kx.callbacks.SampleVarianceDecay(
-        X[:50], log_dir=folder / "tensorboard"
+        X[:50], log_dir=folder / "tensorboard", gradient=True
     )
     history = kx.distribute.fit(
         model,
