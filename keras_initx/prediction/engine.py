@@ -41,12 +41,19 @@ class Weight:
         inputs: int. The number of channels that an output sums at each tap.
         outputs: int. The number of outputs that a channel goes into at each
             tap.
+        index: int. The index of the layer in a `DepthProcess`. Weights of one
+            family and of two indices are correlated. Defaults to 0.
+        covariance: Array or None. The covariance of two layers that lie m
+            apart, for m = 0, 1 and so on, over the variance. None for a weight
+            that has no process. Defaults to None.
     """
 
     family: Hashable
     variance: float
     inputs: int
     outputs: int
+    index: int = 0
+    covariance: np.ndarray | None = None
 
 
 # From the gradient of a result to each argument with its gradient: the product
@@ -196,6 +203,28 @@ class Engine:
         """Returns the values at other points, 0 where the index is -1."""
         raise NotImplementedError
 
+    def stack(
+        self,
+        signals: Sequence[Signal],
+        at: Sequence[np.ndarray],
+        size: int,
+    ) -> Signal:
+        """Returns a signal of which each part fills some of the points.
+
+        Args:
+            signals: Sequence of Signals. The parts.
+            at: Sequence of int arrays. The points that each part fills.
+            size: int. The number of points of the result.
+        """
+        raise NotImplementedError
+
+    def sampled(self, x: Signal) -> Signal:
+        """Returns the same signal, whose moments are those of drawn channels.
+
+        Its gradient is one of drawn channels, too.
+        """
+        raise NotImplementedError
+
     def mix(self, x: Signal, matrix: np.ndarray) -> Signal:
         """Returns a matrix of shape (new points, points) times each channel."""
         raise NotImplementedError
@@ -232,6 +261,10 @@ class Engine:
     def channels(self, x: Signal, start: int, stop: int) -> Signal:
         """Returns some of the channels."""
         raise NotImplementedError
+
+    def repeat_channels(self, x: Signal, count: int) -> Signal:
+        """Returns copies of the channels, all of one distribution."""
+        raise Unpredictable("it repeats channels")
 
     def flatten(self, x: Signal, positions: int) -> Signal:
         """Returns the channels of all positions as channels."""

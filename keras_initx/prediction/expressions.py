@@ -43,6 +43,7 @@ class Expression:
         reasons: frozenset of str. Why its moments are not exact.
         exact: bool. Whether its moments are means over networks of any width.
         given: bool. Whether it is a function of given values.
+        drawn: bool. Whether its moments are those of drawn channels.
         function_of_one: The result of `as_function_of_one`, once it was asked
             for.
         shifts: dict. The `Shifted` channels that were made of it.
@@ -68,6 +69,7 @@ class Expression:
         self.reasons: frozenset[str] = frozenset(reasons).union(
             *(part.reasons for part in self.parts)
         )
+        self.drawn: bool = any(part.drawn for part in self.parts)
         self.function_of_one: Any = _UNKNOWN
         self.shifts: dict[int, Expression] = {}
 
@@ -117,9 +119,15 @@ class Linear(Expression):
         scale: float. The variance of a weight times the channels of h.
         size: int. The number of points.
         reasons: Sequence of str. As in `Expression`.
+
+    Attributes:
+        index: int. As in `engine.Weight`.
+        covariance: Array or None. As in `engine.Weight`.
     """
 
     gaussian = True
+    index = 0
+    covariance: np.ndarray | None = None
 
     def __init__(
         self,
@@ -233,6 +241,44 @@ class Take(Expression):
         self.gaussian = part.gaussian
 
 
+class Stack(Expression):
+    """Several expressions side by side, each at some of the points.
+
+    Args:
+        size: int. The number of points.
+        parts: Sequence of expressions.
+        at: Sequence of int arrays. The points of this that each part fills, in
+            the order of its own points. No point is filled twice. A point that
+            no part fills is 0.
+    """
+
+    def __init__(
+        self, size: int, parts: Sequence[Expression], at: Sequence[np.ndarray]
+    ):
+        super().__init__(size, parts)
+        self.at = tuple(at)
+        self.exact = all(part.exact for part in self.parts)
+        self.given = all(part.given for part in self.parts)
+        self.gaussian = all(part.gaussian for part in self.parts)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every point is filled."""
+        return sum(len(points) for points in self.at) == self.size
+
+
+class Drawn(Expression):
+    """An expression whose moments are found on drawn channels.
+
+    It stands where an expression has no closed form and would otherwise grow
+    from step to step, as the state of a recurrent layer does.
+    """
+
+    def __init__(self, part: Expression):
+        super().__init__(part.size, [part])
+        self.drawn = True
+
+
 class Mix(Expression):
     """A matrix `(points, points of the part)` times an expression."""
 
@@ -344,6 +390,7 @@ class Shifted(Expression):
         super().__init__(part.size, reasons=tuple(part.reasons))
         self.part = part
         self.shift = shift
+        self.drawn = part.drawn
         self.support = frozenset((family, shift) for family in part.support)
         self.gaussian = part.gaussian
 
@@ -379,6 +426,8 @@ def _as_function_of_one(
         combine = _product
     elif isinstance(expression, Sum) and expression.is_plain:
         combine = functools.partial(_weighted_sum, expression.factors)
+    elif isinstance(expression, Stack):
+        return _stacked_function(expression)
     else:
         return None
     functions = []
@@ -396,6 +445,41 @@ def _as_function_of_one(
         return combine(*(f.call(z) for f in functions))
 
     return source, Elementwise(call)
+
+
+def _stacked_function(x: Stack) -> tuple[Expression, Elementwise] | None:
+    """Returns the function that all parts of a stack have in common."""
+    pairs = [as_function_of_one(part) for part in x.parts]
+    if not x.is_full or any(pair is None for pair in pairs):
+        return None
+    sources, functions = zip(*pairs, strict=True)
+    if any(f is not functions[0] for f in functions):
+        return None
+    return Stack(x.size, sources, x.at), functions[0]
+
+
+def taken(x: Expression, index: np.ndarray) -> Expression:
+    """Returns the values of an expression at other points, simplified.
+
+    Points of one part of a stack are those of the part.
+
+    Args:
+        x: Expression.
+        index: int array. The points, -1 for one that is 0.
+    """
+    inside = index >= 0
+    if isinstance(x, Stack) and inside.any():
+        for part, points in zip(x.parts, x.at, strict=True):
+            local = np.full(x.size, -1)
+            local[points] = np.arange(len(points))
+            if (local[index[inside]] >= 0).all():
+                index = np.where(inside, local[np.maximum(index, 0)], -1)
+                return taken(part, index)
+    if len(index) == x.size and np.array_equal(index, np.arange(x.size)):
+        return x
+    if isinstance(x, Constant):
+        return Constant(np.where(inside, x.values[np.maximum(index, 0)], 0.0))
+    return Take(x, index)
 
 
 def _product(*factors: Any) -> Any:

@@ -98,6 +98,11 @@ class DrawnEngine(Engine):
         """Implements `Engine.linear`."""
         if size > self.limit:
             raise TooManyPointsError(size, self.limit)
+        if weight.covariance is not None and np.any(weight.covariance[1:]):
+            raise Unpredictable(
+                'with width="actual" there is no rule for weights that are '
+                "correlated with those of other layers"
+            )
         if weight.outputs != outputs or (
             weight.inputs != x.width and weight.inputs != 1
         ):
@@ -111,7 +116,7 @@ class DrawnEngine(Engine):
                     'with width="actual" there is no rule for depthwise kernels'
                 )
             h = np.concatenate([_taken(h, tap) for tap in taps], axis=1)
-        uses = self._uses.setdefault(weight.family, _Uses())
+        uses = self._uses.setdefault((weight.family, weight.index), _Uses())
         u = self._forward(uses, h, weight.variance, outputs)
 
         def pull(gradient: Array) -> list[tuple[Signal, Array]]:
@@ -243,6 +248,25 @@ class DrawnEngine(Engine):
         return self.with_gradient(
             self._signal(_taken(x.value, index)), lambda g: [(x, g @ back)]
         )
+
+    def stack(
+        self, signals: Sequence[Signal], at: Sequence[Array], size: int
+    ) -> Signal:
+        """Implements `Engine.stack`."""
+        value = np.zeros((self.networks, signals[0].width, size))
+        for signal, points in zip(signals, at, strict=True):
+            value[..., points] = signal.value
+        return self.with_gradient(
+            self._signal(value),
+            lambda g: [
+                (signal, g[..., points])
+                for signal, points in zip(signals, at, strict=True)
+            ],
+        )
+
+    def sampled(self, x: Signal) -> Signal:
+        """Implements `Engine.sampled`: the values are known."""
+        return x
 
     def mix(self, x: Signal, matrix: Array) -> Signal:
         """Implements `Engine.mix`."""

@@ -30,6 +30,9 @@ class MomentTensor(keras.KerasTensor):
         reason: str or None. Why the tensor could not be predicted; a step that
             uses it is then refused. Defaults to None, for a tensor that is
             predicted.
+        mask: Array of bool or None. Which positions of each sample count, as
+            `Embedding(mask_zero=True)` gives it; None for all. Defaults to
+            None.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class MomentTensor(keras.KerasTensor):
         dtype: str = "float32",
         values: np.ndarray | None = None,
         reason: str | None = None,
+        mask: np.ndarray | None = None,
     ):
         grid = (*(() if samples is None else (samples,)), *positions)
         super().__init__((*grid, *channels), dtype=dtype)
@@ -51,6 +55,7 @@ class MomentTensor(keras.KerasTensor):
         self.channels = tuple(channels)
         self.values = values
         self.reason = reason
+        self.mask = mask
 
     @property
     def places(self) -> int:

@@ -8,6 +8,7 @@ over positions:
     x = sum_k a_k x_k               sum_k a_k E x_k y
     no variable in common           E x_i E y_j
     x = Take(x', T)                 E x'_T(i) y_j
+    x = Stack(x_k at points)        E x_k y_j at the points of each x_k, else 0
     x = Mix(M, x')                  M E x' y
     Known with itself               its second moments
     Flat, Flat                      mean over p of E x'_(ip) y'_(jp)
@@ -23,7 +24,7 @@ over positions:
                                     no variable in common
     a product with a sum            the sum of the products
     functions of given values       mean over the given channels
-    all others                      mean over channels that are drawn
+    Drawn, and all others           mean over channels that are drawn
 
 In the last case the variables of x and y are drawn, once, for 8192 channels,
 and the expressions are computed on these. Such moments are marked as sampled.
@@ -35,10 +36,16 @@ for sums, products and draws are derived here.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from keras_initx.prediction.channels import (
+    Channels,
+    combined,
+    rows_at,
+    total_of,
+)
 from keras_initx.prediction.elementwise import Elementwise
 from keras_initx.prediction.expressions import (
     Block,
@@ -47,19 +54,17 @@ from keras_initx.prediction.expressions import (
     Expression,
     Flat,
     Known,
-    Largest,
     Linear,
-    Map,
     Mask,
     Mix,
     Product,
     Shifted,
+    Stack,
     Sum,
     Take,
     Unflat,
     Values,
     White,
-    Winner,
     as_function_of_one,
 )
 from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
@@ -86,15 +91,12 @@ class Moments:
         self.seed = seed
         self._first: dict[int, np.ndarray] = {}
         self._second: dict[tuple[int, int], np.ndarray | None] = {}
-        self._values: dict[int, np.ndarray] = {}
-        # The variables that are drawn, with their values, by family.
-        self._drawn: dict[Hashable, list[tuple[Expression, np.ndarray]]] = {}
         # Expressions are known by id, so they must stay.
         self._kept: list[Expression] = []
         self._sampled: set[int] = set()
         self._products: dict[tuple[int, ...], Expression] = {}
         self._sums: dict[int, Expression | None] = {}
-        self._generators = 0
+        self._drawn = Channels(channels, seed, self.second)
 
     # ---- means -----------------------------------------------------------
 
@@ -115,14 +117,19 @@ class Moments:
         if isinstance(x, Mask):
             return np.ones(x.size)
         if isinstance(x, Sum):
-            return _total(
+            return total_of(
                 factor * self.first(part)
                 for factor, part in zip(x.factors, x.parts, strict=True)
             )
         if isinstance(x, Take):
-            return _at(self.first(x.parts[0])[:, None], x.index)[:, 0]
+            return rows_at(self.first(x.parts[0])[:, None], x.index)[:, 0]
         if isinstance(x, Mix):
             return x.matrix @ self.first(x.parts[0])
+        if isinstance(x, Stack):
+            first = np.zeros(x.size)
+            for part, points in zip(x.parts, x.at, strict=True):
+                first[points] = self.first(part)
+            return first
         if isinstance(x, Flat):
             return self.first(x.parts[0]).reshape(x.size, -1).mean(axis=1)
         if isinstance(x, Shifted):
@@ -143,7 +150,7 @@ class Moments:
         if _is_of_channels(x):
             return self._on_channels(x).mean(axis=0)
         self._mark_sampled(x)
-        return self.values(x).mean(axis=0)
+        return self._drawn.values(x).mean(axis=0)
 
     # ---- second moments --------------------------------------------------
 
@@ -164,7 +171,7 @@ class Moments:
         """Returns the mean over channels of E x_i y_j of two tensors."""
         pairs = aligned(x, y)
         total = sum(a.width for a, _ in pairs)
-        return _total(
+        return total_of(
             a.width / total * self.second(a.expression, b.expression)
             for a, b in pairs
         )
@@ -199,10 +206,18 @@ class Moments:
                 return _transposed_if(self._second_of_sum(one, other), swapped)
         if not x.support & y.support:
             return self._outer(x, y)
+        if isinstance(x, Stack) and isinstance(y, Stack):
+            f, g = as_function_of_one(x), as_function_of_one(y)
+            if f and g and not (x.gaussian or y.gaussian):
+                return self._second_of_pair(*f, *g)
         for one, other, swapped in ((x, y, False), (y, x, True)):
+            if isinstance(one, Stack):
+                return _transposed_if(
+                    self._second_of_stack(one, other), swapped
+                )
             if isinstance(one, Take):
                 inner = self._second_or_none(one.parts[0], other)
-                taken = None if inner is None else _at(inner, one.index)
+                taken = None if inner is None else rows_at(inner, one.index)
                 return _transposed_if(taken, swapped)
             if isinstance(one, Mix):
                 inner = self._second_or_none(one.parts[0], other)
@@ -240,6 +255,17 @@ class Moments:
         second = self.first(y)
         return np.multiply.outer(first, second) if np.any(second) else None
 
+    def _second_of_stack(self, x: Stack, y: Expression) -> np.ndarray | None:
+        """Returns E x_i y_j, part by part."""
+        total = None
+        for part, points in zip(x.parts, x.at, strict=True):
+            found = self._second_or_none(part, y)
+            if found is not None:
+                if total is None:
+                    total = np.zeros((x.size, y.size))
+                total[points] = found
+        return total
+
     def _second_of_sum(self, x: Sum, y: Expression) -> np.ndarray | None:
         """Returns the sum over k of a_k E x_k y, for x = sum_k a_k x_k."""
         total = None
@@ -257,17 +283,21 @@ class Moments:
     def _second_of_linear(self, x: Linear, y: Linear) -> np.ndarray | None:
         """Returns scale times the sum over taps o of E h_o(i) h'_o(j).
 
-        Both are maps of the tensors h and h' by the same weights.
+        Both are maps of the tensors h and h' by the same weights, or by those
+        of two layers of a `DepthProcess`, whose covariance multiplies it.
         """
-        if x.scale == 0:
+        scale = x.scale if x.scale == y.scale else np.sqrt(x.scale * y.scale)
+        if x.covariance is not None:
+            scale = scale * x.covariance[abs(x.index - y.index)]
+        if scale == 0:
             return None
         inner = self.second_of_blocks(x.source, y.source)
         if x.taps is None or y.taps is None:
-            return x.scale * inner
+            return scale * inner
         total = np.zeros((x.size, y.size))
         for tap_x, tap_y in zip(x.taps, y.taps, strict=True):
-            total += _at(_at(inner, tap_x).T, tap_y).T
-        return x.scale * total
+            total += rows_at(rows_at(inner, tap_x).T, tap_y).T
+        return scale * total
 
     def _second_of_functions(
         self, x: Expression, y: Expression
@@ -277,6 +307,10 @@ class Moments:
             raise Unpredictable(
                 "the weights of one layer meet signals of different shapes"
             )
+        if x.drawn or y.drawn:
+            # All moments are those of the same channels, since moments that
+            # differ by the error of draws might be no covariance.
+            return self._second_of_draws(x, y)
         f, g = as_function_of_one(x), as_function_of_one(y)
         if f is not None and g is not None:
             return self._second_of_pair(*f, *g)
@@ -292,9 +326,14 @@ class Moments:
         if _is_of_channels(x) and _is_of_channels(y):
             first, second = self._on_channels(x), self._on_channels(y)
             return first.T @ second / len(first)
+        return self._second_of_draws(x, y)
+
+    def _second_of_draws(self, x: Expression, y: Expression) -> np.ndarray:
+        """Returns the second moments on drawn channels."""
         self._mark_sampled(x)
         self._mark_sampled(y)
-        return self.values(x).T @ self.values(y) / self.channels
+        first, second = self._drawn.values(x), self._drawn.values(y)
+        return first.T @ second / len(first)
 
     def _second_of_groups(
         self, groups: list[list[list[Expression]]]
@@ -373,40 +412,12 @@ class Moments:
     def _variance(self, x: Expression) -> np.ndarray:
         return np.maximum(self.diagonal(x) - self.first(x) ** 2, 0)
 
-    # ---- channels that are drawn -----------------------------------------
+    # ---- channels ---------------------------------------------------------
 
     def _mark_sampled(self, x: Expression) -> None:
         """Records that the moments of an expression come from draws."""
         self._sampled.add(id(x))
         self._kept.append(x)
-
-    def values(self, x: Expression) -> np.ndarray:
-        """Returns an expression on drawn channels, `(channels, points)`."""
-        if id(x) not in self._values:
-            self._kept.append(x)
-            self._values[id(x)] = self._compute_values(x)
-        return self._values[id(x)]
-
-    def _compute_values(self, x: Expression) -> np.ndarray:
-        if isinstance(x, Constant):
-            return np.broadcast_to(x.values, (self.channels, x.size))
-        if isinstance(x, Sum | Product | Map | Take | Mix | Largest | Winner):
-            return _combined(x, [self.values(part) for part in x.parts])
-        if isinstance(x, Values):
-            rng = self._generator()
-            count = -(-self.channels // len(x.values))
-            index = np.tile(np.arange(len(x.values)), count)[: self.channels]
-            return x.values[rng.permutation(index)]
-        if isinstance(x, Mask):
-            rng = self._generator()
-            _, groups = np.unique(x.groups, return_inverse=True)
-            draws = rng.random((self.channels, groups.max() + 1)) >= x.rate
-            return draws[:, groups] / (1 - x.rate)
-        if x.gaussian:
-            return self._gaussian_values(x)
-        raise Unpredictable(
-            f"the moments of {type(x).__name__.lower()} channels are not known"
-        )
 
     def _on_channels(self, x: Expression) -> np.ndarray:
         """Returns a function of given values on their own channels."""
@@ -415,61 +426,7 @@ class Moments:
         if isinstance(x, Constant):
             return x.values[None, :]
         parts = [self._on_channels(part) for part in x.parts]
-        return _combined(x, parts)
-
-    def _gaussian_values(self, x: Expression) -> np.ndarray:
-        """Draws a Gaussian vector, given those of its family drawn before."""
-        (family,) = x.support or (None,)
-        drawn = self._drawn.setdefault(family, [])
-        covariance = self.second(x, x)
-        mean = np.zeros((self.channels, x.size))
-        if drawn:
-            # u2 given u1 has the mean R u1, R = C21 C11^-1, and the covariance
-            # C22 - R C12.
-            c11 = np.block(
-                [[self.second(a, b) for b, _ in drawn] for a, _ in drawn]
-            )
-            c21 = np.concatenate([self.second(x, a) for a, _ in drawn], axis=1)
-            r = c21 @ np.linalg.pinv(c11, hermitian=True)
-            mean = np.concatenate([values for _, values in drawn], axis=1) @ r.T
-            covariance = covariance - r @ c21.T
-        scale, vectors = np.linalg.eigh(covariance)
-        scale = np.maximum(scale, 0)
-        keep = scale > 1e-12 * max(scale.max(), 1e-300)
-        root = vectors[:, keep] * np.sqrt(scale[keep])
-        normal = whitened_normal(
-            self._generator(), self.channels, int(keep.sum())
-        )
-        values = mean + normal @ root.T
-        drawn.append((x, values))
-        return values
-
-    def _generator(self) -> np.random.Generator:
-        self._generators += 1
-        return np.random.default_rng([self.seed, self._generators])
-
-
-def whitened_normal(
-    rng: np.random.Generator, count: int, size: int
-) -> np.ndarray:
-    """Returns normal draws whose second moments are exactly the identity.
-
-    Args:
-        rng: numpy.random.Generator.
-        count: int. The number of draws, even. Half of them are the others with
-            the opposite sign.
-        size: int. The number of independent variables.
-
-    Returns:
-        Array of shape `(count, size)`.
-
-    Reference: antithetic draws and moment matching, as in Boyle, Broadie &
-    Glasserman, Journal of Economic Dynamics and Control 21 (1997).
-    """
-    z = rng.standard_normal((count // 2, size))
-    if 2 * size <= count // 2 and size:
-        z = np.linalg.solve(np.linalg.cholesky(z.T @ z / len(z)), z.T).T
-    return np.concatenate([z, -z])
+        return combined(x, parts)
 
 
 def aligned(x: Blocks, y: Blocks) -> list[tuple[Block, Block]]:
@@ -518,43 +475,6 @@ def _part(x: Expression, start: int, stop: int, width: int) -> Expression:
 
 def _ends(blocks: Blocks) -> list[int]:
     return np.cumsum([block.width for block in blocks]).tolist()
-
-
-def _at(matrix: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Returns rows of a matrix, and zeros where the index is -1."""
-    rows = matrix[np.maximum(index, 0)]
-    if (index < 0).any():
-        rows = np.where((index < 0)[:, None], 0.0, rows)
-    return rows
-
-
-def _combined(x: Expression, parts: list[np.ndarray]) -> np.ndarray:
-    """Returns an expression on channels from its parts on them."""
-    if isinstance(x, Sum):
-        return _total(
-            f * part for f, part in zip(x.factors, parts, strict=True)
-        )
-    if isinstance(x, Product):
-        product = parts[0]
-        for part in parts[1:]:
-            product = product * part
-        return product
-    if isinstance(x, Map):
-        return x.function.values(*np.broadcast_arrays(*parts))
-    if isinstance(x, Largest | Winner):
-        return x.on(parts[0])
-    if isinstance(x, Take):
-        return _at(parts[0].T, x.index).T
-    assert isinstance(x, Mix)
-    return parts[0] @ x.matrix.T
-
-
-def _total(terms: Iterable[np.ndarray]) -> np.ndarray:
-    first, *others = terms
-    total = np.array(first)
-    for term in others:
-        total = total + term
-    return total
 
 
 def _transposed_if(

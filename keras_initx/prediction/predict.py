@@ -28,7 +28,11 @@ from keras_initx.prediction.engine import Engine
 from keras_initx.prediction.finite_width import DrawnEngine
 from keras_initx.prediction.moment_tensor import MomentTensor
 from keras_initx.prediction.moments import SAMPLED, Moments
-from keras_initx.prediction.propagation import PredictedRow, Propagation
+from keras_initx.prediction.propagation import (
+    PredictedRow,
+    Propagation,
+    given_tensor,
+)
 from keras_initx.prediction.record import Prediction
 from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
 from keras_initx.prediction.walk import Walk
@@ -86,12 +90,14 @@ def predict(
     moments are closed forms or quadrature. A sum or product of branches depends
     on what the branches have in common. Where it has no closed form, its
     variables are drawn, for 8192 channels. Heads of attention are drawn too,
-    since their scores stay random in wide models.
+    since their scores stay random in wide models, and so are the states of
+    `LSTM` and `GRU`. The weights of a recurrent layer are the same at all time
+    steps, and those of a `DepthProcess` are correlated over the layers.
 
     A layer that has no formula is refused by name, with the reason. Among
-    these are heavy-tailed, constructed and correlated weights, recurrent
-    layers, matrix products of two signals other than attention, dropout of
-    attention scores, and a softmax whose output is used.
+    these are heavy-tailed and constructed weights, matrix products of two
+    signals other than attention, dropout of attention scores, and a softmax
+    whose output is used.
 
     Args:
         model: keras.Model. A model of any kind. Without `data` it must be
@@ -280,9 +286,7 @@ def _values_of_networks(
 
     for n samples. The shape is `(3, rows, networks)`.
     """
-    gradients = engine.gradients(
-        rows[-1].tensor.signal, [row.tensor.signal for row in rows]
-    )
+    gradients = _gradients(engine, rows)
     values = np.full((3, len(rows), engine.networks), np.nan)
     for i, (row, gradient) in enumerate(zip(rows, gradients, strict=True)):
         y = row.tensor.signal.value
@@ -291,9 +295,20 @@ def _values_of_networks(
             split = y.reshape(*y.shape[:2], samples, -1)
             mean = np.mean(split.mean(axis=2) ** 2, axis=(1, 2))
             values[1, i] = (samples * mean - values[0, i]) / (samples - 1)
-        if gradient is not None:
-            values[2, i] = np.mean(gradient**2, axis=(1, 2))
+        if gradient:
+            sizes = [np.mean(part**2, axis=(1, 2)) for part in gradient]
+            values[2, i] = sum(sizes) / len(row.sources)
     return values
+
+
+def _gradients(engine: Engine, rows: list[PredictedRow]) -> list[list[Any]]:
+    """Returns the gradients of what each row consists of, if it has any."""
+    sources = [source for row in rows for source in row.sources]
+    found = iter(engine.gradients(rows[-1].tensor.signal, sources))
+    return [
+        [g for g in (next(found) for _ in row.sources) if g is not None]
+        for row in rows
+    ]
 
 
 def _widest(model: Any) -> int:
@@ -412,23 +427,13 @@ def given_input(engine: Engine, array: np.ndarray) -> MomentTensor:
         )
     if not np.isfinite(array).all():
         raise ValueError("data must be finite. Received: data with NaN or inf")
-    samples, *rest = array.shape
-    cut = max(len(rest) - 1, 0)
-    positions, channels = tuple(rest[:cut]), tuple(rest[cut:])
-    width = math.prod(channels)
-    values = array.reshape(samples * math.prod(positions), width).T
-    signal = engine.given(values.astype(np.float64), ("data", id(array)))
-    return MomentTensor(
-        signal, samples, positions, channels, str(array.dtype), array
-    )
+    return given_tensor(engine, array)
 
 
 def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
     """Returns the prediction from the moments of each row and its gradient."""
     rows = steps.rows
-    gradients = engine.gradients(
-        rows[-1].tensor.signal, [row.tensor.signal for row in rows]
-    )
+    gradients = _gradients(engine, rows)
     columns: dict[str, Any] = {
         name: []
         for name in (
@@ -443,9 +448,12 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
         )
         size = math.nan
         reasons = engine.reasons(value)
-        if gradient is not None:
-            size = float(np.diagonal(engine.second(gradient)).mean())
-            reasons |= engine.reasons(gradient)
+        if gradient:
+            size = 0.0
+            for part in gradient:
+                squares = np.diagonal(engine.second(part))
+                size += float(squares.mean()) / len(row.sources)
+                reasons |= engine.reasons(part)
         columns["sample_variance"].append(max(total - covariance, 0.0))
         columns["squared_mean"].append(covariance)
         columns["units"].append(row.tensor.places * row.tensor.width)

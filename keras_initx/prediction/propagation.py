@@ -7,8 +7,10 @@ also keeps the stack of running layers, from which it names the rows.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +24,10 @@ from keras_initx.prediction.engine import Engine, Signal, Weight
 from keras_initx.prediction.moment_tensor import MomentTensor
 from keras_initx.prediction.refusals import Unpredictable
 from keras_initx.prediction.weights import (
+    Process,
     Source,
     WeightMoments,
+    depth_process,
     value_moments,
     weight_moments,
 )
@@ -63,10 +67,58 @@ class PredictedRow:
     Attributes:
         name: str. The name, as `measure` gives it.
         tensor: MomentTensor. The pre-activation.
+        sources: list of Signals. What it consists of: the signal of the tensor,
+            or those of all steps of a loop. Its gradient is theirs.
     """
 
     name: str
     tensor: MomentTensor
+    sources: list[Signal]
+
+
+class Loop:
+    """A layer that runs others once a time step, such as `RNN`.
+
+    Args:
+        steps: Propagation. The steps.
+    """
+
+    def __init__(self, steps: Propagation):
+        self.steps = steps
+        self.kept: list[np.ndarray] = []
+        self.recorded: list[list[PredictedRow]] = []
+        self.masks: dict[Hashable, Signal] = {}
+
+    def next_step(self, kept: np.ndarray) -> None:
+        """Begins a time step, which counts for the samples `kept`."""
+        self.kept.append(kept)
+        self.recorded.append([])
+
+    def add_rows(self, all_steps: bool, zero_masked: bool) -> None:
+        """Ends the loop, with a row for each layer: all steps, or the last.
+
+        Where a step does not count for a sample, that of the step before is
+        taken, or 0 with `zero_masked`, as `measure` does.
+        """
+        steps = self.steps
+        steps.loops.pop()
+        for step in zip(*self.recorded, strict=True):
+            tensors: list[MomentTensor] = []
+            sources = [s for row in step for s in row.sources]
+            for kept, row in zip(self.kept, step, strict=True):
+                x = row.tensor
+                if not kept.all():
+                    before = (
+                        tensors[-1]
+                        if tensors and not zero_masked
+                        else steps.zeros(x.positions, x.width)
+                    )
+                    x = steps.choose(kept, x, before)
+                tensors.append(x)
+            whole = steps.stack(tensors) if all_steps else tensors[-1]
+            if not all_steps:
+                sources = step[-1].sources
+            steps.add_row(step[0].name, whole, sources)
 
 
 @dataclass
@@ -86,6 +138,10 @@ class Propagation:
         counts: dict. The number of rows of each name so far.
         keep: list. Weights and arrays whose `id` is a family. They are kept in
             memory, since a later object could have the same `id`.
+        functions: dict. The elementwise function of each activation so far, by
+            its `id`.
+        loops: list of Loop. The running loops over time, the innermost one
+            last.
     """
 
     engine: Engine
@@ -98,6 +154,8 @@ class Propagation:
     frames: list[Frame] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     keep: list[Any] = field(default_factory=list)
+    functions: dict[int, Any] = field(default_factory=dict)
+    loops: list[Loop] = field(default_factory=list)
 
     # ---- the layers that run ----------------------------------------------
 
@@ -153,11 +211,38 @@ class Propagation:
         frame.recorded = True
         if not frame.selected:
             return
-        name = frame.call.name
+        self.add_row(frame.call.name, x)
+
+    def add_row(
+        self,
+        name: str,
+        x: MomentTensor,
+        sources: list[Signal] | None = None,
+    ) -> None:
+        """Adds a row; the second one of a name has ":2" behind it."""
+        sources = [x.signal] if sources is None else sources
+        if self.loops:
+            row = PredictedRow(name, x, sources)
+            self.loops[-1].recorded[-1].append(row)
+            return
         count = self.counts[name] = self.counts.get(name, 0) + 1
         self.rows.append(
-            PredictedRow(name if count == 1 else f"{name}:{count}", x)
+            PredictedRow(name if count == 1 else f"{name}:{count}", x, sources)
         )
+
+    @contextlib.contextmanager
+    def in_loop(self) -> Iterator[Loop]:
+        """The context of a loop over time steps; rows are those of its steps.
+
+        `Loop.add_rows` adds them to the rows around the loop.
+        """
+        loop = Loop(self)
+        self.loops.append(loop)
+        try:
+            yield loop
+        finally:
+            if self.loops and self.loops[-1] is loop:
+                self.loops.pop()
 
     # ---- steps ------------------------------------------------------------
 
@@ -170,6 +255,7 @@ class Propagation:
         outputs: int | tuple[int, ...],
         layer: keras.layers.Layer | None = None,
         name: str = "kernel",
+        part: Any = (),
         taps: list[np.ndarray] | None = None,
         positions: tuple[int, ...] | None = None,
         inputs: int | None = None,
@@ -193,6 +279,8 @@ class Propagation:
                 layer.
             name: str. The name of the kernel in the layer. Defaults to
                 "kernel".
+            part: slice or tuple. The index of the part of the kernel that is
+                used, such as that of one gate. Defaults to all of it.
             taps: list of arrays. For each entry of a window, which position
                 each position of the result reads, -1 for none. Defaults to one
                 tap, the position itself.
@@ -210,7 +298,7 @@ class Propagation:
         arXiv:1810.05148, and Xiao et al., arXiv:1806.05393.
         """
         self.check(x)
-        moments = self.weight(kernel, layer, name)
+        moments = self.weight(kernel, layer, name, part)
         if moments.mean:
             raise Unpredictable(
                 f"the mean of its {name} is {moments.mean:.3g}, where random "
@@ -218,13 +306,14 @@ class Propagation:
             )
         channels = (outputs,) if isinstance(outputs, int) else outputs
         count = math.prod(channels)
+        process = self._process(kernel, layer, name)
         weight = Weight(
-            id(kernel),
+            self._family(kernel, part) if process is None else process.name,
             moments.variance,
             x.width if inputs is None else inputs,
             count if fan_out is None else fan_out,
+            *(() if process is None else process[1:]),
         )
-        self.keep.append(kernel)
         places = x.positions if positions is None else positions
         spread = None if taps is None else self._per_sample(taps, x)
         size = x.signal.size
@@ -242,14 +331,25 @@ class Propagation:
         bias: Any,
         layer: keras.layers.Layer | None = None,
         name: str = "bias",
+        part: Any = (),
     ) -> MomentTensor:
-        """The sum of a tensor and a bias, one number for each channel."""
-        mean, variance = self.weight(bias, layer, name)
+        """The sum of a tensor and a bias, one number for each channel.
+
+        Args:
+            x: MomentTensor. The tensor.
+            bias: keras.Variable. The bias.
+            layer: keras.layers.Layer. As in `linear`.
+            name: str. The name of the bias in the layer. Defaults to "bias".
+            part: slice or tuple. As in `linear`.
+        """
+        mean, variance = self.weight(bias, layer, name, part)
         signal = x.signal
         if variance:
-            self.keep.append(bias)
             vector = self.engine.new_vector(
-                ("vector", id(bias)), variance, signal.size, signal.width
+                ("vector", self._family(bias, part)),
+                variance,
+                signal.size,
+                signal.width,
             )
             signal = self.engine.add([signal, vector], [1.0, 1.0])
         if mean:
@@ -280,10 +380,26 @@ class Propagation:
         if activation is None or activation is keras.activations.linear:
             return x
         self.check(x)
-        function = from_activation(activation)
+        function = self.function_of(activation)
         if function is None:
             return self.unknown(x.shape, _MIXES)
         return self.elementwise(function, x)
+
+    def function_of(self, activation: Any) -> Elementwise | None:
+        """The function of an activation, the same object at each call."""
+        if id(activation) not in self.functions:
+            self.keep.append(activation)
+            self.functions[id(activation)] = from_activation(activation)
+        return self.functions[id(activation)]
+
+    def sampled(self, x: MomentTensor) -> MomentTensor:
+        """The same tensor, whose moments are those of drawn channels.
+
+        It keeps short what a step has to compute that depends on the step
+        before, as in a recurrent layer.
+        """
+        self.check(x)
+        return x.like(self.engine.sampled(x.signal))
 
     def elementwise(
         self, function: Elementwise | Callable[..., Any], *tensors: Any
@@ -358,6 +474,52 @@ class Propagation:
         self.check(x)
         (spread,) = self._per_sample([np.asarray(index).ravel()], x)
         return x.like(self.engine.take(x.signal, spread), positions=positions)
+
+    def given(self, values: np.ndarray) -> MomentTensor:
+        """A tensor of given values, the first axis of which is the samples."""
+        self.keep.append(values)
+        return given_tensor(self.engine, values)
+
+    def zeros(self, positions: tuple[int, ...], width: int) -> MomentTensor:
+        """A tensor of zeros."""
+        size = self.samples * math.prod(positions)
+        signal = self.engine.constant(np.zeros(size), width)
+        return MomentTensor(signal, self.samples, positions, (width,))
+
+    def stack(self, tensors: Sequence[MomentTensor]) -> MomentTensor:
+        """Tensors of one shape along a new first axis of positions."""
+        first, time = tensors[0], len(tensors)
+        samples = 1 if first.samples is None else first.samples
+        grid = (samples, time, first.places)
+        index = np.arange(math.prod(grid)).reshape(grid)
+        signal = self.engine.stack(
+            [x.signal for x in tensors],
+            [index[:, t].ravel() for t in range(time)],
+            index.size,
+        )
+        return first.like(signal, positions=(time, *first.positions))
+
+    def choose(
+        self, keep: np.ndarray, x: MomentTensor, y: MomentTensor
+    ) -> MomentTensor:
+        """The values of x for some of the samples, those of y for others.
+
+        Args:
+            keep: Array of bool. The samples that have the values of x.
+            x: MomentTensor. A tensor.
+            y: MomentTensor. A tensor of the same shape.
+        """
+        if keep.all():
+            return x
+        if not keep.any():
+            return y
+        points = np.repeat(keep, x.places)
+        at = [np.flatnonzero(points), np.flatnonzero(~points)]
+        signals = [
+            self.engine.take(tensor.signal, index)
+            for tensor, index in zip((x, y), at, strict=True)
+        ]
+        return x.like(self.engine.stack(signals, at, x.signal.size))
 
     def mix(
         self,
@@ -457,6 +619,16 @@ class Propagation:
         signal = self.engine.channels(x.signal, start, stop)
         return x.like(signal, channels=(stop - start,))
 
+    def repeat_channels(
+        self, x: MomentTensor, count: int, axis: int
+    ) -> MomentTensor:
+        """Copies of channels along one of their axes, such as that of heads."""
+        self.check(x)
+        channels = list(x.channels)
+        channels[axis] *= count
+        signal = self.engine.repeat_channels(x.signal, count)
+        return x.like(signal, channels=tuple(channels))
+
     def reshape(self, x: MomentTensor, shape: Sequence[int]) -> MomentTensor:
         """The same values in another shape, without the axis of samples.
 
@@ -502,6 +674,23 @@ class Propagation:
         kept = self.engine.mask(rate, grid.ravel(), x.width)
         return x.like(self.engine.multiply(x.signal, kept))
 
+    def masked_in_loop(
+        self, x: MomentTensor, rate: float, key: Hashable
+    ) -> MomentTensor:
+        """A tensor of which values are dropped, the same ones at each step.
+
+        Args:
+            x: MomentTensor. The tensor.
+            rate: float. The share that is dropped.
+            key: Hashable. The mask; a key has one mask in all steps of a loop.
+        """
+        self.check(x)
+        masks = self.loops[-1].masks
+        if key not in masks:
+            groups = np.arange(x.signal.size)
+            masks[key] = self.engine.mask(rate, groups, x.width)
+        return x.like(self.engine.multiply(x.signal, masks[key]))
+
     def unknown(self, shape: Any, reason: str) -> MomentTensor:
         """A tensor that cannot be predicted, such as the output of a softmax.
 
@@ -519,19 +708,46 @@ class Propagation:
         if x.reason is not None:
             raise Unpredictable(f"its input is not predicted: {x.reason}")
 
-    def weight(
+    def _family(self, weight: Any, part: Any) -> Hashable:
+        """The key of a weight, the same one for each of its uses.
+
+        Numbers that are no variable, such as a slice of one, are known by
+        their values.
+        """
+        if isinstance(weight, keras.Variable):
+            self.keep.append(weight)
+            return (id(weight), str(part))
+        values = np.ascontiguousarray(numbers(weight))
+        digest = hashlib.sha256(values.tobytes()).hexdigest()
+        return (digest, values.shape, str(part))
+
+    def _process(
         self, variable: Any, layer: keras.layers.Layer | None, name: str
-    ) -> WeightMoments:
-        """The mean and the variance of the entries of a weight."""
+    ) -> Process | None:
+        """The place of a weight in a `DepthProcess`, None without one."""
         layer = self.frames[-1].call.layer if layer is None else layer
         initializer = getattr(layer, f"{name}_initializer", None)
         if not isinstance(variable, keras.Variable):
-            return value_moments(np.asarray(variable, dtype=np.float64))
+            return None
+        return depth_process(variable, initializer, self.source)
+
+    def weight(
+        self,
+        variable: Any,
+        layer: keras.layers.Layer | None,
+        name: str,
+        part: Any = (),
+    ) -> WeightMoments:
+        """The mean and the variance of the entries of a weight, or a part."""
+        layer = self.frames[-1].call.layer if layer is None else layer
+        initializer = getattr(layer, f"{name}_initializer", None)
+        if not isinstance(variable, keras.Variable):
+            return value_moments(numbers(variable).astype(np.float64)[part])
         fans = None
         if isinstance(layer, keras.layers.EinsumDense) and name == "kernel":
             # The shape of the kernel does not say which axes are summed.
             fans = layer_rule(layer).weights["kernel"].fans
-        return weight_moments(variable, initializer, self.source, fans)
+        return weight_moments(variable, initializer, self.source, fans, part)
 
     def broadcast(self, tensors: Sequence[Any]) -> list[MomentTensor]:
         """Tensors and arrays, as tensors of one shape."""
@@ -616,6 +832,19 @@ class Propagation:
             np.where(tap < 0, -1, tap + start).ravel()
             for tap in (np.asarray(t)[None, :] for t in taps)
         ]
+
+
+def given_tensor(engine: Engine, array: np.ndarray) -> MomentTensor:
+    """Returns given values, of shape `(samples, *positions, channels)`."""
+    samples, *rest = array.shape
+    cut = max(len(rest) - 1, 0)
+    positions, channels = tuple(rest[:cut]), tuple(rest[cut:])
+    width = math.prod(channels)
+    values = array.reshape(samples * math.prod(positions), width).T
+    signal = engine.given(values.astype(np.float64), ("data", id(array)))
+    return MomentTensor(
+        signal, samples, positions, channels, str(array.dtype), array
+    )
 
 
 def _grid(x: MomentTensor, rank: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_initx.hooks.patched_call import in_place_of_calls, plain_layer_calls
 from keras_initx.hooks.patching import replaced
@@ -21,9 +22,13 @@ from keras_initx.prediction.elementwise import (
     acts_on_each_entry,
 )
 from keras_initx.prediction.moment_tensor import MomentTensor
-from keras_initx.prediction.propagation import Propagation
+from keras_initx.prediction.propagation import Propagation, numbers
 from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
 from keras_initx.prediction.registry import operation_rule, rule_of
+
+_COMPARISONS = frozenset(
+    ("Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual")
+)
 
 
 class Walk:
@@ -55,9 +60,14 @@ class Walk:
             with plain_layer_calls():
                 return layer(*args, **kwargs)
         training = kwargs.pop("training", None)
-        kwargs = {k: v for k, v in kwargs.items() if k != "mask"}
         self.steps.enter(layer, training)
         try:
+            given = kwargs.pop("mask", None)
+            if given is not None:
+                args = (_with_mask(args[0], given), *args[1:])
+            mask = _mask_of(args, kwargs)
+            if mask is not None:
+                _check_mask(layer)
             output = (
                 self._own_call(layer, *args, **kwargs)
                 if rule is None
@@ -70,6 +80,13 @@ class Walk:
                 error.layer_call = self.steps.frames[-1].call
             raise
         self.steps.leave(output)
+        if mask is not None and not isinstance(layer, keras.Model):
+            # As in Keras, other layers take no mask and give none.
+            kept = mask if layer.supports_masking else None
+            for leaf in keras.tree.flatten(output):
+                if isinstance(leaf, MomentTensor):
+                    fits = kept is not None and leaf.grid == kept.shape
+                    leaf.mask = kept if fits else None
         return output
 
     def _own_call(
@@ -118,6 +135,38 @@ class Walk:
 
         return replaced(layer, "activation", recorded)
 
+    def _of_integers(
+        self, operation: keras.Operation, args: tuple, kwargs: dict[str, Any]
+    ) -> MomentTensor | None:
+        """Returns an operation on tokens or masks, computed on their values.
+
+        Comparisons of given numbers are computed, too. None for an operation on
+        other tensors, or of another result than one tensor.
+        """
+        leaves = keras.tree.flatten((args, kwargs))
+        moving = [leaf for leaf in leaves if isinstance(leaf, MomentTensor)]
+        if (
+            not moving
+            or any(x.values is None for x in moving)
+            or not (
+                type(operation).__name__ in _COMPARISONS
+                or all(map(_is_integer, moving))
+            )
+        ):
+            return None
+        with plain_layer_calls():
+            filled = keras.tree.map_structure(
+                lambda x: x.values if isinstance(x, MomentTensor) else x,
+                (args, kwargs),
+            )
+            result = operation.call(*filled[0], **filled[1])
+        if not keras.ops.is_tensor(result):
+            return None
+        values = numbers(result)
+        if not values.ndim or len(values) != moving[0].samples:
+            return None
+        return self.steps.given(values)
+
     def operation_call(
         self, operation: keras.Operation, *args: Any, **kwargs: Any
     ) -> Any:
@@ -132,6 +181,9 @@ class Walk:
         if isinstance(operation, keras.layers.Layer):
             return self.layer_call(operation, *args, **kwargs)
         rule = operation_rule(operation)
+        known = self._of_integers(operation, args, kwargs)
+        if known is not None:
+            return known
         if rule is not None:
             return rule(self.steps, operation, *args, **kwargs)
         leaves = keras.tree.flatten((args, kwargs))
@@ -144,6 +196,48 @@ class Walk:
             f"it calls keras.ops.{_snake(type(operation).__name__)}, which has "
             "no rule"
         )
+
+
+def _is_integer(x: MomentTensor) -> bool:
+    """Whether a tensor holds given integers or booleans, such as tokens."""
+    return x.values is not None and x.values.dtype.kind in "iub"
+
+
+def _with_mask(x: Any, mask: Any) -> Any:
+    """Returns a tensor with the mask that a layer is given for it.
+
+    Raises:
+        Unpredictable: If the mask depends on the signal.
+    """
+    values = mask.values if isinstance(mask, MomentTensor) else numbers(mask)
+    if values is None or not isinstance(x, MomentTensor):
+        raise Unpredictable("its mask depends on the signal")
+    return x.like(x.signal, mask=values.astype(bool))
+
+
+def _mask_of(args: tuple, kwargs: dict[str, Any]) -> np.ndarray | None:
+    """Returns the mask of the tensors that a layer is given, None without."""
+    for leaf in keras.tree.flatten((args, kwargs)):
+        if isinstance(leaf, MomentTensor) and leaf.mask is not None:
+            return None if leaf.mask.all() else leaf.mask
+    return None
+
+
+def _check_mask(layer: keras.layers.Layer) -> None:
+    """Refuses a mask for a layer that uses it, but for loops over time.
+
+    Raises:
+        Unpredictable: If there is no rule for the mask.
+    """
+    loops = (keras.layers.RNN, keras.layers.Bidirectional)
+    if isinstance(layer, (keras.Model, *loops)):
+        return
+    names = inspect.signature(layer.call).parameters
+    if any(
+        name == "mask" or name.endswith(("query_mask", "value_mask"))
+        for name in names
+    ):
+        raise Unpredictable("it takes the mask of its input, e.g. of padding")
 
 
 def _function_of_one(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -14,6 +14,10 @@ from keras_initx.initializers.base import FanInInitializer, compute_fans
 from keras_initx.initializers.depth_process import DepthWeights
 from keras_initx.initializers.scaled import Scaled
 from keras_initx.prediction.refusals import Unpredictable
+from keras_initx.theory.residual.depth_processes import (
+    fractional_noise_covariance,
+    smooth_covariance,
+)
 
 Source = Literal["present", "initial"]
 
@@ -42,6 +46,7 @@ def weight_moments(
     initializer: Any,
     source: Source,
     fans: tuple[float, float] | None = None,
+    part: Any = (),
 ) -> WeightMoments:
     """Returns mean and variance of the entries of a weight.
 
@@ -51,6 +56,8 @@ def weight_moments(
         source: str. "present" for its values, "initial" for its initializer.
         fans: tuple of two floats. The fan-in and the fan-out, where the layer
             gives them to its initializer. Defaults to those of the shape.
+        part: slice or tuple. The index of the part of the weight that is meant,
+            whose values are taken. Defaults to all of it.
 
     Raises:
         Unpredictable: If the entries are not independent draws of a finite
@@ -67,7 +74,7 @@ def weight_moments(
             )
         return found
     values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
-    return value_moments(np.asarray(values, dtype=np.float64))
+    return value_moments(np.asarray(values, dtype=np.float64)[part])
 
 
 def value_moments(values: np.ndarray) -> WeightMoments:
@@ -122,6 +129,10 @@ def initializer_moments(
             return None
         factor = initializer.factor
         return WeightMoments(factor * inner.mean, factor**2 * inner.variance)
+    if isinstance(initializer, DepthWeights):
+        return WeightMoments(
+            0.0, initializer.scale / _fan_in(initializer, shape)
+        )
     if isinstance(initializer, k.VarianceScaling) and not isinstance(
         initializer, FanInInitializer
     ):
@@ -156,12 +167,73 @@ def initializer_moments(
     return None
 
 
+def _fan_in(initializer: DepthWeights, shape: Sequence[int]) -> float:
+    """Returns the fan-in that an initializer reads from a shape."""
+    fan_in = initializer.fan_in
+    if fan_in is None:
+        axes = initializer.input_axes, initializer.output_axes
+        fan_in, _ = compute_fans(shape, *axes)
+    return max(1, fan_in)
+
+
+class Process(NamedTuple):
+    """The place of a weight in a `DepthProcess`.
+
+    Attributes:
+        name: Hashable. The process, the same one for all its layers.
+        layer: int. The index of the layer.
+        covariance: Array. The covariance of two layers that lie m apart, for
+            m = 0, 1 and so on; 1 at 0.
+    """
+
+    name: Hashable
+    layer: int
+    covariance: np.ndarray
+
+
+def depth_process(
+    variable: Any, initializer: Any, source: Source
+) -> Process | None:
+    """Returns the place of a weight in a `DepthProcess`, None without one.
+
+    Args:
+        variable: keras.Variable. The weight.
+        initializer: keras.Initializer or None. What draws it.
+        source: str. As in `weight_moments`. Present values that the process
+            does not draw, up to a factor, have no place in it.
+    """
+    while isinstance(initializer, Scaled):
+        initializer = initializer.initializer
+    if not isinstance(initializer, DepthWeights):
+        return None
+    shape, depth = tuple(variable.shape), initializer.depth
+    lags = np.arange(depth)
+    if initializer.kind == "smooth":
+        row = smooth_covariance(lags, depth, initializer.length_scale)
+    elif initializer.kind == "fractional":
+        row = fractional_noise_covariance(lags, initializer.hurst)
+    else:
+        row = (lags == 0).astype(float)
+    if source == "present":
+        drawn = initializer.draw(shape, 1)
+        first, second = (
+            keras.ops.convert_to_numpy(keras.ops.cast(w, "float32")).ravel()
+            for w in (drawn, variable)
+        )
+        size = np.linalg.norm(first) * np.linalg.norm(second)
+        if abs(float(first @ second)) < 0.99 * size:
+            return None
+    config = initializer.get_config()
+    names = ("depth", "kind", "length_scale", "hurst", "seed", "stream")
+    name = ("process", *(str(config[name]) for name in names), shape)
+    return Process(name, initializer.index, row)
+
+
 def _check_kind(initializer: Any) -> None:
     """Refuses initializers whose weights have no limit of wide layers here.
 
     Raises:
-        Unpredictable: If the weights have an infinite variance, or are
-            correlated with those of other layers.
+        Unpredictable: If the weights have an infinite variance.
     """
     while isinstance(initializer, Scaled):
         initializer = initializer.initializer
@@ -169,9 +241,4 @@ def _check_kind(initializer: Any) -> None:
         raise Unpredictable(
             "its weights have an infinite variance; use "
             "theory.stable_scale_recursion"
-        )
-    if isinstance(initializer, DepthWeights):
-        raise Unpredictable(
-            "its weights are correlated with those of other layers; use "
-            "theory.residual"
         )

@@ -39,6 +39,7 @@ from keras_initx.prediction.expressions import (
     Block,
     Blocks,
     Constant,
+    Drawn,
     Expression,
     Flat,
     Known,
@@ -48,12 +49,14 @@ from keras_initx.prediction.expressions import (
     Mask,
     Mix,
     Product,
+    Stack,
     Sum,
     Take,
     Unflat,
     Values,
     White,
     Winner,
+    taken,
 )
 from keras_initx.prediction.moments import (
     SAMPLED,
@@ -108,7 +111,8 @@ class WideEngine(Engine):
         """Implements `Engine.linear`."""
         forward = self._linear(
             x.value,
-            ("forward", weight.family),
+            "forward",
+            weight,
             taps,
             weight.variance * weight.inputs,
             size,
@@ -120,7 +124,8 @@ class WideEngine(Engine):
         def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
             backward = self._linear(
                 gradient,
-                ("backward", weight.family),
+                "backward",
+                weight,
                 back,
                 weight.variance * weight.outputs,
                 x.size,
@@ -133,7 +138,8 @@ class WideEngine(Engine):
     def _linear(
         self,
         source: Blocks,
-        family: Hashable,
+        direction: str,
+        weight: Weight,
         taps: list[np.ndarray] | None,
         scale: float,
         size: int,
@@ -146,7 +152,10 @@ class WideEngine(Engine):
         known = frozenset(reasons).union(
             *(self.moments.reasons(block.expression) for block in source)
         )
-        return Linear(family, source, taps, scale, size, tuple(known))
+        family = (direction, weight.family)
+        u = Linear(family, source, taps, scale, size, tuple(known))
+        u.index, u.covariance = weight.index, weight.covariance
+        return u
 
     def new_vector(
         self, family: Hashable, variance: float, size: int, width: int
@@ -245,21 +254,18 @@ class WideEngine(Engine):
 
     def take(self, x: Signal, index: np.ndarray) -> Signal:
         """Implements `Engine.take`."""
-        blocks = [Block(b.width, Take(b.expression, index)) for b in x.value]
+        blocks = [Block(b.width, taken(b.expression, index)) for b in x.value]
         read = index[index >= 0]
         if len(np.unique(read)) == len(read):
-            inverse = _inverse(index, x.size)
+            (inside,) = np.nonzero(index >= 0)
 
             def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
-                return [
-                    (
-                        x,
-                        [
-                            Block(b.width, Take(b.expression, inverse))
-                            for b in gradient
-                        ],
-                    )
-                ]
+                back = []
+                for b in gradient:
+                    part = taken(b.expression, inside)
+                    placed = Stack(x.size, [part], [index[inside]])
+                    back.append(Block(b.width, placed))
+                return [(x, back)]
 
             return self.with_gradient(self._signal(blocks), pull)
         # Several points read one, whose gradient is the sum of theirs.
@@ -267,6 +273,42 @@ class WideEngine(Engine):
         spread[read, np.flatnonzero(index >= 0)] = 1.0
         return self.with_gradient(
             self._signal(blocks), lambda g: [(x, _mixed(g, spread))]
+        )
+
+    def stack(
+        self,
+        signals: Sequence[Signal],
+        at: Sequence[np.ndarray],
+        size: int,
+    ) -> Signal:
+        """Implements `Engine.stack`."""
+        blocks = _combined(
+            [signal.value for signal in signals],
+            lambda *parts: Stack(size, parts, at),
+        )
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            return [
+                (
+                    signal,
+                    [
+                        Block(b.width, taken(b.expression, points))
+                        for b in gradient
+                    ],
+                )
+                for signal, points in zip(signals, at, strict=True)
+            ]
+
+        return self.with_gradient(self._signal(blocks), pull)
+
+    def sampled(self, x: Signal) -> Signal:
+        """Implements `Engine.sampled`."""
+
+        def drawn(blocks: Blocks) -> Blocks:
+            return [Block(b.width, Drawn(b.expression)) for b in blocks]
+
+        return self.with_gradient(
+            self._signal(drawn(x.value)), lambda g: [(x, drawn(g))]
         )
 
     def mix(self, x: Signal, matrix: np.ndarray) -> Signal:
@@ -402,6 +444,25 @@ class WideEngine(Engine):
 
         return self.with_gradient(self._signal(blocks), pull)
 
+    def repeat_channels(self, x: Signal, count: int) -> Signal:
+        """Implements `Engine.repeat_channels`.
+
+        Gradients of copies come from different random weights and are
+        uncorrelated, so that their sum has `count` times the mean square.
+        """
+        if len(x.value) > 1:
+            raise Unpredictable("it repeats channels that differ")
+        (block,) = x.value
+        copies = [Block(block.width * count, block.expression)]
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            if len(gradient) > 1:
+                raise Unpredictable("it repeats channels that differ")
+            scaled = Sum([gradient[0].expression], [math.sqrt(count)])
+            return [(x, [Block(x.width, scaled)])]
+
+        return self.with_gradient(self._signal(copies), pull)
+
     def flatten(self, x: Signal, positions: int) -> Signal:
         """Implements `Engine.flatten`."""
         if positions == 1:
@@ -443,6 +504,14 @@ class WideEngine(Engine):
         for signal in inputs:
             if not all(b.expression.gaussian for b in signal.value):
                 raise Unpredictable("its queries or keys are not normal")
+        supports = [
+            frozenset().union(*(b.expression.support for b in signal.value))
+            for signal in inputs
+        ]
+        if any(a & b for a, b in itertools.combinations(supports, 2)):
+            raise Unpredictable(
+                "its queries, keys or values have weights in common"
+            )
         head = Head(
             self.second(query.value),
             self.second(key.value),
@@ -557,8 +626,18 @@ def _unflat(x: Expression, positions: int) -> Expression:
     raise Unpredictable("its gradient does not go through a Flatten")
 
 
-def _plain_sum(parts: Sequence[Expression]) -> Sum:
-    """Returns a sum, without sums in it whose factors are numbers."""
+def _plain_sum(parts: Sequence[Expression]) -> Expression:
+    """Returns a sum, without sums in it whose factors are numbers.
+
+    Stacks that fill different points are one stack.
+    """
+    stacks = [part for part in parts if isinstance(part, Stack)]
+    if len(stacks) == len(parts):
+        at = [points for stack in stacks for points in stack.at]
+        filled = np.concatenate(at)
+        if len(np.unique(filled)) == len(filled):
+            inner = [part for stack in stacks for part in stack.parts]
+            return Stack(stacks[0].size, inner, at)
     terms: list[Expression] = []
     factors: list[Any] = []
     for part in parts:

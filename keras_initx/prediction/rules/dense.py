@@ -114,6 +114,13 @@ def _embedding(steps: Propagation, layer: Any, x: Any) -> MomentTensor:
         signal = steps.engine.shift(signal, moments.mean)
     samples = x.samples if isinstance(x, MomentTensor) else None
     places = tokens.shape[1:] if samples is not None else tokens.shape
+    counts = tokens != 0
+    masked = layer.mask_zero and samples is not None and not counts.all()
     return MomentTensor(
-        signal, samples, tuple(places), (layer.output_dim,), layer.compute_dtype
+        signal,
+        samples,
+        tuple(places),
+        (layer.output_dim,),
+        layer.compute_dtype,
+        mask=counts if masked else None,
     )

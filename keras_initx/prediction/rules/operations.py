@@ -146,6 +146,19 @@ def _transpose(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
     return permuted(steps, x, list(order))
 
 
+@register_operation("Flip")
+def _flip(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
+    rank, lead = len(x.shape), 0 if x.samples is None else 1
+    axes = op.axis
+    axes = axes if isinstance(axes, list | tuple) else [axes]
+    if None in axes or any(
+        not lead <= axis % rank < rank - len(x.channels) for axis in axes
+    ):
+        raise Unpredictable("it flips samples or channels")
+    index = np.flip(places(x), tuple(axis % rank - lead for axis in axes))
+    return steps.take(x, index, x.positions)
+
+
 @register_operation("ExpandDims")
 def _expand(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
     axes = op.axis if isinstance(op.axis, list | tuple) else [op.axis]
@@ -261,6 +274,23 @@ def _reduce(steps: Propagation, op: Any, x: MomentTensor) -> MomentTensor:
         matrix /= matrix.sum(axis=1, keepdims=True)
     kept = tuple(n for i, n in enumerate(sizes) if op.keepdims or i not in own)
     return steps.mix(x, matrix, kept)
+
+
+@register_operation("Repeat")
+def _repeat(
+    steps: Propagation, op: Any, x: MomentTensor, *args: Any
+) -> MomentTensor:
+    """Copies of positions, or of all channels of a head."""
+    rank, lead = len(x.shape), 0 if x.samples is None else 1
+    if op.axis is None or not isinstance(op.repeats, int):
+        raise Unpredictable("it repeats values by other than a number")
+    axis = op.axis % rank
+    if axis < lead or axis == rank - 1:
+        raise Unpredictable("it repeats samples or single channels")
+    if axis >= rank - len(x.channels):
+        return steps.repeat_channels(x, op.repeats, axis - rank)
+    index = np.repeat(places(x), op.repeats, axis=axis - lead)
+    return steps.take(x, index, index.shape)
 
 
 @register_operation("Matmul", "Dot")

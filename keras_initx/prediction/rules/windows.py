@@ -119,12 +119,13 @@ def _output_positions(layer: Any, x: MomentTensor) -> tuple[int, ...]:
     return tuple(layer.compute_output_shape(tuple(x.shape))[1:-1])
 
 
-def _taps(
+def taps_of(
     layer: Any,
     x: MomentTensor,
     positions: tuple[int, ...],
     along: Any = axis_taps,
 ) -> list[np.ndarray]:
+    """Returns the taps of a convolution, with the positions of its output."""
     rank = len(x.positions)
     settings = zip(
         x.positions,
@@ -150,7 +151,7 @@ def _convolution(
         layer.kernel,
         layer.bias,
         outputs=layer.filters,
-        taps=_taps(layer, x, positions),
+        taps=taps_of(layer, x, positions),
         positions=positions,
         inputs=x.width // layer.groups,
         fan_out=layer.filters // layer.groups,
@@ -174,7 +175,7 @@ def _transposed_convolution(
         layer.kernel,
         layer.bias,
         outputs=layer.filters,
-        taps=_taps(layer, x, positions, transposed_axis_taps),
+        taps=taps_of(layer, x, positions, transposed_axis_taps),
         positions=positions,
     )
     return steps.activate(layer, u)
@@ -197,7 +198,7 @@ def _depthwise_convolution(
         layer.kernel,
         layer.bias,
         outputs=x.width * layer.depth_multiplier,
-        taps=_taps(layer, x, positions),
+        taps=taps_of(layer, x, positions),
         positions=positions,
         inputs=1,
         fan_out=layer.depth_multiplier,
@@ -219,7 +220,7 @@ def _separable_convolution(
         x,
         layer.depthwise_kernel,
         outputs=x.width * layer.depth_multiplier,
-        taps=_taps(layer, x, positions),
+        taps=taps_of(layer, x, positions),
         positions=positions,
         inputs=1,
         fan_out=layer.depth_multiplier,

@@ -1,0 +1,263 @@
+"""Draws of the channels that expressions stand for.
+
+The variables of an expression are drawn, each once, and the expression is
+computed on them. Gaussian vectors of one family are drawn one after the other,
+each given those before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+
+import numpy as np
+from scipy import linalg
+
+from keras_initx.prediction.expressions import (
+    Constant,
+    Drawn,
+    Expression,
+    Largest,
+    Map,
+    Mask,
+    Mix,
+    Product,
+    Shifted,
+    Stack,
+    Sum,
+    Take,
+    Values,
+    Winner,
+)
+from keras_initx.prediction.refusals import Unpredictable
+
+# Expressions whose values on drawn channels are those of their parts, combined.
+_COMBINED = (Sum, Product, Map, Take, Stack, Mix, Largest, Winner)
+
+
+class _Family:
+    """The Gaussian vectors of one family that are drawn, one after the other.
+
+    With the normal draws z of all of them, u = L z, and C the covariance of all
+    of them, C = L L^T.
+    """
+
+    def __init__(self) -> None:
+        self.members: list[Expression] = []
+        self.root = np.zeros((0, 0))
+        self.normal: list[np.ndarray] = []
+
+
+class Channels:
+    """Values of expressions on channels that are drawn.
+
+    Args:
+        count: int. The number of channels.
+        seed: int. The seed of the draws.
+        second: callable. From two expressions to their second moments.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        second: Callable[[Expression, Expression], np.ndarray],
+    ):
+        self.count = count
+        self.seed = seed
+        self.second = second
+        self._values: dict[int, np.ndarray] = {}
+        self._kept: list[Expression] = []
+        # The Gaussian vectors that are drawn, by family.
+        self._families: dict[Hashable, _Family] = {}
+        # The draws of `Shifted`, by the shift.
+        self._shifted: dict[int, Channels] = {}
+        self._generators = 0
+
+    def values(self, x: Expression) -> np.ndarray:
+        """Returns an expression on drawn channels, `(channels, points)`."""
+        if id(x) not in self._values:
+            # An expression is known by its id, so it must stay.
+            self._kept.append(x)
+            if isinstance(x, Drawn):
+                return self._values_of_drawn(x)
+            self._values[id(x)] = self._compute_values(x)
+        return self._values[id(x)]
+
+    def _values_of_drawn(self, x: Drawn) -> np.ndarray:
+        """Returns the values of the part, and drops those it is made of.
+
+        Variables, which must not be drawn again, and other `Drawn` are kept.
+        """
+        before = set(self._values)
+        values = self.values(x.parts[0])
+        for one in self._made_of(x, before):
+            self._values.pop(id(one), None)
+        self._values[id(x)] = values
+        return values
+
+    def _made_of(self, x: Drawn, before: set[int]) -> list[Expression]:
+        """Returns the sums, products and functions that a `Drawn` is made of.
+
+        Those whose values were known before are left out.
+        """
+        found: list[Expression] = []
+        waiting = list(x.parts)
+        while waiting:
+            one = waiting.pop()
+            if id(one) in before or isinstance(one, Drawn):
+                continue
+            if isinstance(one, _COMBINED):
+                found.append(one)
+                waiting += one.parts
+        return found
+
+    def _compute_values(self, x: Expression) -> np.ndarray:
+        if isinstance(x, Constant):
+            return np.broadcast_to(x.values, (self.count, x.size))
+        if isinstance(x, _COMBINED):
+            return combined(x, [self.values(part) for part in x.parts])
+        if isinstance(x, Values):
+            rng = self._generator()
+            count = -(-self.count // len(x.values))
+            index = np.tile(np.arange(len(x.values)), count)[: self.count]
+            return x.values[rng.permutation(index)]
+        if isinstance(x, Shifted):
+            return self._at_shift(x.shift).values(x.part)
+        if isinstance(x, Mask):
+            rng = self._generator()
+            _, groups = np.unique(x.groups, return_inverse=True)
+            draws = rng.random((self.count, groups.max() + 1)) >= x.rate
+            return draws[:, groups] / (1 - x.rate)
+        if x.gaussian:
+            return self._gaussian_values(x)
+        raise Unpredictable(
+            f"the moments of {type(x).__name__.lower()} channels are not known"
+        )
+
+    def _at_shift(self, shift: int) -> Channels:
+        """Returns the draws of the channels at a shift."""
+        if shift not in self._shifted:
+            seed = self.seed + (shift << 32)
+            self._shifted[shift] = Channels(self.count, seed, self.second)
+        return self._shifted[shift]
+
+    def _gaussian_values(self, x: Expression) -> np.ndarray:
+        """Draws a Gaussian vector, given those of its family drawn before."""
+        (name,) = x.support or (None,)
+        family = self._families.setdefault(name, _Family())
+        rest = self.second(x, x)
+        normal = whitened_normal(self._generator(), self.count, x.size)
+        values = np.zeros((self.count, x.size))
+        count = len(family.root)
+        known = np.zeros((x.size, 0))
+        if count:
+            # u2 given z1 has the mean R z1, R = C21 L1^-T, and the covariance
+            # C22 - R R^T.
+            crossed = [self.second(x, member) for member in family.members]
+            known = _solved(family.root, np.concatenate(crossed, axis=1))
+            rest = rest - known @ known.T
+            values = np.concatenate(family.normal, axis=1) @ known.T
+        root = lower_root(rest)
+        values = values + normal @ root.T
+        family.members.append(x)
+        family.normal.append(normal)
+        family.root = np.block(
+            [[family.root, np.zeros((count, x.size))], [known, root]]
+        )
+        return values
+
+    def _generator(self) -> np.random.Generator:
+        self._generators += 1
+        return np.random.default_rng([self.seed, self._generators])
+
+
+def _solved(root: np.ndarray, crossed: np.ndarray) -> np.ndarray:
+    """Returns C L^-T for a lower triangular L, 0 for its rows of zeros."""
+    empty = np.diagonal(root) == 0
+    if empty.any():
+        root = root + np.diag(empty.astype(float))
+    return linalg.solve_triangular(root, crossed.T, lower=True).T
+
+
+def lower_root(covariance: np.ndarray) -> np.ndarray:
+    """Returns a lower triangular root of a covariance, which may be singular.
+
+    Eigenvalues below 1e-12 of the largest one are replaced by that number.
+    """
+    size = float(np.diagonal(covariance).max())
+    if size <= 0:
+        return np.zeros_like(covariance)
+    try:
+        return np.linalg.cholesky(
+            covariance + 1e-12 * size * np.eye(len(covariance))
+        )
+    except np.linalg.LinAlgError:
+        scale, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(scale, 1e-12 * scale.max()))
+        return np.linalg.qr(root.T)[1].T
+
+
+def whitened_normal(
+    rng: np.random.Generator, count: int, size: int
+) -> np.ndarray:
+    """Returns normal draws whose second moments are exactly the identity.
+
+    Args:
+        rng: numpy.random.Generator.
+        count: int. The number of draws, even. Half of them are the others with
+            the opposite sign.
+        size: int. The number of independent variables.
+
+    Returns:
+        Array of shape `(count, size)`.
+
+    Reference: antithetic draws and moment matching, as in Boyle, Broadie &
+    Glasserman, Journal of Economic Dynamics and Control 21 (1997).
+    """
+    z = rng.standard_normal((count // 2, size))
+    if 2 * size <= count // 2 and size:
+        z = np.linalg.solve(np.linalg.cholesky(z.T @ z / len(z)), z.T).T
+    return np.concatenate([z, -z])
+
+
+def combined(x: Expression, parts: list[np.ndarray]) -> np.ndarray:
+    """Returns an expression on channels from its parts on them."""
+    if isinstance(x, Sum):
+        return total_of(
+            f * part for f, part in zip(x.factors, parts, strict=True)
+        )
+    if isinstance(x, Product):
+        product = parts[0]
+        for part in parts[1:]:
+            product = product * part
+        return product
+    if isinstance(x, Map):
+        return x.function.values(*np.broadcast_arrays(*parts))
+    if isinstance(x, Largest | Winner):
+        return x.on(parts[0])
+    if isinstance(x, Take):
+        return rows_at(parts[0].T, x.index).T
+    if isinstance(x, Stack):
+        values = np.zeros((len(parts[0]), x.size))
+        for part, points in zip(parts, x.at, strict=True):
+            values[:, points] = part
+        return values
+    assert isinstance(x, Mix)
+    return parts[0] @ x.matrix.T
+
+
+def rows_at(matrix: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Returns rows of a matrix, and zeros where the index is -1."""
+    rows = matrix[np.maximum(index, 0)]
+    if (index < 0).any():
+        rows = np.where((index < 0)[:, None], 0.0, rows)
+    return rows
+
+
+def total_of(terms: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns the sum of several arrays, at least one."""
+    first, *others = terms
+    total = np.array(first)
+    for term in others:
+        total = total + term
+    return total
