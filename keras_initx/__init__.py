@@ -12,6 +12,8 @@
   and `predict` does so for any model, forward and backward.
 - `measure` and `callbacks` measure the same in a model, on data, and
   `measure_jacobian` the singular values of its derivative.
+- `recommend` says what is wrong with the start of a model, and which call
+  mends it; `testing` checks the same in your own tests.
 - `optimizers` gives each weight a learning rate of its own.
 - `distribute` trains on several devices, several machines, or a TPU.
 - `distributions` has the heavy-tailed distributions that some initializers use.
@@ -59,7 +61,7 @@ with (
     from keras_initx.validation import check_backend
 
     if backend.is_tensorflow():
-        from keras_initx import callbacks, distribute, prediction
+        from keras_initx import callbacks, distribute, prediction, testing
         from keras_initx.calibration import Calibration, calibrate
         from keras_initx.measurement import (
             JacobianProfile,
@@ -73,6 +75,8 @@ with (
         )
         from keras_initx.prediction.predict import predict
         from keras_initx.prediction.record import Prediction
+        from keras_initx.recommendation.finding import Finding, Findings
+        from keras_initx.recommendation.recommend import recommend
 
 __all__ = [
     "Balance",
@@ -80,6 +84,8 @@ __all__ = [
     "BranchScaling",
     "Calibration",
     "CoordinateCheck",
+    "Finding",
+    "Findings",
     "Initialization",
     "InitializedWeight",
     "JacobianProfile",
@@ -108,13 +114,17 @@ __all__ = [
     "paired",
     "predict",
     "prediction",
+    "recommend",
     "scale_branches",
+    "testing",
     "theory",
 ]
 # What imports TensorFlow.
 _ON_TENSORFLOW = {
     "Calibration",
     "CoordinateCheck",
+    "Finding",
+    "Findings",
     "JacobianProfile",
     "Meter",
     "Prediction",
@@ -126,6 +136,8 @@ _ON_TENSORFLOW = {
     "measure_jacobian",
     "predict",
     "prediction",
+    "recommend",
+    "testing",
 }
 if not backend.is_tensorflow():
     __all__ = [name for name in __all__ if name not in _ON_TENSORFLOW]

@@ -26,7 +26,8 @@ LEVELS = (
     {"distributions", "hooks", "theory"},
     {"constraints", "initializers", "layers", "measurement", "optimizers"},
     {"calibration", "initialization", "models", "prediction"},
-    {"callbacks", "parametrization"},
+    {"callbacks", "parametrization", "recommendation"},
+    {"testing"},
     {"__init__"},
     {"cli", "__main__"},
 )
@@ -75,6 +76,17 @@ ARROWS = {
         "theory",
     },
     "callbacks": {"distribute", "inspection", "measurement", "profile"},
+    "recommendation": {
+        "calibration",
+        "initialization",
+        "initializers",
+        "inspection",
+        "measurement",
+        "prediction",
+        "profile",
+        "theory",
+    },
+    "testing": {"measurement", "recommendation"},
     "__init__": {
         "_startup",
         "backend",
@@ -93,6 +105,8 @@ ARROWS = {
         "parametrization",
         "prediction",
         "profile",
+        "recommendation",
+        "testing",
         "theory",
     },
     "cli": {"__init__", "_startup", "initializers", "profile", "theory"},
@@ -287,6 +301,8 @@ ON_TENSORFLOW = {
     "hooks",
     "measurement",
     "prediction",
+    "recommendation",
+    "testing",
 }
 FILES_ON_TENSORFLOW = {
     "initializers/distribution_config.py",
@@ -342,6 +358,7 @@ def test_importing_costs_no_package_beside_those_of_keras():
         kx.prediction,
         kx.callbacks,
         kx.distribute,
+        kx.testing,
     ],
     ids=lambda module: module.__name__,
 )

@@ -438,13 +438,15 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
         name: []
         for name in (
             *("sample_variance", "squared_mean", "units", "gradient"),
-            *("exactness", "notes"),
+            *("exactness", "notes", "position_correlation"),
         )
     }
     for row, gradient in zip(rows, gradients, strict=True):
         value = row.tensor.signal.value
-        total, covariance = pair_moments(
-            engine.second(value), row.tensor, samples
+        second = engine.second(value)
+        total, covariance = pair_moments(second, row.tensor, samples)
+        columns["position_correlation"].append(
+            position_correlation(second, row.tensor.places)
         )
         size = math.nan
         reasons = engine.reasons(value)
@@ -490,6 +492,28 @@ def pair_moments(
     pairs = np.einsum("apbp->ab", second.reshape(shape)) / places
     covariance = (pairs.sum() - np.trace(pairs)) / (count * (count - 1))
     return total, float(covariance)
+
+
+def position_correlation(second: np.ndarray, places: int) -> float:
+    """Returns the mean correlation of two positions of one sample.
+
+    With M the second moments, and an average over samples a and positions,
+
+        (mean over p != p' of M_(ap, ap')) / (mean over p of M_(ap, ap))
+
+    NaN with one position, or where all is zero.
+
+    Args:
+        second: Array of shape `(points, points)`. The second moments.
+        places: int. The number of positions.
+    """
+    total = float(np.diagonal(second).sum())
+    if places < 2 or not total:
+        return math.nan
+    count = len(second) // places
+    pairs = second.reshape(count, places, count, places)
+    within = float(np.einsum("apaq->", pairs))
+    return (within - total) / (total * (places - 1))
 
 
 def _exactness(engine: WideEngine, value: Any, reasons: frozenset[str]) -> str:

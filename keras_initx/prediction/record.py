@@ -52,8 +52,8 @@ class Prediction(VarianceProfile):
             quartile of each row. Defaults to none.
 
     Raises:
-        ValueError: As `VarianceProfile`, or if `exactness` or `quartiles` do
-            not have a value for each row.
+        ValueError: As `VarianceProfile`, or if `exactness`, `quartiles` or
+            `position_correlation` do not have a value for each row.
 
     Example:
 
@@ -66,6 +66,7 @@ class Prediction(VarianceProfile):
 
     exactness: Sequence[str] = ()
     quartiles: Mapping[str, Any] = field(default_factory=dict)
+    position_correlation: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +92,18 @@ class Prediction(VarianceProfile):
             array.setflags(write=False)
             quartiles[name] = array
         object.__setattr__(self, "quartiles", quartiles)
+        given = self.position_correlation
+        correlation = np.full(len(self), np.nan)
+        if given is not None:
+            correlation = np.array(given, dtype=np.float64)
+        if correlation.shape != (len(self),):
+            refuse(
+                "position_correlation must hold one number for each of the "
+                f"{len(self)} layers.",
+                position_correlation=given,
+            )
+        correlation.setflags(write=False)
+        object.__setattr__(self, "position_correlation", correlation)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prediction):
@@ -99,6 +112,11 @@ class Prediction(VarianceProfile):
             bool(super().__eq__(other))
             and self.exactness == other.exactness
             and self.quartiles.keys() == other.quartiles.keys()
+            and np.array_equal(
+                self.position_correlation,
+                other.position_correlation,
+                equal_nan=True,
+            )
             and all(
                 np.array_equal(a, other.quartiles[name], equal_nan=True)
                 for name, a in self.quartiles.items()
@@ -116,4 +134,9 @@ class Prediction(VarianceProfile):
                 ]
                 for name, values in self.quartiles.items()
             }
+        if not np.isnan(self.position_correlation).all():
+            config["position_correlation"] = [
+                None if np.isnan(value) else value
+                for value in self.position_correlation.tolist()
+            ]
         return config

@@ -1,0 +1,268 @@
+"""What the rules look at: a model, its prediction and its measurement."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initx.inspection.activations import activation_of, is_nonlinear
+from keras_initx.inspection.graph import Graph, has_graph, read_graph
+from keras_initx.inspection.moving_statistics import moving_statistics
+from keras_initx.inspection.traversal import ModelView, inspect_model
+from keras_initx.measurement.measure import measure
+from keras_initx.prediction.predict import predict
+from keras_initx.prediction.record import Prediction
+from keras_initx.profile import VarianceProfile
+
+# How many samples a prediction takes of the data, and a measurement of white
+# noise.
+_PREDICTED, _NOISE = 4, 64
+# The number of points of a batch, positions times samples, whose variance is
+# near enough to that of all, and the points that `predict` can take.
+_BATCH, _POINTS, _TRAINING_SAMPLES = 16, 1024, 32
+# Beginnings of messages about the arguments of a call, and about signals.
+_WRONG = ("data must", "Variance between samples", "Expected a Keras")
+_NONFINITE = "The signal must stay finite"
+
+
+class Case:
+    """A model, and what is known about its signal.
+
+    The prediction and the measurement are made when a rule asks for them. A
+    model with Batch Normalization is looked at in training mode, since before
+    training its moving statistics normalize nothing.
+
+    Args:
+        model: keras.Model. A built model.
+        data: Data that `measure` takes, or None.
+        steps: int or None. The largest number of batches to measure.
+    """
+
+    def __init__(self, model: Any, data: Any, steps: int | None):
+        self.model = model
+        self.data = data
+        self.steps = steps
+        self.refusal = ""
+        self.unmeasured = ""
+        self.nonfinite = False
+
+    # ---- the model ----------------------------------------------------------
+
+    @cached_property
+    def view(self) -> ModelView:
+        """The layers and the weights."""
+        return inspect_model(self.model)
+
+    @cached_property
+    def graph(self) -> Graph | None:
+        """Which operation feeds which, None for a `call` of one's own."""
+        if not has_graph(self.model):
+            return None
+        return read_graph(self.model, self.view)
+
+    @cached_property
+    def by_batch(self) -> bool:
+        """Whether a layer normalizes by the statistics of a batch."""
+        return any(
+            statistics is not None and not statistics.by_adapt
+            for statistics in map(moving_statistics, self.view.layers)
+        )
+
+    @cached_property
+    def normalizes(self) -> bool:
+        """Whether there is any normalization in the model."""
+        return any(
+            self.view.rule(layer).normalizes for layer in self.view.layers
+        )
+
+    def layer(self, row: str) -> Any:
+        """The layer of a row, None if it is not found."""
+        return self._layers.get(row) or self._layers.get(row.rpartition(":")[0])
+
+    @cached_property
+    def _layers(self) -> dict[str, Any]:
+        return {self.view.name(layer): layer for layer in self.view.layers}
+
+    def activation(self, layer: Any) -> Any:
+        """The nonlinear function behind a layer with a kernel, None without.
+
+        It is that of the layer, or of the layer that comes next in the model,
+        normalizations and dropouts left out.
+        """
+        own = getattr(layer, "activation", None)
+        if is_nonlinear(own):
+            return own
+        layers = self.view.layers
+        start = next(i for i, one in enumerate(layers) if one is layer)
+        for one in layers[start + 1 :]:
+            if activation_of(one) is not None:
+                return activation_of(one)
+            passes = isinstance(one, keras.layers.Dropout)
+            if not passes and not self.view.rule(one).normalizes:
+                return None
+        return None
+
+    @cached_property
+    def activations(self) -> list[Any]:
+        """The nonlinear functions of the model, the most frequent one first."""
+        found: dict[Any, int] = {}
+        for layer in self.view.layers:
+            own = getattr(layer, "activation", None)
+            function = own if is_nonlinear(own) else activation_of(layer)
+            if function is not None:
+                found[function] = found.get(function, 0) + 1
+        return sorted(found, key=lambda function: -found[function])
+
+    @cached_property
+    def is_paired(self) -> bool:
+        """Whether kernels have opposite halves, as `kx.paired` makes them.
+
+        Such weights are not independent, and cannot be predicted.
+        """
+        for weight in self.view.weights:
+            if weight.role == "kernel" and weight.variable.shape[-1] % 2 == 0:
+                values = keras.ops.convert_to_numpy(weight.variable)
+                left, right = np.split(values, 2, axis=-1)
+                if left.any() and np.array_equal(left, -right):
+                    return True
+        return False
+
+    # ---- its signal ---------------------------------------------------------
+
+    @cached_property
+    def predicted(self) -> Prediction | None:
+        """The prediction, None with the reason in `refusal`."""
+        if self.is_paired:
+            self.refusal = "its weights come in opposite pairs"
+            return None
+        return self._predict(self.by_batch)
+
+    @cached_property
+    def predicted_inference(self) -> Prediction | None:
+        """The prediction by moving statistics; None without any."""
+        if not self.by_batch or self.predicted is None:
+            return None
+        return self._predict(False)
+
+    def _predict(self, training: bool, layers: Any = None) -> Any:
+        samples = None if self.data is None else _PREDICTED
+        if training:
+            samples = None if self.data is None else _TRAINING_SAMPLES
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return predict(
+                    self.model,
+                    self.data,
+                    training=training,
+                    samples=samples,
+                    layers=layers,
+                )
+        except ValueError as error:
+            if str(error).startswith(_WRONG):
+                raise
+            self.refusal = str(error).partition(" Received:")[0]
+        except (ArithmeticError, np.linalg.LinAlgError, TypeError) as error:
+            self.refusal = f"the prediction failed ({error})"
+        return None
+
+    def predicted_at(self, layers: Any) -> Prediction | None:
+        """The prediction at other layers than those with kernels."""
+        if self.predicted is None:
+            return None
+        return self._predict(self.by_batch, layers)
+
+    @cached_property
+    def measured(self) -> VarianceProfile | None:
+        """The measurement, None with the reason in `unmeasured`.
+
+        A model whose weights cannot be predicted because they are paired is
+        measured on white noise if there are no data.
+        """
+        data = self._noise() if self.data is None else self.data
+        if data is None:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return measure(
+                    self.model, data, training=self.by_batch, steps=self.steps
+                )
+        except (ValueError, RuntimeError) as error:
+            if str(error).startswith(_WRONG):
+                raise
+            self.nonfinite = str(error).startswith(_NONFINITE)
+            self.unmeasured = str(error)
+        return None
+
+    def _noise(self) -> Any:
+        if not self.is_paired or self.graph is None:
+            return None
+        rng = np.random.default_rng(0)
+        shapes = [tuple(tensor.shape[1:]) for tensor in self.model.inputs]
+        if len(shapes) != 1 or None in shapes[0]:
+            return None
+        return rng.standard_normal((_NOISE, *shapes[0])).astype("float32")
+
+    @property
+    def profiles(self) -> list[tuple[str, VarianceProfile | None]]:
+        """Prediction and measurement, under the names of `Reading`."""
+        return [("predicted", self.predicted), ("measured", self.measured)]
+
+    @cached_property
+    def gradient_is_known(self) -> bool:
+        """Whether the predicted gradients stand for those in training.
+
+        Through Batch Normalization they depend on the number of points in a
+        batch, which `predict` must keep low for large images.
+        """
+        if self.predicted is None:
+            return False
+        if not self.by_batch:
+            return True
+        normalized, places = self._positions()
+        if not normalized:
+            return False
+        samples = min(_TRAINING_SAMPLES, max(2, _POINTS // max(places)))
+        return samples * min(normalized) >= _BATCH
+
+    def _positions(self) -> tuple[list[int], list[int]]:
+        """The number of positions of what a batch normalizes, and of all."""
+        if self.graph is None:
+            return [], []
+        count = [
+            math.prod(n or 1 for n in shape[1:-1])
+            for shape in self.graph.shapes
+        ]
+        normalized = [
+            count[number]
+            for step in self.graph.steps
+            if moving_statistics(step.operation) is not None
+            for number in step.outputs
+        ]
+        return normalized, count
+
+    def is_row_of_signal(self, row: str) -> bool:
+        """Whether a row is a signal, and not a table of an embedding."""
+        return not isinstance(self.layer(row), keras.layers.Embedding)
+
+    def kept(self, profile: VarianceProfile) -> list[int]:
+        """The indices of the rows that samples reach, embeddings left out."""
+        fraction = profile.sample_fraction
+        return [
+            i
+            for i, name in enumerate(profile.layers)
+            if fraction[i] > 0 and self.is_row_of_signal(name)
+        ]
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """Returns a / b, infinity for b = 0 and 1 for two zeros."""
+    if denominator:
+        return float(numerator / denominator)
+    return math.inf if numerator else 1.0

@@ -1,0 +1,278 @@
+"""What is wrong with the start of a model, and which call mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_initx.initialization.trained import trained_layers
+from keras_initx.inspection.checks import check_eager
+from keras_initx.inspection.traversal import inspect_model
+from keras_initx.measurement.data import Data, batches, build
+from keras_initx.recommendation.case import Case
+from keras_initx.recommendation.finding import Finding, Findings
+from keras_initx.recommendation.reading import WHOLE, Reading
+from keras_initx.recommendation.rules import RULES
+from keras_initx.recommendation.trial import NotCopied, carried_out
+from keras_initx.validation import (
+    check_backend,
+    check_instance,
+    check_int,
+    did_you_mean,
+    refuse,
+)
+
+
+def recommend(
+    model: keras.Model,
+    data: Data = None,
+    *,
+    ignore: Sequence[str] = (),
+    steps: int | None = 8,
+) -> Findings:
+    """Finds faults of a model before training, and a line against each.
+
+    The signal and the gradient are predicted (`predict`), and the signal is
+    measured where there are data (`measure`). Rules of the literature look at
+    these numbers and at the weights. For each fault, lines of code are tried on
+    a copy of the model, and the first one after which the rule finds nothing
+    is given, with the number after it. The model itself does not change.
+
+        equal weights        layers that share an initializer have equal kernels
+        wrong fans           Keras reads fans from a shape that does not say
+                             them
+        inputs               the data are not centered, or far from size 1
+        embedding            an embedding is as small as an epsilon behind it
+        query and key        attention scores so large that one key gets all
+        residual growth      branches without the factor 1/sqrt(branches)
+        saturation           tanh and the like at their bounds
+        dead units           relu units that no sample turns on
+        scale                the signal vanishes or explodes
+        dead at birth        the same in inference mode, at fresh statistics of
+                             Batch Normalization
+        batch normalization  deep, without skips: gradients explode
+        tokens               attention makes all tokens of a sample alike
+        width                a deep narrow relu network, different for each seed
+        gradient             the gradient vanishes or explodes
+        sample fraction      all samples have the same signal at the last layer
+
+    What is measured decides where both numbers are known. A finding that the
+    line of an earlier one removes is not given by itself: the earlier one names
+    it. A number out of its range makes training slow or impossible in most
+    cases, and one within its range promises nothing: nobody can know the
+    accuracy of a network from its start.
+
+    A model with Batch Normalization is looked at in training mode, since
+    before training its moving statistics are of no data.
+
+    Where `predict` refuses a model, its findings are founded on the
+    measurement alone. Without data nothing is then known of the signal, which
+    is a finding too, "unknown".
+
+    Args:
+        model: keras.Model. A model that has not been trained.
+        data: As in `measure`. Defaults to none: the signal is then predicted
+            for white noise, and nothing is known of the inputs.
+        ignore: Sequence of str. Names of rules that are left out. Defaults to
+            none.
+        steps: int. The largest number of batches to measure, None for all.
+            Defaults to 8.
+
+    Returns:
+        `Findings`, a list of `Finding`, which is empty where nothing is found.
+
+    Raises:
+        ValueError: If the model is not built and there are no data, if it has
+            been trained, or if the data cannot be measured.
+        TypeError: If `model` is no Keras layer.
+        RuntimeError: If Keras runs on another backend than TensorFlow.
+
+    Example:
+
+    >>> import keras, keras_initx as kx
+    >>> layers = [keras.layers.Dense(64, "relu") for _ in range(25)]
+    >>> model = keras.Sequential([keras.Input((64,)), *layers])
+    >>> findings = kx.recommend(model, ignore=["sample fraction", "width"])
+    >>> [finding.rule for finding in findings]
+    ['scale']
+    >>> findings[0].call
+    'kx.initialize(model, "he_normal", seed=0)'
+
+    Reference: each finding names its own. The ranges of scale and sample
+    fraction are those of `VarianceProfile`.
+    """
+    check_backend("recommend")
+    check_eager("recommend")
+    check_instance("model", model, keras.layers.Layer, "a Keras model")
+    steps = check_int("steps", steps, 1, optional=True)
+    rules = _chosen(ignore)
+    if data is not None:
+        build(model, batches(data, model=model))
+    for layer, count in trained_layers(inspect_model(model)):
+        raise ValueError(
+            "recommend looks at the start of a training, and the ranges of its "
+            "rules say nothing of trained weights. Received: "
+            f"{layer.name!r} after {count} steps"
+        )
+    case = Case(model, data, steps)
+    found = {}
+    for name in rules:
+        reading = RULES[name](case)
+        if reading is not None and reading.found:
+            found[name] = reading
+    mender = _Mender(case)
+    findings: list[Finding] = []
+    while found:
+        name = next(iter(found))
+        finding, gone = mender.mended(name, found)
+        findings.append(finding)
+        found = {k: v for k, v in found.items() if k not in gone}
+    return Findings([*_unknown(case), *findings], _not_seen(case))
+
+
+def _chosen(ignore: Sequence[str]) -> list[str]:
+    names = [ignore] if isinstance(ignore, str) else list(ignore)
+    for name in names:
+        if name not in RULES:
+            hint = did_you_mean(str(name), RULES)
+            refuse(
+                f"ignore must hold names of rules, {list(RULES)}.{hint}",
+                ignore=ignore,
+            )
+    return [name for name in RULES if name not in names]
+
+
+class _Mender:
+    """Tries lines on copies of a model, each line once."""
+
+    def __init__(self, case: Case):
+        self.case = case
+        self._after: dict[str, Case | None] = {}
+        self._why_not = ""
+
+    def mended(
+        self, name: str, found: dict[str, Reading]
+    ) -> tuple[Finding, set[str]]:
+        """Returns the finding of a rule, and the rules that its line mends.
+
+        Args:
+            name: str. The rule.
+            found: dict. All readings that are faults, by rule.
+        """
+        before = found[name]
+        for line in before.lines:
+            case = self._carried_out(line)
+            if case is None:
+                continue
+            after = RULES[name](case)
+            if after is not None and after.found:
+                continue
+            gone = {other for other in found if self._is_gone(other, case)}
+            number, how = _number(after)
+            also = tuple(other for other in found if other in gone - {name})
+            finding = _finding(
+                name, before, line, number, how, also, before.note
+            )
+            return finding, gone | {name}
+        note = before.note
+        line = ""
+        if self._why_not:
+            line = next(iter(before.lines), "")
+            note = (
+                f"The line was not tried, since the model cannot be copied: "
+                f"{self._why_not}. {note}"
+            ).strip()
+        return _finding(name, before, line, None, "", (), note), {name}
+
+    def _is_gone(self, name: str, case: Case) -> bool:
+        reading = RULES[name](case)
+        return reading is None or not reading.found
+
+    def _carried_out(self, line: str) -> Case | None:
+        if line not in self._after:
+            try:
+                self._after[line] = carried_out(self.case, line)
+            except NotCopied as error:
+                self._why_not = str(error)
+                self._after[line] = None
+        return self._after[line]
+
+
+def _number(reading: Reading | None) -> tuple[float | None, str]:
+    if reading is None:
+        return None, ""
+    if reading.measured is not None:
+        return reading.measured, "measured"
+    if reading.predicted is not None:
+        return reading.predicted, "predicted"
+    return None, ""
+
+
+def _finding(
+    name: str,
+    before: Reading,
+    line: str,
+    after: float | None,
+    how: str,
+    also: tuple[str, ...],
+    note: str,
+) -> Finding:
+    return Finding(
+        name,
+        before.where,
+        before.quantity,
+        before.predicted,
+        before.measured,
+        before.why,
+        line,
+        after,
+        how,
+        also,
+        note,
+    )
+
+
+def _unknown(case: Case) -> list[Finding]:
+    """A finding if nothing is known of the signal."""
+    if case.predicted is not None or case.measured is not None:
+        return []
+    if case.nonfinite:
+        return []
+    reasons = [text for text in (case.refusal, case.unmeasured) if text]
+    return [
+        Finding(
+            "unknown",
+            WHOLE,
+            "signal and gradient",
+            None,
+            None,
+            f"The signal could not be looked at: {'; '.join(reasons)}.",
+            "kx.recommend(model, data)" if case.data is None else "",
+            note="" if case.data is not None else "The call needs your data.",
+        )
+    ]
+
+
+def _not_seen(case: Case) -> list[str]:
+    """What no rule could look at, in sentences."""
+    said: list[Any] = []
+    if case.predicted is None and case.measured is not None:
+        said.append(
+            "The gradient was not looked at, since the model cannot be "
+            f"predicted: {case.refusal}."
+        )
+    elif case.predicted is not None and not case.gradient_is_known:
+        said.append(
+            "The gradient was not looked at: it depends on the number of "
+            "points in a batch, of which a prediction can take few."
+        )
+    if case.data is None:
+        said.append(
+            "Inputs, and dead and saturated units, were not measured: give "
+            "data."
+        )
+    elif case.measured is None and not case.nonfinite:
+        said.append(f"The signal was not measured: {case.unmeasured}")
+    return said

@@ -1,0 +1,256 @@
+"""Faults of the size of the signal, forward."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+
+from keras_initx.initialization.branches import BranchFinder, is_sum
+from keras_initx.profile import VarianceProfile
+from keras_initx.profile.verdict import (
+    GOOD_FRACTION,
+    GOOD_TOTAL,
+    LOST_FRACTION,
+    MANY_LAYERS,
+)
+from keras_initx.recommendation import lines
+from keras_initx.recommendation.case import Case, ratio
+from keras_initx.recommendation.reading import Reading, outside
+from keras_initx.recommendation.rules.weights import has_sum
+
+# The square of the rounding of float32 numbers near 1.
+_DEAD = 2.0**-46
+# Branches that are scaled by 1/sqrt(L) multiply the stream by less than e.
+_STREAM = 10.0
+
+
+def drift(case: Case, profile: VarianceProfile | None) -> float | None:
+    """Returns the last total over the first one, None if no sample is seen.
+
+    The last row may be a head that is drawn on its own scale. So the row
+    before it is taken where its total is nearer to the first.
+    """
+    if profile is None:
+        return None
+    rows = case.kept(profile)
+    if not rows:
+        return None
+    total = profile.total
+    ends = [len(total) - 1]
+    if len(total) - rows[0] > 2:
+        ends.append(len(total) - 2)
+    ratios = [ratio(total[i], total[rows[0]]) for i in ends]
+    return min(ratios, key=lambda r: abs(math.log(r)) if r > 0 else math.inf)
+
+
+def scale(case: Case) -> Reading | None:
+    """The signal vanishes or explodes from the first to the last layer."""
+    predicted, measured = (drift(case, p) for _, p in case.profiles)
+    if measured is None and case.nonfinite:
+        measured = math.inf
+    if predicted is None and measured is None:
+        return None
+    low, high = GOOD_TOTAL
+    names = ", ".join(lines.critical(case.activations))
+    candidates = lines.draws(case.activations)
+    candidates += [
+        lines.initialize(f'kx.initializers.Scaled("he_normal", {gain})')
+        for gain in (0.3, 0.1)
+    ]
+    candidates += _branches_after(case)
+    if case.data is not None:
+        candidates.append("kx.calibrate(model, data)")
+    return Reading(
+        outside(predicted, measured, low, high),
+        "mean square of the signal at the last layer over the first (good: "
+        f"{low:g} to {high:g})",
+        predicted,
+        measured,
+        why=(
+            "Weights of variance 1/(n E phi^2), for n inputs, keep the mean "
+            "square behind an activation phi, and each layer multiplies it by "
+            "the ratio to that (He et al., arXiv:1502.01852; Hanin & Rolnick, "
+            f"arXiv:1803.01719). Here these are {names}."
+        ),
+        lines=candidates,
+    )
+
+
+def _branches_after(case: Case) -> list[str]:
+    """Lines that draw weights and then scale residual branches."""
+    if case.graph is None or not has_sum(case.graph):
+        return []
+    return [
+        lines.then(line, lines.SCALE_BRANCHES)
+        for line in lines.draws(case.activations)
+    ]
+
+
+def residual_growth(case: Case) -> Reading | None:
+    """Unscaled residual branches multiply the stream, branch by branch."""
+    graph = case.graph
+    if graph is None:
+        return None
+    try:
+        branches = BranchFinder(graph, case.view).branches(
+            [step for step in graph.steps if is_sum(step)]
+        )
+    except ValueError:
+        return None
+    free = [branch for branch in branches if not branch.skipped]
+    if len(free) < 2:
+        return None
+    predicted, measured = (growth(case, p) for _, p in case.profiles)
+    if measured is None and case.nonfinite:
+        measured = math.inf
+    limit = _STREAM
+    if case.normalizes:
+        # Behind a normalization each branch adds the same, which is harmless.
+        limit = max(limit, 4.0 * (len(free) + 1))
+    return Reading(
+        outside(predicted, measured, 0.0, limit),
+        "largest mean square of the signal over the first (good: below "
+        f"{limit:g})",
+        predicted,
+        measured,
+        where=f"{len(free)} residual branches",
+        why=(
+            "A branch without a factor multiplies the mean square of the "
+            "stream, so that L of them multiply it exponentially, and with the "
+            "factor 1/sqrt(L) by at most e (De & Smith, arXiv:2002.10444; "
+            "Marion et al., arXiv:2206.06929)."
+        ),
+        lines=[lines.SCALE_BRANCHES, *_branches_after(case)],
+    )
+
+
+def growth(case: Case, profile: VarianceProfile | None) -> float | None:
+    """Returns the largest total over the first, the last row left out."""
+    if profile is None:
+        return None
+    rows = case.kept(profile)
+    if len(rows) < 2:
+        return None
+    total = profile.total
+    return ratio(float(np.max(total[rows[:-1]])), total[rows[0]])
+
+
+def dead_at_birth(case: Case) -> Reading | None:
+    """The signal is nothing in inference mode, before training."""
+    if not case.by_batch:
+        return None
+    value = drift(case, case.predicted_inference)
+    if value is None:
+        return None
+    return Reading(
+        value < _DEAD,
+        "mean square of the signal at the last layer over the first, in "
+        f"inference mode (good: above {_DEAD:.0e})",
+        value,
+        why=(
+            "Before training the moving statistics of Batch Normalization "
+            "normalize nothing, so that a signal vanishes in inference mode "
+            "which lives in training mode. Its values are then below the "
+            "rounding of float32 (derived here)."
+        ),
+        lines=lines.draws(case.activations),
+    )
+
+
+def sample_fraction(case: Case) -> Reading | None:
+    """The samples become alike from layer to layer."""
+    values: list[float | None] = []
+    lost: list[bool] = []
+    for _, profile in case.profiles:
+        if profile is None or not case.kept(profile):
+            values.append(None)
+            continue
+        fraction = np.nan_to_num(profile.sample_fraction)
+        below = fraction < GOOD_FRACTION
+        since = int(np.flatnonzero(~below)[-1]) + 1 if not below.all() else 0
+        many = len(fraction) - since > MANY_LAYERS
+        values.append(float(fraction[-1]))
+        lost.append(bool(fraction[-1] < LOST_FRACTION or many))
+    if not lost:
+        return None
+    predicted, measured = values
+    candidates = [lines.PAIRED, *lines.draws(case.activations)]
+    candidates += _branches_after(case)
+    if case.data is not None:
+        candidates.append("kx.calibrate(model, data)")
+    return Reading(
+        lost[-1],
+        "share of the signal at the last layer that differs between samples "
+        f"(good: above {LOST_FRACTION:g}, and below {GOOD_FRACTION:g} in at "
+        f"most {MANY_LAYERS} layers)",
+        predicted,
+        measured,
+        why=(
+            "The correlation of two samples tends to 1 with depth, and "
+            "networks train as deep as differences reach (Schoenholz et al., "
+            "arXiv:1611.01232)."
+        ),
+        lines=candidates,
+        note="Fewer layers, residual branches or normalization help too.",
+    )
+
+
+def small_before_normalization(case: Case) -> Reading | None:
+    """An embedding is so small that epsilon outweighs its variance."""
+    layers = case.view.layers
+    if not any(isinstance(one, keras.layers.Embedding) for one in layers):
+        return None
+    kinds = (
+        keras.layers.LayerNormalization,
+        keras.layers.RMSNormalization,
+        keras.layers.GroupNormalization,
+    )
+    norms = [one for one in layers if isinstance(one, kinds) and is_fresh(one)]
+    smallest = min(
+        (
+            float(np.mean(np.square(keras.ops.convert_to_numpy(w.variable))))
+            for w in case.view.weights
+            if w.role == "embedding"
+        ),
+        default=math.inf,
+    )
+    if not norms or smallest > 20 * max(one.epsilon for one in norms):
+        return None
+    profile = case.predicted_at(norms)
+    if profile is None:
+        return None
+    worst = int(np.argmin(profile.total))
+    names = [
+        case.view.name(one)
+        for one in layers
+        if isinstance(one, keras.layers.Embedding)
+    ]
+    return Reading(
+        bool(profile.total[worst] < 0.9),
+        f"mean square behind {profile.layers[worst]!r} (good: 0.9 to 1)",
+        float(profile.total[worst]),
+        where=", ".join(map(repr, names)),
+        why=(
+            "A normalization divides by sqrt(q + epsilon): where the mean "
+            "square q of an embedding is of the order of epsilon, it does not "
+            "normalize, and multiplies gradients (derived here; Keras draws "
+            "embeddings with q = 8.3e-4, and epsilon is 1e-3)."
+        ),
+        lines=[
+            lines.initialize(
+                f'kx.initializers.Scaled("lecun_normal", {g})', names
+            )
+            for g in (0.1, 1.0)
+        ],
+    )
+
+
+def is_fresh(layer: object) -> bool:
+    """Whether the scale of a normalization is 1, or there is none."""
+    for name in ("gamma", "scale"):
+        weight = getattr(layer, name, None)
+        if isinstance(weight, keras.Variable):
+            return bool(np.all(keras.ops.convert_to_numpy(weight) == 1))
+    return True

@@ -1,0 +1,210 @@
+"""Faults of units and of inputs: saturated, dead, not centered."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from keras_initx.inspection.activations import saturation_bounds
+from keras_initx.recommendation import lines
+from keras_initx.recommendation.case import Case
+from keras_initx.recommendation.reading import Reading, listed, outside
+from keras_initx.recommendation.rules.weights import is_relu, mean_square
+from keras_initx.theory.mean_field.activations import resolve
+from keras_initx.theory.mean_field.quadrature import gaussian_moments
+
+# E phi'^2 over phi'(0)^2 below which an activation is saturated, and the share
+# of outputs near a bound that a tanh has there.
+_SLOPE, _SATURATED = 0.1, 2 / 3
+# Where samples become alike, half of the units of a relu layer are off for all.
+_DEAD = 0.9
+# A normal number is above that many standard deviations once in 31574.
+_SIGMAS = 4.0
+_CENTERED = 0.2
+_INPUT = (1e-2, 1e2)
+
+
+def saturation(case: Case) -> Reading | None:
+    """Units of tanh and the like are near their bounds."""
+    predicted, names = None, []
+    if case.predicted is not None:
+        for name, total in zip(
+            case.predicted.layers, case.predicted.total, strict=True
+        ):
+            layer = case.layer(name)
+            share = layer is not None and slope(case.activation(layer), total)
+            if share:
+                predicted = min(share, predicted or share)
+                if share < _SLOPE:
+                    names.append(name)
+    found = bool(names)
+    measured = None
+    if case.measured is not None:
+        shares = np.nan_to_num(case.measured.saturated_fraction)
+        if not np.isnan(case.measured.saturated_fraction).all():
+            measured = float(shares.max())
+            found = measured > _SATURATED
+            above = np.flatnonzero(shares > _SATURATED)
+            names = [case.measured.layers[int(i)] for i in above]
+    if predicted is None and measured is None:
+        return None
+    candidates = lines.draws(case.activations)
+    candidates.append(lines.initialize('"lecun_normal"'))
+    if case.data is not None:
+        candidates.append("kx.calibrate(model, data)")
+    quantity = (
+        f"share of outputs near a bound (good: below {_SATURATED:.2f})"
+        if predicted is None
+        else f"mean squared slope of the activation over that at 0 (good: "
+        f"above {_SLOPE:g}); measured is the share of outputs near a bound "
+        f"(good: below {_SATURATED:.2f})"
+    )
+    return Reading(
+        found,
+        quantity,
+        predicted,
+        measured,
+        where=listed(names) if names else "the whole model",
+        why=(
+            "Where an activation is flat, no gradient passes (Glorot & Bengio, "
+            "AISTATS 2010)."
+        ),
+        lines=candidates,
+    )
+
+
+def slope(activation: Any, variance: float) -> float | None:
+    """Returns E phi'(u)^2 over phi'(0)^2 of an activation that has bounds.
+
+    Args:
+        activation: callable or None. The activation phi.
+        variance: float. The variance of u.
+    """
+    if activation is None or saturation_bounds(activation) is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            phi = resolve(activation, {})
+            there, at_0 = (
+                gaussian_moments(phi, v).derivative_square
+                for v in (max(variance, 1e-6), 1e-6)
+            )
+    except ValueError:
+        return None
+    return there / at_0
+
+
+def dead_units(case: Case) -> Reading | None:
+    """Units are the same for all samples behind their activation."""
+    predicted, names = None, []
+    if case.predicted is not None:
+        for name, total in zip(
+            case.predicted.layers, case.predicted.total, strict=True
+        ):
+            share = _share_off(case, name, float(total))
+            if share is not None:
+                predicted = max(share, predicted or 0.0)
+                if share > _DEAD:
+                    names.append(name)
+    measured = None
+    if case.measured is not None and case.data is not None:
+        shares = case.measured.dead_fraction
+        if not np.isnan(shares).all():
+            measured = float(np.nanmax(shares))
+            names = [
+                name
+                for name, share in zip(
+                    case.measured.layers, shares, strict=True
+                )
+                if share > _DEAD
+            ]
+    if predicted is None and measured is None:
+        return None
+    return Reading(
+        bool(names),
+        f"largest share of dead units in a layer (good: below {_DEAD:g})",
+        predicted,
+        measured,
+        where=listed(names) if names else "the whole model",
+        why=(
+            "A relu unit that is off for every sample has no gradient, and "
+            "stays as it is (Maas, Hannun & Ng, ICML 2013)."
+        ),
+        lines=lines.draws(case.activations),
+    )
+
+
+def _share_off(case: Case, name: str, total: float) -> float | None:
+    """Returns the share of relu units that their bias turns off.
+
+    A unit is counted where its bias is more than 4 standard deviations of
+    what is added to it below 0.
+    """
+    layer = case.layer(name)
+    bias = getattr(layer, "bias", None)
+    if bias is None or not is_relu(case.activation(layer)):
+        return None
+    if case.by_batch:
+        return None
+    values = np.asarray(bias, dtype=np.float64)
+    rest = max(total - float(np.mean(values**2)), 0.0)
+    return float(np.mean(values < -_SIGMAS * math.sqrt(rest) - 1e-30))
+
+
+def inputs(case: Case) -> Reading | None:
+    """The data are far from mean 0 or from mean square 1."""
+    if case.data is None or case.measured is None or case.by_batch:
+        return None
+    rows = case.kept(case.measured)
+    if not rows:
+        return None
+    first = rows[0]
+    name = case.measured.layers[first]
+    rule = case.view.rule(case.layer(name))
+    if first or rule.units is None or rule.units.kernel is None:
+        return None
+    geometry = next(
+        w.geometry for w in case.view.weights if w.variable is rule.units.kernel
+    )
+    fan_in, _ = geometry.fans
+    size = float(case.measured.total[first]) / (
+        fan_in * mean_square(rule.units.kernel)
+    )
+    fraction = float(case.measured.sample_fraction[first])
+    is_far = outside(None, size, *_INPUT) and not case.normalizes
+    is_alike = fraction < _CENTERED
+    reading = Reading(
+        is_far or is_alike,
+        "mean square of the inputs, as the first layer sees them (good: "
+        f"{_INPUT[0]:g} to {_INPUT[1]:g})",
+        measured=size,
+        where=f"the data, at {name!r}",
+        why=(
+            "Initial weights are made for inputs of mean 0 and mean square 1, "
+            "and gradients of weights have one sign where inputs have "
+            "(LeCun et al., Efficient BackProp, 1998)."
+        ),
+        lines=_centering(case, name),
+        note="The line goes before training, and before each prediction.",
+    )
+    if is_alike:
+        reading = dataclasses.replace(
+            reading,
+            quantity="share of the inputs that differs between samples (good: "
+            f"above {_CENTERED:g})",
+            measured=fraction,
+        )
+    return reading
+
+
+def _centering(case: Case, name: str) -> list[str]:
+    lines_ = [f"kx.calibrate(model, data, layers={name!r})"]
+    if isinstance(case.data, np.ndarray):
+        whole = "data = (data - data.mean(axis=0)) / (data.std(axis=0) + 1e-6)"
+        lines_ = [whole, *lines_]
+    return lines_
