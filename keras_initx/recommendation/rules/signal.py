@@ -163,11 +163,14 @@ def sample_fraction(case: Case) -> Reading | None:
     """The samples become alike from layer to layer."""
     values: list[float | None] = []
     lost: list[bool] = []
-    for _, profile in case.profiles:
+    for how, profile in case.profiles:
         if profile is None or not case.kept(profile):
             values.append(None)
             continue
         fraction = np.nan_to_num(profile.sample_fraction)
+        if how == "predicted" and case.data is None:
+            # White noise has no mean over positions, and pooling leaves none.
+            fraction = fraction[: _before_pooling(case) + 1]
         below = fraction < GOOD_FRACTION
         since = int(np.flatnonzero(~below)[-1]) + 1 if not below.all() else 0
         many = len(fraction) - since > MANY_LAYERS
@@ -195,6 +198,14 @@ def sample_fraction(case: Case) -> Reading | None:
         lines=candidates,
         note="Fewer layers, residual branches or normalization help too.",
     )
+
+
+def _before_pooling(case: Case) -> int:
+    """The last predicted row with several positions, the last one of none."""
+    assert case.predicted is not None
+    known = np.isfinite(case.predicted.position_correlation)
+    rows = np.flatnonzero(known)
+    return int(rows[-1]) if len(rows) else len(known) - 1
 
 
 def small_before_normalization(case: Case) -> Reading | None:
