@@ -40,7 +40,8 @@ def row(name: str, weights: str, model: keras.Model) -> str:
         for f in findings
     )
     seen = " ".join(findings.not_seen[:-1])
-    return f"| {name} | {weights} | {found or 'nothing'} | {seen} | {seconds:.0f} |"
+    cells = [name, weights, found or "nothing", seen, f"{seconds:.0f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

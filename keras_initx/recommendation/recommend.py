@@ -18,7 +18,6 @@ from keras_initx.recommendation.rules import RULES
 from keras_initx.recommendation.trial import NotCopied, carried_out
 from keras_initx.validation import (
     check_backend,
-    check_instance,
     check_int,
     did_you_mean,
     refuse,
@@ -105,7 +104,8 @@ def recommend(
     """
     check_backend("recommend")
     check_eager("recommend")
-    check_instance("model", model, keras.layers.Layer, "a Keras model")
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model. Received: model={model!r}")
     steps = check_int("steps", steps, 1, optional=True)
     rules = _chosen(ignore)
     if data is not None:

@@ -102,17 +102,19 @@ def residual_growth(case: Case) -> Reading | None:
     free = [branch for branch in branches if not branch.skipped]
     if len(free) < 2:
         return None
+    # Behind a normalization each branch adds the same, which is harmless.
+    norms = sum(
+        case.view.rule(s.operation).normalizes or 0 for s in graph.steps
+    )
+    if norms >= len(free) / 2:
+        return None
     predicted, measured = (growth(case, p) for _, p in case.profiles)
     if measured is None and case.nonfinite:
         measured = math.inf
-    limit = _STREAM
-    if case.normalizes:
-        # Behind a normalization each branch adds the same, which is harmless.
-        limit = max(limit, 4.0 * (len(free) + 1))
     return Reading(
-        outside(predicted, measured, 0.0, limit),
+        outside(predicted, measured, 0.0, _STREAM),
         "largest mean square of the signal over the first (good: below "
-        f"{limit:g})",
+        f"{_STREAM:g})",
         predicted,
         measured,
         where=f"{len(free)} residual branches",
@@ -167,10 +169,14 @@ def sample_fraction(case: Case) -> Reading | None:
         if profile is None or not case.kept(profile):
             values.append(None)
             continue
-        fraction = np.nan_to_num(profile.sample_fraction)
+        # A head of zeros has no fraction, and is no fault.
+        fraction = profile.sample_fraction[profile.total > 0]
         if how == "predicted" and case.data is None:
             # White noise has no mean over positions, and pooling leaves none.
             fraction = fraction[: _before_pooling(case) + 1]
+        if not len(fraction):
+            values.append(None)
+            continue
         below = fraction < GOOD_FRACTION
         since = int(np.flatnonzero(~below)[-1]) + 1 if not below.all() else 0
         many = len(fraction) - since > MANY_LAYERS

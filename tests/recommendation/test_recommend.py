@@ -1,0 +1,308 @@
+"""Tests of `recommend`: known faults are found and mended, others not."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_initx as kx
+from keras_initx.recommendation.rules import RULES
+from tests.recommendation import networks
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+NOISE = RNG.normal(size=(64, networks.WIDTH)).astype("float32")
+TOKENS = RNG.integers(0, 20, (32, 3))
+
+# The model, the data, the rule that gives the cause, and one more number: the
+# range in which the number of the finding lies.
+BAD = {
+    "glorot, 50 relu layers": (
+        lambda: networks.chain(50, "relu", "glorot_uniform"),
+        None,
+        "scale",
+        (1e-17, 1e-14),
+    ),
+    "weights too small, measured": (
+        lambda: networks.chain(8, "relu", networks.normal(0.05)),
+        NOISE,
+        "scale",
+        (1e-14, 1e-8),
+    ),
+    "weights too large": (
+        lambda: networks.chain(12, "relu", networks.normal(1.0)),
+        None,
+        "scale",
+        (1e12, 1e17),
+    ),
+    "linear": (
+        lambda: networks.chain(20, None, networks.normal(0.05)),
+        None,
+        "scale",
+        (1e-25, 1e-18),
+    ),
+    "gelu": (
+        lambda: networks.chain(12, "gelu", "glorot_uniform"),
+        None,
+        "scale",
+        (1e-8, 1e-4),
+    ),
+    "a call of its own": (
+        lambda: networks.Written(18),
+        NOISE,
+        "scale",
+        (1e-8, 1e-4),
+    ),
+    "saturated tanh": (
+        lambda: networks.chain(3, "tanh", networks.normal(1.5)),
+        None,
+        "saturation",
+        (0.01, 0.1),
+    ),
+    "saturated tanh, measured": (
+        lambda: networks.chain(2, "tanh", networks.normal(1.5)),
+        NOISE,
+        "saturation",
+        (2 / 3, 1),
+    ),
+    "tower": (lambda: networks.tower(8), None, "residual growth", (100, 1e4)),
+    "tower, measured": (
+        lambda: networks.tower(8),
+        NOISE,
+        "residual growth",
+        (30, 1e5),
+    ),
+    "depthwise": (
+        lambda: networks.depthwise(),
+        None,
+        "wrong fans",
+        (0.02, 0.1),
+    ),
+    "depthwise, batch normalization": (
+        lambda: networks.depthwise(2, batch_norm=True),
+        None,
+        "wrong fans",
+        (0.02, 0.1),
+    ),
+    # pi / (pi - 1) to the power of 26
+    "batch normalization": (
+        lambda: networks.batch_normalized(26),
+        None,
+        "batch normalization",
+        (2.1e4, 2.13e4),
+    ),
+    # exp(2.5 * 15 / 10)
+    "narrow": (
+        lambda: networks.chain(15, "relu", "he_normal", width=10),
+        None,
+        "width",
+        (42.5, 42.6),
+    ),
+    "one initializer": (
+        networks.shared_initializer,
+        None,
+        "equal weights",
+        (4, 4),
+    ),
+    "dead units": (networks.dead_head, None, "dead units", (1, 1)),
+    "dead units, measured": (networks.dead_head, NOISE, "dead units", (1, 1)),
+    "not centered": (
+        lambda: networks.chain(2, "relu", "he_normal"),
+        20 + NOISE,
+        "inputs",
+        (1e-4, 0.01),
+    ),
+    "pixels of 0 to 255": (
+        lambda: networks.chain(2, "relu", "he_normal"),
+        100 * NOISE,
+        "inputs",
+        (2e3, 4e4),
+    ),
+    "embedding": (
+        lambda: networks.transformer(epsilon=1e-3),
+        TOKENS,
+        "embedding",
+        (0.4, 0.5),
+    ),
+    "queries and keys": (
+        lambda: networks.transformer(query_gain=4.0),
+        TOKENS,
+        "query and key",
+        (10, 500),
+    ),
+}
+GOOD = {
+    "he": (lambda: networks.chain(10, "relu", "he_normal"), None),
+    "he, measured": (lambda: networks.chain(10, "relu", "he_normal"), NOISE),
+    "selu": (lambda: networks.chain(20, "selu", "lecun_normal"), None),
+    "tanh": (lambda: networks.chain(10, "tanh", "glorot_uniform"), None),
+    "scaled tower": (lambda: networks.tower(12, factor=12**-0.5), None),
+    "normalized by the batch": (lambda: networks.batch_normalized(8), None),
+    "pre-LN transformer": (lambda: networks.transformer(), TOKENS),
+    "post-LN transformer": (
+        lambda: networks.transformer(norm_first=False),
+        TOKENS,
+    ),
+    "a zero head": (
+        lambda: keras.Sequential(
+            [
+                keras.Input((networks.WIDTH,)),
+                L.Dense(64, "relu", kernel_initializer="he_normal"),
+                L.Dense(64, "relu", kernel_initializer="he_normal"),
+                L.Dense(3, kernel_initializer="zeros"),
+            ]
+        ),
+        NOISE,
+    ),
+}
+
+
+def clone(model, data):
+    """A copy of a model, made without the package."""
+    if isinstance(model, networks.Written):
+        copy = networks.Written(len(model.inner))
+        copy(data[:2])
+    else:
+        copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BAD)
+def test_faults_are_found_and_mended(name):
+    make, data, rule, (low, high) = BAD[name]
+    model = make()
+    if not model.built:
+        model(data[:2])
+    before = [w.numpy() for w in model.weights]
+    findings = kx.recommend(model, data)
+    first = findings[0]
+    assert first.rule == rule, str(findings)
+    value = first.predicted if first.measured is None else first.measured
+    assert low <= value <= high
+    for one, weight in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), one)
+    for finding in findings:
+        assert finding.call, str(finding)
+        names = {"model": clone(model, data), "kx": kx, "data": data}
+        exec(finding.call, names)
+        ignore = [
+            other
+            for other in RULES
+            if other not in (finding.rule, *finding.also)
+        ]
+        again = kx.recommend(names["model"], names["data"], ignore=ignore)
+        assert not again, f"{finding}\n{again}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GOOD)
+def test_nothing_is_found_in_good_networks(name):
+    make, data = GOOD[name]
+    findings = kx.recommend(make(), data)
+    assert not findings, str(findings)
+
+
+def test_what_is_not_known_is_no_health():
+    lstm = keras.Sequential([keras.Input((3, 4)), L.LSTM(5), L.Dense(2)])
+    (finding,) = kx.recommend(lstm)
+    assert finding.rule == "unknown"
+    assert "lstm" in finding.why
+    with pytest.raises(AssertionError, match="unknown"):
+        kx.testing.assert_healthy(lstm)
+
+
+def test_without_a_prediction_the_measurement_decides():
+    inputs = keras.Input((4,))
+    x = L.Lambda(lambda x: x * 1.0, output_shape=(4,))(inputs)
+    x = L.Reshape((2, 2))(L.Dense(4, "tanh")(x))
+    x = L.SimpleRNN(8)(x)
+    for _ in range(14):
+        x = L.Dense(8, "relu", kernel_initializer=networks.normal(0.1)())(x)
+    findings = kx.recommend(keras.Model(inputs, x), NOISE[:, :4])
+    assert findings[0].rule == "scale"
+    assert findings[0].predicted is None
+    assert findings[0].measured < 1e-4
+    assert "gradient" in findings.not_seen[0]
+
+
+def test_a_signal_that_is_not_finite_is_found():
+    model = networks.chain(4, "relu", networks.normal(1e12))
+    findings = kx.recommend(model, NOISE)
+    finding = findings[0]
+    assert finding.rule == "scale"
+    assert finding.measured == np.inf
+    json.dumps(findings.to_dict(), allow_nan=False)
+    names = {"model": model, "kx": kx}
+    exec(finding.call, names)
+    assert not kx.recommend(model, NOISE)
+
+
+def test_a_model_that_cannot_be_copied_gets_a_line_that_was_not_tried():
+    class Own(L.Layer):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def call(self, x):
+            return self.function(x)
+
+        def get_config(self):
+            raise NotImplementedError("no config")
+
+    layers = [Own(lambda x: x), *(L.Dense(8, "relu") for _ in range(25))]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    finding = kx.recommend(model, ignore=["sample fraction", "width"])[0]
+    assert finding.rule == "scale"
+    assert finding.call == 'kx.initialize(model, "he_normal", seed=0)'
+    assert finding.after is None
+    assert "cannot be copied: no config" in finding.note
+
+
+def test_ignored_rules_and_healthy_models():
+    model = networks.chain(15, "relu", "he_normal", width=10)
+    kx.testing.assert_healthy(model, ignore="width")
+    with pytest.raises(AssertionError, match=r"width, in the whole model"):
+        kx.testing.assert_healthy(model)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16"])
+def test_mixed_precision(policy):
+    model = networks.chain(15, "relu", "glorot_uniform", dtype=policy)
+    findings = kx.recommend(model, NOISE)
+    assert findings[0].rule == "scale"
+    exec(findings[0].call, {"model": model, "kx": kx})
+    assert not kx.recommend(model, NOISE)
+
+
+def test_wrong_use_is_refused():
+    model = networks.chain(2, "relu", "he_normal")
+    for arguments, error, message in [
+        (("model",), TypeError, "Keras model"),
+        ((keras.Sequential([L.Dense(2)]),), ValueError, "built"),
+        ((model, NOISE[:1]), ValueError, "two"),
+        ((model, np.full_like(NOISE, np.nan)), ValueError, "finite"),
+        ((model, NOISE[:, :3]), ValueError, "."),
+    ]:
+        with pytest.raises(error, match=message):
+            kx.recommend(*arguments)
+    with pytest.raises(ValueError, match="Did you mean 'width'"):
+        kx.recommend(model, ignore=["widht"])
+    with pytest.raises(ValueError, match="steps"):
+        kx.recommend(model, NOISE, steps=0)
+    model.compile("sgd", "mse")
+    model.fit(NOISE[:4], np.zeros((4, 3)), verbose=0)
+    with pytest.raises(ValueError, match="after 1 steps"):
+        kx.recommend(model)
+
+
+def test_records():
+    finding = kx.Finding("r", "w", "q", 1e-9, np.inf, "y", also=("a",))
+    assert "1e-09 (predicted), inf (measured)" in str(finding)
+    assert "no line of code is known" in str(finding)
+    found = kx.Findings([finding], ["Not seen."])
+    assert str(found).endswith("Not seen.")
+    assert found.to_dict()["findings"][0]["measured"] == "inf"
+    assert repr(found) == "<1 findings: r>"
