@@ -37,6 +37,7 @@ REFUSED = (
     *("Calibration", "CoordinateCheck", "JacobianProfile", "Meter"),
     *("Prediction", "calibrate", "callbacks", "coordinate_check"),
     *("distribute", "measure", "measure_jacobian", "predict", "prediction"),
+    *("Finding", "Findings", "recommend", "testing"),
 )
 # Their examples use what needs TensorFlow.
 USE_TENSORFLOW = {"register_layer", "FromDistribution"}
