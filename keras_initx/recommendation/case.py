@@ -25,8 +25,10 @@ _PREDICTED, _NOISE = 4, 64
 # The number of points of a batch, positions times samples, whose variance is
 # near enough to that of all, and the points that `predict` can take.
 _BATCH, _POINTS, _TRAINING_SAMPLES = 16, 1024, 32
-# Beginnings of messages about the arguments of a call, and about signals.
-_WRONG = ("data must", "Variance between samples", "Expected a Keras")
+# Beginnings of messages: data that cannot be predicted or measured at all, and
+# signals that cannot be measured.
+_WRONG = ("data must", "Variance between samples")
+_MIXED = ("Each number of a layer's signal", "No layer that is known")
 _NONFINITE = "The signal must stay finite"
 
 
@@ -194,7 +196,10 @@ class Case:
                     self.model, data, training=self.by_batch, steps=self.steps
                 )
         except (ValueError, RuntimeError) as error:
-            if str(error).startswith(_WRONG):
+            known = (_NONFINITE, *_MIXED)
+            if isinstance(error, ValueError) and not str(error).startswith(
+                known
+            ):
                 raise
             self.nonfinite = str(error).startswith(_NONFINITE)
             self.unmeasured = str(error)

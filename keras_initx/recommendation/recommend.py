@@ -59,9 +59,9 @@ def recommend(
 
     What is measured decides where both numbers are known. A finding that the
     line of an earlier one removes is not given by itself: the earlier one names
-    it. A number out of its range is a reason to expect slow training or none, and
-    one within its range promises nothing: nobody can know the accuracy of a
-    network from its start.
+    it. A number out of its range is a reason to expect slow training or none,
+    and one within its range promises nothing: nobody can know the accuracy of
+    a network from its start.
 
     A model with Batch Normalization is looked at in training mode, since
     before training its moving statistics are of no data.
