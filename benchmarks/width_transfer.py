@@ -2,7 +2,8 @@
 
     rates   training loss by learning rate and width, with Keras's own
             parametrization ("standard") and in muP, from the same base width
-    check   slopes of `coordinate_check` in both, after three steps
+    check   slopes of `coordinate_check` in both, after three steps, with
+            readouts that start at zero
     backbone    the same for GPT-2 and BERT of KerasHub, 4 layers deep, at the
             widths 128 and 768 (needs `pip install keras-hub`)
 
@@ -125,13 +126,25 @@ NETWORKS = {
 
 
 def compiled(
-    network: str, width: int, size: int, optimizer: Any, base: int | None
+    network: str,
+    width: int,
+    size: int,
+    optimizer: Any,
+    base: int | None,
+    zero_readout: bool = False,
 ) -> keras.Model:
     """A compiled model, in muP if a base width is given."""
-    make = NETWORKS[network]
-    model = make(width, size)
+
+    def make(width: int) -> keras.Model:
+        made = NETWORKS[network](width, size)
+        if zero_readout:
+            kernel = made.layers[-1].kernel
+            kernel.assign(keras.ops.zeros_like(kernel))
+        return made
+
+    model = make(width)
     if base is not None:
-        done = kx.mup(model, make(base, size))
+        done = kx.mup(model, make(base))
         optimizer = done.optimizer(optimizer)
     model.compile(optimizer, LOSS, jit_compile=False)
     return model
@@ -200,7 +213,8 @@ def find_best(runs: Runs, case: Case, around: int, seeds: int) -> None:
         standard = (data, network, optimizer, "standard", width)
         runs.losses[case] = runs.losses[standard]
         return
-    model, starts = None, []
+    model: Any = None
+    starts = []
     while True:
         wanted = [around]
         if runs.losses[case]:
@@ -262,7 +276,7 @@ def rates(options: argparse.Namespace) -> None:
     for data, network, optimizer in itertools.product(
         options.data, options.networks, options.optimizers
     ):
-        around = {}
+        around: dict[str, int] = {}
         for width, name in itertools.product(
             options.widths, ("standard", "muP")
         ):
@@ -281,8 +295,7 @@ def print_rates(runs: Runs, seeds: int) -> None:
     for case in sorted(runs.losses):
         if not runs.finished(case, seeds):
             continue
-        *kind, _ = case
-        at_base = runs.best((*kind, runs.base))
+        at_base = runs.best((*case[:4], runs.base))
         best = runs.best(case)
         table.append(
             [
@@ -331,6 +344,7 @@ def check(options: argparse.Namespace) -> None:
                     f"{slopes[-1]:.2f}",
                 ]
             )
+            print(*table[-1], flush=True)
     report.print_table(
         f"Slopes of the change after 3 steps, widths {options.widths}, mean "
         f"squares of {options.seeds} networks",
@@ -346,7 +360,8 @@ def _builder(
     network: str, size: int, optimizer: str, rate: float, base: int | None
 ) -> Any:
     def build(width: int) -> keras.Model:
-        return compiled(network, width, size, OPTIMIZERS[optimizer](rate), base)
+        given = OPTIMIZERS[optimizer](rate)
+        return compiled(network, width, size, given, base, zero_readout=True)
 
     return build
 

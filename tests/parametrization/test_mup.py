@@ -554,6 +554,23 @@ def test_weights_that_start_too_small_for_steps_of_their_size():
             done.optimizer(cls())
 
 
+def test_steps_of_lamb_are_as_large_as_the_weight():
+    x = np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32)
+    model = network(64)
+    done = kx.mup(model, network(16))
+    before = model.get_weights()
+    model.compile(
+        done.optimizer(keras.optimizers.Lamb(0.5)), "mse", run_eagerly=True
+    )
+    model.train_on_batch(x, x[:, :10])
+    norm = np.linalg.norm
+    for i, factor in ((0, 1.0), (2, 0.5), (4, 1.0)):
+        step = norm(model.get_weights()[i] - before[i])
+        np.testing.assert_allclose(
+            step, 0.5 * factor * norm(before[i]), rtol=1e-5
+        )
+
+
 def test_muon_needs_no_embedding_of_its_own():
     def build(width):
         table = L.Embedding(5, width, name="table")
