@@ -15,8 +15,9 @@ Run `python benchmarks/isometry.py [start|training|edge]`. Without an argument
 all three parts run. Each part of a table is added to the file of `--results` as
 soon as it is finished, and is not run again while it stands there.
 
-All networks of a table are trained side by side, as one batch of networks. The
-batches, which differ between seeds, are the same for all weights.
+Networks are trained side by side, as one batch of networks: those of a table,
+or of a row in the table of convolutions. The batches of samples, which differ
+between seeds, are the same for all weights.
 """
 
 from __future__ import annotations
@@ -189,6 +190,7 @@ def train(
     data: tuple[np.ndarray, ...],
     epochs: int,
     phi: Any,
+    rates: tuple[float, ...] = RATES,
     norm: bool = False,
     conv: bool = False,
 ) -> list[list[float]]:
@@ -200,6 +202,7 @@ def train(
         data: Training and test samples, with their labels.
         epochs: int. How often each sample is used.
         phi: The activation.
+        rates: tuple of floats. The learning rates.
         norm: bool. Whether layers have Batch Normalization.
         conv: bool. Whether layers are convolutions.
 
@@ -208,10 +211,10 @@ def train(
         of test samples that are right, at the rate of the smaller loss.
     """
     x, y, x_test, y_test = data
-    count = len(starts) * len(RATES)
+    count = len(starts) * len(rates)
     variables = [
         [
-            tf.Variable(np.concatenate([np.stack(ws)] * len(RATES)))
+            tf.Variable(np.concatenate([np.stack(ws)] * len(rates)))
             for ws in zip(*layers, strict=True)
         ]
         for layers in zip(*starts, strict=True)
@@ -219,7 +222,7 @@ def train(
     flat = [v for layer in variables for v in layer]
     first = [tf.Variable(tf.zeros_like(v)) for v in flat]
     second = [tf.Variable(tf.zeros_like(v)) for v in flat]
-    rates = np.repeat(np.float32(RATES), len(starts))
+    by_net = np.repeat(np.float32(rates), len(starts))
 
     @tf.function
     def step(xs: Any, ys: Any, t: Any) -> None:
@@ -234,7 +237,7 @@ def train(
             m.assign(0.9 * m + 0.1 * g)
             s.assign(0.999 * s + 0.001 * g * g)
             shape = (count, *[1] * (len(v.shape) - 1))
-            size = tf.reshape(rates, shape) * tf.sqrt(1 - 0.999**t)
+            size = tf.reshape(by_net, shape) * tf.sqrt(1 - 0.999**t)
             size = size / (1 - 0.9**t)
             v.assign_sub(size * m / (tf.sqrt(s) + 1e-7))
 
@@ -270,7 +273,7 @@ def train(
         axis=1,
     )
     right = np.mean(outputs(x_test).argmax(-1) == y_test, axis=1)
-    table = np.stack([losses, right], -1).reshape(len(RATES), -1, 2)
+    table = np.stack([losses, right], -1).reshape(len(rates), -1, 2)
     best = np.nan_to_num(table[..., 0], nan=np.inf).argmin(0)
     return table[best, np.arange(len(starts))].tolist()
 
@@ -326,18 +329,18 @@ WAYS = (
     "paired, normal blocks",
     "paired",
 )
-# name: (depth, convolutional, data, epochs)
+# name: (depth, convolutional, data, epochs, rates)
 NETS = {
-    "50 layers, digits": (50, False, digits, 12),
-    "200 layers, digits": (200, False, digits, 6),
-    "30 convolutions, digits": (30, True, digits, 4),
-    "50 layers, MNIST": (50, False, mnist, 6),
-    "200 layers, MNIST": (200, False, mnist, 3),
+    "50 layers, digits": (50, False, digits, 12, RATES),
+    "200 layers, digits": (200, False, digits, 6, RATES),
+    "50 layers, MNIST": (50, False, mnist, 6, RATES),
+    "30 convolutions, digits": (30, True, digits, 4, RATES[:1]),
+    "200 layers, MNIST": (200, False, mnist, 3, RATES),
 }
 
 
 def training(results: Results) -> None:
-    for name, (depth, conv, load, epochs) in NETS.items():
+    for name, (depth, conv, load, epochs, rates) in NETS.items():
 
         def rows(
             ways: tuple[str, ...],
@@ -345,6 +348,7 @@ def training(results: Results) -> None:
             conv: bool = conv,
             load: Any = load,
             epochs: int = epochs,
+            rates: tuple[float, ...] = rates,
         ) -> list[list[list[float]]]:
             data = load()
             norm = ways == ("Batch Normalization",)
@@ -354,20 +358,23 @@ def training(results: Results) -> None:
                 for seed in range(SEEDS):
                     drawn(way, model, data[0], seed)
                     starts.append(weights_of(model, norm))
-            table = train(starts, data, epochs, tf.nn.relu, norm, conv)
+            table = train(starts, data, epochs, tf.nn.relu, rates, norm, conv)
             return [table[i : i + SEEDS] for i in range(0, len(table), SEEDS)]
 
-        for ways in (WAYS, ("Batch Normalization",)):
+        # The windows of all convolutions at once would take 5 GB.
+        groups = [(way,) for way in WAYS] if conv else [WAYS]
+        groups.append(("Batch Normalization",))
+        for ways in groups:
             results.add(
                 "training", f"{name}: {', '.join(ways)}", lambda w=ways: rows(w)
             )
         table = []
-        for ways in (WAYS, ("Batch Normalization",)):
+        for ways in groups:
             part = results.part("training")[f"{name}: {', '.join(ways)}"]
             table += [[w, *cells(r)] for w, r in zip(ways, part, strict=True)]
         report.print_table(
-            f"{name}, {epochs} epochs of Adam, the better of the rates "
-            f"{RATES}: median of {SEEDS} seeds, smallest and largest.",
+            f"{name}, {epochs} epochs of Adam, the best of the rates "
+            f"{rates}: median of {SEEDS} seeds, smallest and largest.",
             ["weights", "training loss", "test accuracy, %"],
             table,
         )

@@ -63,7 +63,7 @@ def paired(
 
     - a `Dense`, a convolution without groups, an `EinsumDense` with one axis
       of inputs and one of outputs, or a layer of your own with such a rule, of
-      an even number of units;
+      an even number of units, alone or in a `TimeDistributed`;
     - one activation after each, with the property of `theory.paired_scale`:
       relu, leaky relu, GELU, SiLU, hard SiLU, softplus, or none;
     - linear, and acting on both halves of the channels alike: average
@@ -178,24 +178,22 @@ class _Chain:
         steps = [s for s in self.graph.steps if self._has_kernel(s)]
         if not steps:
             refuse("model must have a layer with a kernel.", model=self.view)
-        counts = Counter(id(step.operation) for step in steps)
+        counts = Counter(id(_inside(step)) for step in steps)
         for step in steps:
             self._check_kernel(step)
-            if counts[id(step.operation)] > 1:
+            if counts[id(_inside(step))] > 1:
                 _break(step, "is called more than once")
-        links = [_Link(steps[0].operation, 1.0)]
+        links = [_Link(_inside(steps[0]), 1.0)]
         for step, following in itertools.pairwise(steps):
-            links.append(
-                _Link(following.operation, self._join(step, following))
-            )
+            links.append(_Link(_inside(following), self._join(step, following)))
         return links
 
     def _has_kernel(self, step: Step) -> bool:
-        return id(step.operation) in self._kernels
+        return id(_inside(step)) in self._kernels
 
     def _check_kernel(self, step: Step) -> None:
         """Refuses a layer whose weights cannot be paired."""
-        layer = step.operation
+        layer = _inside(step)
         units = self.view.rule(layer).units
         kernels = self._kernels[id(layer)]
         if units is None or [w.variable for w in kernels] != [units.kernel]:
@@ -217,13 +215,15 @@ class _Chain:
         Raises:
             ValueError: If the pairs of the first do not reach the second.
         """
-        layer = step.operation
+        layer = _inside(step)
         units = self.view.rule(layer).units
         assert units is not None
         if units.count % 2:
             _break(step, f"has an odd number of units, {units.count}")
-        rank = len(self.graph.shapes[step.outputs[0]])
-        axis = units.signal_axes[0] % rank
+        # A layer that runs over time does not see the axes of time.
+        hidden = self._hidden_axes(step) + _depth_of_time(step)
+        rank = len(self.graph.shapes[step.outputs[0]]) - hidden
+        axis = units.signal_axes[0] % rank + hidden
         activations: list[tuple[Step, Any]] = []
         if is_nonlinear(getattr(layer, "activation", None)):
             activations.append((step, layer.activation))
@@ -261,9 +261,14 @@ class _Chain:
             _break(step, "is followed by several layers, as by a skip")
         return named[0]
 
+    def _hidden_axes(self, step: Step) -> int:
+        """The number of axes that a model over time hides from its steps."""
+        like, *_ = random_inputs(step)
+        return len(self.graph.shapes[step.inputs[0]]) - like.ndim
+
     def _activation(self, step: Step) -> Any:
         """The function that a step applies to each entry, None for others."""
-        operation = step.operation
+        operation = _inside(step)
         if not isinstance(operation, keras.layers.Layer):
             if is_linear_step(step):
                 return None
@@ -279,7 +284,7 @@ class _Chain:
         Raises:
             ValueError: If the step is not linear, or mixes the two halves.
         """
-        operation = step.operation
+        operation = _inside(step)
         if isinstance(operation, keras.layers.Layer):
             if self.view.rule(operation).normalizes:
                 _break(step, "normalizes")
@@ -287,14 +292,15 @@ class _Chain:
                 _break(step, "acts otherwise in training")
         if not is_linear_step(step):
             _break(step, "is not linear")
-        (x,) = random_inputs(step)
-        before, after = run_step(step, [x]), run_step(step, [_swapped(x, axis)])
+        (x,), hidden = random_inputs(step), self._hidden_axes(step)
+        swapped = _swapped(x, axis - hidden)
+        before, after = run_step(step, [x]), run_step(step, [swapped])
         if before is not None and after is not None:
             for other in range(1, before.ndim):
                 if before.shape[other] % 2 == 0 and _close(
                     _swapped(before, other), after
                 ):
-                    return other
+                    return other + hidden
         _break(step, "does not keep the two halves of the channels apart")
 
     def _check_reads(self, step: Step, axis: int) -> None:
@@ -304,9 +310,10 @@ class _Chain:
         rows of its kernel.
         """
         layer = step.operation
-        (weight,) = self._kernels[id(layer)]
+        (weight,) = self._kernels[id(_inside(step))]
         variable, geometry = weight.variable, weight.geometry
         (like,) = random_inputs(step)
+        axis -= self._hidden_axes(step)
         even = geometry.kernel_shape[-2] % 2 == 0
         for seed in range(8 if even else 0):
             random = np.random.default_rng(seed)
@@ -320,6 +327,22 @@ class _Chain:
             if here.any():
                 return
         _break(step, "does not sum over the channels of the layer before it")
+
+
+def _inside(step: Step) -> Any:
+    """The operation of a step, or the layer that runs over time in it."""
+    operation = step.operation
+    while isinstance(operation, keras.layers.TimeDistributed):
+        operation = operation.layer
+    return operation
+
+
+def _depth_of_time(step: Step) -> int:
+    """The number of `TimeDistributed` around the layer of a step."""
+    count, operation = 0, step.operation
+    while isinstance(operation, keras.layers.TimeDistributed):
+        count, operation = count + 1, operation.layer
+    return count
 
 
 def _scale(step: Step, activation: Any) -> float:

@@ -221,7 +221,8 @@ class _Reader:
         # Keras sorts the tensors of a dict, and may reorder them here.
         by_name = isinstance(args[0] if args else None, dict)
         if has_graph(operation):
-            if by_name == isinstance(operation.input, dict):
+            # A Sequential that only `TimeDistributed` runs has no `input`.
+            if by_name == isinstance(getattr(operation, "input", None), dict):
                 plain = _plain(operation)
         elif self._is_symbolic(operation):
             tensors = [

@@ -195,7 +195,27 @@ def over_time():
     return model, units
 
 
-MODELS = [dense, convolutions, separable, residual, joined, over_time]
+def a_model_over_time():
+    """A model that only `TimeDistributed` runs, and never a user."""
+    inner = keras.Sequential([L.Dense(4, "relu"), L.Dense(3)])
+    model = plain((5, 2), L.TimeDistributed(inner), L.ReLU(), L.Dense(2))
+    units = [
+        ([column(k, j), column(k + 1, j)], [row(k + 2, j)])
+        for k, size in ((0, 4), (2, 3))
+        for j in range(size)
+    ]
+    return model, units
+
+
+MODELS = [
+    dense,
+    convolutions,
+    separable,
+    residual,
+    joined,
+    over_time,
+    a_model_over_time,
+]
 
 
 def outputs_of(model, x):

@@ -9,6 +9,7 @@ from keras import layers as L
 import keras_initx as kx
 
 DEPTH = 200
+CHANNELS_FIRST = "channels_first"
 
 
 def jacobian(model, x):
@@ -185,6 +186,54 @@ PASS = {
         ],
     ),
     "own layers": lambda: ((6,), [Mix(), L.ReLU(), Mix(), L.ReLU(), Mix()]),
+    "over time": lambda: (
+        (3, 5, 6),
+        [
+            L.TimeDistributed(L.Conv1D(4, 2, activation="silu")),
+            L.TimeDistributed(L.GlobalAveragePooling1D()),
+            L.TimeDistributed(units()),
+            L.TimeDistributed(L.ReLU()),
+            units(),
+        ],
+    ),
+    "a model over time": lambda: (
+        (2, 3, 2, 6),
+        [
+            units(activation="relu"),
+            L.TimeDistributed(
+                L.TimeDistributed(
+                    keras.Sequential(
+                        [
+                            units(6),
+                            L.ReLU(),
+                            L.Permute((2, 1)),
+                            L.Permute((2, 1)),
+                            L.TimeDistributed(units(4, activation="gelu")),
+                        ]
+                    )
+                )
+            ),
+            units(),
+        ],
+    ),
+    "channels first": lambda: (
+        (3, 6, 6),
+        [
+            L.Conv2D(4, 3, data_format=CHANNELS_FIRST, activation="relu"),
+            L.AveragePooling2D(2, data_format=CHANNELS_FIRST),
+            L.TimeDistributed(L.Flatten()),
+            L.Permute((2, 1)),
+            units(),
+        ],
+    ),
+    "channels first over time": lambda: (
+        (2, 6, 4),
+        [
+            L.TimeDistributed(L.Conv1D(4, 2, data_format=CHANNELS_FIRST)),
+            L.TimeDistributed(L.ReLU()),
+            L.TimeDistributed(L.Conv1D(6, 2, data_format=CHANNELS_FIRST)),
+        ],
+    ),
     "transposed": lambda: (
         (4, 6),
         [
@@ -231,6 +280,11 @@ def twice():
     return [layer, layer]
 
 
+def shared_over_time():
+    layer = units(name="again")
+    return [layer, L.TimeDistributed(layer)]
+
+
 def with_lora():
     layer = units(name="adapted")
     layer.build((None, 8))
@@ -241,10 +295,38 @@ def with_lora():
 RELU = {"activation": "relu"}
 # name: (layers between two dense ones, the layer that is named, the reason)
 BREAK = {
-    "over time": lambda: (
-        [L.TimeDistributed(units(), name="wrap")],
+    "recurrent over time": lambda: (
+        [
+            L.Reshape((2, 2, 8)),
+            L.TimeDistributed(L.GRU(8), name="wrap"),
+        ],
         "wrap",
         "not known to be linear",
+    ),
+    "odd over time": lambda: (
+        [L.TimeDistributed(units(65), name="wrap")],
+        "wrap",
+        "odd number of units, 65",
+    ),
+    "normalized over time": lambda: (
+        [L.TimeDistributed(L.LayerNormalization(), name="wrap")],
+        "wrap",
+        "normalizes",
+    ),
+    "dropout over time": lambda: (
+        [L.TimeDistributed(L.Dropout(0.1), name="wrap")],
+        "wrap",
+        "in training",
+    ),
+    "another axis in a format": lambda: (
+        [L.Conv1D(4, 1, data_format=CHANNELS_FIRST, name="first")],
+        "first",
+        "does not sum over",
+    ),
+    "shared over time": lambda: (
+        shared_over_time(),
+        "again",
+        "more than once",
     ),
     "batch": lambda: (
         [L.BatchNormalization(name="norm")],

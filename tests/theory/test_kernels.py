@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
+import keras_initx as kx
 from keras_initx import theory
 
 X = np.array([[1.0, 0, 1], [0, 1, 1], [1, 1, -1]])
@@ -112,10 +114,92 @@ def test_leaky_relu_lies_between_relu_and_linear():
     np.testing.assert_allclose(both, 2 * (relu + opposite), rtol=1e-12)
 
 
-def test_the_diagonal_follows_the_fixed_point():
-    point = theory.signal_fixed_point("tanh", 1.6, 0.1)
-    kernel = theory.nngp_kernel(X, 60, "tanh", 1.6, 0.1)
-    np.testing.assert_allclose(np.diag(kernel), point.variance, rtol=1e-8)
+@pytest.mark.parametrize(
+    ("activation", "depth"), [("tanh", 60), ("hard_tanh", 25)]
+)
+def test_the_diagonal_follows_the_fixed_point(activation, depth):
+    point = theory.signal_fixed_point(activation, 1.2, 0.2)
+    kernel = theory.nngp_kernel(X[:2], depth, activation, 1.2, 0.2)
+    np.testing.assert_allclose(np.diag(kernel), point.variance, rtol=1e-6)
+
+
+# ---- Activations with kinks ------------------------------------------------
+
+
+def relu_by_values(z):
+    return np.maximum(z, 0)
+
+
+@pytest.mark.parametrize(
+    "function", [theory.nngp_kernel, theory.tangent_kernel]
+)
+def test_kinks_are_integrated_exactly(function):
+    y = np.concatenate([X[:2], -X[:1], 1.001 * X[:1]])
+    for given in (None, y):
+        expected = function(X, 3, "relu", 1.7, 0.1, given)
+        result = function(X, 3, relu_by_values, 1.7, 0.1, given)
+        # The angle of equal inputs has an error of 1e-8, the root of rounding.
+        np.testing.assert_allclose(result, expected, rtol=1e-7)
+
+
+def test_slopes_of_a_clip_are_probabilities():
+    """E phi'(u) phi'(v) is P(|u| < b, |v| < b)."""
+    x = np.array([[1.0, 0.3], [-0.2, 1.5], [-0.9, -0.4]])
+    bound = 0.7
+    before = theory.nngp_kernel(x, 0, "linear", 1.3, 0.2)
+    clip = theory.Activation(
+        lambda z: np.clip(z, -bound, bound), breakpoints=(-bound, bound)
+    )
+    kernel, tangent = (
+        function(x, 1, clip, 1.3, 0.2)
+        for function in (theory.nngp_kernel, theory.tangent_kernel)
+    )
+    slopes = (tangent - kernel) / (1.3 * before)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        normal = stats.multivariate_normal(
+            np.zeros(2), before[np.ix_([i, j], [i, j])]
+        )
+        expected = sum(
+            a * b * normal.cdf([a * bound, b * bound])
+            for a in (1, -1)
+            for b in (1, -1)
+        )
+        assert slopes[i, j] == pytest.approx(expected, abs=1e-7)
+    inside = [math.erf(bound / math.sqrt(2 * q)) for q in np.diag(before)]
+    np.testing.assert_allclose(np.diag(slopes), inside, rtol=1e-7)
+
+
+@pytest.mark.parametrize("activation", ["elu", "softsign"])
+def test_kinks_against_a_grid(activation):
+    """Slopes that are continuous, summed on a fine grid."""
+    phi = theory.mean_field.activations.resolve(activation, {}).function
+    x = np.array([[1.0, 0.3], [-0.2, 1.5]])
+    before = theory.nngp_kernel(x, 0, activation, 1.3, 0.2)
+    z = np.linspace(-7, 7, 1201)
+    weights = np.exp(-(z**2) / 2)
+    weights = weights / weights.sum()
+    low = np.linalg.cholesky(before)
+    u = low[0, 0] * z[:, None]
+    v = low[1, 0] * z[:, None] + low[1, 1] * z
+    step = 1e-5
+    slopes = [(phi(w + step) - phi(w - step)) / (2 * step) for w in (u, v)]
+    kernel = theory.nngp_kernel(x, 1, activation, 1.3, 0.2)[0, 1]
+    tangent = theory.tangent_kernel(x, 1, activation, 1.3, 0.2)[0, 1]
+    product = weights @ (phi(u) * phi(v)) @ weights
+    assert kernel == pytest.approx(1.3 * product + 0.2, abs=1e-5)
+    product = weights @ (slopes[0] * slopes[1]) @ weights
+    assert tangent == pytest.approx(
+        kernel + 1.3 * before[0, 1] * product, abs=1e-4
+    )
+
+
+def test_a_bound_is_a_unit():
+    """A clip at twice the bound, of inputs and biases twice as large."""
+    one, two = (
+        theory.tangent_kernel(b * X, 2, kx.layers.HardTanh(b), 1.5, 0.1 * b**2)
+        for b in (1.0, 2.0)
+    )
+    np.testing.assert_allclose(two, 4 * one, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +214,11 @@ def test_the_diagonal_follows_the_fixed_point():
         ((X, -1), "depth"),
         ((X, 1.5), "depth"),
         ((X, 1, "nonsense"), "activation"),
-        ((X, 1, "elu"), "activation"),
-        ((X, 1, "hard_tanh"), "activation"),
+        ((X, 1, "hard_shrink"), "activation"),
+        # Kinks that are not named, a slope that is too steep, infinite means.
+        ((X, 1, lambda z: np.clip(z, -1, 1)), "activation"),
+        ((X, 1, lambda z: np.tanh(99 * z)), "activation"),
+        ((X, 3, "exponential"), "activation"),
         ((X, 1, "relu", 0), "weight_variance"),
         ((X, 1, "relu", 2.0, -1), "bias_variance"),
         ((np.zeros((2, 3)), 1), "bias_variance"),

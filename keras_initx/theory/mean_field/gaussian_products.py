@@ -18,7 +18,10 @@ import math
 import numpy as np
 
 from keras_initx.theory.mean_field.activations import ArrayFunction
-from keras_initx.theory.mean_field.quadrature import gaussian_rule
+from keras_initx.theory.mean_field.quadrature import (
+    gaussian_rule,
+    panel_slopes,
+)
 
 # The largest number of different pairs that are integrated with many nodes, and
 # the largest number that are integrated with few. More pairs take a series.
@@ -208,8 +211,35 @@ def gaussian_product(
         )
     nodes = 32 if pairs.shape[1] <= _FEW_PAIRS else 16
     m_u, m_v, q_u, q_v, k = pairs
-    values = _by_quadrature(f, g, m_u, m_v, q_u, q_v, k, nodes)
+    values, _ = _by_quadrature(f, g, m_u, m_v, q_u, q_v, k, nodes)
     return values[inverse.ravel()].reshape(shape)
+
+
+def product_and_slopes(
+    f: Function,
+    variance_u: np.ndarray,
+    variance_v: np.ndarray,
+    covariance: np.ndarray,
+    nodes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns E f(u) f(v) and E f'(u) f'(v) of pairs of mean 0.
+
+    Args:
+        f: Function. The function, continuous, and smooth between its kinks.
+        variance_u: Array of shape `(pairs,)`. The variances of u, > 0.
+        variance_v: Array of shape `(pairs,)`. The variances of v, > 0.
+        covariance: Array of shape `(pairs,)`. The covariances.
+        nodes: int. The nodes of the quadrature on each panel.
+
+    Returns:
+        Two arrays of shape `(pairs,)`.
+
+    Reference: derived here.
+    """
+    zero = np.zeros(len(covariance))
+    return _by_quadrature(
+        f, f, zero, zero, variance_u, variance_v, covariance, nodes, slopes=True
+    )
 
 
 def _standardized(
@@ -230,8 +260,12 @@ def _by_quadrature(
     variance_v: np.ndarray,
     covariance: np.ndarray,
     nodes: int,
-) -> np.ndarray:
+    slopes: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns E f(u) g(v) of pairs, each array of shape `(pairs,)`.
+
+    With `slopes`, the second array is E f'(u) g'(v), by the polynomials
+    through the values on each panel, and 0 otherwise.
 
     With independent standard normal x, y, the angle t of u and v,
     c = cos(t / 2) and s = sin(t / 2),
@@ -252,7 +286,7 @@ def _by_quadrature(
     gaps = (at_v[:, None, :] - at_u[:, :, None]).reshape(len(t), -1)
     twice = np.where(s > 0, 2 * s, 1.0)[:, None]
     crossings = np.where(s[:, None] > 0, gaps / twice, 0.0)
-    means = np.empty(len(t))
+    means, of_slopes = np.empty(len(t)), np.zeros(len(t))
     width = (6 + crossings.shape[1]) * (6 + at_u.shape[1] + at_v.shape[1])
     step = max(1, _CHUNK // (width * nodes * nodes))
     for start in range(0, len(t), step):
@@ -274,7 +308,14 @@ def _by_quadrature(
         )
         inner = np.sum(weight_x * first * second, axis=-1)
         means[part] = np.sum(weight_y * inner, axis=-1)
-    return means
+        if slopes:
+            # Slopes along x, of which those of f and g are multiples.
+            rates = panel_slopes(first, along, nodes)
+            rates *= panel_slopes(second, along, nodes)
+            inner = np.sum(weight_x * rates, axis=-1)
+            of_slopes[part] = np.sum(weight_y * inner, axis=-1)
+            of_slopes[part] /= (flip * root_u * root_v)[part]
+    return means, of_slopes
 
 
 def _by_series(

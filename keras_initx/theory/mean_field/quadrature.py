@@ -5,6 +5,7 @@ They stand in wherever no closed form is known. All of it is derived here.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -151,6 +152,30 @@ def gauss_legendre(
     )
 
 
+def panel_slopes(
+    values: np.ndarray, points: np.ndarray, nodes: int
+) -> np.ndarray:
+    """Returns the slopes of a function at the points of `gauss_legendre`.
+
+    On each panel they are those of the polynomial through the values.
+
+    Args:
+        values: float64 array of shape (..., panels * nodes). The values.
+        points: float64 array of that shape. The points.
+        nodes: int. Nodes per panel.
+
+    Returns:
+        Array of that shape, 0 on panels of width 0.
+    """
+    x, _ = leggauss(nodes)
+    shape = (*values.shape[:-1], -1, nodes)
+    ends = points.reshape(shape)[..., [0, -1]]
+    half = (ends[..., 1] - ends[..., 0]) / (x[-1] - x[0])
+    slopes = values.reshape(shape) @ _differentiation(nodes).T
+    inverse = np.divide(1, half, out=np.zeros_like(half), where=half > 0)
+    return (slopes * inverse[..., None]).reshape(values.shape)
+
+
 def second_moment(phi: Nonlinearity) -> float:
     """Returns E phi(z)^2 for z ~ N(0, 1).
 
@@ -242,9 +267,7 @@ def _moments_on_panels(
     weights = weights * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     with np.errstate(over="ignore", invalid="ignore"):
         value = phi.function(sigma * z)
-        by_panel = value.reshape(-1, _NODES) @ _DIFFERENTIATION.T
-        half = (edges[1:] - edges[:-1]) / 2
-        slope = (by_panel / (sigma * half[:, None])).ravel()
+        slope = panel_slopes(value, z, _NODES) / sigma
         values = np.stack(
             [value**2, z * value * slope, slope**2, slope**4], axis=-1
         )
@@ -256,6 +279,7 @@ def _moments_on_panels(
         return sums, sizes
 
 
+@functools.cache
 def _differentiation(nodes: int) -> np.ndarray:
     """Returns the matrix from values at the nodes to those of the slope."""
     x, _ = leggauss(nodes)
@@ -289,4 +313,3 @@ def _check_continuous(phi: Nonlinearity, sigma: float) -> None:
 # Nodes on a panel. More nodes would multiply rounding by their square.
 _NODES = 12
 _SETTLED = 1e-14
-_DIFFERENTIATION = _differentiation(_NODES)

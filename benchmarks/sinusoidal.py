@@ -1,0 +1,275 @@
+"""Which frequency lets a network of sines learn an image?
+
+Four grey images, the two photographs of scikit-learn and two random sums of
+waves, at 32 by 32 and 64 by 64 pixels. Networks with two hidden layers of 64
+sines are trained on every second pixel, as on the black squares of a
+chessboard, and tested on the others, by the peak signal-to-noise ratio (PSNR)
+in decibels. They are
+
+    SIREN     "siren" weights of `models.SinusoidalNetwork` at several
+              frequencies, 30 being the authors' default. Their learning rate of
+              1e-4 belongs to it; at another frequency it is 3e-3 over the
+              frequency, so that the first layers move as fast
+    rule      "simple" weights at the frequency at which `sine_bandwidth` is
+              0.7 times the `rms_frequency` of the training pixels
+    shares    "simple" weights at other shares than 0.7
+
+The columns "tuned" show the frequency or share whose median is best on the test
+pixels: what a search could find, which knows the answer. Median, smallest and
+largest of 5 seeds.
+
+Run `python benchmarks/sinusoidal.py`. The rows of each image are added to the
+file of `--results` as soon as they are finished, and are not run again while
+they stand there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import report
+import tensorflow as tf
+
+import keras_initx as kx
+
+SEEDS, STEPS, UNITS, HIDDEN = 5, 400, 64, 2
+SIDES = (32, 64)
+SIREN, DEFAULT = (5.0, 10.0, 20.0, 30.0), 30.0
+SHARES, RULE = (0.35, 0.5, 0.7, 1.0, 1.4), 0.7
+# Rates of the first layers. In the code of SIREN a weight is held before a
+# factor of 30, and Adam moves it 30 times as far.
+SIREN_RATE, SIMPLE_RATE = 30 * 1e-4, 2e-3
+Weights = list[list[np.ndarray]]
+
+
+# ---- Images ----------------------------------------------------------------
+
+
+def photograph(name: str, side: int) -> np.ndarray:
+    """A photograph of scikit-learn in grey, from -1 to 1."""
+    from sklearn.datasets import load_sample_image
+
+    grey = load_sample_image(name).astype(np.float64).mean(-1)
+    size = min(grey.shape)
+    top, left = ((n - size) // 2 for n in grey.shape)
+    square = grey[top : top + size, left : left + size]
+    # The mean over blocks of pixels, as equal as the size allows.
+    edges = np.linspace(0, size, side + 1).astype(int)
+    for axis in (0, 1):
+        counts = np.diff(edges).reshape((-1, 1) if axis == 0 else (1, -1))
+        square = np.add.reduceat(square, edges[:-1], axis) / counts
+    return square / 127.5 - 1
+
+
+def waves(count: int, side: int) -> np.ndarray:
+    """A random sum of waves, of up to `count` over the side of the image."""
+    random = np.random.default_rng(count)
+    x = positions(side)
+    k = np.arange(-count, count + 1)
+    k = np.stack(np.meshgrid(k, k), -1).reshape(-1, 2)
+    k = k[np.sum(k**2, 1) <= count**2]
+    phases = np.pi * x @ k.T + random.uniform(0, 2 * np.pi, len(k))
+    image = np.cos(phases) @ random.normal(size=len(k))
+    return (image / np.abs(image).max()).reshape(side, side)
+
+
+def positions(side: int) -> np.ndarray:
+    axis = np.linspace(-1, 1, side)
+    return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+
+
+IMAGES = {
+    "china.jpg": lambda side: photograph("china.jpg", side),
+    "flower.jpg": lambda side: photograph("flower.jpg", side),
+    "3 waves": lambda side: waves(3, side),
+    "8 waves": lambda side: waves(8, side),
+}
+
+
+# ---- Networks --------------------------------------------------------------
+
+
+def network(kind: str, frequency: float, seed: int) -> Weights:
+    """The weights of a network before training."""
+    keras.utils.set_random_seed(seed)
+    model = kx.models.SinusoidalNetwork(
+        UNITS, HIDDEN, 1, frequency, initialization=kind
+    )
+    return [layer.get_weights() for layer in model.layers if layer.weights]
+
+
+def outputs(x: Any, layers: list[list[Any]]) -> Any:
+    """The outputs of all networks, of shape (networks, samples, 1)."""
+    *hidden, (kernel, bias) = layers
+    for weight, offset in hidden:
+        x = tf.sin(tf.matmul(x, weight) + offset[:, None])
+    return tf.matmul(x, kernel) + bias[:, None]
+
+
+def train(
+    starts: list[Weights],
+    rates: list[tuple[float, float]],
+    x: np.ndarray,
+    y: np.ndarray,
+    steps: int,
+) -> list[list[np.ndarray]]:
+    """Trains networks side by side by Adam, on all samples at once.
+
+    Args:
+        starts: The weights of each network.
+        rates: The learning rates of each network, of all layers but the last
+            and of the last one.
+        x: Positions.
+        y: Values there.
+        steps: int. The number of steps.
+
+    Returns:
+        The kernel and the bias of each layer, with an axis of networks.
+    """
+    layers = [
+        [
+            tf.Variable(np.stack(ws).astype(np.float32))
+            for ws in zip(*layer, strict=True)
+        ]
+        for layer in zip(*starts, strict=True)
+    ]
+    flat = [v for layer in layers for v in layer]
+    first = [tf.Variable(tf.zeros_like(v)) for v in flat]
+    second = [tf.Variable(tf.zeros_like(v)) for v in flat]
+    table = np.float32(rates).T
+    x, y = tf.constant(x, tf.float32), tf.constant(y, tf.float32)
+
+    @tf.function(autograph=False)
+    def step(t: Any) -> None:
+        with tf.GradientTape() as tape:
+            errors = outputs(x[None], layers)[..., 0] - y
+            # The networks have no weights in common.
+            loss = tf.reduce_sum(tf.reduce_mean(errors**2, axis=1))
+        gradients = tape.gradient(loss, flat)
+        for i, (v, m, s, g) in enumerate(
+            zip(flat, first, second, gradients, strict=True)
+        ):
+            m.assign(0.9 * m + 0.1 * g)
+            s.assign(0.999 * s + 0.001 * g * g)
+            rate = table[0 if i < len(flat) - 2 else 1]
+            shape = (len(rate), *[1] * (len(v.shape) - 1))
+            size = tf.reshape(rate, shape) * tf.sqrt(1 - 0.999**t)
+            size = size / (1 - 0.9**t)
+            v.assign_sub(size * m / (tf.sqrt(s) + 1e-7))
+
+    for t in range(steps):
+        step(tf.constant(t + 1.0))
+    return [[v.numpy() for v in layer] for layer in layers]
+
+
+def psnr(layers: list[list[np.ndarray]], x: Any, y: Any) -> np.ndarray:
+    """The ratio of each network, in decibels, for values from -1 to 1."""
+    made = outputs(tf.constant(x[None], tf.float32), layers)[..., 0]
+    return 10 * np.log10(4 / np.mean((made - y) ** 2, axis=1))
+
+
+def rows(name: str, side: int) -> dict[str, Any]:
+    """Trains the networks of all ways on one image."""
+    image = IMAGES[name](side)
+    black = np.indices(image.shape).sum(0).ravel() % 2 == 0
+    x, y = positions(side), image.ravel()
+    measured = kx.theory.rms_frequency(x[black], y[black])
+    unit = kx.theory.sine_bandwidth(1.0, HIDDEN)
+    ways = [("siren", w) for w in SIREN]
+    ways += [("simple", share * measured / unit) for share in SHARES]
+    starts, rates = [], []
+    for kind, frequency in ways:
+        for seed in range(SEEDS):
+            starts.append(network(kind, frequency, seed))
+            rates.append(
+                (SIREN_RATE, SIREN_RATE / frequency)
+                if kind == "siren"
+                else (SIMPLE_RATE, SIMPLE_RATE)
+            )
+    made = train(starts, rates, x[black], y[black], STEPS)
+    training, test = (
+        psnr(made, x[part], y[part]).reshape(-1, SEEDS).tolist()
+        for part in (black, ~black)
+    )
+    return {"frequency": measured, "training": training, "test": test}
+
+
+# ---- Results ---------------------------------------------------------------
+
+
+def spread(values: list[float]) -> str:
+    low, middle, high = np.percentile(values, [0, 50, 100])
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
+
+
+def table_row(name: str, found: dict[str, Any]) -> list[Any]:
+    unit = kx.theory.sine_bandwidth(1.0, HIDDEN)
+    siren, simple = found["test"][: len(SIREN)], found["test"][len(SIREN) :]
+    best = [int(np.median(part, axis=1).argmax()) for part in (siren, simple)]
+    rule = simple[SHARES.index(RULE)]
+    lost = np.median(siren[best[0]]) - np.median(rule)
+    return [
+        name,
+        f"{found['frequency']:.1f}",
+        f"{RULE * found['frequency'] / unit:.1f}",
+        spread(rule),
+        spread(siren[SIREN.index(DEFAULT)]),
+        f"{spread(siren[best[0]])} at {SIREN[best[0]]:g}",
+        f"{spread(simple[best[1]])} at {SHARES[best[1]]:g}",
+        f"{-lost:+.1f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--results", type=Path, default=Path("sinusoidal.json"))
+    path = parser.parse_args().results
+    finished: dict[str, Any] = {}
+    if path.exists():
+        finished = json.loads(path.read_text(encoding="utf-8"))
+    for side in SIDES:
+        for image in IMAGES:
+            name = f"{image}, {side}"
+            if name not in finished:
+                finished[name] = rows(image, side)
+                path.write_text(json.dumps(finished), encoding="utf-8")
+                print("finished", name, flush=True)
+    head = (
+        "image, side",
+        "R",
+        "frequency",
+        "rule",
+        "SIREN 30",
+        "SIREN tuned",
+        "simple, share tuned",
+        "rule minus SIREN tuned",
+    )
+    report.print_table(
+        f"PSNR on pixels that were not trained on, dB, after {STEPS} steps.",
+        list(head),
+        [table_row(name, found) for name, found in finished.items()],
+    )
+    report.print_table(
+        "PSNR on the pixels of the training, dB.",
+        ["image, side", *[f"SIREN {w:g}" for w in SIREN]]
+        + [f"share {s:g}" for s in SHARES],
+        [
+            [name, *[f"{np.median(v):.1f}" for v in found["training"]]]
+            for name, found in finished.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
