@@ -50,6 +50,7 @@ bench: $(VENV)/bench.done
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/first_aid.py
 	$(BIN)/python benchmarks/isometry.py
+	$(BIN)/python benchmarks/sinusoidal.py
 	$(BIN)/python benchmarks/signal_stability.py
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/constructed_networks.py

@@ -164,7 +164,7 @@ def apply(x: Any, weight: Any, bias: Any, convolve: bool) -> Any:
 def normalized(x: Any, scale: Any, offset: Any) -> Any:
     axes = list(range(1, len(x.shape) - 1))
     mean, variance = tf.nn.moments(x, axes, keepdims=True)
-    shape = (len(x), *[1] * len(axes), -1)
+    shape = (x.shape[0], *[1] * len(axes), -1)
     x = (x - mean) * tf.math.rsqrt(variance + 1e-3)
     return x * tf.reshape(scale, shape) + tf.reshape(offset, shape)
 
@@ -224,7 +224,7 @@ def train(
     second = [tf.Variable(tf.zeros_like(v)) for v in flat]
     by_net = np.repeat(np.float32(rates), len(starts))
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(xs: Any, ys: Any, t: Any) -> None:
         with tf.GradientTape() as tape:
             out = logits(xs, variables, phi, norm, conv)
@@ -251,7 +251,7 @@ def train(
             batch = np.tile(batch, (count // SEEDS, 1))
             step(x[batch], y[batch], tf.constant(t))
 
-    @tf.function
+    @tf.function(autograph=False)
     def evaluate(xs: Any) -> Any:
         return logits(xs, variables, phi, norm, conv)
 
@@ -333,9 +333,9 @@ WAYS = (
 NETS = {
     "50 layers, digits": (50, False, digits, 12, RATES),
     "200 layers, digits": (200, False, digits, 6, RATES),
-    "50 layers, MNIST": (50, False, mnist, 6, RATES),
+    "50 layers, MNIST": (50, False, mnist, 4, RATES),
     "30 convolutions, digits": (30, True, digits, 4, RATES[:1]),
-    "200 layers, MNIST": (200, False, mnist, 3, RATES),
+    "200 layers, MNIST": (200, False, mnist, 2, RATES),
 }
 
 

@@ -10,17 +10,16 @@ in decibels. They are
               frequencies, 30 being the authors' default. Their learning rate of
               1e-4 belongs to it; at another frequency it is 3e-3 over the
               frequency, so that the first layers move as fast
-    rule      "simple" weights at the frequency at which `sine_bandwidth` is
-              0.7 times the `rms_frequency` of the training pixels
-    shares    "simple" weights at other shares than 0.7
+    by share  "siren" and "simple" weights at frequencies from the data: the
+              bandwidth at the start is a share of the `rms_frequency` of the
+              training pixels, which is 0.7 by the rule
 
 The columns "tuned" show the frequency or share whose median is best on the test
 pixels: what a search could find, which knows the answer. Median, smallest and
 largest of 5 seeds.
 
-Run `python benchmarks/sinusoidal.py`. The rows of each image are added to the
-file of `--results` as soon as they are finished, and are not run again while
-they stand there.
+Run `python benchmarks/sinusoidal.py`. What is finished is added to the file of
+`--results` and is not run again while it stands there.
 """
 
 from __future__ import annotations
@@ -42,8 +41,10 @@ import keras_initx as kx
 
 SEEDS, STEPS, UNITS, HIDDEN = 5, 400, 64, 2
 SIDES = (32, 64)
-SIREN, DEFAULT = (5.0, 10.0, 20.0, 30.0), 30.0
-SHARES, RULE = (0.35, 0.5, 0.7, 1.0, 1.4), 0.7
+FREQUENCIES, DEFAULT = (5.0, 10.0, 20.0, 30.0), 30.0
+# The shares that are tried with each kind of weights.
+SHARES = {"siren": (0.5, 0.7, 1.0), "simple": (0.35, 0.5, 0.7, 1.0, 1.4)}
+RULE = 0.7
 # Rates of the first layers. In the code of SIREN a weight is held before a
 # factor of 30, and Adam moves it 30 times as far.
 SIREN_RATE, SIMPLE_RATE = 30 * 1e-4, 2e-3
@@ -176,17 +177,25 @@ def psnr(layers: list[list[np.ndarray]], x: Any, y: Any) -> np.ndarray:
     return 10 * np.log10(4 / np.mean((made - y) ** 2, axis=1))
 
 
-def rows(name: str, side: int) -> dict[str, Any]:
-    """Trains the networks of all ways on one image."""
+def frequency_of(kind: str, bandwidth: float) -> float:
+    """The frequency of a network of that bandwidth at the start."""
+    inputs = 2 if kind == "siren" else None
+    return kx.theory.sine_frequency(bandwidth, HIDDEN, inputs)
+
+
+def group(name: str, side: int, kind: str, by_share: bool) -> dict[str, Any]:
+    """Trains the networks of one kind on one image."""
     image = IMAGES[name](side)
     black = np.indices(image.shape).sum(0).ravel() % 2 == 0
     x, y = positions(side), image.ravel()
     measured = kx.theory.rms_frequency(x[black], y[black])
-    unit = kx.theory.sine_bandwidth(1.0, HIDDEN)
-    ways = [("siren", w) for w in SIREN]
-    ways += [("simple", share * measured / unit) for share in SHARES]
+    frequencies = (
+        [frequency_of(kind, share * measured) for share in SHARES[kind]]
+        if by_share
+        else FREQUENCIES
+    )
     starts, rates = [], []
-    for kind, frequency in ways:
+    for frequency in frequencies:
         for seed in range(SEEDS):
             starts.append(network(kind, frequency, seed))
             rates.append(
@@ -202,6 +211,14 @@ def rows(name: str, side: int) -> dict[str, Any]:
     return {"frequency": measured, "training": training, "test": test}
 
 
+# name: (kind of weights, whether frequencies come from the data)
+GROUPS = {
+    "SIREN": ("siren", False),
+    "simple by share": ("simple", True),
+    "SIREN by share": ("siren", True),
+}
+
+
 # ---- Results ---------------------------------------------------------------
 
 
@@ -210,21 +227,32 @@ def spread(values: list[float]) -> str:
     return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
 
+def best(rows: list[list[float]], labels: tuple[float, ...]) -> str:
+    i = int(np.median(rows, axis=1).argmax())
+    return f"{spread(rows[i])} at {labels[i]:g}"
+
+
 def table_row(name: str, found: dict[str, Any]) -> list[Any]:
-    unit = kx.theory.sine_bandwidth(1.0, HIDDEN)
-    siren, simple = found["test"][: len(SIREN)], found["test"][len(SIREN) :]
-    best = [int(np.median(part, axis=1).argmax()) for part in (siren, simple)]
-    rule = simple[SHARES.index(RULE)]
-    lost = np.median(siren[best[0]]) - np.median(rule)
+    test = {key: found[key]["test"] for key in GROUPS}
+    rules = {
+        kind: test[key][SHARES[kind].index(RULE)]
+        for key, kind in (
+            ("SIREN by share", "siren"),
+            ("simple by share", "simple"),
+        )
+    }
+    tuned = max(np.median(row) for row in test["SIREN"])
+    measured = found["SIREN"]["frequency"]
     return [
         name,
-        f"{found['frequency']:.1f}",
-        f"{RULE * found['frequency'] / unit:.1f}",
-        spread(rule),
-        spread(siren[SIREN.index(DEFAULT)]),
-        f"{spread(siren[best[0]])} at {SIREN[best[0]]:g}",
-        f"{spread(simple[best[1]])} at {SHARES[best[1]]:g}",
-        f"{-lost:+.1f}",
+        f"{measured:.1f}",
+        f"{frequency_of('siren', RULE * measured):.1f}",
+        spread(rules["siren"]),
+        spread(rules["simple"]),
+        spread(test["SIREN"][FREQUENCIES.index(DEFAULT)]),
+        best(test["SIREN"], FREQUENCIES),
+        f"{np.median(rules['siren']) - tuned:+.1f}",
+        best(test["simple by share"], SHARES["simple"]),
     ]
 
 
@@ -240,35 +268,51 @@ def main() -> None:
         finished = json.loads(path.read_text(encoding="utf-8"))
     for side in SIDES:
         for image in IMAGES:
-            name = f"{image}, {side}"
-            if name not in finished:
-                finished[name] = rows(image, side)
-                path.write_text(json.dumps(finished), encoding="utf-8")
-                print("finished", name, flush=True)
-    head = (
-        "image, side",
-        "R",
-        "frequency",
-        "rule",
-        "SIREN 30",
-        "SIREN tuned",
-        "simple, share tuned",
-        "rule minus SIREN tuned",
-    )
+            found = finished.setdefault(f"{image}, {side}", {})
+            for key, (kind, by_share) in GROUPS.items():
+                if key not in found:
+                    found[key] = group(image, side, kind, by_share)
+                    path.write_text(json.dumps(finished), encoding="utf-8")
+                    print("finished", image, side, key, flush=True)
     report.print_table(
         f"PSNR on pixels that were not trained on, dB, after {STEPS} steps.",
-        list(head),
+        [
+            "image, side",
+            "R",
+            "rule's frequency",
+            "rule",
+            "rule, simple weights",
+            "SIREN 30",
+            "SIREN tuned",
+            "rule minus tuned",
+            "simple, share tuned",
+        ],
         [table_row(name, found) for name, found in finished.items()],
     )
-    report.print_table(
-        "PSNR on the pixels of the training, dB.",
-        ["image, side", *[f"SIREN {w:g}" for w in SIREN]]
-        + [f"share {s:g}" for s in SHARES],
-        [
-            [name, *[f"{np.median(v):.1f}" for v in found["training"]]]
-            for name, found in finished.items()
-        ],
-    )
+    for key in GROUPS:
+        kind, by_share = GROUPS[key]
+        report.print_table(
+            f"{key}: PSNR on the pixels of the training, and on the others, "
+            "dB, medians.",
+            [
+                "image, side",
+                *map(str, SHARES[kind] if by_share else FREQUENCIES),
+            ],
+            [
+                [
+                    name,
+                    *(
+                        f"{np.median(a):.1f}, {np.median(b):.1f}"
+                        for a, b in zip(
+                            found[key]["training"],
+                            found[key]["test"],
+                            strict=True,
+                        )
+                    ),
+                ]
+                for name, found in finished.items()
+            ],
+        )
 
 
 if __name__ == "__main__":

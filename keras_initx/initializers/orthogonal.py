@@ -75,12 +75,16 @@ class DeltaOrthogonal(CenterKernel):
     window, and for `Conv1D`, `Conv2D` and `Conv3D`. A grouped convolution
     needs `groups`, and has one matrix for each group. For depthwise and
     transposed kernels use `kx.initialize`, which knows their axes; a depthwise
-    kernel then is -1 or 1 at its center. The center of an even window is at
+    kernel then is -1 or 1 at its center. Given to a `DepthwiseConv2D` itself,
+    the initializer takes the kernel for that of a convolution with one output,
+    which has the same shape, and its weights are too small by a factor of
+    about sqrt(channels). The center of an even window is at
     (size - 1) // 2, which padding "same" lays over the position itself.
 
     Args:
         gain: float. The factor of the orthogonal matrix, from -1e30 to 1e30.
-            Defaults to 1.
+            -Q is distributed as Q is, so the sign makes no difference, as in
+            `keras.initializers.Orthogonal`. Defaults to 1.
         groups: int. The groups of the convolution, at least 1.
             `kx.initialize` sets it by the layer. Defaults to 1.
         input_axes: list of int. The axes of the kernel that the layer sums

@@ -209,7 +209,7 @@ def _labels(labels: Any, samples: int) -> Any:
 
 def fixed_size(model: keras.layers.Layer) -> int | None:
     """Returns the batch size that the inputs of a model fix, or None."""
-    inputs = arrays_of(getattr(model, "inputs", None))
+    inputs = arrays_of(_inputs_of(model))
     return next((x.shape[0] for x in inputs if x.shape[:1] != (None,)), None)
 
 
@@ -221,7 +221,7 @@ def _is_stateful(model: Any) -> bool:
 
 @contextlib.contextmanager
 def taken_as_inputs(model: keras.Model, batch: Any) -> Iterator[None]:
-    """Explains errors of a model that is given a list of arrays, within.
+    """Explains errors of a model that is given other data than it takes.
 
     Args:
         model: keras.Model. The model that is called within.
@@ -229,11 +229,13 @@ def taken_as_inputs(model: keras.Model, batch: Any) -> Iterator[None]:
 
     Raises:
         ValueError: If `batch` is a list or tuple of more arrays than the model
-            has inputs. If only the model's `call` knows how many it takes, an
+            has inputs, or if the model refuses arrays of another shape than
+            its inputs. If only the model's `call` knows how many it takes, an
             error that is raised within gets a note instead.
     """
     if not isinstance(batch, (list, tuple)):
-        yield
+        with _explains_shapes(model, batch):
+            yield
         return
     count, inputs = len(keras.tree.flatten(batch)), _count_inputs(model)
     message = (
@@ -246,10 +248,45 @@ def taken_as_inputs(model: keras.Model, batch: Any) -> Iterator[None]:
             f"{message}, where model {model.name!r} takes {inputs}"
         )
     try:
-        yield
+        with _explains_shapes(model, batch):
+            yield
     except Exception as error:
         error.add_note(message)
         raise
+
+
+@contextlib.contextmanager
+def _explains_shapes(model: keras.Model, batch: Any) -> Iterator[None]:
+    """Says which shapes a model takes if it fails on other ones, within."""
+    try:
+        yield
+    except Exception as error:
+        given = [tuple(x.shape) for x in arrays_of(batch)]
+        taken = [tuple(x.shape) for x in arrays_of(_inputs_of(model))]
+        if len(given) != len(taken) or all(map(_fits, given, taken)):
+            raise
+        raise ValueError(
+            "data must have the shapes that the model takes, with the samples "
+            f"along the first axis. Received: data of shape {_listed(given)}, "
+            f"where model {model.name!r} takes {_listed(taken)}"
+        ) from error
+
+
+def _inputs_of(model: keras.Model) -> Any:
+    """The symbolic inputs of a model, None if only its `call` knows them."""
+    return getattr(model, "inputs", None)
+
+
+def _fits(given: tuple[int | None, ...], taken: tuple[int | None, ...]) -> bool:
+    """Whether an array has the shape of an input, however many samples."""
+    return len(given) == len(taken) and all(
+        size == of or None in (size, of)
+        for size, of in zip(given[1:], taken[1:], strict=True)
+    )
+
+
+def _listed(shapes: list[tuple[int | None, ...]]) -> str:
+    return ", ".join(map(str, shapes))
 
 
 def build(model: keras.Model, data: Iterable[Any]) -> None:
@@ -293,7 +330,7 @@ def samples_of(batch: Any) -> int:
 def _count_inputs(model: keras.Model) -> int | None:
     if isinstance(model, keras.Sequential):
         return 1
-    inputs = getattr(model, "inputs", None)
+    inputs = _inputs_of(model)
     return None if inputs is None else len(inputs)
 
 

@@ -26,6 +26,7 @@ from keras_initx.measurement.data import (
     build,
     map_arrays,
     samples_of,
+    taken_as_inputs,
 )
 from keras_initx.measurement.refusals import (
     empty_data,
@@ -178,10 +179,11 @@ def measure_jacobian(
         A `JacobianProfile` with a row for each layer.
 
     Raises:
-        ValueError: If the data are not floating-point numbers or hold no
-            samples; if `layers` selects no layer; if the signal of a layer
-            does not have the samples along its first axis or does not depend
-            on the input; if a derivative is NaN or inf.
+        ValueError: If the data are not floating-point numbers, hold no
+            samples or have another shape than the model's inputs; if `layers`
+            selects no layer; if the signal of a layer does not have the samples
+            along its first axis or does not depend on the input; if a
+            derivative is NaN or inf.
         RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
@@ -282,7 +284,8 @@ class _LocalMaps:
         leaves = arrays_of(self.batch)
         self.inputs = sum(int(np.prod(a.shape[1:])) for a in leaves)
         few = [0] * min(2, samples_of(self.batch))
-        signals = self._signals(self._at(few))
+        with taken_as_inputs(self.model, self.batch):
+            signals = self._signals(self._at(few))
         mixed = [n for n, s in signals if s.shape[0] != len(few)]
         if mixed:
             raise mixed_samples(mixed)

@@ -45,10 +45,14 @@ def SinusoidalNetwork(
 
     The network is at the start a random function of bandwidth
     `theory.sine_bandwidth(frequency, hidden_layers)`, with "simple". Choose the
-    frequency so that this is 0.7 times the `theory.rms_frequency` of the data,
-    and scale the inputs to [-1, 1]:
+    frequency from the data, whose inputs are scaled to [-1, 1]:
 
-        frequency = 0.7 * rms_frequency(x, y) / sine_bandwidth(1, hidden_layers)
+        bandwidth = 0.7 * rms_frequency(x, y)
+        frequency = sine_frequency(bandwidth, hidden_layers, inputs)   "siren"
+        frequency = sine_frequency(bandwidth, hidden_layers)           "simple"
+
+    with these functions of `theory`. On images, "siren" reached a lower error
+    than "simple" between the samples.
 
     Args:
         units: int. The width of the layers of sines, at least 1.

@@ -531,3 +531,17 @@ def test_other_models_are_refused():
     small = plain((2,), L.Dense(1))
     with pytest.raises(RuntimeError, match="balance changes the model"):
         tf.function(lambda: kx.balance(small))()
+
+
+def test_two_replicas_have_the_balanced_weights(rng):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model, _ = dense()
+    alone, _ = dense()
+    spread(alone, rng)
+    model.set_weights(alone.get_weights())
+    for each in (model, alone):
+        kx.balance(each)
+    for variable, value in zip(model.weights, alone.get_weights(), strict=True):
+        for copy in strategy.experimental_local_results(variable.value):
+            np.testing.assert_array_equal(copy, value)

@@ -476,3 +476,19 @@ def test_the_record_names_what_was_drawn():
     kx.initialize(again, kx.paired(again, "he_normal"), seed=3)
     for one, two in zip(model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_two_replicas_start_linear_with_the_same_weights(rng):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = dense("relu", depth=3)
+    alone = dense("relu", depth=3)
+    for each in (model, alone):
+        kx.initialize(each, kx.paired(each), seed=1)
+    for one, two in zip(model.weights, alone.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+    x = tf.constant(rng.normal(size=(4, 6)), tf.float32)
+    outputs = strategy.run(lambda: model(x))
+    for y in strategy.experimental_local_results(outputs):
+        sizes = np.linalg.norm(y, axis=1) / np.linalg.norm(x, axis=1)
+        np.testing.assert_allclose(sizes, 1, rtol=1e-5)

@@ -111,6 +111,14 @@ def test_initialize_knows_depthwise_and_transposed_kernels():
     assert_orthonormal(transposed.kernel[1])
 
 
+def test_a_depthwise_kernel_cannot_be_told_from_one_output():
+    one = np.array(DeltaOrthogonal(seed=1)((3, 3, 16, 1)))
+    assert np.sum(one**2) == pytest.approx(1, rel=1e-6)
+    layer = L.DepthwiseConv2D(3, depthwise_initializer=DeltaOrthogonal(seed=1))
+    layer.build((None, 8, 8, 16))
+    np.testing.assert_array_equal(np.reshape(layer.kernel, one.shape), one)
+
+
 def test_groups_that_do_not_divide_the_outputs_are_refused():
     with pytest.raises(ValueError, match=r"outputs, 8.*Received: groups=3"):
         DeltaOrthogonal(groups=3)((3, 4, 8))

@@ -264,3 +264,51 @@ def test_batches_padded_to_several_lengths_are_refused_with_the_remedy():
     model = keras.Sequential([keras.Input((None, 3)), layers.LSTM(2)])
     with pytest.raises(ValueError, match=r"padded_shapes.*padded_batch"):
         kx.measure(model, growing())
+
+
+def images():
+    return keras.Sequential([keras.Input((4, 3, 1)), layers.Conv2D(2, 3)])
+
+
+# name: (the model, data that it does not take, what is said of their shapes)
+WRONG_SHAPES = {
+    "width": (vectors, X[:, :2], r"2\), where .* \(None, 3\)"),
+    "rank": (vectors, X.reshape(4, 5, 3), r"5, 3\), where .* \(None, 3\)"),
+    "channels": (
+        images,
+        X.reshape(5, 3, 2, 2),
+        r"3, 2, 2\), where .* \(None, 4, 3, 1\)",
+    ),
+    "a data set": (vectors, dataset(X[:, :2]), r"2\), where .* \(None, 3\)"),
+    "one of two": (
+        lambda: optional({"a": "a", "b": "b"}),
+        {"a": X, "b": X[:, :1]},
+        r"3\), \(.*1\), where .* takes \(None, 3\), \(None, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SHAPES)
+def test_data_of_other_shapes_than_the_model_takes(name):
+    make, data, message = WRONG_SHAPES[name]
+    model = make()
+    for call in (kx.measure, kx.calibrate, kx.measure_jacobian):
+        with pytest.raises(
+            ValueError, match=f"data must have the shapes.*of shape.*{message}"
+        ):
+            call(model, data)
+
+
+def test_other_errors_stay_as_they_are():
+    broken = False
+
+    def fails(x):
+        if broken:
+            raise KeyError("of the user")
+        return x
+
+    inputs = keras.Input((3,))
+    outputs = layers.Lambda(fails)(layers.Dense(2)(inputs))
+    model, broken = keras.Model(inputs, outputs), True
+    with pytest.raises(KeyError, match="of the user"):
+        kx.measure_jacobian(model, X)

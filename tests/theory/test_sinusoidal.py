@@ -25,6 +25,19 @@ def test_the_bandwidth_of_many_layers_grows_by_the_factor_of_the_edge():
     assert factor**2 == pytest.approx(point.gradient_growth, rel=1e-9)
 
 
+@pytest.mark.parametrize("hidden", [0, 1, 4])
+def test_sine_frequency_is_the_inverse_of_the_bandwidth(hidden):
+    for bandwidth in (0.3, 20.0):
+        frequency = theory.sine_frequency(bandwidth, hidden)
+        result = theory.sine_bandwidth(frequency, hidden)
+        assert result == pytest.approx(bandwidth, rel=1e-12)
+        # SIREN at 30 has the standard deviations 17.3, 8.66 and 5.77.
+        for inputs, deviation in ((1, 17.3205), (2, 8.66025), (3, 5.7735)):
+            made = theory.sine_bandwidth(deviation, hidden)
+            frequency = theory.sine_frequency(made, hidden, inputs)
+            assert frequency == pytest.approx(30, rel=1e-5)
+
+
 def grid(n):
     axis = np.linspace(-1, 1, n)
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
@@ -117,6 +130,11 @@ def test_tangent_kernel_is_that_of_a_wide_network(rng):
         (lambda: theory.sine_bandwidth("1", 1), "frequency"),
         (lambda: theory.sine_bandwidth(1, -1), "hidden_layers"),
         (lambda: theory.sine_bandwidth(1, 1.5), "hidden_layers"),
+        (lambda: theory.sine_frequency(0, 1), "bandwidth"),
+        (lambda: theory.sine_frequency(math.nan, 1), "bandwidth"),
+        (lambda: theory.sine_frequency(1, -1), "hidden_layers"),
+        (lambda: theory.sine_frequency(1, 1, 0), "inputs"),
+        (lambda: theory.sine_frequency(1, 1, 2.5), "inputs"),
         (lambda: theory.rms_frequency([1, 2, 3], [1, 2]), "x"),
         (lambda: theory.rms_frequency([1, 2], [1, 2]), "x"),
         (lambda: theory.rms_frequency([1, 2, 3], [1, 1, 1]), "y"),
