@@ -111,7 +111,7 @@ def test_initialize_knows_depthwise_and_transposed_kernels():
     assert_orthonormal(transposed.kernel[1])
 
 
-def test_a_depthwise_kernel_cannot_be_told_from_one_output():
+def test_a_depthwise_kernel_has_the_shape_of_one_output():
     one = np.array(DeltaOrthogonal(seed=1)((3, 3, 16, 1)))
     assert np.sum(one**2) == pytest.approx(1, rel=1e-6)
     layer = L.DepthwiseConv2D(3, depthwise_initializer=DeltaOrthogonal(seed=1))
