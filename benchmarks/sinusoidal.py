@@ -1,6 +1,6 @@
 """Which frequency lets a network of sines learn an image?
 
-Four grey images, the two photographs of scikit-learn and two random sums of
+Four gray images, the two photographs of scikit-learn and two random sums of
 waves, at 32 by 32 and 64 by 64 pixels. Networks with two hidden layers of 64
 sines are trained on every second pixel, as on the black squares of a
 chessboard, and tested on the others, by the peak signal-to-noise ratio (PSNR)
@@ -55,13 +55,13 @@ Weights = list[list[np.ndarray]]
 
 
 def photograph(name: str, side: int) -> np.ndarray:
-    """A photograph of scikit-learn in grey, from -1 to 1."""
+    """A photograph of scikit-learn in gray, from -1 to 1."""
     from sklearn.datasets import load_sample_image
 
-    grey = load_sample_image(name).astype(np.float64).mean(-1)
-    size = min(grey.shape)
-    top, left = ((n - size) // 2 for n in grey.shape)
-    square = grey[top : top + size, left : left + size]
+    gray = load_sample_image(name).astype(np.float64).mean(-1)
+    size = min(gray.shape)
+    top, left = ((n - size) // 2 for n in gray.shape)
+    square = gray[top : top + size, left : left + size]
     # The mean over blocks of pixels, as equal as the size allows.
     edges = np.linspace(0, size, side + 1).astype(int)
     for axis in (0, 1):
