@@ -82,6 +82,10 @@ class Passes(abc.ABC):
         traces have graphs of their own.
         """
 
+    def dense(self, gradient: Any) -> Tensor:
+        """Returns what a backward pass hands on as one tensor."""
+        return gradient
+
     @abc.abstractmethod
     def gradients(
         self, run: Callable[[NewSlot], tuple[Tensor, Any]], size: int

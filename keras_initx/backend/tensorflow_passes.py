@@ -40,6 +40,14 @@ class TensorFlowPasses(Passes):
     def graph(self) -> Any:
         return tf.compat.v1.get_default_graph()
 
+    def dense(self, gradient: Any) -> Tensor:
+        # The gradient of a gather lists rows, one of them perhaps twice.
+        if not isinstance(gradient, tf.IndexedSlices):
+            return gradient
+        return tf.math.unsorted_segment_sum(
+            gradient.values, gradient.indices, gradient.dense_shape[0]
+        )
+
     def gradients(
         self, run: Callable[[NewSlot], tuple[Tensor, Any]], size: int
     ) -> tuple[list[Tensor], Any]:

@@ -76,6 +76,7 @@ def probe(signal: Tensor, slot: Tensor) -> Any:
     def backward(*arguments: Tensor, upstream: Any = None) -> Any:
         # TensorFlow passes the gradient alone, other backends by its name.
         gradient = arguments[0] if upstream is None else upstream
+        gradient = passes().dense(gradient)
         values = ops.cast(gradient, "float32")
         count = ops.cast(ops.size(values), "float32")
         return gradient, ops.stack([ops.sum(ops.square(values)), count])

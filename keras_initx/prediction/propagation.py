@@ -97,8 +97,9 @@ class Loop:
     def add_rows(self, all_steps: bool, zero_masked: bool) -> None:
         """Ends the loop, with a row for each layer: all steps, or the last.
 
-        Where a step does not count for a sample, that of the step before is
-        taken, or 0 with `zero_masked`, as `measure` does.
+        The gradient of a row is that of all steps in both cases. Where a step
+        does not count for a sample, that of the step before is taken, or 0 with
+        `zero_masked`, as `measure` does.
         """
         steps = self.steps
         steps.loops.pop()
@@ -116,8 +117,6 @@ class Loop:
                     x = steps.choose(kept, x, before)
                 tensors.append(x)
             whole = steps.stack(tensors) if all_steps else tensors[-1]
-            if not all_steps:
-                sources = step[-1].sources
             steps.add_row(step[0].name, whole, sources)
 
 
