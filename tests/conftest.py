@@ -4,14 +4,17 @@ import collections
 import gc
 import os
 import resource
+import sys
 import zlib
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Each process has a core; more threads wait for each other, and spin.
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+# More threads wait for each other, and spin: matrices are small here, and
+# pytest-xdist gives each process a core. NumPy reads this when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import hypothesis
 import numpy as np
@@ -146,10 +149,20 @@ def _select_rows(config, items):
     items[:] = [item for item in items if item in selected]
 
 
-def pytest_collection_finish():
-    """Exempts what is there to stay, a million objects, from collections."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collects garbage rarely.
+
+    Modules and items, a million objects, are there to stay. The graph of a
+    model has ten thousand, which are garbage together or not at all.
+    """
+    gc.disable()
+    result = yield
+    gc.enable()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 5, 10)
+    return result
 
 
 def pytest_report_header(config):
@@ -235,6 +248,12 @@ def seed(request):
 @pytest.fixture
 def rng(seed):
     return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    """Hides Matplotlib: callbacks write no figures, which takes them time."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 @pytest.fixture(autouse=True)

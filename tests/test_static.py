@@ -96,6 +96,7 @@ def model_of(policy):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("on", ["a CPU", "an accelerator"])
 def test_the_measuring_pass_is_compiled_whole(training, on, rng, monkeypatch):
@@ -125,6 +126,7 @@ def test_the_measuring_pass_is_compiled_whole(training, on, rng, monkeypatch):
         np.testing.assert_allclose(half_squares, expected[2], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
 def test_the_measuring_pass_of_half_precision_reduces_in_float32(policy):
     model = model_of(policy)

@@ -953,6 +953,7 @@ def test_a_calibration_is_saved_and_loaded(rng, tmp_path):
         kx.Calibration.from_dict({})
 
 
+@pytest.mark.slow
 def test_the_table_of_a_deep_net_warns_of_rounding(rng):
     done = kx.calibrate(
         dense_net(70, 16), rng.standard_normal((64, 16), np.float32)

@@ -129,6 +129,7 @@ def layers_of_all_kinds():
     )
 
 
+@pytest.mark.slow
 def test_kernels_of_every_layer_are_split_into_taps_channels_and_outputs():
     model = layers_of_all_kinds()
     symmetry = FeatureSymmetry(verbose=0)
@@ -207,6 +208,7 @@ def fit(model, xy, *callbacks, **options):
     return model.fit(*xy, callbacks=list(callbacks), **options).history
 
 
+@pytest.mark.slow
 def test_dropout_breaks_the_symmetry_at_the_second_step(xy, tmp_path):
     model = small(dropout=0.5)
     symmetry = FeatureSymmetry(
@@ -298,6 +300,7 @@ def test_the_message_names_equal_features(capsys):
     )
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without(xy):
     weights = []
     for callbacks in ([], [FeatureSymmetry(update_freq=1, verbose=0)]):

@@ -1,7 +1,6 @@
 """SampleVarianceDecay: it reports what measure returns, when it is asked to."""
 
 import csv
-import importlib.util
 import re
 import warnings
 
@@ -42,6 +41,7 @@ def fit(model, xy, *callbacks, **options):
     return model.fit(*xy, callbacks=list(callbacks), **options)
 
 
+@pytest.mark.slow
 def test_the_profiles_are_those_of_measure_before_and_after_training(xy):
     model = small_model()
     before = kx.measure(model, xy[0])
@@ -85,6 +85,7 @@ def test_a_model_without_activations_has_no_key_of_dead_units(xy):
     assert DEAD not in fit(model, xy, callback).history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update_freq", "options", "steps"),
     [
@@ -113,6 +114,7 @@ def test_measures_after_epochs_or_batches(xy, update_freq, options, steps):
     np.testing.assert_array_equal(history[KEY], list(last.values()))
 
 
+@pytest.mark.slow
 def test_several_steps_in_an_execution_are_all_counted(xy):
     model = small_model()
     model.compile("sgd", "mse", steps_per_execution=2)
@@ -121,6 +123,7 @@ def test_several_steps_in_an_execution_are_all_counted(xy):
     assert callback.measured_at == [(0, 0), (0, 2), (0, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize(
     ("kind", "accumulated", "batches"),
@@ -149,6 +152,7 @@ def test_steps_are_batches_not_executions(xy, kind, accumulated, batches):
         ]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without(xy):
     weights = []
     for with_callback in (False, True):
@@ -163,6 +167,7 @@ def test_training_is_the_same_with_and_without(xy):
         np.testing.assert_array_equal(without, with_)
 
 
+@pytest.mark.slow
 def test_other_callbacks_see_the_logs(xy, tmp_path):
     callback = kx.callbacks.SampleVarianceDecay(
         xy[0], per_layer=True, verbose=0
@@ -252,6 +257,7 @@ def test_tensorboard_reads_every_layer_by_step(xy, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_matplotlib")
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -274,15 +280,9 @@ def test_tensorboard_steps_continue_in_a_second_fit(xy, tmp_path, optimizer):
     assert {step for _, _, step in events(tmp_path)} == {8, 10, 12}
 
 
-def test_without_matplotlib_tensorboard_has_no_figure(
-    xy, tmp_path, monkeypatch
-):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name == "matplotlib" else find(name, *rest),
-    )
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_matplotlib")
+def test_without_matplotlib_tensorboard_has_no_figure(xy, tmp_path):
     callback = kx.callbacks.SampleVarianceDecay(
         xy[0], log_dir=tmp_path, verbose=0
     )
@@ -291,6 +291,7 @@ def test_without_matplotlib_tensorboard_has_no_figure(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_matplotlib")
 @pytest.mark.parametrize("step", ["train_on_batch", "gradient tape"])
 def test_works_in_a_training_loop_of_the_user(xy, tmp_path, step):
     model = small_model()
@@ -350,6 +351,7 @@ def test_a_fit_traces_the_model_once(xy):
     assert counts[1:] == [1, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_change_between_two_fits_is_seen(xy):
     model = small_model()
     callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
@@ -359,6 +361,7 @@ def test_a_change_between_two_fits_is_seen(xy):
     assert callback.profiles[-1] == kx.measure(model, xy[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -395,6 +398,7 @@ def test_options_are_those_of_measure(xy, options):
         assert np.isnan(callback._logs[GRADIENT])
 
 
+@pytest.mark.slow
 def test_a_second_fit_starts_a_new_record(xy):
     model = small_model()
     callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
@@ -420,6 +424,7 @@ def test_a_failing_measurement_raises_by_default_and_names_the_layer(xy):
     assert callback.measured_at == [(0, 0)]
 
 
+@pytest.mark.slow
 def test_a_failing_measurement_only_warns_if_asked_to(xy):
     callback = kx.callbacks.SampleVarianceDecay(
         xy[0], verbose=0, per_layer=True, on_error="warn"
@@ -508,6 +513,7 @@ def test_wrong_arguments_are_refused_at_once(xy, options, message):
         kx.callbacks.SampleVarianceDecay(**{"data": xy[0]} | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "sizes"), [(None, [32, 32]), (48, [48, 16])]
 )
@@ -547,6 +553,7 @@ def test_the_progress_bar_stays_short(xy, capsys):
     assert not re.search("first|second", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verbose", "in_fit", "lines"),
     [
@@ -616,6 +623,7 @@ def test_a_callback_that_cannot_read_our_logs_is_warned_of(
         assert problem in text
 
 
+@pytest.mark.slow
 def test_fit_warns_of_the_order_of_callbacks(xy):
     class Ours(kx.callbacks.SampleVarianceDecay):
         def on_train_begin(self, logs=None):
@@ -652,6 +660,7 @@ class WithoutCall(keras.Model):
         return {"loss": loss}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["model", "function", "other data"])
 def test_a_part_of_a_model_without_call_is_watched(xy, how):
     model = WithoutCall()
@@ -692,6 +701,7 @@ def test_a_model_without_call_is_refused_before_and_after_fit(xy):
         fit(model, xy[:1], callback)
 
 
+@pytest.mark.slow
 def test_tensorboard_says_what_is_good(xy, tmp_path):
     callback = kx.callbacks.SampleVarianceDecay(
         xy[0], log_dir=tmp_path, verbose=0

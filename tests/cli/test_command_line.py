@@ -45,6 +45,7 @@ def conv_model(path):
     return model
 
 
+@pytest.mark.slow
 def test_report_of_the_plain_network_on_the_digits(tmp_path, capsys):
     code, out, err = run(capsys, "report", *SMALL, "--out", tmp_path / "a/b")
     assert (code, err) == (0, "")
@@ -123,6 +124,7 @@ def written(monkeypatch):
     return profiles
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(written, tmp_path, capsys):
     for seed in (5, 5, 6):
         run(capsys, "report", *SMALL, "--seed", seed, "--out", tmp_path)
@@ -150,6 +152,7 @@ def test_report_of_a_saved_model_on_digits_and_files(tmp_path, capsys):
         assert profile.layers == ("conv", "head")
 
 
+@pytest.mark.slow
 def test_arrays_by_name_for_a_model_of_several_inputs(tmp_path, capsys):
     inputs = {name: keras.Input((2,), name=name) for name in ("a", "b")}
     joined = keras.layers.Concatenate()(list(inputs.values()))
@@ -165,6 +168,7 @@ def test_arrays_by_name_for_a_model_of_several_inputs(tmp_path, capsys):
     assert profile == kx.measure(model, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "theory"),
     [
@@ -237,6 +241,7 @@ def test_report_of_a_network_without_a_signal_prints_no_nan(tmp_path, capsys):
     assert "nan%" not in out
 
 
+@pytest.mark.slow
 def test_report_takes_an_initializer_by_its_registered_name(tmp_path, capsys):
     @keras.saving.register_keras_serializable("keras_initx")
     class Half(keras.initializers.Initializer):
@@ -608,6 +613,7 @@ def test_one_column_of_a_csv_file_is_one_feature(tmp_path):
     assert report.load_data(str(tmp_path / "x.csv")).shape == (3, 1)
 
 
+@pytest.mark.slow
 def test_report_says_that_the_samples_were_reshaped(
     written, tmp_path, capsys, rng
 ):
@@ -659,6 +665,7 @@ def unregister_classes_of_a_user():
         del registered[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_models_of_custom_classes_are_loaded_with_their_module(
     suffix, written, tmp_path, monkeypatch, capsys, rng

@@ -694,6 +694,7 @@ def test_results_in_a_compiled_function(jit_compile, rng):
         np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_shapes_that_are_unknown_in_the_graph():
     signature = [tf.TensorSpec(None, tf.float64)]
     function = tf.function(

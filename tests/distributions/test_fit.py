@@ -41,6 +41,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.slow
 def test_errors_agree_with_standard_errors(seed):
     """Fails by chance with a probability below 1e-6.
 

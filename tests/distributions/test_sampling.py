@@ -189,6 +189,7 @@ def test_samples_have_the_known_quantiles(a, b, p, quantiles, seed):
     assert (band < 0.006).all()
 
 
+@pytest.mark.slow
 def test_chunks_of_a_large_sample_are_independent(seed):
     """The signs in any two of 17 chunks agree half of the time.
 
@@ -205,6 +206,7 @@ def test_chunks_of_a_large_sample_are_independent(seed):
     assert (np.abs(agreement - np.eye(len(chunks))) <= band).all()
 
 
+@pytest.mark.slow
 def test_large_samples_follow_the_distribution(seed):
     shape = (stable_sampling.CHUNKED_FROM // 1024, 1027)
     for skewness in (0.0, 0.7):

@@ -67,6 +67,11 @@ def test_code_on_two_pages_runs_once():
     }
 
 
+def with_few_layers(code):
+    """The code of deep networks, which takes seconds, at a small size."""
+    return re.sub(r"DEPTH, WIDTH = 30, \d+", "DEPTH, WIDTH = 6, 16", code)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [path for path in CODE if not starts_another(path)], ids=name_of
@@ -79,7 +84,7 @@ def test_code_of_a_page_runs(path, tmp_path, monkeypatch):
     # A class that a page registers with Keras finds its module by this name.
     names = {"__name__": f"page_{path.stem.replace('-', '_')}"}
     for block in CODE[path]:
-        exec(compile(block, name_of(path), "exec"), names)
+        exec(compile(with_few_layers(block), name_of(path), "exec"), names)
 
 
 def links(text):

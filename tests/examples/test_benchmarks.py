@@ -68,6 +68,7 @@ def test_ridge_is_the_last_crossing(resnet_scaling):
     assert resnet_scaling.ridge(betas, with_nan) == pytest.approx(0.71)
 
 
+@pytest.mark.slow
 def test_triangle_waves_trained_together_equal_a_single_one(monkeypatch):
     """Trains a net of the last target alone in Keras, for five steps."""
     bench = load("triangle_waves", monkeypatch)

@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.helpers import processes
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
@@ -78,7 +80,8 @@ def client():
         timeout=1800,  # For a kernel that hangs.
         resources={"metadata": {"path": str(ROOT)}},
     )
-    with client.setup_kernel(env={**os.environ, SMALL: "1"}):
+    environment = {**os.environ, **processes.QUICK_XLA, SMALL: "1"}
+    with client.setup_kernel(env=environment):
         yield client
 
 

@@ -211,6 +211,7 @@ def test_another_layer_changes_no_other():
     assert np.array_equal(part.get_layer("b").kernel, few.get_layer("b").kernel)
 
 
+@pytest.mark.slow
 def test_no_two_weights_are_equal():
     model = keras.Sequential(
         [keras.Input((8,)), *(L.Dense(8) for _ in range(300))]
@@ -682,6 +683,7 @@ def wrappers():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [TwoOfOneName, nested_model, wrappers])
 def test_layers_have_the_names_that_measure_gives(make):
     model = make()

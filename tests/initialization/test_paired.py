@@ -65,6 +65,7 @@ ACTIVATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [dense, convolutional])
 def test_very_deep_networks_are_isometries(make, rng):
     model = make(*ACTIVATIONS.values())
@@ -80,6 +81,7 @@ def test_each_activation_gives_an_isometry(name, rng):
     np.testing.assert_allclose(singular_values(model, rng), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_is_as_far_off_as_the_guide_says(rng):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

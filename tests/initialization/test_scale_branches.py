@@ -464,6 +464,7 @@ def test_it_computes_what_branch_scale_computes(name):
         assert any(np.abs(a - b).max() > 0.01 for a, b in changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["norm_after_the_sum", "batch_norm", "encoder"]
 )
@@ -950,6 +951,7 @@ def test_the_model_is_as_it_was_but_for_the_weights():
     assert described() == before
 
 
+@pytest.mark.slow
 def test_inside_a_function_of_tensorflow_it_is_refused():
     model = residual(L.Dense(8, name="last"))
 

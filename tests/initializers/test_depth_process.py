@@ -147,6 +147,7 @@ def test_fractional_paths_have_their_covariance(hurst, rng):
     assert np.abs(deviations(x, factor(wrong))).max() > BAND
 
 
+@pytest.mark.slow
 def test_the_errors_of_the_published_sampler_are_detected(rng):
     depth = 256
     g = fractional_noise_covariance(np.arange(depth), 0.97)
@@ -305,6 +306,7 @@ class Lazy(keras.Model):
         return x
 
 
+@pytest.mark.slow
 @KINDS
 def test_the_same_weights_in_every_kind_of_model(kind, tmp_path):
     process = process_of(kind)

@@ -350,6 +350,7 @@ def test_a_graph_draws_the_same(row, seed):
     np.testing.assert_allclose(graph, made((32, 16)), rtol=1e-5)
 
 
+@pytest.mark.slow
 @rows_by_layer
 def test_xla_draws_from_the_same_distribution(row, seed):
     made = row.make(seed=seed)
@@ -553,6 +554,7 @@ def test_config_holds_every_argument(row):
     assert (made.clone()((8, 8)) != made((8, 8))).numpy().any()
 
 
+@pytest.mark.slow
 def test_model_is_saved_loaded_and_cloned(tmp_path, rng):
     """One model has a branch for each row, and so is one file."""
     inputs = keras.Input((5, 8))
@@ -1258,6 +1260,7 @@ def textbook(shape, dtype=None):
     return made(shape, dtype) * (WIDTH ** (-1 / 1.5) / scale)
 
 
+@pytest.mark.slow
 def test_stable_weights_neither_explode_nor_vanish_in_50_layers(rng):
     # From layer to layer log |x| moves by independent steps, whose standard
     # deviation at 256 units is 0.433. A band of 6 of those of their mean, here

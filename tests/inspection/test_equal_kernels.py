@@ -157,6 +157,7 @@ def data_of(model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This FractionalMoment initializer")
 @pytest.mark.parametrize(("build", "count"), EQUAL.values(), ids=EQUAL)
 def test_measure_names_the_layers_once(build, count):

@@ -167,6 +167,7 @@ def roles(name):
     return {g.role for g in kx.inspection.kernel_geometry(layer).values()}
 
 
+@pytest.mark.slow
 def test_every_layer_of_keras_is_known():
     layers = [
         name
@@ -231,6 +232,7 @@ def test_default_rows_of_keras_layers(name):
     assert rows == ROWS[name]
 
 
+@pytest.mark.slow
 def test_the_table_of_default_rows_has_every_layer_with_weights():
     with_weights = {
         getattr(L, name).__name__

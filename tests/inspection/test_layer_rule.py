@@ -66,6 +66,7 @@ def mixing_model(dtype="float32"):
     )
 
 
+@pytest.mark.slow
 def test_a_registered_layer_is_known_to_every_verb(rng):
     kx.inspection.register_layer(Mix)(mix_rule)
     model = mixing_model("float64")

@@ -234,6 +234,7 @@ def test_a_thousand_branches_grow_as_the_theory_says(rng):
         assert abs(other / expected - 1) > 2 * band
 
 
+@pytest.mark.slow
 def test_a_thousand_linear_branches_are_exact():
     """(1 + 1/L)^L, or (alpha + 1/L)^L with a skip weight."""
     depth = 1000

@@ -315,6 +315,7 @@ BOUNDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_layer", [False, True])
 @pytest.mark.parametrize(("name", "limits"), BOUNDED.items())
 def test_saturated_units_are_those_of_numpy(name, limits, own_layer):
@@ -428,6 +429,7 @@ def test_training_mode():
     assert profile.dead_fraction[0] == 0
 
 
+@pytest.mark.slow
 def test_merging_is_exact(rng):
     parts = [np.round(rng.normal(size=(n, 9))) * [0] * 1 for n in (3, 1, 5)]
     parts = [part + np.r_[np.zeros(4), rng.normal(size=5)] for part in parts]
@@ -449,6 +451,7 @@ def test_merging_is_exact(rng):
     np.testing.assert_allclose(dead_fractions(one), [2 / 9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [16, 40])
 def test_layers_of_many_widths_are_in_the_order_of_their_calls(size, rng):
     """Layers of equal width are reduced together, and wide ones alone."""

@@ -70,15 +70,20 @@ def tokens():
     )
 
 
-def stateful(batch=4):
+def stateful(batch=4, *others):
     return keras.Sequential(
         [
             keras.Input(batch_shape=(batch, 5, 3)),
-            layers.GRU(4, stateful=True, return_sequences=True),
-            layers.Bidirectional(layers.LSTM(2, stateful=True)),
+            layers.GRU(4, stateful=True, return_sequences=bool(others)),
+            *others,
             layers.Dense(2),
         ]
     )
+
+
+def both_directions():
+    """A stateful layer that holds two others, after one that holds none."""
+    return stateful(4, layers.Bidirectional(layers.LSTM(2, stateful=True)))
 
 
 class Table:
@@ -125,7 +130,7 @@ ROWS = {
     ),
     "no None": (lambda: optional(["a", "b"]), [X, X + 1]),
     "a fixed batch": (lambda: vectors(batch_size=8), X),
-    "a fixed batch with states": (stateful, STEPS),
+    "a fixed batch with states": (both_directions, STEPS),
     "a fixed batch of 5 with states": (lambda: stateful(5), STEPS),
     "numbers of a dimension": (lambda: vectors(1), X[:, 0]),
     "booleans": (vectors, X > 0),
@@ -167,6 +172,7 @@ def test_text_in_arrays_is_that_of_the_tensor():
         np.testing.assert_allclose(profile.total, expected.total, 1e-6)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_size_is_that_of_the_batches():
     model = stateful()
     assert kx.measure(model, STEPS) == kx.measure(model, STEPS, batch_size=4)

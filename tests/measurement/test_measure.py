@@ -176,6 +176,7 @@ def of_three_dtypes():
     return model, kx.Meter(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 32, 33, 100, 1000])
 def test_a_signal_without_variance_has_exactly_none(size, of_three_dtypes):
     # 0.1 is rounded in any of these, and so is a sum of it.
@@ -314,6 +315,7 @@ def with_state():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_the_model_is_unchanged(training, rng):
     model = with_state()
@@ -344,6 +346,7 @@ def test_stateful_layers_continue_from_batch_to_batch_and_are_unchanged(rng):
     assert all((s.numpy() == 0).all() for s in layer.states)
 
 
+@pytest.mark.slow
 def test_training_mode_uses_batch_statistics_and_new_dropout_masks(rng):
     x = np.ones((400, 1), "float32")
     dropout = keras.layers.Dropout(0.5, seed=1)
@@ -895,6 +898,7 @@ def test_a_progress_bar_only_if_asked_for(rng, capsys):
     assert "5/5" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [True, False])
 def test_a_compiled_model_is_measured_too(jit, rng):
     model = he_net(5, 3)

@@ -73,6 +73,7 @@ def test_states_are_traced_twice_at_most():
     assert counted.traces == 2
 
 
+@pytest.mark.slow
 def test_nothing_that_keras_does_with_a_model_is_traced_again():
     model, counted = counted_net()
     model.compile("sgd", "mse")
@@ -122,6 +123,7 @@ def test_python_values_are_fixed_at_the_first_call():
     np.testing.assert_allclose(fresh.total, 100 * before.total, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_last_eight_structures_are_kept():
     model = keras.Sequential([keras.Input((None, 4)), Counted()])
     counted = model.layers[0]
@@ -213,6 +215,7 @@ def test_an_error_in_one_call_leaves_the_meter_usable():
     assert meter(X) == expected
 
 
+@pytest.mark.slow
 def test_a_pass_for_many_samples_takes_few_and_not_the_other_way():
     # Few samples are reduced in one go, which takes memory for many.
     model, counted = counted_net()

@@ -184,6 +184,7 @@ def traces(request):
     return found
 
 
+@pytest.mark.slow
 def test_names_made_later_are_what_they_would_have_been(traces):
     without, after = traces["names"]
     assert without == after
@@ -243,6 +244,7 @@ def test_a_meter_that_was_dropped_frees_its_pass_but_not_the_model():
     assert graphs() <= before
 
 
+@pytest.mark.slow
 def test_the_callback_drops_its_meter_at_the_end_of_training():
     model = net()
     model.compile("sgd", "mse")

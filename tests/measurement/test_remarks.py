@@ -59,6 +59,7 @@ WITH_STATISTICS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "count"), WITH_STATISTICS.values(), ids=WITH_STATISTICS
 )

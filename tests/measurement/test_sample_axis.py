@@ -61,6 +61,7 @@ def row_of(profile):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_a_map_of_any_arrangement_against_the_units_of_each_sample(name, rng):
     run, source = ROWS[name]
@@ -113,6 +114,7 @@ MIXED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXED)
 def test_a_signal_that_mixes_samples_is_refused_by_name(name, rng):
     make = MIXED[name]
@@ -164,6 +166,7 @@ def test_a_model_that_takes_one_number_of_samples(rng):
     assert_same_profile(row_of(kx.measure(model, x)), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_texts_are_as_long_as_the_longest_of_a_batch():
     """Neither the graph nor one sample knows the number of units."""
     words = layers.TextVectorization()
@@ -223,6 +226,7 @@ def test_an_arrangement_in_training_alone(name, rng):
             assert_same_profile(row_of(profile), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_noise_and_statistics_of_the_batch_in_training(rng):
     """Dropout tells samples apart by their numbers, statistics mix them."""
     x = rng.normal(size=(20, STEPS, WIDTH)).astype("float32")
@@ -286,6 +290,7 @@ LEARNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize("name", LEARNED)
 def test_learned_vectors_in_a_cell(name, sequences, rng):
@@ -318,6 +323,7 @@ IN_CELLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_CELLS)
 def test_other_axes_in_a_cell_are_refused_by_name(name, rng):
     model, _ = recurrent(IN_CELLS[name])

@@ -339,6 +339,7 @@ def test_saved_loaded_cloned_and_compiled_by_xla(make, x, tmp_path):
     np.testing.assert_allclose(xla, model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [MODELS["const"], MODELS["leaky"]])
 def test_mixed_precision(make, x):
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -108,6 +108,7 @@ def test_peaks_stay_inside_for_all_weights(trainable_scales):
         assert np.isfinite(layer(np.linspace(-1, 2, 9)[:, None])).all()
 
 
+@pytest.mark.slow
 def test_trainable_scales_start_at_the_rule_and_are_trained(rng):
     peaks = rng.uniform(0.2, 0.8, 4)
     tied = TriangleWave(3, peaks=peaks, name="tied")
@@ -159,6 +160,7 @@ def test_seeds(rng):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connected", [True, False])
 def test_connections_of_several_features(connected, rng, tmp_path):
     layer = TriangleWave(3, form="v", seed=1)
@@ -366,6 +368,7 @@ def test_fit_reaches_the_curve_in_its_own_units(curve, given, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_fit_trains_and_shows_both_phases(capsys):
     keras.utils.set_random_seed(1)
     x = np.linspace(0, 1, 40)

@@ -390,6 +390,7 @@ def test_weights_of_other_types(name, dtype):
         )
 
 
+@pytest.mark.slow
 def test_mixed_precision_with_a_scaled_loss():
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -525,6 +525,7 @@ class Own(keras.optimizers.Adam):
     """An optimizer that is not one of Keras's."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
@@ -584,6 +585,7 @@ def test_muon_needs_no_embedding_of_its_own():
     done.optimizer(muon(exclude_embeddings=False, exclude_layers=["table"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 def test_the_first_step_has_the_factors(name):
     x = np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32)

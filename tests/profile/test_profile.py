@@ -237,6 +237,7 @@ def test_equality():
     assert profile != "profile"
 
 
+@pytest.mark.slow
 @given(profiles())
 def test_dict_and_json_round_trip(profile):
     assert kx.VarianceProfile.from_dict(profile.to_dict()) == profile

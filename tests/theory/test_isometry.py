@@ -296,6 +296,7 @@ def test_fixed_points(point):
             assert depth == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "weight", "bias"),
     [("tanh", 4.0, 0.1), ("softsign", 5.5, 0.1), ("arctan", 2.5, 0.0)],

@@ -56,6 +56,7 @@ def quiet_scale(*arguments, **parameters):
         return theory.critical_scale(*arguments, **parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_moments_are_those_of_keras_function(name):
     phi = in_float64(getattr(keras.activations, name))

@@ -426,6 +426,7 @@ def test_leaky_relu_of_any_slope(rho, slope):
         assert c == pytest.approx(turned, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(slope=st.floats(-3, 3), scale=st.floats(0.1, 10))
 def test_scaling_a_callable_changes_nothing(slope, scale):
@@ -643,6 +644,7 @@ def test_activations_are_refused(activation, parameters, message):
             function(activation, **parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phi",
     [

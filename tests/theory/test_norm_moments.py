@@ -598,6 +598,7 @@ def test_fan_out_keeps_the_moment_and_fan_in_its_ratio(rng):
         assert_mean_is(1, norms["fan_in"])
 
 
+@pytest.mark.slow
 def test_log_norm_of_deep_networks(rng):
     width, depth, nets = 16, 10, 20000
     std = fractional_moment_std(1.0, width)

@@ -565,6 +565,7 @@ def test_recursion_of_a_shrinking_network():
     assert result.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_recursion_of_a_wide_random_network(rng):
     stability, width, nets = 1.5, 400, 30
     scale = [1.0]

@@ -35,6 +35,7 @@ def test_tail_index_of_stable_weights_is_their_stability(a, seed):
         assert abs(other.value - a) > DEVIATIONS * other.standard_error
 
 
+@pytest.mark.slow
 def test_errors_agree_with_standard_errors(seed):
     """Fails by chance with a probability below 1e-6, by chi squared."""
     for a, block in ((0.7, 20), (1.5, 100), (2.0, 20)):
