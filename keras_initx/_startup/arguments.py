@@ -42,7 +42,7 @@ PLAIN_NETWORK = {
 }
 
 
-_COMMANDS = ("report", "list")
+_COMMANDS = ("report", "check", "list")
 _OPTIONS = tuple(
     f"--{name}"
     for name in (
@@ -56,7 +56,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)'", message)
         if wrong:
-            hint = did_you_mean(wrong[1], _COMMANDS) or " It is report or list."
+            hint = did_you_mean(wrong[1], _COMMANDS) or (
+                " It is report, check or list."
+            )
             message = f"{wrong[0]}.{hint}"
         raise ValueError(f"{message} (see {self.prog} --help)")
 
@@ -89,6 +91,8 @@ def read(
         root.print_help()
     elif options.command == "report":
         _check_report(options)
+    elif options.command == "check":
+        _check_files(options)
     return options
 
 
@@ -114,6 +118,18 @@ def parser(
             ),
         )
     )
+    _add_check(
+        commands.add_parser(
+            "check",
+            help="say what is wrong with the start of a model, and what to "
+            "call",
+            description=(
+                "Say what is wrong with the start of a saved model that has "
+                "not been trained, and which line of code mends it. The exit "
+                "status is 1 if something is found, and 0 if not."
+            ),
+        )
+    )
     commands.add_parser(
         "list",
         help="show what `--initializer` takes, and all that the package has, "
@@ -122,10 +138,30 @@ def parser(
     return root
 
 
-def _add_report(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--model", metavar="FILE", help="a saved model: .keras, .h5 or .hdf5")
-    add(
+_SAMPLES = (
+    "samples in a .npy or .npz file (several arrays are the model's inputs by "
+    "name), or in a .csv file of numbers, a sample in each row; default: "
+)
+
+
+def _add_check(command: argparse.ArgumentParser) -> None:
+    _add_model(command, required=True)
+    command.add_argument(
+        "--data",
+        metavar="FILE",
+        help=f"{_SAMPLES}none, and the signal is predicted for white noise",
+    )
+
+
+def _add_model(command: argparse.ArgumentParser, required: bool) -> None:
+    """Adds the options that say which model is meant."""
+    command.add_argument(
+        "--model",
+        metavar="FILE",
+        required=required,
+        help="a saved model: .keras, .h5 or .hdf5",
+    )
+    command.add_argument(
         "--import",
         dest="modules",
         metavar="MODULE",
@@ -134,15 +170,16 @@ def _add_report(command: argparse.ArgumentParser) -> None:
         help="a Python module, as in `import my.module`, whose classes and "
         "functions the model or the initializer needs; may be repeated",
     )
+
+
+def _add_report(command: argparse.ArgumentParser) -> None:
+    _add_model(command, required=False)
+    add = command.add_argument
     add(
         "--data",
         metavar="FILE",
         default="digits",
-        help=(
-            "samples in a .npy or .npz file (several arrays are the model's "
-            "inputs by name), or in a .csv file of numbers, a sample in each "
-            "row; default: the handwritten digits of scikit-learn"
-        ),
+        help=f"{_SAMPLES}the handwritten digits of scikit-learn",
     )
     add(
         "--out",
@@ -226,9 +263,15 @@ def _check_report(options: argparse.Namespace) -> None:
             "network, and cannot be used with --model"
         )
     check_folder(options.out)
+    _check_files(options)
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Checks the files and modules that an option names."""
     if options.model is not None:
         check_model(options.model)
-    check_data(options.data)
+    if options.data is not None:
+        check_data(options.data)
     for module in options.modules:
         _check_module(module)
 

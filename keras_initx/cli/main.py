@@ -1,4 +1,4 @@
-"""The commands `keras-initx report` and `keras-initx list`."""
+"""The commands `keras-initx report`, `keras-initx check` and `list`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ a module that --import names, such as "my_package>MyInitializer".
 # Without distributions, which take seconds to import.
 _LISTED_MODULES = (
     *("initializers", "layers", "constraints", "models", "callbacks"),
-    *("distribute", "theory"),
+    *("distribute", "testing", "theory"),
 )
 
 
@@ -63,19 +63,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         int. The exit code: 0, or 2 after an error, which is written as one
-        line to standard error.
+        line to standard error. That of `check` is 1 if it finds something.
     """
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     # A character that the terminal cannot show must not end the report.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
+    code = 0
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
             options = arguments.read(argv, kx.__doc__, kx.__version__)
             if options.command == "report":
                 _report(options)
+            elif options.command == "check":
+                code = _check(options)
             elif options.command == "list":
                 _list()
             sys.stdout.flush()
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it.
         _discard_output()
-        return 0
+        return code
     except Exception as error:
         sys.stderr.write(f"keras-initx: error: {one_line(error)}\n")
         try:
@@ -92,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError:
             _discard_output()
         return 2
-    return 0
+    return code
 
 
 def _discard_output() -> None:
@@ -133,6 +136,21 @@ def _report(options: argparse.Namespace) -> None:
         print(note)
     for path in paths:
         print(f"wrote {path}")
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Prints the findings, and returns whether there are any."""
+    custom = report.import_modules(options.modules)
+    model = report.load_model(options.model, custom)
+    samples, notes = None, []
+    if options.data is not None:
+        data = report.load_data(options.data)
+        samples = report.reshape_to_input(data, model, options.data)
+        notes = report.notes_of_shape(data, samples)
+    findings = kx.recommend(model, samples)
+    on = f", on {options.data}" if options.data is not None else ""
+    print(f"{options.model}{on}", "", findings, *notes, sep="\n")
+    return int(bool(findings))
 
 
 def _title(

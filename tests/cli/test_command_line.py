@@ -261,13 +261,42 @@ def test_report_takes_an_initializer_by_its_registered_name(tmp_path, capsys):
         assert profile.squared_mean[0] == pytest.approx(mean**2, rel=1e-4)
 
 
+def test_check_exits_by_what_it_finds(tmp_path, capsys):
+    layers = [keras.layers.Dense(8, "relu") for _ in range(20)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    kx.initialize(model, "glorot_normal", seed=0)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    code, out, err = run(capsys, "check", "--model", path)
+    assert (code, err) == (1, "")
+    assert out.startswith(f"{path}\n\n1. ")
+    findings = kx.recommend(model)
+    assert str(findings) in out
+    for finding in findings:
+        exec(finding.call, {"model": model, "kx": kx})
+    model.save(path)
+    code, out, err = run(capsys, "check", "--model", path)
+    assert (code, err) == (0, "")
+    assert "Nothing was found." in out
+    data = tmp_path / "data.npy"
+    np.save(data, 200 + np.arange(64.0).reshape(16, 2, 2))
+    code, out, err = run(capsys, "check", "--model", path, "--data", data)
+    assert (code, err) == (1, "")
+    assert f"{path}, on {data}" in out and "1. inputs" in out
+    assert "was reshaped to (16, 4)" in out
+    np.save(data, np.zeros((16, 3)))
+    code, out, err = run(capsys, "check", "--model", path, "--data", data)
+    assert code == 2 and out == ""
+    assert err.startswith("keras-initx: error: data must have the shape")
+
+
 def test_list_shows_all_that_is_public_with_its_paper(capsys):
     code, out, _ = run(capsys, "list")
     assert code == 0
     lines = out.splitlines()
     listed = [line.split()[0] for line in lines if line.split()]
     modules = "initializers layers constraints models callbacks theory"
-    for module in ["", *modules.split(), "distribute"]:
+    for module in ["", *modules.split(), "distribute", "testing"]:
         holder = getattr(kx, module) if module else kx
         for name in holder.__all__:
             if not isinstance(getattr(holder, name), types.ModuleType):
@@ -412,9 +441,12 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("measure", "invalid choice: 'measure'. It is report or list."),
+        ("measure", "invalid choice: 'measure'. It is report, check or list."),
         ("reprot", "invalid choice: 'reprot'. Did you mean 'report'?"),
         ("report --depht 3", "arguments: --depht 3. Did you mean '--depth'"),
+        ("check", "the following arguments are required: --model"),
+        ("check --model x.keras", "which is not a file"),
+        ("check --model x.keras --depth 3", "unrecognized arguments: --depth"),
         ("report --horses=3", "unrecognized arguments: --horses=3. (see"),
         ("report --depth 0", "--depth: expected an int from 1 to 10000"),
         ("report --depth 1.5", "Received: 1.5"),
