@@ -128,7 +128,7 @@ class Case:
         """
         for weight in self.view.weights:
             if weight.role == "kernel" and weight.variable.shape[-1] % 2 == 0:
-                values = keras.ops.convert_to_numpy(weight.variable)
+                values = entries(weight.variable)
                 left, right = np.split(values, 2, axis=-1)
                 if left.any() and np.array_equal(left, -right):
                     return True
@@ -264,6 +264,13 @@ class Case:
             for i, name in enumerate(profile.layers)
             if fraction[i] > 0 and self.is_row_of_signal(name)
         ]
+
+
+def entries(variable: Any) -> np.ndarray:
+    """Returns the entries of a weight, in float32 or better."""
+    tensor = keras.ops.convert_to_tensor(variable)
+    values = keras.ops.convert_to_numpy(tensor)
+    return values.astype(np.result_type(values.dtype, np.float32), copy=False)
 
 
 def ratio(numerator: float, denominator: float) -> float:

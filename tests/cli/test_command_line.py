@@ -261,6 +261,8 @@ def test_report_takes_an_initializer_by_its_registered_name(tmp_path, capsys):
         assert profile.squared_mean[0] == pytest.approx(mean**2, rel=1e-4)
 
 
+# Keras's conversion of tensors to NumPy, which Python hides by default.
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 def test_check_exits_by_what_it_finds(tmp_path, capsys):
     layers = [keras.layers.Dense(8, "relu") for _ in range(20)]
     model = keras.Sequential([keras.Input((4,)), *layers])

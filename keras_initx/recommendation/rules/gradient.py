@@ -10,7 +10,7 @@ import numpy as np
 from keras_initx.profile import VarianceProfile
 from keras_initx.profile.verdict import GOOD_TOTAL
 from keras_initx.recommendation import lines
-from keras_initx.recommendation.case import Case
+from keras_initx.recommendation.case import Case, entries
 from keras_initx.recommendation.reading import Reading, outside
 from keras_initx.recommendation.rules.weights import has_sum, is_relu
 
@@ -121,7 +121,7 @@ def _offset(layer: keras.layers.BatchNormalization) -> float:
     A layer without a scale has the scale 1.
     """
     beta, gamma = (
-        None if w is None else float(np.mean(keras.ops.convert_to_numpy(w)))
+        None if w is None else float(np.mean(entries(w)))
         for w in (layer.beta, layer.gamma)
     )
     return (beta or 0.0) / (gamma or 1.0)

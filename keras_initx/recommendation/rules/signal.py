@@ -16,9 +16,9 @@ from keras_initx.profile.verdict import (
     MANY_LAYERS,
 )
 from keras_initx.recommendation import lines
-from keras_initx.recommendation.case import Case, ratio
+from keras_initx.recommendation.case import Case, entries, ratio
 from keras_initx.recommendation.reading import Reading, outside
-from keras_initx.recommendation.rules.weights import has_sum
+from keras_initx.recommendation.rules.weights import has_sum, mean_square
 
 # The square of the rounding of float32 numbers near 1.
 _DEAD = 2.0**-46
@@ -227,7 +227,7 @@ def small_before_normalization(case: Case) -> Reading | None:
     norms = [one for one in layers if isinstance(one, kinds) and is_fresh(one)]
     smallest = min(
         (
-            float(np.mean(np.square(keras.ops.convert_to_numpy(w.variable))))
+            mean_square(w.variable)
             for w in case.view.weights
             if w.role == "embedding"
         ),
@@ -269,5 +269,5 @@ def is_fresh(layer: object) -> bool:
     for name in ("gamma", "scale"):
         weight = getattr(layer, name, None)
         if isinstance(weight, keras.Variable):
-            return bool(np.all(keras.ops.convert_to_numpy(weight) == 1))
+            return bool(np.all(entries(weight) == 1))
     return True

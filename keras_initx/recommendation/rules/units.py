@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_initx.inspection.activations import saturation_bounds
 from keras_initx.recommendation import lines
-from keras_initx.recommendation.case import Case
+from keras_initx.recommendation.case import Case, entries
 from keras_initx.recommendation.reading import Reading, listed, outside
 from keras_initx.recommendation.rules.weights import is_relu, mean_square
 from keras_initx.theory.mean_field.activations import resolve
@@ -151,7 +151,7 @@ def _share_off(case: Case, name: str, total: float) -> float | None:
         return None
     if case.by_batch:
         return None
-    values = np.asarray(bias, dtype=np.float64)
+    values = entries(bias).astype(np.float64)
     rest = max(total - float(np.mean(values**2)), 0.0)
     return float(np.mean(values < -_SIGMAS * math.sqrt(rest) - 1e-30))
 

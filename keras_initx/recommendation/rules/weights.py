@@ -14,7 +14,7 @@ from keras_initx.inspection.graph import Graph
 from keras_initx.inspection.traversal import ModelWeight
 from keras_initx.prediction.weights import initializer_moments
 from keras_initx.recommendation import lines
-from keras_initx.recommendation.case import Case
+from keras_initx.recommendation.case import Case, entries
 from keras_initx.recommendation.reading import WHOLE, Reading, listed
 
 _ATTRIBUTES = {
@@ -40,7 +40,7 @@ def equal_weights(case: Case) -> Reading:
         shape = tuple(weight.variable.shape)
         if weight.geometry.is_linear and len(shape) > 1 and 0 not in shape:
             # Few numbers tell almost all kernels apart.
-            start = _values(weight.variable.value[0])
+            start = entries(weight.variable.value[0])
             # Two models in a model, as a network and its moving average, may
             # be equal on purpose.
             owner = tuple(map(id, weight.layers[:-1]))
@@ -49,8 +49,8 @@ def equal_weights(case: Case) -> Reading:
     for group in groups.values():
         if len(group) < 2 or not weight_is_random(group[0].variable):
             continue
-        first = _values(group[0].variable)
-        same = [w for w in group if np.array_equal(_values(w.variable), first)]
+        first = entries(group[0].variable)
+        same = [w for w in group if np.array_equal(entries(w.variable), first)]
         if len(same) > 1:
             names += [w.layer_name or w.layer.name for w in same]
     return Reading(
@@ -67,13 +67,9 @@ def equal_weights(case: Case) -> Reading:
     )
 
 
-def _values(tensor: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor))
-
-
 def weight_is_random(variable: Any) -> bool:
     """Whether most entries of a weight are different numbers."""
-    values = _values(variable).ravel()[:4096]
+    values = entries(variable).ravel()[:4096]
     return len(np.unique(values)) > 0.5 * len(values)
 
 
@@ -165,8 +161,7 @@ def width_against_depth(case: Case) -> Reading | None:
 
 def mean_square(variable: Any) -> float:
     """Returns the mean square of the entries of a weight."""
-    values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
-    return float(np.mean(np.square(values, dtype=np.float64)))
+    return float(np.mean(np.square(entries(variable), dtype=np.float64)))
 
 
 def has_sum(graph: Graph) -> bool:
