@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_initx import backend
-from keras_initx.initializers.einsum_axes import warn_of_einsum
+from keras_initx.initializers.einsum_axes import einsum_axes, warn_of_einsum
 from keras_initx.validation import check_int, is_int, refuse
 
 # A constructor computes the scale at this fan-in to check its arguments.
@@ -61,7 +61,7 @@ class FanInInitializer(keras.initializers.VarianceScaling):
     # Whether all weights of a kernel are independent and follow one
     # distribution, wherever in the kernel they stand.
     entrywise: ClassVar[bool] = True
-    # Whether the weights depend on the fan-in, or on the axes.
+    # Whether the weights depend on the fan-in.
     uses_fan_in: bool = True
     # Whether the initializers of several layers must keep a common seed.
     shares_seed: ClassVar[bool] = False
@@ -127,6 +127,20 @@ class FanInInitializer(keras.initializers.VarianceScaling):
                 warn_of_einsum(shape, fan_in)
         # The fan-in of an empty kernel is 0, and its scale does not matter.
         return cast_finite(self.draw(shape, max(1, fan_in)), dtype)
+
+    def axes_for(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """Returns the axes of inputs and outputs, or None and None.
+
+        Where Keras does not name the axes of an `EinsumDense` kernel, they are
+        those of its equation. Only weights whose places in the kernel matter
+        ask for them: the fan-in stays the one that Keras takes.
+
+        Args:
+            shape: tuple of int. The shape of the kernel.
+        """
+        if self.input_axes is None:
+            return einsum_axes(shape)
+        return self.input_axes, self.output_axes
 
     def _warn_if_shared(self, shape: tuple[int, ...]) -> None:
         """Warns, once a shape, if a call repeats the weights of another."""

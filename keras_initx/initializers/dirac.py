@@ -21,6 +21,7 @@ class CenterKernel(FanInInitializer):
     """Base class: `matrix` is the kernel at the center of the window."""
 
     entrywise = False
+    uses_fan_in = False
 
     def matrix(self, inputs: int, outputs: int) -> Any:
         """Returns the matrix at the center, (inputs, outputs), float32."""
@@ -28,8 +29,9 @@ class CenterKernel(FanInInitializer):
 
     def structure(self, shape: tuple[int, ...]) -> Any:
         """Returns the kernel with the matrix at its center, 0 elsewhere."""
-        if self.input_axes is not None and self.output_axes is not None:
-            return self._along_axes(shape)
+        rows, columns = self.axes_for(shape)
+        if rows is not None and columns is not None:
+            return self._along_axes(shape, rows, columns)
         *window, inputs, outputs = (1,) * (2 - len(shape)) + shape
         center = [(max(0, size - 1) // 2, size // 2) for size in window]
         matrix = ops.reshape(
@@ -39,19 +41,20 @@ class CenterKernel(FanInInitializer):
         # An empty window has no center. A shape of one axis is a column.
         return ops.reshape(weights if 0 not in window else (), shape)
 
-    def _along_axes(self, shape: tuple[int, ...]) -> Any:
+    def _along_axes(
+        self, shape: tuple[int, ...], rows: list[int], columns: list[int]
+    ) -> Any:
         """Returns a kernel without a window, whose axes the layer has named."""
         axes = [
-            [axis % len(shape) for axis in named]
-            for named in (self.input_axes, self.output_axes)
+            [axis % len(shape) for axis in named] for named in (rows, columns)
         ]
         order = axes[0] + axes[1]
         if sorted(order) != list(range(len(shape))):
             refuse(
                 "input_axes and output_axes must hold each axis of the kernel "
                 f"once, whose shape is {shape}.",
-                input_axes=self.input_axes,
-                output_axes=self.output_axes,
+                input_axes=rows,
+                output_axes=columns,
             )
         sizes = [[shape[axis] for axis in named] for named in axes]
         flat = self.matrix(*map(math.prod, sizes))
@@ -75,6 +78,7 @@ class _NoisyCenter(CenterKernel):
     ):
         super().__init__(fan_in, input_axes, output_axes, seed)
         self.noise = check_real("noise", noise, "[0, 1]")
+        self.uses_fan_in = self.noise > 0
         self.value = check_real("value", value, _RANGE)
         self.scale = check_real("scale", scale, "[0, 1e30]")
 

@@ -109,6 +109,8 @@ class Paired(Wrapper):
     """
 
     entrywise = False
+    # The initializer inside it warns.
+    uses_fan_in = False
 
     def __init__(
         self,
@@ -129,11 +131,12 @@ class Paired(Wrapper):
 
     def draw(self, shape: tuple[int, ...], fan_in: int) -> Any:
         """Returns the block and its copies, in float32."""
+        rows, columns = self.axes_for(shape)
         pairs = [
             (self._axis(name, axes, default, shape), sign)
             for name, sign, axes, default in (
-                ("outputs", self.outputs, self.output_axes, -1),
-                ("inputs", self.inputs, self.input_axes, -2),
+                ("outputs", self.outputs, columns, -1),
+                ("inputs", self.inputs, rows, -2),
             )
             if sign is not None
         ]

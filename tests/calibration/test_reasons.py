@@ -42,6 +42,11 @@ def quantized(mode):
     return quantize
 
 
+# Keras 3.10 has no "int4".
+MODES = ["int8", "float8"]
+if hasattr(keras.quantizers, "pack_int4"):
+    MODES.append("int4")
+
 # For each change of a layer the reason, and the kinds of layer that allow it.
 CHANGES = {
     "lora": (lora, "LoRA adapter", KINDS),
@@ -50,7 +55,7 @@ CHANGES = {
     "frozen bias": (frozen_bias, "frozen", KINDS),
     **{
         mode: (quantized(mode), "quantized", ["dense", "einsum"])
-        for mode in ("int8", "int4", "float8")
+        for mode in MODES
     },
 }
 

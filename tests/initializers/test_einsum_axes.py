@@ -41,10 +41,10 @@ def einsum(equation, output_shape):
 # The layer, the shape of its input, and the two fan-ins, if they differ.
 LAYERS = {
     "query": (einsum("abc,cde->abde", (None, 8, 4)), (None, 3, 6), (48, 6)),
-    "output": (einsum("abcd,cde->abe", (None, 5)), (None, 3, 2, 4), None),
+    "output": (einsum("abcd,cde->abe", (None, 6)), (None, 3, 2, 4), None),
     "batched": (einsum("bni,nij->bnj", (3, 7)), (None, 3, 5), (15, 5)),
     "plain": (einsum("ab,bc->ac", 7), (None, 5), None),
-    "transposed": (einsum("ab,cb->ac", 7), (None, 5), (7, 5)),
+    "transposed": (einsum("ab,cb->ac", 8), (None, 5), (8, 5)),
     "any axes": (einsum("...c,cde->...de", (8, 4)), (2, 3, 6), (48, 6)),
     "dense": (lambda **k: keras.layers.Dense(7, **k), (None, 5), None),
     "conv": (lambda **k: keras.layers.Conv1D(7, 2, **k), (None, 9, 5), None),
@@ -73,18 +73,51 @@ def test_warns_where_the_fan_in_is_not_that_of_the_layer(name, unnamed):
     ("make", "warns"),
     [
         (lambda: I.Scaled(I.FractionalMoment(), 0.5), True),
-        (lambda: I.Scaled(I.Scaled(I.Dirac(), 0.5), 2), True),
+        (lambda: I.Scaled(I.Scaled(I.Dirac(noise=0.1), 0.5), 2), True),
+        (lambda: I.Paired(I.FractionalMoment()), True),
+        (lambda: I.Dirac(), False),
         # As Keras's own, which do not warn.
         (lambda: I.Scaled("he_normal", 0.5), False),
         (lambda: I.Scaled("random_normal", 0.5), False),
     ],
 )
-def test_warns_for_initializers_whose_weights_depend_on_the_axes(
+def test_warns_for_initializers_whose_weights_depend_on_the_fan_in(
     make, warns, unnamed
 ):
     layer, shape, _ = LAYERS["query"]
     build = layer(kernel_initializer=make()).build
     assert len(messages(lambda: build(shape))) == warns
+
+
+@pytest.mark.parametrize("name", ["query", "output", "transposed", "any axes"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: I.Dirac(),
+        lambda: I.DeltaOrthogonal(seed=1),
+        lambda: I.Paired(I.DeltaOrthogonal(seed=1)),
+        lambda: I.Paired(I.DeltaOrthogonal(seed=1), outputs=-1),
+    ],
+    ids=["dirac", "orthogonal", "unpaired", "paired"],
+)
+def test_places_in_the_kernel_are_those_of_the_layer(make, name, unnamed):
+    # As with the axes that Keras names, which an initializer may be given too.
+    layer, shape, _ = LAYERS[name]
+    built = layer(kernel_initializer=make())
+    kernel, outputs = built.equation.split("->")
+    letters = list(enumerate(kernel.split(",")[1]))
+    named = make().get_config() | {
+        "input_axes": [axis for axis, c in letters if c not in outputs],
+        "output_axes": [axis for axis, c in letters if c in outputs],
+    }
+    twin = type(make()).from_config(named)
+    if named.get("outputs") is not None and len(named["output_axes"]) > 1:
+        with pytest.raises(ValueError, match="2 axes of outputs"):
+            built.build(shape)
+        return
+    built.build(shape)
+    weights = np.asarray(built.kernel)
+    np.testing.assert_array_equal(weights, np.asarray(twin(weights.shape)))
 
 
 def test_a_call_without_a_layer_does_not_warn(unnamed):

@@ -113,6 +113,7 @@ def dataset(*parts):
     return tf.data.Dataset.from_tensor_slices(parts).batch(8)
 
 
+KERAS = tuple(int(part) for part in keras.__version__.split(".")[:2])
 STEPS = np.random.default_rng(1).normal(size=(20, 5, 3)).astype("float32")
 ROWS = {
     "text as objects": (text, np.array(TEXT, object)),
@@ -144,6 +145,8 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_predict_takes_is_measured_and_calibrated(name):
+    if name.startswith("None") and KERAS < (3, 13):
+        pytest.skip("predict takes no None on Keras 3.10")
     make, data = ROWS[name]
     model = make()
     # predict has no batch size of its own for a model that requires one.
