@@ -59,6 +59,9 @@ class Weight:
 # From the gradient of a result to each argument with its gradient: the product
 # of a vector and a Jacobian, as in `tf.GradientTape`.
 Pull = Callable[[Any], list[tuple[Signal, Any]]]
+# The arguments x of an operation, each with d log E y^2 / d log E x^2 of its
+# result y.
+Parts = Sequence[tuple[Signal, float]]
 
 
 class Engine:
@@ -69,22 +72,28 @@ class Engine:
     reverse order, as reverse-mode differentiation does.
 
     Attributes:
-        tape: list. For each operation its result, and the function from a
-            gradient of the result to gradients of the arguments.
+        tape: list. For each operation its result, the function from a
+            gradient of the result to gradients of the arguments, and the
+            arguments with their parts in a relative error.
     """
 
     def __init__(self) -> None:
-        self.tape: list[tuple[Signal, Pull]] = []
+        self.tape: list[tuple[Signal, Pull, Parts]] = []
 
-    def with_gradient(self, output: Signal, pull: Pull) -> Signal:
+    def with_gradient(
+        self, output: Signal, pull: Pull, parts: Parts = ()
+    ) -> Signal:
         """Records how the gradient of a signal goes on, and returns the signal.
 
         Args:
             output: Signal. The result of an operation.
             pull: callable. From a gradient of `output` to a list of the
                 arguments of the operation with their gradients.
+            parts: Sequence of tuples. The arguments of which a relative error
+                of the mean square passes on, each with the relative error of
+                the result over that of the argument. Defaults to none.
         """
-        self.tape.append((output, pull))
+        self.tape.append((output, pull, parts))
         return output
 
     def gradients(
@@ -102,7 +111,7 @@ class Engine:
             `last` does not depend on.
         """
         found: dict[int, Any] = {id(last): self.cotangent(last)}
-        for output, pull in reversed(self.tape):
+        for output, pull, _ in reversed(self.tape):
             gradient = found.get(id(output))
             if gradient is None:
                 continue
@@ -112,6 +121,40 @@ class Engine:
                     part if before is None else self.sum_of(before, part)
                 )
         return [found.get(id(row)) for row in rows]
+
+    def error_at_end(self, last: Signal, rows: Sequence[Signal]) -> list[float]:
+        """Returns how much a relative error of a signal grows to the last one.
+
+            d log E y^2 / d log E x^2
+
+        for the last signal y and each x, as far as operations know it.
+
+        Args:
+            last: Signal. The last signal.
+            rows: Sequence of Signals. Where the error is.
+        """
+        found = {id(last): 1.0}
+        for output, _, parts in reversed(self.tape):
+            size = found.get(id(output), 0.0)
+            if size:
+                for source, factor in parts:
+                    before = found.get(id(source), 0.0)
+                    found[id(source)] = before + size * factor
+        return [found.get(id(row), 0.0) for row in rows]
+
+    def largest_error(self, rows: Sequence[Signal]) -> list[float]:
+        """Returns how large a relative error of 1 in an earlier row becomes.
+
+        Args:
+            rows: Sequence of Signals. Where the error is asked for; in each of
+                them it is at least 1.
+        """
+        found: dict[int, float] = {}
+        starts = set(map(id, rows))
+        for output, _, parts in self.tape:
+            size = sum(found.get(id(s), 0.0) * factor for s, factor in parts)
+            found[id(output)] = max(size, float(id(output) in starts))
+        return [max(found.get(id(row), 1.0), 1.0) for row in rows]
 
     # What each engine computes.
 

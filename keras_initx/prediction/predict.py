@@ -53,6 +53,9 @@ _POINTS = 1024
 _MOST_POINTS = 3072
 # The same with width="actual", whose cost grows with the cube of it.
 _DRAWN_POINTS = 256
+# An error of 1% that becomes this many percent is noted, and from the second
+# number on there is no prediction.
+_GROWS, _UNKNOWN = 2.0, 100.0
 # The number of channels that are drawn where no closed form is known.
 _CHANNELS = 8192
 
@@ -93,6 +96,10 @@ def predict(
     since their scores stay random in wide models, and so are the states of
     `LSTM` and `GRU`. The weights of a recurrent layer are the same at all time
     steps, and those of a `DepthProcess` are correlated over the layers.
+
+    Where an error of 1% in one layer would be more than 100% in a later one, as
+    in deep networks of GELU or SiLU without normalization, the total is NaN,
+    and a note says why.
 
     A layer that has no formula is refused by name, with the reason. Among
     these are heavy-tailed and constructed weights, matrix products of two
@@ -441,7 +448,10 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
             *("exactness", "notes", "position_correlation"),
         )
     }
-    for row, gradient in zip(rows, gradients, strict=True):
+    growth = _growth(engine, rows)
+    for row, gradient, (here, at_end) in zip(
+        rows, gradients, growth, strict=True
+    ):
         value = row.tensor.signal.value
         second = engine.second(value)
         total, covariance = pair_moments(second, row.tensor, samples)
@@ -456,16 +466,60 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
                 squares = np.diagonal(engine.second(part))
                 size += float(squares.mean()) / len(row.sources)
                 reasons |= engine.reasons(part)
-        columns["sample_variance"].append(max(total - covariance, 0.0))
-        columns["squared_mean"].append(covariance)
+        if at_end > _UNKNOWN:
+            size = math.nan
+        unknown = here > _UNKNOWN
+        variance = math.nan if unknown else max(total - covariance, 0.0)
+        columns["sample_variance"].append(variance)
+        columns["squared_mean"].append(math.nan if unknown else covariance)
         columns["units"].append(row.tensor.places * row.tensor.width)
         columns["gradient"].append(size)
         columns["exactness"].append(_exactness(engine, value, reasons))
-        columns["notes"].append("; ".join(sorted(reasons - {SAMPLED})))
+        notes = [*sorted(reasons - {SAMPLED}), *_notes(here, at_end)]
+        columns["notes"].append("; ".join(notes))
     remarks: tuple[str, ...] = ()
     if "sampled" in columns["exactness"]:
         remarks = (f"Rows that are sampled are means over {_CHANNELS} draws.",)
     return Prediction([row.name for row in rows], remarks=remarks, **columns)
+
+
+def _growth(
+    engine: WideEngine, rows: list[PredictedRow]
+) -> list[tuple[float, float]]:
+    """Returns for each row how an error of the total grows.
+
+    The first number is how large an error of 1% in an earlier row is here, the
+    second one how large an error of 1% here is at the last row, both in
+    percent.
+    """
+    signals = [row.tensor.signal for row in rows]
+    return list(
+        zip(
+            engine.largest_error(signals),
+            engine.error_at_end(signals[-1], signals),
+            strict=True,
+        )
+    )
+
+
+def _notes(here: float, at_end: float) -> list[str]:
+    """Returns what an error that grows does to a row, if it grows."""
+    notes = []
+    if here > _UNKNOWN:
+        notes.append(
+            "the total is not known: an error of 1% in an earlier layer is "
+            "more than 100% here"
+        )
+    if at_end > _UNKNOWN:
+        notes.append(
+            "the gradient is not known: an error of 1% of the total here is "
+            "more than 100% at the end"
+        )
+    elif at_end >= _GROWS:
+        notes.append(
+            f"an error of 1% of the total here is {at_end:.2g}% at the end"
+        )
+    return notes
 
 
 def pair_moments(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,13 +36,15 @@ class Prediction(VarianceProfile):
 
     Args:
         layers: As in `VarianceProfile`.
-        sample_variance: As in `VarianceProfile`.
-        squared_mean: As in `VarianceProfile`.
+        sample_variance: As in `VarianceProfile`. NaN where an error of 1% in an
+            earlier layer would be more than 100%, so that no number is known.
+        squared_mean: As in `VarianceProfile`, NaN in the same rows.
         units: As in `VarianceProfile`.
         dead_fraction: As in `VarianceProfile`. NaN: it is not predicted.
         saturated_fraction: As in `VarianceProfile`. NaN: it is not predicted.
         gradient: As in `VarianceProfile`. NaN where the last row does not
-            depend on the layer.
+            depend on the layer, and where an error of 1% of the total would be
+            more than 100% at the last row.
         notes: As in `VarianceProfile`.
         remarks: As in `VarianceProfile`.
         exactness: Sequence of str. "exact", "wide", "sampled", "approximated"
@@ -64,6 +66,7 @@ class Prediction(VarianceProfile):
     Reference: derived here.
     """
 
+    _may_be_unknown: ClassVar[bool] = True
     exactness: Sequence[str] = ()
     quartiles: Mapping[str, Any] = field(default_factory=dict)
     position_correlation: np.ndarray = None  # type: ignore[assignment]

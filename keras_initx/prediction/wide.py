@@ -34,7 +34,7 @@ from keras_initx.prediction.attention import (
     attended_gradients,
 )
 from keras_initx.prediction.elementwise import Elementwise
-from keras_initx.prediction.engine import Engine, Signal, Weight
+from keras_initx.prediction.engine import Engine, Parts, Signal, Weight
 from keras_initx.prediction.expressions import (
     Block,
     Blocks,
@@ -66,6 +66,10 @@ from keras_initx.prediction.moments import (
 )
 from keras_initx.prediction.refusals import Unpredictable
 from keras_initx.theory.mean_field.batch_norm import mean_inverse_variance
+from keras_initx.theory.mean_field.gaussian_products import (
+    Function,
+    gaussian_mean,
+)
 
 # How many heads of attention are drawn.
 _HEADS = 64
@@ -133,7 +137,7 @@ class WideEngine(Engine):
             )
             return [(x, [Block(x.width, backward)])]
 
-        return self.with_gradient(output, pull)
+        return self.with_gradient(output, pull, [(x, 1.0)])
 
     def _linear(
         self,
@@ -184,7 +188,9 @@ class WideEngine(Engine):
                 for signal, factor in zip(signals, factors, strict=True)
             ]
 
-        return self.with_gradient(self._signal(blocks), pull)
+        return self.with_gradient(
+            self._signal(blocks), pull, self._shares(signals, factors)
+        )
 
     def means(self, x: Signal) -> np.ndarray:
         """Implements `Engine.means`."""
@@ -211,7 +217,9 @@ class WideEngine(Engine):
             Block(b.width, _sum([b.expression, number], [1.0, 1.0]))
             for b in x.value
         ]
-        return self.with_gradient(self._signal(blocks), lambda g: [(x, g)])
+        return self.with_gradient(
+            self._signal(blocks), lambda g: [(x, g)], [(x, 1.0)]
+        )
 
     def multiply(self, x: Signal, y: Signal) -> Signal:
         """Implements `Engine.multiply`."""
@@ -226,7 +234,8 @@ class WideEngine(Engine):
                 for one, other in ((x, y), (y, x))
             ]
 
-        return self.with_gradient(self._signal(blocks), pull)
+        parts = [(s, 1.0) for s in (x, y) if not _is_given(s)]
+        return self.with_gradient(self._signal(blocks), pull, parts)
 
     def map(self, function: Elementwise, signals: Sequence[Signal]) -> Signal:
         """Implements `Engine.map`."""
@@ -250,7 +259,8 @@ class WideEngine(Engine):
                 )
             return found
 
-        return self.with_gradient(self._signal(blocks), pull)
+        parts = [(signal, self._slope(function, signal)) for signal in signals]
+        return self.with_gradient(self._signal(blocks), pull, parts)
 
     def take(self, x: Signal, index: np.ndarray) -> Signal:
         """Implements `Engine.take`."""
@@ -267,12 +277,14 @@ class WideEngine(Engine):
                     back.append(Block(b.width, placed))
                 return [(x, back)]
 
-            return self.with_gradient(self._signal(blocks), pull)
+            return self.with_gradient(self._signal(blocks), pull, [(x, 1.0)])
         # Several points read one, whose gradient is the sum of theirs.
         spread = np.zeros((x.size, len(index)))
         spread[read, np.flatnonzero(index >= 0)] = 1.0
         return self.with_gradient(
-            self._signal(blocks), lambda g: [(x, _mixed(g, spread))]
+            self._signal(blocks),
+            lambda g: [(x, _mixed(g, spread))],
+            [(x, 1.0)],
         )
 
     def stack(
@@ -299,7 +311,8 @@ class WideEngine(Engine):
                 for signal, points in zip(signals, at, strict=True)
             ]
 
-        return self.with_gradient(self._signal(blocks), pull)
+        parts = [(signal, signal.size / size) for signal in signals]
+        return self.with_gradient(self._signal(blocks), pull, parts)
 
     def sampled(self, x: Signal) -> Signal:
         """Implements `Engine.sampled`."""
@@ -308,7 +321,9 @@ class WideEngine(Engine):
             return [Block(b.width, Drawn(b.expression)) for b in blocks]
 
         return self.with_gradient(
-            self._signal(drawn(x.value)), lambda g: [(x, drawn(g))]
+            self._signal(drawn(x.value)),
+            lambda g: [(x, drawn(g))],
+            [(x, 1.0)],
         )
 
     def mix(self, x: Signal, matrix: np.ndarray) -> Signal:
@@ -316,6 +331,7 @@ class WideEngine(Engine):
         return self.with_gradient(
             self._signal(_mixed(x.value, matrix)),
             lambda g: [(x, _mixed(g, matrix.T))],
+            [(x, 1.0)],
         )
 
     def largest(self, x: Signal, taps: list[np.ndarray]) -> Signal:
@@ -337,7 +353,7 @@ class WideEngine(Engine):
 
             return [(x, _combined([x.value, gradient], winners))]
 
-        return self.with_gradient(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull, [(x, 1.0)])
 
     def normalize(
         self, x: Signal, groups: np.ndarray, center: bool, epsilon: float
@@ -426,7 +442,9 @@ class WideEngine(Engine):
                 for signal, end in zip(signals, ends, strict=True)
             ]
 
-        return self.with_gradient(self._signal(blocks), pull)
+        return self.with_gradient(
+            self._signal(blocks), pull, self._shares(signals)
+        )
 
     def channels(self, x: Signal, start: int, stop: int) -> Signal:
         """Implements `Engine.channels`."""
@@ -442,7 +460,7 @@ class WideEngine(Engine):
             ]
             return [(x, [b for b in parts if b.width])]
 
-        return self.with_gradient(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull, [(x, 1.0)])
 
     def repeat_channels(self, x: Signal, count: int) -> Signal:
         """Implements `Engine.repeat_channels`.
@@ -461,7 +479,7 @@ class WideEngine(Engine):
             scaled = Sum([gradient[0].expression], [math.sqrt(count)])
             return [(x, [Block(x.width, scaled)])]
 
-        return self.with_gradient(self._signal(copies), pull)
+        return self.with_gradient(self._signal(copies), pull, [(x, 1.0)])
 
     def flatten(self, x: Signal, positions: int) -> Signal:
         """Implements `Engine.flatten`."""
@@ -483,7 +501,7 @@ class WideEngine(Engine):
             (block,) = gradient
             return [(x, [Block(x.width, _unflat(block.expression, positions))])]
 
-        return self.with_gradient(self._signal(blocks), pull)
+        return self.with_gradient(self._signal(blocks), pull, [(x, 1.0)])
 
     def mask(self, rate: float, groups: np.ndarray, width: int) -> Signal:
         """Implements `Engine.mask`."""
@@ -539,7 +557,9 @@ class WideEngine(Engine):
                 for signal, second in zip(inputs, seconds, strict=True)
             ]
 
-        return self.with_gradient(self._signal([Block(value.width, out)]), pull)
+        return self.with_gradient(
+            self._signal([Block(value.width, out)]), pull, [(value, 1.0)]
+        )
 
     def cotangent(self, x: Signal) -> Blocks:
         """Implements `Engine.cotangent`."""
@@ -559,6 +579,58 @@ class WideEngine(Engine):
             *(self.moments.reasons(block.expression) for block in value)
         )
 
+    def _shares(
+        self, signals: Sequence[Signal], factors: Sequence[Any] | None = None
+    ) -> Parts:
+        """Returns the share that each signal has in the mean square of a sum.
+
+        Only normal and given terms are known without draws; if there are
+        others, all shares of terms that are not given are equal.
+        """
+        sizes = []
+        moving = [not _is_given(signal) for signal in signals]
+        known = all(
+            b.expression.gaussian or b.expression.given
+            for signal in signals
+            for b in signal.value
+        )
+        for i, signal in enumerate(signals):
+            factor = 1.0 if factors is None else np.mean(factors[i])
+            square = 1.0
+            if known:
+                square = float(np.diagonal(self.second(signal.value)).mean())
+            if factors is None:
+                square *= signal.width
+            sizes.append(square * factor**2 if known or moving[i] else 0.0)
+        total = sum(sizes) or 1.0
+        return [
+            (signal, size / total)
+            for signal, size, moves in zip(signals, sizes, moving, strict=True)
+            if moves
+        ]
+
+    def _slope(self, function: Elementwise, x: Signal) -> float:
+        """Returns d log E phi(u)^2 / d log E u^2 at the variance of a signal.
+
+        It is 1 for functions of several signals, and for signals that are not
+        normal, of which it is not known.
+        """
+        if function.slopes is not None or function.arity > 1:
+            return 1.0
+        if not all(b.expression.gaussian for b in x.value):
+            return 1.0
+        q = float(np.diagonal(self.second(x.value)).mean())
+        if not 1e-30 < q < 1e30:
+            return 1.0
+        squares = Function(lambda z: function.values(z) ** 2, function.kinks)
+        step = 1e-3
+        low, high = gaussian_mean(
+            squares, np.zeros(2), q * np.exp([-step, step])
+        )
+        if not 0 < low < np.inf or not 0 < high < np.inf:
+            return 1.0
+        return float(np.log(high / low) / (2 * step))
+
     def _family(self) -> Hashable:
         """Returns a family that no other expression has."""
         return ("new", next(self._numbers))
@@ -566,6 +638,11 @@ class WideEngine(Engine):
     def _signal(self, blocks: Blocks) -> Signal:
         width = sum(block.width for block in blocks)
         return Signal(blocks, width, blocks[0].expression.size)
+
+
+def _is_given(x: Signal) -> bool:
+    """Whether a signal has given values, of which no error is known."""
+    return all(block.expression.given for block in x.value)
 
 
 def _map(function: Elementwise, parts: Sequence[Expression]) -> Expression:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -179,6 +179,8 @@ class VarianceProfile:
     gradient: np.ndarray = None  # type: ignore[assignment]
     notes: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    # Whether sample_variance and squared_mean may be NaN.
+    _may_be_unknown: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         layers = tuple(str(name) for name in self.layers)
@@ -192,11 +194,13 @@ class VarianceProfile:
             values = getattr(self, column)
             if values is None and column in _OPTIONAL:
                 values = np.full(len(layers), np.nan)
-            values = _checked_column(column, values, len(layers))
+            values = _checked_column(
+                column, values, len(layers), self._may_be_unknown
+            )
             values.setflags(write=False)
             object.__setattr__(self, column, values)
         # Theory subtracts two numbers near one, so zero may come out as -1e-17.
-        _require("total", self.total, self.total >= -1e-12, "not negative")
+        _require("total", self.total, ~(self.total < -1e-12), "not negative")
         for column in ("notes", "remarks"):
             texts = _checked_texts(column, getattr(self, column))
             object.__setattr__(self, column, texts)
@@ -265,10 +269,15 @@ class VarianceProfile:
 
         `verdict.sentence`, which `print` shows, says whether the signal
         vanishes, explodes, loses its differences or lives, and from which
-        layer on; `verdict.state` is that word.
+        layer on; `verdict.state` is that word. Rows whose total is not known,
+        as a prediction may have them, are skipped.
         """
+        (known,) = np.nonzero(~np.isnan(self.total))
         return verdict(
-            self.layers, self.total, self.sample_fraction, self.dead_fraction
+            tuple(self.layers[int(i)] for i in known),
+            self.total[known],
+            self.sample_fraction[known],
+            self.dead_fraction[known],
         )
 
     def __len__(self) -> int:
@@ -525,8 +534,12 @@ class VarianceProfile:
 
         config = {
             "layers": list(self.layers),
-            "sample_variance": self.sample_variance.tolist(),
-            "squared_mean": self.squared_mean.tolist(),
+            "sample_variance": with_none(
+                self.sample_variance, np.isnan(self.sample_variance)
+            ),
+            "squared_mean": with_none(
+                self.squared_mean, np.isnan(self.squared_mean)
+            ),
             "units": with_none(self.units, np.isinf(self.units)),
         }
         for column in _OPTIONAL:
@@ -606,7 +619,9 @@ class VarianceProfile:
         return cls.from_dict(config)
 
 
-def _checked_column(name: str, column: Any, layers: int) -> np.ndarray:
+def _checked_column(
+    name: str, column: Any, layers: int, may_be_unknown: bool
+) -> np.ndarray:
     """Returns a column as an array with one number for each layer.
 
     The dtype is float64, or int64 for `units` that are all finite. None stands
@@ -636,9 +651,10 @@ def _checked_column(name: str, column: Any, layers: int) -> np.ndarray:
         known = np.isnan(values) | ((values >= 0) & np.isfinite(values))
         _require(name, values, known, "not negative, or NaN")
         return values
-    _require(name, values, np.isfinite(values), "finite")
+    unknown = np.isnan(values) & may_be_unknown
+    _require(name, values, unknown | np.isfinite(values), "finite")
     if name == "sample_variance":
-        _require(name, values, values >= 0, "not negative")
+        _require(name, values, ~(values < 0), "not negative")
     return values
 
 
