@@ -305,8 +305,8 @@ def report_gradient(nets: list[str], rounds: int) -> None:
         "samples",
         "training step",
         "measure, over it",
-        "MiB",
-        "MiB",
+        "MiB training step",
+        "MiB measure",
     )
     for head in heads:
         table.add_column(

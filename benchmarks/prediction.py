@@ -17,10 +17,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import report
-import tensorflow as tf
 
 import keras_initx as kx
-from keras_initx.hooks.forward_hooks import forward_hooks
 
 L = keras.layers
 ACTIVATIONS = ("relu", "tanh", "gelu", "silu", "elu", "softplus", "leaky_relu")
@@ -88,31 +86,12 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
 }
 
 
-def drawn_rows(model: keras.Model, x: tf.Tensor, seed: int) -> np.ndarray:
+def drawn_rows(meter: kx.Meter, x: np.ndarray) -> np.ndarray:
     """Returns total, 1 - correlation and squared gradient of each row."""
-    signals: list[tf.Tensor] = []
-    with tf.GradientTape() as tape:
-
-        def hook(layer_call: object, signal: tf.Tensor) -> tf.Tensor:
-            tape.watch(signal)
-            signals.append(signal)
-            return signal
-
-        with keras.StatelessScope(), forward_hooks(on_pre_activation=hook):
-            model(x)
-        noise = tf.random.stateless_normal(tf.shape(signals[-1]), (seed, 1))
-        total = tf.reduce_sum(signals[-1] * noise)
-    rows = []
-    for signal, gradient in zip(
-        signals, tape.gradient(total, signals), strict=True
-    ):
-        y = signal.numpy().astype(float)
-        n = len(y)
-        square = np.mean(y**2)
-        pair = (n * np.mean(y.mean(axis=0) ** 2) - square) / (n - 1)
-        size = np.mean(gradient.numpy() ** 2.0) / np.mean(noise.numpy() ** 2)
-        rows.append((square, square - pair, size))
-    return np.array(rows)
+    found = meter(x)
+    # The part that differs, for pairs of different samples.
+    differs = found.sample_variance * len(x) / (len(x) - 1)
+    return np.stack([found.total, differs, found.gradient], axis=1)
 
 
 def compared(
@@ -126,10 +105,11 @@ def compared(
     start = time.process_time()
     found = kx.predict(model, x, samples=4, weights="initial")
     seconds = time.process_time() - start
-    rows = []
+    rows, meter = [], kx.Meter(model, gradient=True)
     for seed in range(networks):
         keras.utils.set_random_seed(seed + 1)
-        rows.append(drawn_rows(build(), tf.constant(x), seed))
+        model.set_weights(build().get_weights())
+        rows.append(drawn_rows(meter, x))
     # The mean of the ratio of sums, so that q and q - k have one denominator.
     mean = np.mean(rows, axis=0)
     error = np.std(rows, axis=0, ddof=1) / np.sqrt(networks) / mean
