@@ -168,6 +168,13 @@ class Runs:
             if (row["steps"], row["base"]) == (steps, base):
                 case = tuple(row["case"])
                 self.losses[case][row["rate"]][row["seed"]] = row["losses"]
+        for case in list(self.losses):
+            self.share(case)
+
+    def share(self, case: Case) -> None:
+        """At the base width muP is the standard parametrization."""
+        if case[3:] == ("standard", self.base):
+            self.losses[(*case[:3], "muP", self.base)] = self.losses[case]
 
     def add(self, case: Case, rate: int, seed: int, losses: Losses) -> None:
         self.losses[case][rate][seed] = losses
@@ -187,7 +194,7 @@ class Runs:
 
     def finished(self, case: Case, seeds: int) -> bool:
         """Whether the best rate stands between worse ones, of all seeds."""
-        if not self.losses[case]:
+        if not self.losses.get(case):
             return False
         best = self.best(case)
         return all(
@@ -208,11 +215,7 @@ def find_best(runs: Runs, case: Case, around: int, seeds: int) -> None:
         seeds: int. The number of networks.
     """
     data, network, optimizer, parametrization, width = case
-    if parametrization == "muP" and width == runs.base:
-        # They are the same.
-        standard = (data, network, optimizer, "standard", width)
-        runs.losses[case] = runs.losses[standard]
-        return
+    runs.share(case)
     model: Any = None
     starts = []
     while True:
@@ -291,30 +294,35 @@ def rates(options: argparse.Namespace) -> None:
 
 
 def print_rates(runs: Runs, seeds: int) -> None:
+    """Prints a row for each width at which both parametrizations are done."""
     table = []
-    for case in sorted(runs.losses):
-        if not runs.finished(case, seeds):
-            continue
-        at_base = runs.best((*case[:4], runs.base))
-        best = runs.best(case)
-        table.append(
-            [
-                *case,
+    for data, network, optimizer, width in sorted(
+        {(*case[:3], case[4]) for case in runs.losses}
+    ):
+        row: list[Any] = [data, network, optimizer, width]
+        for name in ("standard", "muP"):
+            case = (data, network, optimizer, name, width)
+            if not runs.finished(case, seeds):
+                break
+            best = runs.best(case)
+            at_base = runs.best((*case[:4], runs.base))
+            row += [
                 f"2^{best}",
-                *(
-                    f"{runs.mean(case, rate, which):.3f}"
-                    for which in (0, 1)
-                    for rate in (best, at_base)
-                ),
+                f"{runs.mean(case, best):.3f}",
+                f"{runs.mean(case, at_base):.3f}",
+                f"{runs.mean(case, best, 1):.3f}",
             ]
-        )
+        else:
+            table.append(row)
+    columns = ("rate", "loss", "at base", "last")
     report.print_table(
-        "Best learning rate by width, and the training loss there and at the "
-        "best rate of the narrowest network (base)",
+        "Best learning rate by width (rate), the mean training loss there "
+        "(loss) and at the best rate of the narrowest network (at base), and "
+        "the loss of the last steps at the best rate (last)",
         [
-            *("data", "network", "optimizer", "parametrization", "width"),
-            *("best rate", "mean loss", "at the base's rate"),
-            *("last loss", "at the base's rate"),
+            *("data", "network", "optimizer", "width"),
+            *(f"standard: {each}" for each in columns),
+            *(f"muP: {each}" for each in columns),
         ],
         table,
     )

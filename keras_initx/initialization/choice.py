@@ -54,7 +54,10 @@ def chooser(initializer: Choice) -> Choose:
                 "returns an initializer for it. Received: "
                 f"initializer={initializer!r}, which raises: {error}"
             ) from error
-        return None if answer is None else _by_role(answer)(role)
+        try:
+            return None if answer is None else _by_role(answer)(role)
+        except ValueError as error:
+            raise ValueError(f"{error} for layer {layer.name!r}") from error
 
     return choose
 

@@ -775,7 +775,14 @@ BAD = {
         dict(initializer=lambda shape, dtype: 3, seed=1),
         "is called with a layer",
     ),
-    "answer": (dict(initializer=lambda layer: 3, seed=1), "initializer must"),
+    "answer": (
+        dict(initializer=lambda layer: 3, seed=1),
+        "initializer must .*Received: initializer=3 for layer 'a'",
+    ),
+    "name in an answer": (
+        dict(initializer=lambda layer: {"kernel": "he"}, seed=1),
+        "initializer must .* for layer 'a'",
+    ),
     "role": (dict(initializer={"kernels": "zeros"}, seed=1), "have roles"),
     "role of a bias": (
         dict(initializer={"kernel": "zeros", "bias": "zeros"}, seed=1),
