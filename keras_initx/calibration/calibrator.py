@@ -39,7 +39,11 @@ from keras_initx.inspection.selection import (
 from keras_initx.inspection.traversal import ModelView
 from keras_initx.measurement.data import taken_as_inputs
 from keras_initx.measurement.nonfinite import naming_nonfinite, refuse_nonfinite
-from keras_initx.measurement.refusals import no_signal, too_large
+from keras_initx.measurement.refusals import (
+    no_signal,
+    outside_of_table,
+    too_large,
+)
 
 # How far rounding moves the moments of a layer is estimated by one run with
 # other rounding errors. The estimate is rarely ten times too small.
@@ -315,7 +319,7 @@ class Calibrator:
             ):
                 self._view.model(batch, training=self._training)
         except Exception as error:
-            failure = error
+            failure = outside_of_table(error) or error
         self._calls |= calls
         # Keras adds the arguments of the layer to an error in its call.
         if self._refusal is not None:

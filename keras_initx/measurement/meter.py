@@ -51,6 +51,7 @@ from keras_initx.measurement.refusals import (
     mixed_samples,
     nonfinite,
     nonfinite_data,
+    outside_of_table,
     too_few_samples,
 )
 from keras_initx.measurement.remarks import (
@@ -256,10 +257,13 @@ class Meter:
             compiled = self._compiled_for(
                 structure, placed, states, written, all_batches
             )
-            with refusing_other_axes():
-                new, new_finite, states, new_sums = compiled.function(
-                    placed.batch, states
-                )
+            try:
+                with refusing_other_axes():
+                    new, new_finite, states, new_sums = compiled.function(
+                        placed.batch, states
+                    )
+            except tf.errors.InvalidArgumentError as error:
+                raise outside_of_table(error) or error from None
             elsewhere = compiled.not_by_sample(new, samples_of(batch))
             if elsewhere:
                 self._look_up(structure, elsewhere, all_batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from keras_initx.inspection.selection import LayerCall
@@ -47,6 +48,28 @@ def nonfinite(place: str) -> ValueError:
     """Returns the error for a signal that is not finite from a place on."""
     return ValueError(
         f"The signal must stay finite. Received: NaN or inf {place}"
+    )
+
+
+def outside_of_table(error: Exception) -> ValueError | None:
+    """Returns the error for data that an embedding cannot look up.
+
+    Args:
+        error: Exception. What was raised while the model ran.
+
+    Returns:
+        A ValueError, None if the error is another one.
+    """
+    # TensorFlow on a CPU says so; on other devices such a row is zero.
+    found = re.search(
+        r"indices\[[\d,]*\] = (-?\d+) is not in \[0, (\d+)\)", str(error)
+    )
+    if found is None:
+        return None
+    index, size = found.groups()
+    return ValueError(
+        "The integers in data must be indices of the table that a layer looks "
+        f"them up in, from 0 to {int(size) - 1}. Received: {index} in data"
     )
 
 

@@ -321,3 +321,17 @@ def test_other_errors_stay_as_they_are():
     model, broken = keras.Model(inputs, outputs), True
     with pytest.raises(KeyError, match="of the user"):
         kx.measure_jacobian(model, X)
+
+
+@pytest.mark.parametrize("verb", [kx.measure, kx.calibrate])
+def test_an_index_outside_of_an_embedding_is_refused(verb):
+    inputs = keras.Input((3,), dtype="int32")
+    x = layers.Flatten()(layers.Embedding(9, 4)(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    before = model.get_weights()
+    data = np.ones((4, 3), "int32")
+    data[2, 1] = 9
+    with pytest.raises(ValueError, match=r"from 0 to 8\. Received: 9 in data"):
+        verb(model, data)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
