@@ -261,7 +261,11 @@ def _explains_shapes(model: keras.Model, batch: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        given = [tuple(x.shape) for x in arrays_of(batch)]
+        arrays = arrays_of(batch)
+        # What the replicas of a strategy take is described together.
+        if not all(hasattr(x, "shape") for x in arrays):
+            raise
+        given = [tuple(x.shape) for x in arrays]
         taken = [tuple(x.shape) for x in arrays_of(_inputs_of(model))]
         if len(given) != len(taken) or all(map(_fits, given, taken)):
             raise
