@@ -10,6 +10,7 @@ import csv
 import importlib.util
 import json
 import socket
+import sys
 import time
 
 import keras
@@ -24,22 +25,9 @@ from tests.helpers import processes, tables
 from tests.scripts import train_worker
 
 
-def start(script, *arguments, **environment):
-    """Starts a process that runs a script of the repository."""
-    return processes.Process(
-        script,
-        *arguments,
-        TF_NUM_INTRAOP_THREADS="1",
-        # What XLA compiles runs once, so that optimizing it does not pay.
-        XLA_FLAGS="--xla_backend_optimization_level=0",
-        **environment,
-    )
-
-
 def run(script, *arguments):
     """Runs a script of the repository and returns what it printed."""
-    with start(script, *arguments) as process:
-        ended = process.wait()
+    ended = processes.run(script, *arguments, **processes.QUICK_XLA)
     assert ended.code == 0, ended.errors
     return ended.output
 
@@ -53,8 +41,8 @@ def relative_errors(request):
     output = run("tests/scripts/compare_replicas.py", request.param)
     errors = json.loads(output.splitlines()[-1])
     kinds = {name.split()[0] for name in errors}
-    alone = {"initializer", "layer"} if request.param == 2 else set()
-    assert kinds == {"measure", "weights", "callbacks"} | alone
+    two = {"initializer", "layer", "callbacks"} if request.param == 2 else set()
+    assert kinds == {"measure", "weights"} | two
     return errors
 
 
@@ -96,9 +84,10 @@ def start_workers(script, count, *arguments, chief=False):
         for i in range(len(hosts))
     ]
     return [
-        start(
+        processes.Process(
             script,
             *arguments,
+            **processes.QUICK_XLA,
             TF_CONFIG=json.dumps({"cluster": cluster, "task": task}),
             WORKER=str(i),
             WORKERS=str(count),
@@ -112,16 +101,12 @@ def single_device(tmp_path_factory):
     """Returns the results of train_worker.py on one device."""
     folder = tmp_path_factory.mktemp("single_device")
     strategy = kx.distribute.get_strategy("default")
-    # As in the workers, since the optimizer of graphs changes the rounding.
-    switch = tf.config.optimizer.set_experimental_options
-    switch({"disable_meta_optimizer": False})
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)  # Figures take a second.
         results = train_worker.train(strategy, folder)
         results["custom step"] = train_worker.train_custom_step(
             strategy, folder
         )
-    finally:
-        switch({"disable_meta_optimizer": True})
     return results
 
 
@@ -299,6 +284,7 @@ def test_equal_shares_of_a_batch_are_recognized(size, known):
     assert training._has_equal_shares(Data, Two) == known
 
 
+@pytest.mark.slow
 def test_other_workers_restore_backups_and_write_nothing(tmp_path):
     others = [
         keras.callbacks.EarlyStopping("loss"),
@@ -395,6 +381,7 @@ def train_with_backup(folder, interrupt_at=None):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_matplotlib")
 def test_interrupted_training_continues_with_equal_results(tmp_path):
     model = train_with_backup(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -415,6 +402,7 @@ def test_interrupted_training_continues_with_equal_results(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_matplotlib")
 def test_measured_model_is_saved_and_exported_unchanged(tmp_path):
     model = train_with_backup(tmp_path)
     x = train_worker.X[:8]

@@ -420,15 +420,16 @@ def main():
     assert strategy.num_replicas_in_sync == REPLICAS
     errors = {}
     if REPLICAS == 2:
+        # They are merged as those below, with any number of replicas.
+        compare_other_measurements(strategy, errors)
+    # An optimizer of graphs takes longer than most graphs run.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+    if REPLICAS == 2:
         # What each replica does on its own is the same for any number of them.
-        compare_what_replicas_do_alone(strategy, errors)
-    else:
-        # It takes longer than most graphs run, and is on for two replicas.
-        tf.config.optimizer.set_experimental_options(
-            {"disable_meta_optimizer": True}
-        )
+        compare_weights_and_training(strategy, errors)
     for name, build, samples, options in [
-        ("dense", dense, 48, {"batch_size": 48}),
         # The last batch has fewer samples than there are replicas.
         (
             "unequal pieces and batches",
@@ -438,7 +439,6 @@ def main():
         ),
         # Batches of one sample for each replica, and of a single sample.
         ("a sample each", dense, REPLICAS + 1, {"batch_size": REPLICAS}),
-        ("arranged", arranged, 31, {"batch_size": 12, "gradient": True}),
     ]:
         errors[f"measure {name}"] = compare_measurement(
             strategy, build, samples, **options
@@ -446,30 +446,41 @@ def main():
     errors["measure dead and saturated units"] = compare_shares(strategy)
     errors["measure synchronized layers"] = compare_synchronized(strategy)
     errors["measure NaN"] = nan_error(strategy)
-    for name, run in [
-        ("initialize", lambda m: kx.initialize(m, "he_normal", seed=3)),
-        ("mup", lambda m: kx.mup(m, dense(width=8))),
-        ("calibrate", lambda m: kx.calibrate(m, X)),
-        ("calibrate in batches", lambda m: kx.calibrate(m, X, batch_size=9)),
-    ]:
-        errors[f"weights {name}"] = compare_weights(strategy, run)
-    errors["weights balance"] = compare_weights(
-        strategy, kx.balance, homogeneous
+    errors["weights calibrate in batches"] = compare_weights(
+        strategy, lambda m: kx.calibrate(m, X, batch_size=9)
     )
-    errors["callbacks in a custom loop"] = compare_custom_loop(strategy)
     print(json.dumps(errors))
 
 
-def compare_what_replicas_do_alone(strategy, errors):
-    """Compares weights, layers, and what is merged as elsewhere."""
+def compare_other_measurements(strategy, errors):
+    """Compares profiles, and what callbacks record."""
+    for name, build, samples, options in [
+        ("dense", dense, 48, {"batch_size": 48}),
+        ("arranged", arranged, 31, {"batch_size": 12, "gradient": True}),
+        ("convolution", convolution, 48, {"batch_size": 24}),
+    ]:
+        errors[f"measure {name}"] = compare_measurement(
+            strategy, build, samples, **options
+        )
+    errors["callbacks in a custom loop"] = compare_custom_loop(strategy)
+
+
+def compare_weights_and_training(strategy, errors):
+    """Compares initializers, layers, weights, and callbacks in `fit`."""
     for name, (make, shape) in tables.INITIALIZERS.items():
         errors[f"initializer {name}"] = compare_initializer(
             strategy, make, shape
         )
     for name, (make, expected) in tables.LAYERS.items():
         errors[f"layer {name}"] = compare_layer(strategy, make, expected)
-    errors["measure convolution"] = compare_measurement(
-        strategy, convolution, 48, batch_size=24
+    for name, run in [
+        ("initialize", lambda m: kx.initialize(m, "he_normal", seed=3)),
+        ("mup", lambda m: kx.mup(m, dense(width=8))),
+        ("calibrate", lambda m: kx.calibrate(m, X)),
+    ]:
+        errors[f"weights {name}"] = compare_weights(strategy, run)
+    errors["weights balance"] = compare_weights(
+        strategy, kx.balance, homogeneous
     )
     errors["weights with_multipliers"] = compare_multipliers(strategy)
     errors["callbacks in fit"] = compare_training(strategy)

@@ -83,6 +83,7 @@ def steps_error(strategy):
 
 
 def main():
+    train_worker.quick()
     run_train_tpu(sys.argv[1:])
     one, two = tf.distribute.get_strategy(), mirrored()
     results = {"steps error": steps_error(two)}

@@ -30,6 +30,18 @@ Y = np.sin(X.sum(axis=1, keepdims=True))
 WEIGHTS = np.linspace(0.5, 1.5, len(X), dtype=np.float32)
 
 
+def quick():
+    """Leaves out what takes longer than the trainings of a script.
+
+    These are the figures of the callbacks, which tests/callbacks looks at, and
+    the optimizer of graphs.
+    """
+    sys.modules["matplotlib"] = None
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+
+
 class SendSignal(keras.callbacks.Callback):
     """Sends a signal to its own process after a training step.
 
@@ -184,6 +196,7 @@ def fit_error(strategy, seed=0, **options):
 
 def main():
     folder, end = Path(sys.argv[1]), sys.argv[2:]
+    quick()
     strategy = kx.distribute.get_strategy("auto", timeout=TIMEOUT)
     worker = int(os.environ["WORKER"])
     is_last = worker == int(os.environ["WORKERS"]) - 1
