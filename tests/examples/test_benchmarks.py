@@ -121,3 +121,32 @@ def test_plain_nets_together_equal_those_of_keras(conv, monkeypatch, rng):
     both = tf.constant(np.stack([x, x]))
     result = bench.logits(both, together, tf.nn.relu, False, conv)
     np.testing.assert_allclose(result, np.stack(expected), atol=1e-4)
+
+
+def test_networks_of_sines_together_equal_those_of_keras(monkeypatch, rng):
+    """Three steps of Adam on two networks of different rates."""
+    bench = load("sinusoidal", monkeypatch)
+    monkeypatch.setattr(bench, "UNITS", 5)
+    x = rng.uniform(-1, 1, (7, 2)).astype(np.float32)
+    y = rng.normal(size=7).astype(np.float32)
+    starts = [bench.network("siren", 4.0, 0), bench.network("simple", 2.0, 1)]
+    rates = [(3e-3, 1e-3), (2e-3, 2e-3)]
+    together = bench.train(starts, rates, x, y, 3)
+    for i, (start, (first, last)) in enumerate(zip(starts, rates, strict=True)):
+        model = kx.models.SinusoidalNetwork(5, bench.HIDDEN)
+        model.set_weights([w for layer in start for w in layer])
+        adams = [keras.optimizers.Adam(rate) for rate in (first, last)]
+        variables = model.trainable_variables
+        for _ in range(3):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x)[:, 0] - y) ** 2)
+            gradients = tape.gradient(loss, variables)
+            adams[0].apply(gradients[:-2], variables[:-2])
+            adams[1].apply(gradients[-2:], variables[-2:])
+        flat = [weight[i] for layer in together for weight in layer]
+        for weight, expected in zip(flat, model.get_weights(), strict=True):
+            np.testing.assert_allclose(weight, expected, atol=1e-5)
+        expected = 10 * np.log10(4 / np.mean((model(x)[:, 0] - y) ** 2))
+        assert bench.psnr(together, x, y)[i] == pytest.approx(
+            expected, abs=0.01
+        )
