@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,6 +39,11 @@ from keras_initx.validation import check_backend, check_int, refuse
 
 # The number of samples in one pass, as in a usual training step.
 _AT_ONCE = 32
+# Fewer pass where what is kept of them would take more bytes than the first
+# number. The second one is kept in any case: the signals of so many samples,
+# with their tangents and in float64, are no more than a step of training with
+# 32 samples keeps.
+_BYTES, _FEW = 2**26, 4
 # A Jacobian of more inputs, or of more entries, is not computed entry by entry.
 _EXACT_INPUTS, _EXACT_ENTRIES = 1024, 2**18
 _HEADS = (
@@ -156,7 +161,8 @@ def measure_jacobian(
     bidiagonalization of Golub and Kahan, whose `largest` is never too large and
     whose `smallest` is never too small; both come with their errors. Products
     are computed forward and backward through the model, at most 32 samples at
-    once, so that no more memory is needed than for a step of training. Each
+    once and fewer in a large model, so that no more memory is needed than for a
+    step of training with 32 samples. Each
     product takes about the time of such a step, without compilation: give few
     samples, and name `layers` of a large model.
 
@@ -292,6 +298,33 @@ class _LocalMaps:
         self.names = [name for name, _ in signals]
         self.units = [int(np.prod(s.shape[1:])) for _, s in signals]
 
+    def groups(
+        self,
+        items: Sequence[Any],
+        size: Callable[[Any], int] = lambda item: 0,
+    ) -> Iterator[Sequence[Any]]:
+        """Yields as many items as may pass through the model at once.
+
+        Args:
+            items: Whatever has a sample each.
+            size: Called with an item, returns how many numbers in float64 are
+                kept of it besides its signals.
+        """
+        total = 8 * sum(self.units)
+        limit = max(_BYTES, _FEW * total)
+        # In float32, signals and their tangents are as large as in float64.
+        costs = [total + 8 * size(item) for item in items]
+        start = 0
+        while start < len(items):
+            end, cost = start, 0
+            while end < min(len(items), start + _AT_ONCE) and (
+                end == start or cost + costs[end] <= limit
+            ):
+                cost += costs[end]
+                end += 1
+            yield items[start:end]
+            start = end
+
     def push(
         self, samples: Sequence[int], tangents: np.ndarray, rows: Sequence[int]
     ) -> list[np.ndarray]:
@@ -412,7 +445,7 @@ def _exact_rows(maps: _LocalMaps, rows: list[int]) -> Iterator[_Row]:
         return
     samples = samples_of(maps.batch)
     parts: list[list[np.ndarray]] = [[] for _ in rows]
-    for group in _groups(range(samples * maps.inputs)):
+    for group in maps.groups(range(samples * maps.inputs)):
         tangents = np.zeros((len(group), maps.inputs))
         tangents[np.arange(len(group)), np.array(group) % maps.inputs] = 1
         products = maps.push([c // maps.inputs for c in group], tangents, rows)
@@ -441,7 +474,7 @@ def _estimated_rows(
         return
     samples = samples_of(maps.batch)
     squares: list[list[np.ndarray]] = [[] for _ in rows]
-    for group in _groups(range(samples * probes)):
+    for group in maps.groups(range(samples * probes)):
         signs = random.choice([-1.0, 1.0], (len(group), maps.inputs))
         products = maps.push([i // probes for i in group], signs, rows)
         for square, product in zip(squares, products, strict=True):
@@ -451,12 +484,15 @@ def _estimated_rows(
         for row in rows
         for sample in range(samples)
     ]
-    for group in _groups(problems):
+    found: list[tuple[float, float, float, float]] = []
+    for group in maps.groups(problems, lambda problem: problem.size):
         for _ in range(max(p.steps for p in group)):
             _advance(maps, group)
+        for problem in group:
+            found.append(problem.extremes())
+            problem.release()
     for i, row in enumerate(rows):
-        of_row = problems[i * samples : (i + 1) * samples]
-        extremes = [problem.extremes() for problem in of_row]
+        extremes = found[i * samples : (i + 1) * samples]
         largest = max(extremes, key=lambda e: e[0])
         smallest = min(extremes, key=lambda e: e[2])
         count = min(maps.inputs, maps.units[row])
@@ -503,6 +539,7 @@ class _Bidiagonalization:
         self.forward = maps.inputs <= maps.units[row]
         size = min(maps.inputs, maps.units[row])
         self.steps = min(iterations, size)
+        self.size = self.steps * (maps.inputs + maps.units[row])
         self.vector = _unit(random.normal(size=size))[0]
         self.left: list[np.ndarray] = []
         self.right = [self.vector]
@@ -529,6 +566,10 @@ class _Bidiagonalization:
         (self.alpha if basis is self.left else self.beta).append(size)
         basis.append(unit)
         self.vector = unit
+
+    def release(self) -> None:
+        """Drops the vectors of both bases, which need much memory."""
+        self.left, self.right = [], []
 
     def extremes(self) -> tuple[float, float, float, float]:
         """The largest singular value and its error, the smallest, its error."""
@@ -567,9 +608,3 @@ def _advance(maps: _LocalMaps, group: Sequence[_Bidiagonalization]) -> None:
 def _unit(vector: np.ndarray) -> tuple[np.ndarray, float]:
     size = float(np.linalg.norm(vector))
     return (vector / size if size else vector), size
-
-
-def _groups(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Yields as many items as may pass through the model at once."""
-    for start in range(0, len(items), _AT_ONCE):
-        yield items[start : start + _AT_ONCE]

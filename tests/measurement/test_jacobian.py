@@ -143,6 +143,27 @@ def test_the_last_row_is_that_of_the_explicit_jacobian(
         assert error < square
 
 
+def test_fewer_vectors_pass_at_once_where_they_are_large(rng, monkeypatch):
+    model, x = convolutional(), numbers((5, 5, 2), rng)
+    monkeypatch.setattr(jacobian, "_EXACT_INPUTS", 0)
+    expected = kx.measure_jacobian(model, x, iterations=2)
+    counts = []
+    push = jacobian._LocalMaps.push
+
+    def counted(self, samples, *arguments):
+        counts.append(len(samples))
+        return push(self, samples, *arguments)
+
+    monkeypatch.setattr(jacobian._LocalMaps, "push", counted)
+    monkeypatch.setattr(jacobian, "_BYTES", 0)
+    result = kx.measure_jacobian(model, x, iterations=2)
+    assert 1 <= max(counts) <= jacobian._FEW
+    for name in ("mean_square", "largest", "smallest"):
+        np.testing.assert_allclose(
+            getattr(result, name), getattr(expected, name), rtol=1e-4
+        )
+
+
 def test_a_layer_has_a_row_and_may_be_named():
     model = dense()
     names = [layer.name for layer in model.layers]
