@@ -102,6 +102,7 @@ def assert_rows(profile, means):
         )
 
 
+@pytest.mark.slow
 def test_gradient_of_every_kind_of_row(model, data):
     x, _, _ = data
     meter = kx.Meter(model, gradient=True)
@@ -123,6 +124,7 @@ def test_gradient_of_every_kind_of_row(model, data):
     )
 
 
+@pytest.mark.slow
 def test_gradient_of_losses_with_weights(model, data):
     x, values, labels = data
     weights = np.linspace(0.5, 2.0, SAMPLES).astype("float32")
@@ -160,6 +162,7 @@ class Doubled(L.Layer):
         return sum(keras.ops.take(x, rows, axis=0) for _ in range(2))
 
 
+@pytest.mark.slow
 def test_gradient_in_training_mode():
     keras.utils.set_random_seed(2)
     inputs = keras.Input((4, 4, 2))
@@ -228,6 +231,7 @@ class Root(L.Layer):
         return keras.ops.sqrt(keras.ops.relu(x))
 
 
+@pytest.mark.slow
 def test_what_is_not_known_is_said():
     inputs = keras.Input((2,))
     first = L.Dense(2, name="first")
@@ -273,6 +277,7 @@ def test_vectors_are_standard_normal():
     assert np.abs(moments).max() < 6 * np.sqrt(2 / len(z))
 
 
+@pytest.mark.slow
 def test_gradient_is_what_theory_predicts():
     keras.utils.set_random_seed(0)
     layers = [
