@@ -278,8 +278,9 @@ def test_vectors_are_standard_normal():
 
 
 @pytest.mark.slow
-def test_gradient_is_what_theory_predicts():
-    keras.utils.set_random_seed(0)
+def test_gradient_is_what_theory_predicts(pytestconfig):
+    keras.utils.set_random_seed(pytestconfig.seed)
+    rng = np.random.default_rng(pytestconfig.seed)
     layers = [
         *(L.Dense(128, name) for name in ("relu", "gelu", "elu")),
         L.SimpleRNN(128, return_sequences=True),
@@ -287,11 +288,10 @@ def test_gradient_is_what_theory_predicts():
         L.Dense(32),
     ]
     model = keras.Sequential([keras.Input((3, 16)), *layers])
-    kx.initialize(model, "he_normal", seed=0)
-    x = np.random.default_rng(0).normal(size=(32, 3, 16)).astype("float32")
+    kx.initialize(model, "he_normal", seed=pytestconfig.seed)
+    x = rng.normal(size=(32, 3, 16)).astype("float32")
     predicted = kx.predict(model, x, samples=16)
-    meter, rng = kx.Meter(model, gradient=True), np.random.default_rng(1)
-    drawn = []
+    meter, drawn = kx.Meter(model, gradient=True), []
     for _ in range(NETS):
         redraw(model, rng)
         drawn.append(meter(x).gradient)
@@ -300,6 +300,7 @@ def test_gradient_is_what_theory_predicts():
     # width adds 2%.
     off = np.abs(np.mean(drawn, axis=0) - predicted.gradient)
     assert (off < LIMIT * error + 0.02 * predicted.gradient + 1e-6).all()
+    # So an error of 60% is found at every row.
     assert (error[:-1] < 0.05 * predicted.gradient[:-1]).all()
 
 
