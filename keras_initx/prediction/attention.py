@@ -35,7 +35,8 @@ class Head(NamedTuple):
         key_channels: int. The channels of q and k.
         value_channels: int. The channels of v.
         scale: float. What multiplies the scores.
-        mask: Array `(queries, keys)` of bool or None. Which keys a query sees.
+        mask: Array `(queries, keys)` or `(samples, queries, keys)` of bool, or
+            None. Which keys a query sees.
     """
 
     query: np.ndarray

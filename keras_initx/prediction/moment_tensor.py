@@ -33,6 +33,8 @@ class MomentTensor(keras.KerasTensor):
         mask: Array of bool or None. Which positions of each sample count, as
             `Embedding(mask_zero=True)` gives it; None for all. Defaults to
             None.
+        scores: tuple or None. For scores of attention the queries, the keys and
+            the mask, of which nothing else is known. Defaults to None.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class MomentTensor(keras.KerasTensor):
         values: np.ndarray | None = None,
         reason: str | None = None,
         mask: np.ndarray | None = None,
+        scores: tuple | None = None,
     ):
         grid = (*(() if samples is None else (samples,)), *positions)
         super().__init__((*grid, *channels), dtype=dtype)
@@ -56,6 +59,7 @@ class MomentTensor(keras.KerasTensor):
         self.values = values
         self.reason = reason
         self.mask = mask
+        self.scores = scores
 
     @property
     def places(self) -> int:

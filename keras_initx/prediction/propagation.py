@@ -32,6 +32,10 @@ from keras_initx.prediction.weights import (
     weight_moments,
 )
 
+_COMPUTED = (
+    "its weights are computed from others, of which they are taken to be "
+    "independent"
+)
 _MIXES = "softmax and its like mix the units of a layer"
 
 
@@ -314,6 +318,8 @@ class Propagation:
             *(() if process is None else process[1:]),
         )
         places = x.positions if positions is None else positions
+        if not isinstance(kernel, keras.Variable):
+            reasons = (*reasons, _COMPUTED)
         spread = None if taps is None else self._per_sample(taps, x)
         size = x.signal.size
         if spread is not None:

@@ -62,9 +62,10 @@ class Walk:
         training = kwargs.pop("training", None)
         self.steps.enter(layer, training)
         try:
-            given = kwargs.pop("mask", None)
-            if given is not None:
-                args = (_with_mask(args[0], given), *args[1:])
+            if args and getattr(args[0], "scores", None) is None:
+                given = kwargs.pop("mask", None)
+                if any(m is not None for m in keras.tree.flatten(given)):
+                    args = (_with_mask(args[0], given), *args[1:])
             mask = _mask_of(args, kwargs)
             if mask is not None:
                 _check_mask(layer)
@@ -209,7 +210,11 @@ def _with_mask(x: Any, mask: Any) -> Any:
     Raises:
         Unpredictable: If the mask depends on the signal.
     """
-    values = mask.values if isinstance(mask, MomentTensor) else numbers(mask)
+    values = None
+    if isinstance(mask, MomentTensor):
+        values = mask.values
+    elif keras.ops.is_tensor(mask) or isinstance(mask, np.ndarray):
+        values = numbers(mask)
     if values is None or not isinstance(x, MomentTensor):
         raise Unpredictable("its mask depends on the signal")
     return x.like(x.signal, mask=values.astype(bool))

@@ -263,3 +263,51 @@ def test_what_recurrent_layers_refuse():
     model = keras.Model(inputs, attend(inputs, inputs))
     with pytest.raises(ValueError, match="weights in common"):
         kx.predict(model, weights="initial")
+
+
+def attention(**options):
+    inputs = keras.Input((5, 32))
+    mask = keras.Input((5, 5), dtype="bool", name="mask")
+    layer = L.MultiHeadAttention(
+        4, 16, kernel_initializer="lecun_normal", name="a", **options
+    )
+    y = layer(inputs, inputs, attention_mask=mask)
+    return keras.Model([inputs, mask], L.Dense(8)(y))
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.2}])
+def test_masks_of_attention_differ_from_sample_to_sample(options):
+    # With a dropout Keras multiplies scores and values itself.
+    x = np.random.default_rng(0).normal(size=(2, 5, 32)).astype("float32")
+    x[0, 0] *= 3
+    first = np.zeros((2, 5, 5), bool)
+    first[0, :, 0] = first[1, :, 4] = True
+    model = attention(**options)
+    found = kx.predict(model, [x, first], samples=2)
+    # All queries see one key, so that each head returns its value.
+    value = model.get_layer("a").value_dense.kernel.numpy().astype(float)
+    output = model.get_layer("a").output_dense.kernel.numpy().astype(float)
+    square = np.mean([np.mean(x[0, 0] ** 2.0), np.mean(x[1, 4] ** 2.0)])
+    gain = 32 * np.mean(value**2) * 64 * np.mean(output**2)
+    total = found["a/attention_output"].total
+    assert total == pytest.approx(gain * square, rel=1e-5)
+    rows = kx.predict(model, [x, np.ones_like(first)], samples=2)
+    twin = attention()
+    twin.set_weights(model.get_weights())
+    same = kx.predict(twin, [x, np.ones_like(first)], samples=2)
+    np.testing.assert_allclose(rows.total, same.total, rtol=1e-6)
+    np.testing.assert_allclose(rows.gradient, same.gradient, rtol=1e-6)
+    first[0, 1] = False
+    with pytest.raises(ValueError, match="see no key"):
+        kx.predict(model, [x, first], samples=2)
+
+
+def test_the_mask_of_an_embedding_is_refused_by_attention():
+    inputs = keras.Input((5,))
+    x = L.Embedding(6, 16, mask_zero=True)(inputs)
+    y = L.MultiHeadAttention(2, 8, name="a")(x, x)
+    model = keras.Model(inputs, L.Dense(4)(y))
+    tokens = np.array([[1, 2, 3, 0, 0], [1, 2, 3, 4, 5]])
+    with pytest.raises(ValueError, match=r"'a'.*mask"):
+        kx.predict(model, tokens)
+    assert len(kx.predict(model, np.maximum(tokens, 1))) == 6

@@ -69,8 +69,17 @@ def _prelu(steps: Propagation, layer: Any, x: MomentTensor) -> MomentTensor:
 
 
 @register_propagation(_L.Softmax)
-def _softmax(steps: Propagation, layer: Any, x: MomentTensor) -> MomentTensor:
-    """An output that only may end a model."""
+def _softmax(
+    steps: Propagation, layer: Any, x: MomentTensor, mask: Any = None
+) -> MomentTensor:
+    """An output that only may end a model, or scores of attention."""
+    axis = layer.axis
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    of_keys = [a % len(x.shape) for a in axes] == [len(x.shape) - 1]
+    if x.scores is not None and of_keys:
+        query, key, before = x.scores
+        x.scores = (query, key, mask if before is None else before)
+        return x
     return steps.unknown(x.shape, "softmax mixes the units of a layer")
 
 
@@ -105,6 +114,7 @@ def _dropout(steps: Propagation, layer: Any, x: MomentTensor) -> MomentTensor:
     """A dropout; entries that share a mask are dropped together."""
     if not steps.training or layer.rate == 0:
         return x
+    steps.check(x)
     shared: tuple[int, ...] = ()
     if not isinstance(layer, _L.Dropout):
         # A channel is dropped at all positions, or at none.

@@ -315,9 +315,26 @@ def _attention(
     **options: Any,
 ) -> MomentTensor:
     """Attention of heads, tensors of shape (samples, positions, heads, d)."""
+    if bias is not None:
+        raise Unpredictable("its attention has a bias")
+    scale = getattr(op, "scale", None) if scale is None else scale
+    causal = is_causal or getattr(op, "is_causal", False)
+    return _attend(steps, query, key, value, mask, scale, causal)
+
+
+def _attend(
+    steps: Propagation,
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    scale: float | None,
+    causal: bool = False,
+) -> MomentTensor:
+    """Returns what leaves heads of attention, whose scores are multiplied."""
     tensors = (query, key, value)
-    if bias is not None or not all(map(_moves, tensors)):
-        raise Unpredictable("its attention has a bias, or constant inputs")
+    if not all(map(_moves, tensors)):
+        raise Unpredictable("its attention has constant inputs")
     for x in tensors:
         steps.check(x)
         if len(x.channels) != 2 or len(x.positions) != 1 or not x.samples:
@@ -325,19 +342,18 @@ def _attention(
                 "its attention is not over one axis of positions"
             )
     shape = (query.places, key.places)
-    seen = None
-    scale = getattr(op, "scale", None) if scale is None else scale
-    if is_causal or getattr(op, "is_causal", False):
-        seen = np.tri(*shape, dtype=bool)
+    seen = np.tri(*shape, dtype=bool) if causal else None
     if mask is not None:
-        if _moves(mask):
+        values = mask.values if _moves(mask) else numbers(mask)
+        if values is None:
             raise Unpredictable("its mask depends on the signal")
-        values = numbers(mask).astype(bool)
-        values = values.reshape(-1, *values.shape[-2:])
-        if not (values == values[:1]).all():
-            raise Unpredictable("its mask differs from sample to sample")
-        values = np.broadcast_to(values[0], shape)
+        values = values.astype(bool).reshape(-1, *values.shape[-2:])
+        if len(values) not in (1, query.samples):
+            raise Unpredictable("its mask differs from head to head")
+        values = np.broadcast_to(values, (len(values), *shape))
         seen = values if seen is None else seen & values
+        if not seen.any(axis=-1).all():
+            raise Unpredictable("its mask lets a query see no key")
     heads, width = query.channels
     if scale is None:
         scale = 1 / math.sqrt(width)
@@ -357,4 +373,40 @@ def _attention(
 def _einsum(steps: Propagation, op: Any, *operands: Any) -> MomentTensor:
     if len(operands) == 2 and _moves(operands[0]) and not _moves(operands[1]):
         return einsum(steps, *operands, op.subscripts)
+    if len(operands) == 2 and all(map(_moves, operands)):
+        found = _heads(steps, *operands, op.subscripts)
+        if found is not None:
+            return found
     raise Unpredictable("it multiplies matrices of two signals")
+
+
+def _heads(
+    steps: Propagation, x: MomentTensor, y: MomentTensor, equation: str
+) -> MomentTensor | None:
+    """Returns scores of attention, or what they make of values.
+
+    With the axes a of samples, c of heads, q and k of queries and keys, and d
+    of channels, scores are `akcd,aqcd->acqk` and heads `acqk,akcd->aqcd`, in
+    any order of the two tensors and with any letters. None for other products.
+    """
+    sides, out = equation.replace(" ", "").split("->")
+    of_x, of_y = sides.split(",")
+    orders = [(x, y, of_x, of_y), (y, x, of_y, of_x)]
+    for one, other, first, second in orders:
+        if not len(first) == len(second) == len(out) == 4:
+            continue
+        if one.scores is not None:
+            a, c, q, k = tuple(first)
+            d = second[-1]
+            if (second, out) == (a + k + c + d, a + q + c + d):
+                query, key, mask = one.scores
+                return _attend(steps, query, key, other, mask, 1.0)
+        elif len(one.channels) == len(other.channels) == 2:
+            a, k, c, d = tuple(first)
+            q = second[1]
+            if (second, out) == (a + q + c + d, a + c + q + k):
+                shape = (one.samples, one.channels[0], other.places, one.places)
+                scores = steps.unknown(shape, "scores of attention")
+                scores.scores = (other, one, None)
+                return scores
+    return None
