@@ -1,6 +1,10 @@
-"""Trains a deep residual network on CPUs, GPUs or TPUs with tf.distribute.
+"""Trains a deep residual network on CPUs, GPUs or TPUs, on several devices.
 
     python examples/train_tpu.py --strategy mirrored --replicas 2 --epochs 2
+    KERAS_BACKEND=jax python examples/train_tpu.py --strategy jax --replicas 2
+
+The strategy "jax" trains under `keras.distribution`, the others under
+`tf.distribute`.
 
 The network has no batch normalization. Its residual branches are scaled by
 depth^-1/2, so that the signal keeps its size, and the `SampleVarianceDecay`
@@ -11,12 +15,15 @@ been tested.
 """
 
 import argparse
+import os
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_initx as kx
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
 
 # Each layer gets an initializer of its own: layers that share one would start
 # with equal weights.
@@ -41,7 +48,7 @@ def parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    kinds = ["auto", "tpu", "mirrored", "multiworker", "default"]
+    kinds = ["auto", "tpu", "mirrored", "multiworker", "default", "jax"]
     add("--strategy", choices=kinds, default="auto")
     add("--tpu", metavar="NAME", help="name of the TPU, or 'local'")
     add("--replicas", type=positive, help="logical CPUs used as devices")
@@ -158,6 +165,23 @@ def load(args):
     return data.prefetch(tf.data.AUTOTUNE), validation, samples
 
 
+def load_arrays(args):
+    """Returns images and labels to train on, and to validate on.
+
+    All batches have one size, because a program is compiled for one shape.
+    """
+    if args.data not in ("digits", "cifar10"):
+        raise SystemExit("--strategy jax takes --data digits or cifar10")
+    size = args.batch_size
+    train, test = (
+        tuple(each[: len(each) // size * size] for each in arrays)
+        for arrays in in_memory(args.data)
+    )
+    if not len(test[0]):
+        raise SystemExit(f"--batch-size {size}: fewer images to validate on")
+    return train, test
+
+
 def residual_network(shape, classes, depth, width, initializer):
     """Returns a convolutional residual network with scaled branches."""
 
@@ -216,15 +240,85 @@ def callbacks(args, samples):
         )
     )
     if args.log_dir:
-        tf.io.gfile.makedirs(args.log_dir)
+        if keras.config.backend() == "tensorflow":
+            # It knows gs:// as well.
+            tf.io.gfile.makedirs(args.log_dir)
+        else:
+            os.makedirs(args.log_dir, exist_ok=True)
         result.append(
             keras.callbacks.CSVLogger(f"{args.log_dir}/log.csv", append=True)
         )
     return result
 
 
+def compiled_network(args, shape):
+    """Returns the network that the arguments describe."""
+    model = residual_network(
+        shape,
+        args.classes,
+        args.depth,
+        args.width,
+        INITIALIZERS[args.initializer],
+    )
+    model.compile(
+        # Gradients are not clipped, because each replica would clip the
+        # gradient of its own part of the batch.
+        keras.optimizers.SGD(args.learning_rate, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=args.steps_per_execution,
+    )
+    return model
+
+
+def print_last(history):
+    """Prints the last values of the logs."""
+    last = {name: values[-1] for name, values in history.items()}
+    # Names with "/" are of single layers.
+    names = [name for name in last if "/" not in name]
+    print(", ".join(f"{name} {last[name]:.4f}" for name in names))
+
+
+def train_on_jax(args):
+    """Trains on all devices of JAX under `keras.distribution`."""
+    if keras.config.backend() != "jax":
+        raise SystemExit("--strategy jax needs KERAS_BACKEND=jax")
+    import jax
+
+    if args.replicas:
+        jax.config.update("jax_num_cpu_devices", args.replicas)
+    devices = keras.distribution.list_devices()
+    if args.batch_size % len(devices):
+        raise SystemExit(
+            f"--batch-size {args.batch_size}: must be a multiple of the "
+            f"{len(devices)} devices"
+        )
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=devices)
+    )
+    keras.utils.set_random_seed(args.seed)
+    keras.config.set_dtype_policy(args.precision)
+    train, test = load_arrays(args)
+    model = compiled_network(args, train[0].shape[1:])
+    print(f"{len(devices)} devices, {args.precision}")
+    history = model.fit(
+        *train,
+        batch_size=args.batch_size,
+        epochs=args.epochs,
+        steps_per_epoch=args.steps_per_epoch,
+        validation_data=test,
+        callbacks=callbacks(args, test[0][:128]),
+        verbose=2,
+    ).history
+    if history:
+        print_last(history)
+    return model
+
+
 def main(arguments=None):
     args = parser().parse_args(arguments)
+    if args.strategy == "jax":
+        return train_on_jax(args)
     if args.replicas:
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
@@ -236,21 +330,7 @@ def main(arguments=None):
     keras.config.set_dtype_policy(args.precision)
     data, validation, samples = load(args)
     with strategy.scope():
-        model = residual_network(
-            samples.shape[1:],
-            args.classes,
-            args.depth,
-            args.width,
-            INITIALIZERS[args.initializer],
-        )
-        model.compile(
-            # Gradients are not clipped, because each replica would clip the
-            # gradient of its own part of the batch.
-            keras.optimizers.SGD(args.learning_rate, momentum=0.9),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            steps_per_execution=args.steps_per_execution,
-        )
+        model = compiled_network(args, samples.shape[1:])
     chief = kx.distribute.is_chief(strategy)
     if chief:
         print(f"{strategy.num_replicas_in_sync} replicas, {args.precision}")
@@ -264,10 +344,8 @@ def main(arguments=None):
         verbose=2,
     ).history
     if chief and history:
-        last = {name: values[-1] for name, values in history.items()}
-        # Names with "/" are of single layers.
-        names = [name for name in last if "/" not in name]
-        print(", ".join(f"{name} {last[name]:.4f}" for name in names))
+        print_last(history)
+    return model
 
 
 if __name__ == "__main__":

@@ -60,15 +60,13 @@ with (
     from keras_initx.profile import VarianceProfile
     from keras_initx.validation import check_backend
 
+    if backend.has_passes():
+        from keras_initx import callbacks
+        from keras_initx.measurement import Meter, measure
     if backend.is_tensorflow():
-        from keras_initx import callbacks, distribute, prediction, testing
+        from keras_initx import distribute, prediction, testing
         from keras_initx.calibration import Calibration, calibrate
-        from keras_initx.measurement import (
-            JacobianProfile,
-            Meter,
-            measure,
-            measure_jacobian,
-        )
+        from keras_initx.measurement import JacobianProfile, measure_jacobian
         from keras_initx.parametrization import (
             CoordinateCheck,
             coordinate_check,
@@ -119,26 +117,25 @@ __all__ = [
     "testing",
     "theory",
 ]
-# What imports TensorFlow.
+# What runs on TensorFlow alone.
 _ON_TENSORFLOW = {
     "Calibration",
     "CoordinateCheck",
     "Finding",
     "Findings",
     "JacobianProfile",
-    "Meter",
     "Prediction",
     "calibrate",
-    "callbacks",
     "coordinate_check",
     "distribute",
-    "measure",
     "measure_jacobian",
     "predict",
     "prediction",
     "recommend",
     "testing",
 }
+if not backend.has_passes():
+    _ON_TENSORFLOW |= {"Meter", "callbacks", "measure"}
 if not backend.is_tensorflow():
     __all__ = [name for name in __all__ if name not in _ON_TENSORFLOW]
 

@@ -75,7 +75,13 @@ ARROWS = {
         "profile",
         "theory",
     },
-    "callbacks": {"distribute", "inspection", "measurement", "profile"},
+    "callbacks": {
+        "backend",
+        "distribute",
+        "inspection",
+        "measurement",
+        "profile",
+    },
     "recommendation": {
         "calibration",
         "initialization",
@@ -295,17 +301,16 @@ def test_theory_and_profile_import_no_framework(path):
 # These run on Keras's TensorFlow backend alone.
 ON_TENSORFLOW = {
     "calibration",
-    "callbacks",
     "distribute",
     "distributions",
-    "hooks",
-    "measurement",
     "prediction",
     "recommendation",
     "testing",
 }
 FILES_ON_TENSORFLOW = {
     "initializers/distribution_config.py",
+    "measurement/jacobian.py",
+    "measurement/replicas.py",
     "parametrization/coordinate_check.py",
 }
 

@@ -13,6 +13,7 @@ import pytest
 import keras_initx as kx
 from keras_initx import backend
 from keras_initx.initializers.alpha_stable import symmetric_stable
+from tests.helpers import backend_models
 from tests.helpers.initializer_rows import (
     LEVELS,
     NORMAL,
@@ -38,10 +39,12 @@ def test_without_tensorflow(name, tmp_path):
     values = np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4)
     model.save(tmp_path / "ours.keras")
     np.savez(tmp_path / "ours.npz", x=values, y=np.asarray(model(values)))
+    np.savez(tmp_path / "profiles.npz", **backend_models.profiles())
     done = subprocess.run(
         [
             *(sys.executable, SCRIPT, "--load", tmp_path / "ours.keras"),
             *("--save", tmp_path / "theirs.keras"),
+            *("--profiles", tmp_path / "profiles.npz"),
         ],
         env={**os.environ, "KERAS_BACKEND": name},
         capture_output=True,

@@ -7,6 +7,9 @@ rest. No module imports a backend before it is known to be Keras's.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -19,6 +22,23 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def is_tensorflow() -> bool:
     """Whether Keras runs on TensorFlow."""
     return keras.config.backend() == "tensorflow"
+
+
+def has_tensorflow() -> bool:
+    """Whether TensorFlow can be imported, whatever the backend is."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def tensorflow() -> Any:
+    """TensorFlow, which alone writes the files of TensorBoard."""
+    import tensorflow as tf
+
+    return tf
+
+
+def has_passes() -> bool:
+    """Whether models are measured on the backend, as `passes` says."""
+    return keras.config.backend() in ("tensorflow", "jax")
 
 
 def executes_eagerly() -> bool:
@@ -76,6 +96,53 @@ def is_floating_tensor(value: Any) -> bool:
     return keras.ops.is_tensor(value) and keras.backend.is_float_dtype(
         keras.backend.standardize_dtype(value.dtype)
     )
+
+
+def is_variable(value: Any) -> bool:
+    """Whether a value is a variable of Keras or TensorFlow."""
+    return isinstance(value, keras.Variable) or _is_of(
+        value, "tensorflow", "Variable"
+    )
+
+
+def is_dataset(value: Any) -> bool:
+    """Whether a value is a `tf.data.Dataset`, on any backend."""
+    return _is_of(value, "tensorflow", "data.Dataset")
+
+
+def is_loader(value: Any) -> bool:
+    """Whether a value is a `torch.utils.data.DataLoader`, on any backend."""
+    return _is_of(value, "torch", "utils.data.DataLoader")
+
+
+def _is_of(value: Any, package: str, name: str) -> bool:
+    """Whether a value is of a class of a package that may not be imported."""
+    module = sys.modules.get(package)
+    if module is None:
+        return False
+    return isinstance(value, operator.attrgetter(name)(module))
+
+
+def to_tensor(array: Any) -> Any:
+    """Returns an array, of any framework, as a tensor of the backend.
+
+    Raises:
+        ValueError: If the array holds text and the backend has no such tensors.
+    """
+    if is_tensorflow():
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(array)
+    if keras.ops.is_tensor(array):
+        return array
+    array = np.asarray(array)
+    if array.dtype.kind in "OSU":
+        raise ValueError(
+            "Keras has tensors of text on its TensorFlow backend alone; turn "
+            "the text into numbers first. "
+            f"Received: backend={keras.config.backend()!r}"
+        )
+    return keras.ops.convert_to_tensor(array)
 
 
 def without_autograph(function: Function) -> Function:

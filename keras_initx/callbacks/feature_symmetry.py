@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.callbacks.kernel_symmetry import kernel_symmetry
 from keras_initx.callbacks.periodic import (
     Periodic,
@@ -26,7 +27,6 @@ from keras_initx.inspection.selection import (
 )
 from keras_initx.inspection.traversal import ModelWeight, inspect_model
 from keras_initx.profile import display
-from keras_initx.validation import check_backend
 
 _KEYS = ("feature_spread", "forward_correlation", "backward_correlation")
 
@@ -90,7 +90,6 @@ class FeatureSymmetry(Periodic):
     Raises:
         ValueError: If an argument is out of its range; at the start of a fit,
             if one of `layers` selects no layer that holds a kernel.
-        RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
 
@@ -123,7 +122,6 @@ class FeatureSymmetry(Periodic):
         verbose: Verbose = "auto",
     ):
         super().__init__(update_freq, log_dir, verbose, per_layer)
-        check_backend("FeatureSymmetry")
         selectors(layers)
         self.layers = layers
         self._start()
@@ -132,7 +130,7 @@ class FeatureSymmetry(Periodic):
         super()._start()
         self.names: list[str] = []
         self._rows: list[np.ndarray] = []
-        self._symmetries: Callable[[], tf.Tensor] | None = None
+        self._symmetries: Callable[[], Tensor] | None = None
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Closes the file for TensorBoard and drops the compiled function."""
@@ -180,12 +178,15 @@ class FeatureSymmetry(Periodic):
         if self._symmetries is None:
             selected = _selected(self.model, self.layers)
             self.names = [_name(place) for place in selected]
-            self._symmetries = tf.function(
-                lambda: tf.stack(
-                    [kernel_symmetry(_kernel(place)) for place in selected]
-                )
-            )
-        row = self._symmetries().numpy()
+
+            def symmetries() -> Tensor:
+                with passes().stateless_scope():
+                    return ops.stack(
+                        [kernel_symmetry(_kernel(place)) for place in selected]
+                    )
+
+            self._symmetries, _ = passes().compile(symmetries)
+        row = passes().to_numpy(self._symmetries())
         self._rows.append(row)
         self.measured_at.append((self._epoch, self._step))
         values = {_KEYS[0]: float(row[:, 0].max())} | {
@@ -244,7 +245,7 @@ def _name(kernel: ModelWeight) -> str:
     return kernel.path.removesuffix("/kernel")
 
 
-def _kernel(weight: ModelWeight) -> tf.Tensor:
+def _kernel(weight: ModelWeight) -> Tensor:
     """The kernel with shape (taps, channels, outputs).
 
     The outputs of separate maps stand side by side.
@@ -259,13 +260,13 @@ def _kernel(weight: ModelWeight) -> tf.Tensor:
     def size(axes: Sequence[int]) -> int:
         return math.prod(shape[axis] for axis in axes)
 
-    return tf.reshape(
-        tf.transpose(
-            tf.reshape(weight.variable.value, shape), inputs + outputs
+    return ops.reshape(
+        ops.transpose(
+            ops.reshape(weight.variable.value, shape), inputs + outputs
         ),
-        [
+        (
             size(inputs[: geometry.window]),
             size(inputs[geometry.window :]),
             size(outputs),
-        ],
+        ),
     )

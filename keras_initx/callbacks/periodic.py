@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import keras
-import tensorflow as tf
+import numpy as np
 
-from keras_initx.distribute.cluster import is_chief, strategy_of
+from keras_initx import backend
+from keras_initx.backend.passes import passes
 from keras_initx.validation import check_bool, check_choice, is_int, refuse
 
 UpdateFreq = int | Literal["epoch"]
@@ -37,7 +38,8 @@ class Periodic(keras.callbacks.Callback):
             are written into `logs`.
 
     Raises:
-        ValueError: If an argument is something else.
+        ValueError: If an argument is something else, or `log_dir` is given
+            where TensorFlow is not installed.
     """
 
     # The keys in `logs` that are not of a single layer.
@@ -59,6 +61,12 @@ class Periodic(keras.callbacks.Callback):
                 update_freq=update_freq,
             )
         self.update_freq = update_freq
+        if log_dir is not None and not backend.has_tensorflow():
+            refuse(
+                "log_dir is for files of TensorBoard, which are written by "
+                "TensorFlow: install it beside the backend.",
+                log_dir=log_dir,
+            )
         self.log_dir = log_dir
         self.verbose = check_choice("verbose", verbose, ("auto", 0, 1, 2))
         self.per_layer = check_bool("per_layer", per_layer)
@@ -72,7 +80,7 @@ class Periodic(keras.callbacks.Callback):
         self._epoch = 0
         self._begin_at(0)
         self._logs: dict[str, float] = {}
-        self._writer: tf.summary.SummaryWriter | None = None
+        self._writer: Any = None
 
     def _begin_at(self, step: int) -> None:
         self._step = self._first_step = self._step_before_epoch = step
@@ -85,7 +93,9 @@ class Periodic(keras.callbacks.Callback):
         # A training that continues an earlier one continues its steps too.
         self._begin_at(_batches(self.model))
         if self.log_dir is not None and self._is_chief():
-            self._writer = tf.summary.create_file_writer(str(self.log_dir))
+            self._writer = backend.tensorflow().summary.create_file_writer(
+                str(self.log_dir)
+            )
         self._measure()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -176,6 +186,10 @@ class Periodic(keras.callbacks.Callback):
 
     def _is_chief(self) -> bool:
         """Whether this is the one of several workers that prints and writes."""
+        if not backend.is_tensorflow():
+            return passes().is_first_process()
+        from keras_initx.distribute.cluster import is_chief, strategy_of
+
         return is_chief(strategy_of(self.model))
 
     def _write_summary(
@@ -197,8 +211,7 @@ class Periodic(keras.callbacks.Callback):
         with self._writer.as_default(step=self._step):
             for tag, value in scalars.items():
                 text = (descriptions or {}).get(tag.split("/")[0], "")
-                value = tf.constant(value, tf.float32)
-                _summary(tag, value, "scalars", text)
+                _summary(tag, np.float32(value), "scalars", text)
             for tag, png in (figures or {}).items():
                 text = (descriptions or {}).get(tag.split("/")[0], "")
                 _summary(tag, _image(png), "images", text)
@@ -253,13 +266,15 @@ def _batches(model: keras.Model) -> int:
     return in_an_update * int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
-def _image(png: bytes) -> tf.Tensor:
+def _image(png: bytes) -> Any:
     """An image as TensorBoard stores it: width, height, file."""
+    tf = backend.tensorflow()
     height, width, _ = tf.io.decode_png(png).shape
     return tf.constant([str(width).encode(), str(height).encode(), png])
 
 
-def _summary(tag: str, value: tf.Tensor, plugin: str, text: str) -> None:
+def _summary(tag: str, value: Any, plugin: str, text: str) -> None:
+    tf = backend.tensorflow()
     # As tf.summary.scalar and tf.summary.image do, which need TensorBoard
     # installed to write.
     metadata = tf.compat.v1.SummaryMetadata(summary_description=text)

@@ -25,7 +25,6 @@ from keras_initx.profile import VarianceProfile
 from keras_initx.profile.display import png
 from keras_initx.profile.verdict import RANGES
 from keras_initx.validation import (
-    check_backend,
     check_bool,
     check_choice,
     check_instance,
@@ -167,7 +166,7 @@ class SampleVarianceDecay(Periodic):
     Raises:
         ValueError: If an argument is out of its range; at a measurement, as in
             `measure`.
-        RuntimeError: If Keras runs on another backend than TensorFlow.
+        RuntimeError: At a measurement, as in `measure`.
 
     Example:
 
@@ -236,7 +235,6 @@ class SampleVarianceDecay(Periodic):
         on_error: Literal["raise", "warn"] = "raise",
     ):
         super().__init__(update_freq, log_dir, verbose, per_layer)
-        check_backend("SampleVarianceDecay")
         check_instance(
             "expected",
             expected,
@@ -284,6 +282,8 @@ class SampleVarianceDecay(Periodic):
                     gradient=self.gradient,
                     loss=self.loss,
                 )
+            # On JAX, `self.model` gets the weights that a fit has trained.
+            assert self.model is not None
             profile = self._meter(
                 self.data,
                 steps=self.steps,

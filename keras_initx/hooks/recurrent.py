@@ -225,15 +225,11 @@ def _checked(samples: Any, signal: Tensor, layer_call: LayerCall) -> Any:
     """
     if signal.shape[0] is not None:
         return samples
-    import tensorflow as tf
-
-    check = tf.debugging.assert_equal(
-        tf.shape(signal)[0],
+    return passes().checked_equal(
         samples,
-        message=f"{_NOT_BY_SAMPLE}layer {layer_call.name}|",
+        ops.shape(signal)[0],
+        f"{_NOT_BY_SAMPLE}layer {layer_call.name}|",
     )
-    with tf.control_dependencies([check]):
-        return tf.identity(samples)
 
 
 @contextlib.contextmanager

@@ -12,14 +12,14 @@ Rows that meet in a sum before the activation share it. A matrix product or a
 convolution in between ends the search: what follows belongs to that layer.
 
 A separate activation is a layer that the rules of `inspection` know as one, or
-one of TensorFlow's operations such as `tf.nn.relu` anywhere in the model.
+one of the backend's operations such as `tf.nn.relu` anywhere in the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-import tensorflow as tf
+from keras_initx.backend.passes import Operation, Tensor, passes
 
 # Operations that start a new pre-activation.
 _PRODUCTS = ("MatMul", "BatchMatMul", "Einsum", "Conv", "DepthwiseConv")
@@ -40,41 +40,43 @@ class ActivationSearch:
     """
 
     def __init__(
-        self, on_activation: Callable[[Collection[int], tf.Tensor], object]
+        self, on_activation: Callable[[Collection[int], Tensor], object]
     ):
         self._on_activation = on_activation
         # The rows whose pre-activation reaches an operation's output, with no
         # activation or product in between, when it was looked at.
-        self._rows: dict[tf.Operation, frozenset[int]] = {}
+        self._rows: dict[Operation, frozenset[int]] = {}
         self._open: set[int] = set()
-        self._starts: set[tf.Operation] = set()
+        self._starts: set[Operation] = set()
 
-    def is_start(self, tensor: tf.Tensor) -> bool:
+    def is_start(self, tensor: Tensor) -> bool:
         """Returns whether a tensor is the pre-activation of a row."""
-        return tensor.op in self._starts
+        return passes().operation(tensor) in self._starts
 
-    def start(self, row: int, tensor: tf.Tensor) -> None:
+    def start(self, row: int, tensor: Tensor) -> None:
         """Notes a tensor that is the pre-activation of a row."""
         self._open.add(row)
-        self._starts.add(tensor.op)
-        self._rows[tensor.op] = frozenset([row])
+        op = passes().operation(tensor)
+        self._starts.add(op)
+        self._rows[op] = frozenset([row])
 
     def is_open(self, row: int) -> bool:
         """Returns whether a row has no activation yet."""
         return row in self._open
 
-    def rows(self, *tensors: tf.Tensor) -> set[int]:
+    def rows(self, *tensors: Tensor) -> set[int]:
         """Returns the rows without an activation that reach some tensors."""
-        found = set[int]().union(*(self._reach(x.op) for x in tensors))
+        operations = map(passes().operation, tensors)
+        found = set[int]().union(*map(self._reach, operations))
         return found & self._open
 
-    def end(self, rows: Iterable[int], *outputs: tf.Tensor) -> None:
+    def end(self, rows: Iterable[int], *outputs: Tensor) -> None:
         """Notes that rows have an activation, and its outputs."""
         self._open -= set(rows)
         for output in outputs:
-            self._rows[output.op] = frozenset()
+            self._rows[passes().operation(output)] = frozenset()
 
-    def _reach(self, op: tf.Operation) -> frozenset[int]:
+    def _reach(self, op: Operation) -> frozenset[int]:
         known, stack = self._rows, [op]
         while stack:
             op = stack[-1]

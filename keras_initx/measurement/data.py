@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_initx import backend
+from keras_initx.backend.passes import Tensor
 from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.refusals import empty_data
 from keras_initx.validation import check_int, refuse
@@ -94,12 +96,12 @@ class Batches:
             )
 
     def _all(self) -> Iterator[Example]:
-        if isinstance(self.data, tf.data.Dataset):
-            for element in self.data:
-                yield _example(element)
-        elif isinstance(self.data, keras.utils.PyDataset):
+        if isinstance(self.data, keras.utils.PyDataset):
             for i in range(self.count or 0):
                 yield _example(self.data[i])
+        elif backend.is_dataset(self.data) or backend.is_loader(self.data):
+            for element in self.data:
+                yield _example(element)
         else:
             samples = samples_of(self.data)
             size = self.size or samples
@@ -138,9 +140,9 @@ def batches(
 
     Args:
         data: An array; a dict, tuple or list of arrays, one for each input of
-            the model, or None for an optional one; a `tf.data.Dataset` or
-            `keras.utils.PyDataset` of batches of inputs, of `(inputs, labels)`
-            or of `(inputs, labels, weights)`.
+            the model, or None for an optional one; a `tf.data.Dataset`,
+            `keras.utils.PyDataset` or `torch.utils.data.DataLoader` of batches
+            of inputs, of `(inputs, labels)` or of `(inputs, labels, weights)`.
         batch_size: int. Samples per batch, for arrays. Defaults to the batch
             size that the model fixes, or else to 32.
         steps: int. The largest number of batches. Defaults to all.
@@ -157,7 +159,11 @@ def batches(
     steps = check_int("steps", steps, 1, optional=True)
     fixed = None if model is None else fixed_size(model)
     required = fixed if fixed and _is_stateful(model) else None
-    if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+    if (
+        isinstance(data, keras.utils.PyDataset)
+        or backend.is_dataset(data)
+        or backend.is_loader(data)
+    ):
         if batch_size is not None:
             refuse(
                 "batch_size is for arrays; a data set has its own batches.",
@@ -299,7 +305,7 @@ def build(model: keras.Model, data: Iterable[Any]) -> None:
     Raises:
         ValueError: If the model does not take that batch.
     """
-    if model.built:
+    if _is_built(model):
         return
     batch = next(iter(data), None)
     if batch is None:
@@ -316,6 +322,14 @@ def build(model: keras.Model, data: Iterable[Any]) -> None:
             ) from error
 
 
+def _is_built(model: keras.Model) -> bool:
+    """Whether a model can be traced."""
+    if not model.built or backend.is_tensorflow():
+        return model.built
+    # What a trace would build holds tracers, and outlives it.
+    return all(layer.built for layer in inspect_model(model).layers)
+
+
 def symbolic(batch: Any) -> Any:
     """Returns the symbolic tensors of Keras in the place of a batch."""
     return map_arrays(
@@ -328,7 +342,7 @@ def symbolic(batch: Any) -> Any:
 
 def samples_of(batch: Any) -> int:
     """Returns the number of samples in a batch."""
-    return len(arrays_of(batch)[0])
+    return arrays_of(batch)[0].shape[0]
 
 
 def _count_inputs(model: keras.Model) -> int | None:
@@ -343,10 +357,16 @@ def _batches_in(data: Data) -> tuple[int | None, bool]:
     if isinstance(data, keras.utils.PyDataset):
         # An endless PyDataset has None batches.
         return data.num_batches, data.num_batches is None
+    if backend.is_loader(data):
+        try:
+            return len(data), False
+        except TypeError:
+            # It loads a stream.
+            return None, False
     count = int(data.cardinality())
-    # Unknown and infinite are negative numbers.
+    # Unknown and infinite are negative numbers, -2 and -1.
     known = count if count >= 0 else None
-    return known, count == tf.data.INFINITE_CARDINALITY
+    return known, count == -1
 
 
 def _example(element: Any) -> Example:
@@ -355,9 +375,9 @@ def _example(element: Any) -> Example:
 
 def _array(leaf: Any) -> Any:
     _check_dense(leaf)
-    if isinstance(leaf, tf.Variable):
-        array = tf.convert_to_tensor(leaf)
-    elif isinstance(leaf, (np.ndarray, tf.Tensor)):
+    if backend.is_variable(leaf):
+        array = ops.convert_to_tensor(leaf)
+    elif isinstance(leaf, np.ndarray) or ops.is_tensor(leaf):
         array = leaf
     elif hasattr(leaf, "__array__"):
         array = np.asarray(leaf)
@@ -379,7 +399,7 @@ def _array(leaf: Any) -> Any:
     if getattr(array.dtype, "kind", None) == "O" and all(
         isinstance(text, (str, bytes)) for text in array.flat
     ):
-        array = tf.convert_to_tensor(array)
+        array = backend.to_tensor(array)
     # Objects, such as rows of several lengths, and times.
     no_numbers = getattr(array.dtype, "kind", None) in ("O", "M", "m")
     if no_numbers or len(array.shape) == 0:
@@ -393,14 +413,15 @@ def _array(leaf: Any) -> Any:
 
 def _check_dense(leaf: Any) -> None:
     for kind, remedy in (
-        (tf.RaggedTensor, "pad ragged data, data.to_tensor()"),
-        (tf.SparseTensor, "unpack sparse data, tf.sparse.to_dense(data)"),
-        (np.ma.MaskedArray, "fill masked data, data.filled(value)"),
+        ("RaggedTensor", "pad ragged data, data.to_tensor()"),
+        ("SparseTensor", "unpack sparse data, tf.sparse.to_dense(data)"),
+        ("BCOO", "unpack sparse data, data.todense()"),
+        ("MaskedArray", "fill masked data, data.filled(value)"),
     ):
-        if isinstance(leaf, kind):
+        if kind in {each.__name__ for each in type(leaf).mro()}:
             raise ValueError(
                 "All samples of data must be arrays of one shape: "
-                f"{remedy}. Received: a {kind.__name__}"
+                f"{remedy}. Received: a {kind}"
             )
     if hasattr(leaf, "toarray"):
         raise ValueError(
@@ -409,9 +430,9 @@ def _check_dense(leaf: Any) -> None:
         )
 
 
-def _tensor(array: Any) -> tf.Tensor:
+def _tensor(array: Any) -> Tensor:
     _check_dense(array)
-    tensor = tf.convert_to_tensor(array)
+    tensor = backend.to_tensor(array)
     # Some operations on it would end the process.
     if 0 in tensor.shape[1:]:
         raise ValueError(

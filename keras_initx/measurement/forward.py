@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from keras_initx.backend import is_floating_tensor
+from keras_initx.backend.passes import Observe, Tensor, passes
 from keras_initx.hooks.forward_hooks import forward_hooks
-from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.activations import (
     activation_of,
     is_keras_function,
@@ -26,6 +27,7 @@ from keras_initx.inspection.selection import (
     matches_any,
 )
 from keras_initx.measurement.activations import ActivationSearch
+from keras_initx.measurement.data import samples_of
 from keras_initx.measurement.moments import (
     ActivationOutputs,
     LayerMoments,
@@ -40,12 +42,13 @@ from keras_initx.measurement.sample_axis import (
     NONE,
     Place,
     PlacesInGraph,
+    Sizes,
     by_sample,
 )
 from keras_initx.measurement.stacks import Stacks
 
-Probe = Callable[[tf.Tensor], tf.Tensor]
-Target = Callable[[Any, tf.Tensor | None, Place], tf.Tensor]
+Probe = Callable[[Tensor], Tensor]
+Target = Callable[[Any, Tensor | None, Place], Tensor]
 
 
 class ForwardResult(NamedTuple):
@@ -63,13 +66,14 @@ class ForwardResult(NamedTuple):
         doubtful: tuple of str. The names of the calls whose place was not
             given, and whose first axis has a fixed size although the signal
             depends on the samples.
-        finite: tf.Tensor. Whether all numbers of the batch are finite.
+        finite: tensor. Whether all numbers of the batch are finite.
         written: tuple of keras.Variable. The variables that the pass would
             have assigned.
-        states: tuple of tf.Tensor. The values that it would have assigned.
+        states: tuple of tensors. The values that it would have assigned.
         ran: tuple of LayerCall. The calls of all layers, outer ones first.
-        target: tf.Tensor. The number whose gradient is measured, or None.
+        target: Tensor. The number whose gradient is measured, or None.
         slots: tuple of int. The index of the call of each slot of `probes`.
+        sizes: Sizes. The sizes of the first axes of the signals.
     """
 
     names: tuple[str, ...]
@@ -79,12 +83,13 @@ class ForwardResult(NamedTuple):
     activation_of: tuple[int | None, ...]
     places: tuple[Place, ...]
     doubtful: tuple[str, ...]
-    finite: tf.Tensor
+    finite: Tensor
     written: tuple[keras.Variable, ...]
-    states: tuple[tf.Tensor, ...]
+    states: tuple[Tensor, ...]
     ran: tuple[LayerCall, ...]
-    target: tf.Tensor | None
+    target: Tensor | None
     slots: tuple[int, ...]
+    sizes: Sizes
 
 
 def forward_pass(
@@ -92,11 +97,12 @@ def forward_pass(
     batch: Any,
     selectors: Sequence[Selector],
     training: bool = False,
-    states: Iterable[tuple[keras.Variable, tf.Tensor]] = (),
+    states: Iterable[tuple[keras.Variable, Tensor]] = (),
     places: Mapping[str, Place] | None = None,
     few: bool = False,
     probe: Probe | None = None,
     target: Target | None = None,
+    elsewhere: Sizes | None = None,
 ) -> ForwardResult:
     """Runs a model without writing its variables.
 
@@ -121,6 +127,8 @@ def forward_pass(
             returned, the pre-activation of the last row that samples reach
             (None if there is no such row), and where its samples are. Returns
             the number whose gradient is measured. Defaults to none.
+        elsewhere: Sizes. The sizes of first axes in a run of the model on
+            another number of samples. Defaults to none.
 
     Raises:
         ValueError: If a selector selects no layer, or no selected layer has a
@@ -137,26 +145,36 @@ def forward_pass(
         places or {},
         lambda part: matches_any(selectors, part),
         few,
+        elsewhere,
         probe,
     )
     # Their outputs are asked for by name.
     parts = any(isinstance(s, str) and ACTIVATION in s for s in selectors)
-    scope = _RecordingScope(states)
-    hooks = forward_hooks(
-        on_pre_activation=rows.on_pre_activation,
-        select=select,
-        after_call=rows.after_call,
-        on_activation=rows.on_activation,
-        select_activation=select if parts else None,
-        through=None if probe is None else rows.through,
-    )
-    with scope, hooks:
-        returned = model(batch, training=training)
-        rows.finish(returned)
+    written: list[keras.Variable] = []
+
+    def run(observe: Observe, batch: Any) -> tuple[Tensor, ...]:
+        scope = passes().stateless_scope(states)
+        hooks = forward_hooks(
+            on_pre_activation=functools.partial(
+                observe, rows.on_pre_activation
+            ),
+            select=select,
+            after_call=lambda call, rerun, output: observe(
+                rows.after_call, call, (rerun.args, rerun.kwargs), output
+            ),
+            on_activation=functools.partial(observe, rows.on_activation),
+            select_activation=select if parts else None,
+            through=None if probe is None else rows.through,
+        )
+        with scope, hooks:
+            observe(rows.finish, model(batch, training=training))
+        written[:] = scope.written.values()
+        return tuple(scope.get_current_value(variable) for variable in written)
+
+    new_states = passes().observe(run, batch)
     check_all_matched(selectors, ran)
     if not rows.names:
         raise no_signal(ran)
-    written = tuple(scope.written.values())
     moments, outputs = rows.moments.finish(), rows.outputs.finish()
     row_of_output = {index: i for i, index in enumerate(outputs.order)}
     return ForwardResult(
@@ -171,11 +189,12 @@ def forward_pass(
         tuple(rows.places),
         tuple(rows.place_of.doubtful),
         all_finite(batch),
-        written,
-        tuple(scope.get_current_value(variable) for variable in written),
+        tuple(written),
+        new_states,
         tuple(ran),
-        None if target is None else target(returned, *rows.last),
+        None if target is None else target(rows.returned, *rows.last),
         rows.slots(),
+        Sizes(samples_of(batch), rows.sizes),
     )
 
 
@@ -189,6 +208,7 @@ class _Rows:
         known: Mapping. Where the samples are in the signals of some calls.
         selects: Returns whether the output of an activation is a row.
         few: bool. Whether there are at most `FEW_SAMPLES` samples.
+        elsewhere: Sizes of first axes in another run, or None.
         probe: What a pre-activation passes before it goes on, or None.
     """
 
@@ -198,6 +218,7 @@ class _Rows:
         known: Mapping[str, Place],
         selects: Callable[[LayerCall], bool],
         few: bool,
+        elsewhere: Sizes | None,
         probe: Probe | None = None,
     ):
         self.names: list[str] = []
@@ -205,23 +226,26 @@ class _Rows:
         self.outputs = Stacks(activation_outputs, few)
         self.activation_of: list[int | None] = []
         self.places: list[Place] = []
-        self.place_of = PlacesInGraph(batch, known)
-        self._shapes: list[tf.TensorShape] = []
+        self.place_of = PlacesInGraph(batch, known, elsewhere)
+        self.sizes: dict[str, int | None] = {}
+        self._shapes: list[tuple[int | None, ...]] = []
         self._selects = selects
         self._probe = probe
+        self.returned: Any = None
         # The last row that samples reach.
-        self.last: tuple[tf.Tensor | None, Place] = (None, FIRST)
+        self.last: tuple[Tensor | None, Place] = (None, FIRST)
         # The row of each call of `on_pre_activation`, and what each probe is
         # for: such a call, or a row that is the output of an activation.
         self._row_of_call: list[int] = []
         self._probed: list[tuple[bool, int]] = []
         # Only a graph knows what a tensor was computed from.
-        is_graph = not tf.executing_eagerly()
-        self._search = ActivationSearch(self._keep) if is_graph else None
+        self._search = (
+            ActivationSearch(self._keep) if passes().knows_graph() else None
+        )
 
     def on_pre_activation(
-        self, layer_call: LayerCall, signal: tf.Tensor
-    ) -> tf.Tensor:
+        self, layer_call: LayerCall, signal: Tensor
+    ) -> Tensor:
         """Adds a row."""
         self._row_of_call.append(len(self.names))
         if self._search is not None:
@@ -229,7 +253,7 @@ class _Rows:
             self._search.rows(signal)
         return self._add(layer_call.name, signal)
 
-    def through(self, call: int, signal: tf.Tensor) -> tf.Tensor:
+    def through(self, call: int, signal: Tensor) -> Tensor:
         """Probes the pre-activation of a call, or one of its time steps."""
         self._probed.append((True, call))
         return self._probe(signal) if self._probe else signal
@@ -246,8 +270,8 @@ class _Rows:
         layer_call: LayerCall,
         activation: Callable,
         signal: Any,
-        output: tf.Tensor,
-    ) -> tf.Tensor:
+        output: Tensor,
+    ) -> Tensor:
         """Keeps what the activation of a layer returned."""
         if self._search is None:
             return output
@@ -270,13 +294,13 @@ class _Rows:
         return self._ended(rows, bounds, output, alone)
 
     def after_call(
-        self, layer_call: LayerCall, rerun: Rerun, output: Any
+        self, layer_call: LayerCall, arguments: Any, output: Any
     ) -> Any:
         """Keeps what a layer returned that is an activation."""
-        if self._search is None or not isinstance(output, tf.Tensor):
+        if self._search is None or not passes().is_in_graph(output):
             return output
         layer = layer_call.layer
-        rows = self._search.rows(*_tensors((rerun.args, rerun.kwargs)))
+        rows = self._search.rows(*_tensors(arguments))
         inside = f"{layer_call.name}/"
         if isinstance(layer, keras.layers.TimeDistributed):
             # The signals of its steps were put together beside its output.
@@ -295,32 +319,36 @@ class _Rows:
 
     def finish(self, outputs: Any) -> None:
         """Looks for activations behind the last row."""
+        self.returned = outputs
         if self._search is not None:
             self._search.rows(*_tensors(outputs))
 
-    def _add(self, name: str, signal: tf.Tensor) -> tf.Tensor:
+    def _add(self, name: str, signal: Tensor) -> Tensor:
         place = self.place_of(name, signal)
         kept = self._kept(signal)
         moments = (
-            self.moments.add_reduced(constant_moments(kept))
+            self.moments.add_reduced(
+                constant_moments(kept, self.place_of.varies(name, signal))
+            )
             if place == NONE
             else self.moments.add(by_sample(kept, place))
         )
         self.names.append(name)
         self.places.append(place)
         self.activation_of.append(None)
-        self._shapes.append(signal.shape)
+        self._shapes.append(tuple(signal.shape))
+        self.sizes[name] = signal.shape[0]
         # Only then may a large signal go on: an activation can then overwrite
         # it in place, and none is kept until its moments are computed.
         if moments or self._search is None or self._search.is_start(signal):
-            signal = _after(moments, signal)
+            signal = passes().after(moments, signal)
         if place != NONE:
             self.last = signal, place
             if self._search is not None:
                 self._search.start(len(self.names) - 1, signal)
         return signal
 
-    def _kept(self, signal: tf.Tensor) -> tf.Tensor:
+    def _kept(self, signal: Tensor) -> Tensor:
         """A signal for its moments, which are no part of a backward pass."""
         return signal if self._probe is None else ops.stop_gradient(signal)
 
@@ -328,24 +356,24 @@ class _Rows:
         self,
         rows: Collection[int],
         bounds: tuple[float, float] | None,
-        output: tf.Tensor,
+        output: Tensor,
         alone: bool = True,
-    ) -> tf.Tensor:
+    ) -> Tensor:
         """Ends rows with an activation, whose output goes on."""
         if self._search is None or not rows:
             return output
         kept = self._keep(rows, output, bounds, alone)
-        going = _after(kept, output) if kept else output
+        going = passes().after(kept, output) if kept else output
         self._search.end(rows, output, going)
         return going
 
     def _keep(
         self,
         rows: Collection[int],
-        output: tf.Tensor,
+        output: Tensor,
         bounds: tuple[float, float] | None = None,
         alone: bool = True,
-    ) -> Sequence[tf.Tensor]:
+    ) -> Sequence[Tensor]:
         """Keeps what an activation returned, and returns what is kept.
 
         It is reduced alone where a layer between the rows and the activation
@@ -353,10 +381,9 @@ class _Rows:
         """
         row = min(rows)
         place, shape = self.places[row], self._shapes[row]
-        graph = tf.compat.v1.get_default_graph()
-        if output.graph is not graph or not output.shape.rank:
+        if not passes().is_here(output) or not len(output.shape):
             return ()
-        if place != FIRST and output.shape.as_list() != shape.as_list():
+        if place != FIRST and tuple(output.shape) != shape:
             return ()
         for row in rows:
             self.activation_of[row] = len(self.outputs)
@@ -364,34 +391,14 @@ class _Rows:
         return self.outputs.add(samples, bounds, alone=alone)
 
 
-def _after(tensors: Sequence[tf.Tensor], signal: tf.Tensor) -> tf.Tensor:
-    """A signal that goes on when some tensors have been computed."""
-    with tf.control_dependencies(tensors):
-        return tf.identity(signal)
-
-
-def _tensors(values: Any) -> list[tf.Tensor]:
+def _tensors(values: Any) -> list[Tensor]:
     """The floating-point tensors of a structure that are in a graph."""
     return [
         x
         for x in keras.tree.flatten(values)
-        if isinstance(x, tf.Tensor)
-        and x.dtype.is_floating
-        and hasattr(x, "graph")
+        if is_floating_tensor(x) and passes().is_in_graph(x)
     ]
 
 
 def _without_number(name: str) -> str:
     return re.sub(r":\d+$", "", name)
-
-
-class _RecordingScope(keras.StatelessScope):
-    """A stateless scope that lists the variables that would be written."""
-
-    def __init__(self, states: Iterable[tuple[keras.Variable, tf.Tensor]]):
-        super().__init__(list(states))
-        self.written: dict[int, keras.Variable] = {}
-
-    def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
-        self.written[id(update[0])] = update[0]
-        super().add_update(update)

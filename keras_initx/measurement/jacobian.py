@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from keras_initx import backend
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.inspection.checks import check_call, check_model
 from keras_initx.inspection.selection import (
@@ -36,6 +36,9 @@ from keras_initx.measurement.refusals import (
 )
 from keras_initx.profile import display
 from keras_initx.validation import check_backend, check_int, refuse
+
+if backend.is_tensorflow():
+    import tensorflow as tf
 
 # The number of samples in one pass, as in a usual training step.
 _AT_ONCE = 32

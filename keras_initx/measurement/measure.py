@@ -11,7 +11,6 @@ from keras_initx.measurement.data import Data
 from keras_initx.measurement.gradient import Loss
 from keras_initx.measurement.meter import Meter
 from keras_initx.profile import VarianceProfile
-from keras_initx.validation import check_backend
 
 
 def measure(
@@ -153,8 +152,7 @@ def measure(
             arises at a layer, which is named; if `loss` and labels are not
             given both, or not for each output; if the signal of a layer mixes
             samples; if the model cannot be built on the data.
-        RuntimeError: If Keras runs on another backend than TensorFlow, or a
-            selected layer runs inside a loop of another layer.
+        RuntimeError: If a selected layer runs inside a loop of another layer.
 
     Example:
 
@@ -175,7 +173,6 @@ def measure(
     & Bengio, AISTATS (2010); the threshold of tanh is that of A. Karpathy's
     lectures (2022), scaled here to other bounds.
     """
-    check_backend("measure")
     meter = Meter(
         model, layers=layers, training=training, gradient=gradient, loss=loss
     )

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
+from keras_initx import backend
 from keras_initx.backend.passes import Tensor, passes
-from keras_initx.distribute.cluster import strategy_of
 from keras_initx.hooks.recurrent import refusing_other_axes
 from keras_initx.inspection.checks import check_call, check_model
 from keras_initx.inspection.equal_kernels import warn_of_equal_kernels
@@ -46,6 +45,7 @@ from keras_initx.measurement.moments import (
     merged,
 )
 from keras_initx.measurement.nonfinite import first_nonfinite, refuse_nonfinite
+from keras_initx.measurement.placed import Placed
 from keras_initx.measurement.refusals import (
     empty_data,
     mixed_samples,
@@ -59,7 +59,6 @@ from keras_initx.measurement.remarks import (
     remarks,
     statistics_in_use,
 )
-from keras_initx.measurement.replicas import Placed, split
 from keras_initx.measurement.sample_axis import (
     FIRST,
     NONE,
@@ -69,7 +68,7 @@ from keras_initx.measurement.sample_axis import (
     note,
 )
 from keras_initx.profile import VarianceProfile
-from keras_initx.validation import check_backend, check_bool, refuse
+from keras_initx.validation import check_bool, refuse
 
 _COMPILED_KEPT = 8
 
@@ -104,8 +103,7 @@ class Meter:
 
     Raises:
         ValueError: If an argument is none of these; at a call, as in `measure`.
-        RuntimeError: If Keras runs on another backend than TensorFlow; at a
-            call, as in `measure`.
+        RuntimeError: At a call, as in `measure`.
 
     Example:
 
@@ -132,7 +130,6 @@ class Meter:
         gradient: bool = False,
         loss: Loss | None = None,
     ):
-        check_backend("Meter")
         self._model = check_model(model)
         check_call(model)
         self._selectors = selectors(layers)
@@ -245,7 +242,7 @@ class Meter:
         written: tuple[keras.Variable, ...] = ()
         moments: Moments | None = None
         sums: Tensor = 0.0
-        finite = tf.constant(True)
+        finite = ops.cast(True, "bool")
         samples = 0
         for example in all_batches.examples(self._needs_labels):
             batch = example.inputs
@@ -272,13 +269,15 @@ class Meter:
             written = compiled.written
             moments = compiled.merge(moments, new) if moments else new
             sums = sums + new_sums
-            finite = tf.logical_and(finite, new_finite)
+            finite = ops.logical_and(finite, new_finite)
             on_batch()
         if moments is None:
             return None
         layers, outputs = compiled.summarize(moments)
-        variance, square = compiled.by_call(layers.numpy())
-        shares = _of_rows(outputs.numpy(), compiled.activation_of, samples)
+        variance, square = compiled.by_call(passes().to_numpy(layers))
+        shares = _of_rows(
+            passes().to_numpy(outputs), compiled.activation_of, samples
+        )
         reached = np.array([place != NONE for place in compiled.places])
         return _Result(
             compiled.names,
@@ -290,14 +289,15 @@ class Meter:
             bool(finite),
             compiled.places,
             compiled.statistics,
-            np.asarray(sums, np.float64),
+            np.asarray(passes().to_numpy(sums), np.float64),
         )
 
     def _placed(self, batch: Any, spec: Any) -> Placed:
-        strategy = strategy_of(self._model)
-        if strategy.num_replicas_in_sync == 1:
-            return Placed(batch, spec, samples_of(batch))
-        return split(batch, strategy)
+        if backend.is_tensorflow():
+            from keras_initx.measurement.replicas import split
+
+            return split(batch, spec, self._model)
+        return Placed(passes().on_devices(batch), spec, samples_of(batch))
 
     def _compiled_for(
         self,
@@ -370,6 +370,7 @@ class Meter:
         written: tuple[keras.Variable, ...],
         few: bool,
     ) -> _CompiledForward:
+        # The last one, and no tensors of it.
         traces: list[ForwardResult] = []
         places = self._places.get(structure, {})
 
@@ -385,6 +386,7 @@ class Meter:
                 list(zip(written, states, strict=True)),
                 places,
                 few,
+                elsewhere=traces[0].sizes if traces else None,
             )
             if task is None:
                 traced, sums = run(), ops.zeros((0, 2))
@@ -392,20 +394,27 @@ class Meter:
                 traced, sums = with_gradients(
                     functools.partial(run, target=task.target(batch))
                 )
-            traces.append(traced)
+            traces[:] = [
+                traced._replace(
+                    moments=(),
+                    outputs=(),
+                    states=(),
+                    finite=None,
+                    target=None,
+                )
+            ]
             moments = traced.moments, traced.outputs
             return moments, traced.finite, traced.states, sums
 
-        state_specs = tuple(map(passes().spec, states))
         inputs = placed.spec
         if self._task is not None:
             inputs = inputs["inputs"]
         with taken_as_inputs(self._model, inputs):
-            function, (moments, *_) = passes().compile(
-                placed.moments(forward), placed.spec, state_specs
+            function, (moments, *_) = passes().compile_pass(
+                placed.moments(forward), placed.batch, placed.spec, states
             )
         # Each replica has traced one, and all of these are equal.
-        traced = traces[-1]
+        (traced,) = traces
         if not self._kernels_compared:
             self._kernels_compared = True
             warn_of_equal_kernels(
@@ -500,7 +509,7 @@ class _CompiledForward(NamedTuple):
 
     def units(self, moments: Moments, samples: int) -> tuple[int, ...]:
         """The number of units of a sample in the signal of each call."""
-        counts = self.by_call(moments.count.numpy())
+        counts = self.by_call(passes().to_numpy(moments.count))
         widths = self.by_call(
             np.concatenate(
                 [
@@ -528,7 +537,7 @@ class _CompiledForward(NamedTuple):
             for name, place, count in zip(
                 self.names,
                 self.places,
-                self.by_call(moments.count.numpy()),
+                self.by_call(passes().to_numpy(moments.count)),
                 strict=True,
             )
             if place != NONE and count != samples
@@ -573,8 +582,10 @@ def _summarize(moments: Moments) -> tuple[Tensor, Tensor]:
         samples and the dead and saturated fractions, `(3, activations)`.
     """
     return (
-        tf.stack([moments.variance, mean_squares(moments.means)]),
-        tf.stack([moments.outputs, dead_fractions(moments), moments.saturated]),
+        ops.stack([moments.variance, mean_squares(moments.means)]),
+        ops.stack(
+            [moments.outputs, dead_fractions(moments), moments.saturated]
+        ),
     )
 
 
@@ -589,5 +600,6 @@ def _of_rows(
     shares = np.full((2, len(activation_of)), np.nan)
     for row, index in enumerate(activation_of):
         if index is not None and outputs[0, index] == samples:
-            shares[:, row] = outputs[1:, index]
+            # In float32 a mean of ones may be larger than one.
+            shares[:, row] = np.clip(outputs[1:, index], 0, 1)
     return shares

@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import LayerCall
@@ -19,7 +20,7 @@ from keras_initx.measurement.moments import all_finite, half_squares
 from keras_initx.measurement.refusals import nonfinite, too_large
 
 # Pairs of a variable and the value that it has in a pass.
-Values = Sequence[tuple[keras.Variable, tf.Tensor]]
+Values = Sequence[tuple[keras.Variable, Tensor]]
 
 
 def first_nonfinite(
@@ -61,7 +62,10 @@ def first_nonfinite(
         return output
 
     try:
-        with keras.StatelessScope(values), forward_hooks(after_call=look):
+        with (
+            passes().stateless_scope(values),
+            forward_hooks(after_call=look),
+        ):
             for batch in batches:
                 calls.clear()
                 model(batch, training=training)
@@ -82,8 +86,8 @@ def _finite(values: Any) -> bool:
             [
                 x
                 for x in keras.tree.flatten(values)
-                # Inside of a tf.function a tensor has no value yet.
-                if tf.is_tensor(x) and hasattr(x, "numpy")
+                # Where a function is traced a tensor has no value yet.
+                if ops.is_tensor(x) and passes().has_value(x)
             ]
         )
     )
@@ -119,16 +123,18 @@ def first_too_large(
             # reach.
             return None
         squares = [
-            tf.concat([half_squares(stack.mean), stack.half_squares], axis=0)
+            [passes().to_numpy(half_squares(stack.mean)), stack.half_squares]
             for stack in result.moments
         ]
-        finite = tf.math.is_finite(
-            tf.concat(
-                [tf.reshape(tf.cast(x, tf.float64), [2, -1]) for x in squares],
+        bad = ~np.isfinite(
+            np.concatenate(
+                [
+                    np.stack([a, passes().to_numpy(b)]).astype(np.float64)
+                    for a, b in squares
+                ],
                 axis=1,
             )
-        )
-        bad = ~finite.numpy().all(axis=0)
+        ).all(axis=0)
         if bad.any():
             return result.names[min(np.asarray(result.order)[bad])]
     return None

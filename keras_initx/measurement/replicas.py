@@ -12,51 +12,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from keras_initx.distribute.cluster import count_workers
+from keras_initx.distribute.cluster import count_workers, strategy_of
 from keras_initx.measurement.data import map_arrays, samples_of
 from keras_initx.measurement.moments import Moments, merged, of_all_layers
+from keras_initx.measurement.placed import Placed
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A batch on the devices where it is run.
+class Replicas(Placed):
+    """A batch with one tensor for each replica.
+
+    A batch of fewer samples than replicas is not split: each has all of it, and
+    `are_pieces` is False.
 
     Args:
-        batch: A structure of tensors, or of one tensor for each replica.
-        spec: The same structure of type specifications.
-        samples: int. The largest number of samples on a device.
-        strategy: tf.distribute.Strategy. None for one replica.
-        are_pieces: bool. Whether each replica has samples of its own. A batch
-            of fewer samples than replicas is not split: each has all of it.
+        strategy: tf.distribute.Strategy. What runs the replicas.
     """
 
-    batch: Any
-    spec: Any
-    samples: int
-    strategy: tf.distribute.Strategy | None = None
-    are_pieces: bool = False
+    strategy: tf.distribute.Strategy = None
 
     def moments(self, forward: Callable) -> Callable:
         """Returns a function that runs `forward` on all replicas.
 
         Args:
-            forward: Called as `forward(batch, states)` on one replica. Returns
-                the arguments of `of_all_layers`, whether the batch is finite,
-                the new states, and sums over samples.
-
-        Returns:
-            `(batch, states) -> (moments, finite, states, sums)`, with the
-            moments of all samples.
+            forward: As for `Placed`, on one replica.
         """
 
         def on_all(
             batch: Any, states: Any
         ) -> tuple[Moments, tf.Tensor, Any, tf.Tensor]:
-            if self.strategy is None:
-                layers, finite, states, sums = forward(batch, states)
-                return of_all_layers(*layers), finite, states, sums
             layers, finite, states, sums = self.strategy.run(
                 forward, args=(batch, states)
             )
@@ -83,12 +70,16 @@ class Placed:
         return on_all
 
 
-def split(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
-    """Splits a batch by samples into one part for each replica.
+def split(batch: Any, spec: Any, model: keras.Model) -> Placed:
+    """Splits a batch by samples into one part for each replica of a model.
 
     The parts have equal size, or the first ones have one sample more. All
-    workers must hold the same batch.
+    workers must hold the same batch. `spec` is the type of a batch on one
+    device.
     """
+    strategy = strategy_of(model)
+    if strategy.num_replicas_in_sync == 1:
+        return Placed(batch, spec, samples_of(batch))
     replicas = strategy.num_replicas_in_sync
     samples = samples_of(batch)
     are_pieces = samples >= replicas
@@ -106,7 +97,7 @@ def split(batch: Any, strategy: tf.distribute.Strategy) -> Placed:
     placed = map_arrays(place, batch)
     spec = map_arrays(tf.type_spec_from_value, placed)
     largest = size + (larger > 0) if are_pieces else samples
-    return Placed(placed, spec, largest, strategy, are_pieces)
+    return Replicas(placed, spec, largest, are_pieces, strategy)
 
 
 def packed(moments: Moments, finite: tf.Tensor) -> tf.Tensor:

@@ -23,11 +23,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_initx import backend
+from keras_initx.backend.passes import Operation, Tensor, passes
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.inspection.selection import LayerCall, Selector, matches_any
-from keras_initx.measurement.data import arrays_of, map_arrays
+from keras_initx.measurement.data import arrays_of, map_arrays, samples_of
+from keras_initx.measurement.moments import units_of
 
 # Operations whose result depends on the shape of their input alone.
 _OF_SHAPES = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
@@ -94,16 +97,18 @@ class Reach:
     """
 
     def __init__(self, sources: Any):
-        self._known = {x.op: True for x in arrays_of(sources)}
-        self._lost: set[tf.Operation] = set()
+        self._known = {passes().operation(x): True for x in arrays_of(sources)}
+        self._lost: set[Operation] = set()
 
-    def is_lost(self, tensor: tf.Tensor) -> bool:
+    def is_lost(self, tensor: Tensor) -> bool:
         """Returns whether the first axis may be another than the samples."""
-        return tensor.op in self._lost or _unknown_axes(tensor) > 1
+        operation = passes().operation(tensor)
+        return operation in self._lost or passes().unknown_axes(tensor) > 1
 
-    def __call__(self, tensor: tf.Tensor) -> bool:
+    def __call__(self, tensor: Tensor) -> bool:
         """Returns whether the tensor depends on the sources."""
-        known, stack = self._known, [tensor.op]
+        known, operation = self._known, passes().operation(tensor)
+        stack = [operation]
         while stack:
             op = stack[-1]
             of_shapes = op.type in _OF_SHAPES
@@ -117,34 +122,40 @@ class Reach:
                 reached = [x for x in inputs if known[x.op]]
                 known[op] = "Random" in op.type or bool(reached)
                 lost = (x for x in reached if x.op in self._lost)
-                if any(map(_unknown_axes, lost)) or (
+                if any(map(passes().unknown_axes, lost)) or (
                     reached and _loses_size(op, reached)
                 ):
                     self._lost.add(op)
-        return known[tensor.op]
+        return known[operation]
 
 
-def _loses_size(op: tf.Operation, reached: Sequence[tf.Tensor]) -> bool:
+def _loses_size(op: Operation, reached: Sequence[Tensor]) -> bool:
     """Whether an operation may return no axis of samples but an unknown one.
 
     Args:
-        op: tf.Operation. The operation.
-        reached: Sequence of tf.Tensor. The inputs that depend on samples.
+        op: Operation. The operation.
+        reached: Sequence of tensors. The inputs that depend on samples.
     """
     if op.type in _OF_ANY_SIZE:
         return True
     if op.type.startswith(_WITHIN) or "Random" in op.type:
         return False
-    before = max(_unknown_axes(x) for x in reached)
-    return any(map(_unknown_axes, op.outputs)) and (
+    before = max(passes().unknown_axes(x) for x in reached)
+    return any(map(passes().unknown_axes, op.outputs)) and (
         before == 0 or (before > 1 and op.type in _REDUCTIONS)
     )
 
 
-def _unknown_axes(tensor: tf.Tensor) -> int:
-    """How many axes of a tensor have no known size, 2 if none is known."""
-    rank = tensor.shape.rank
-    return 2 if rank is None else tensor.shape.as_list().count(None)
+class Sizes(NamedTuple):
+    """The sizes of first axes in a run of a model.
+
+    Args:
+        samples: int. The number of samples.
+        sizes: Mapping. The sizes by the names of the calls.
+    """
+
+    samples: int
+    sizes: Mapping[str, int | None]
 
 
 class PlacesInGraph:
@@ -153,6 +164,9 @@ class PlacesInGraph:
     Args:
         batch: Structure of tensors. What the model is run on.
         known: Mapping. The places of some calls, by the name of the call.
+        elsewhere: The number of samples of another run, and the sizes of the
+            first axes of its signals by the name of the call. Only a graph
+            that knows the number of samples needs it. Defaults to none.
 
     Attributes:
         doubtful: list of str. The names of the calls that are taken to have
@@ -160,13 +174,18 @@ class PlacesInGraph:
             may be another axis of unknown size.
     """
 
-    def __init__(self, batch: Any, known: Mapping[str, Place]):
+    def __init__(
+        self,
+        batch: Any,
+        known: Mapping[str, Place],
+        elsewhere: Sizes | None = None,
+    ):
         self._known = known
-        # Only a graph knows what a tensor was computed from.
-        self._reach = None if tf.executing_eagerly() else Reach(batch)
+        self._batch = batch
+        self._elsewhere = elsewhere or Sizes(0, {})
         self.doubtful: list[str] = []
 
-    def __call__(self, name: str, signal: tf.Tensor) -> Place:
+    def __call__(self, name: str, signal: Tensor) -> Place:
         """Returns the place of the samples in the signal of a call."""
         if name in self._known:
             return self._known[name]
@@ -174,27 +193,46 @@ class PlacesInGraph:
             return FIRST
         if not self._reach(signal):
             return NONE
-        if signal.shape[0] is not None or self._reach.is_lost(signal):
+        if not self._is_first(name, signal) or self._reach.is_lost(signal):
             self.doubtful.append(name)
         return FIRST
 
+    @functools.cached_property
+    def _reach(self) -> Reach | None:
+        # Only a graph knows what a tensor was computed from.
+        return Reach(self._batch) if passes().knows_graph() else None
 
-def by_sample(signal: tf.Tensor, place: Place) -> tf.Tensor:
+    def varies(self, name: str, signal: Tensor) -> bool:
+        """Returns whether the first axis depends on the number of samples."""
+        size = signal.shape[0]
+        return size is None or size != self._elsewhere.sizes.get(name, size)
+
+    def _is_first(self, name: str, signal: Tensor) -> bool:
+        """Whether the size of the first axis is the number of samples."""
+        size = signal.shape[0]
+        return size is None or (
+            size == samples_of(self._batch)
+            and self._elsewhere.sizes.get(name) == self._elsewhere.samples
+        )
+
+
+def by_sample(signal: Tensor, place: Place) -> Tensor:
     """Returns a signal as a matrix with a row for each sample.
 
     Args:
-        signal: tf.Tensor. A floating-point tensor.
+        signal: tensor. A floating-point tensor.
         place: SampleAxis or FIRST. Where its samples are.
     """
     if isinstance(place, SampleAxis):
-        flat = tf.reshape(signal, [place.before, -1, place.after])
-        units = place.before * place.after
-        return tf.reshape(tf.transpose(flat, [1, 0, 2]), [-1, units])
-    if signal.shape.rank == 2:
+        flat = ops.reshape(signal, (place.before, -1, place.after))
+        return ops.reshape(
+            ops.transpose(flat, (1, 0, 2)), (-1, place.before * place.after)
+        )
+    if len(signal.shape) == 2:
         return signal
-    units = signal.shape[1:].num_elements()
-    return tf.reshape(
-        signal, [tf.shape(signal)[0], -1 if units is None else units]
+    units = units_of(signal)
+    return ops.reshape(
+        signal, (ops.shape(signal)[0], -1 if units is None else units)
     )
 
 
@@ -278,7 +316,7 @@ def _look(
                 [first] + [other] * (count - 1),
                 [first] * (count + 1),
             ):
-                batch = map_arrays(lambda *x: tf.concat(x, axis=0), *parts)
+                batch = map_arrays(lambda *x: passes().joined(x), *parts)
                 runs.append(_signals(model, batch, selectors, names, training))
         except Exception:
             # The last run is of no use where the number of samples is fixed.
@@ -311,7 +349,7 @@ def _two_samples(batches: Iterable[Any]) -> tuple[Any, Any, int]:
             size = len(leaves[0])
             first = other = map_arrays(lambda x: x[:1], batch)
         unequal = [
-            tf.reshape(tf.not_equal(leaf, one), [len(leaf), -1]).numpy()
+            _unequal(leaf, one)
             for leaf, one in zip(leaves, arrays_of(first), strict=True)
         ]
         # Inputs that are equal in both samples would tell nothing.
@@ -324,6 +362,12 @@ def _two_samples(batches: Iterable[Any]) -> tuple[Any, Any, int]:
     return first, other, size
 
 
+def _unequal(leaf: Tensor, one: Tensor) -> np.ndarray:
+    """Which numbers of each sample differ from those of one sample."""
+    leaf, one = passes().to_numpy(leaf), passes().to_numpy(one)
+    return (leaf != one).reshape(len(leaf), -1)
+
+
 def _signals(
     model: keras.Model,
     batch: Any,
@@ -332,22 +376,29 @@ def _signals(
     training: bool,
 ) -> dict[str, np.ndarray]:
     """The pre-activations of the calls of some names, in float64."""
-    signals: dict[str, np.ndarray] = {}
 
-    def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
-        if call.name in names:
-            signals[call.name] = tf.cast(signal, tf.float64).numpy()
-        return signal
+    def run(batch: Any) -> dict[str, Tensor]:
+        signals: dict[str, Tensor] = {}
 
-    with (
-        keras.StatelessScope(),
-        forward_hooks(
-            on_pre_activation=record,
-            select=lambda call: matches_any(selectors, call),
-        ),
-    ):
-        model(batch, training=training)
-    return signals
+        def record(call: LayerCall, signal: Tensor) -> Tensor:
+            if call.name in names:
+                signals[call.name] = ops.cast(signal, backend.widest_float())
+            return signal
+
+        with (
+            passes().stateless_scope(),
+            forward_hooks(
+                on_pre_activation=record,
+                select=lambda call: matches_any(selectors, call),
+            ),
+        ):
+            model(batch, training=training)
+        return signals
+
+    return {
+        name: passes().to_numpy(signal).astype(np.float64)
+        for name, signal in passes().run_once(run, batch).items()
+    }
 
 
 def _place(

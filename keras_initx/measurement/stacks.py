@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import tensorflow as tf
+from keras import ops
+
+from keras_initx.backend.passes import Tensor
 
 # Signals of one shape are reduced when they have this number of units together.
 _UNITS = 2048
@@ -37,7 +39,7 @@ class Stacks:
         self._reduce = reduce
         self._few = few
         self._units = _UNITS_OF_FEW if few else _UNITS
-        self._waiting: dict[tuple, list[tuple[int, tf.Tensor]]] = {}
+        self._waiting: dict[tuple, list[tuple[int, Tensor]]] = {}
         self._done: list[tuple[list[int], Any]] = []
         self._count = 0
 
@@ -46,12 +48,12 @@ class Stacks:
         return self._count
 
     def add(
-        self, signal: tf.Tensor, *how: Any, alone: bool = False
-    ) -> Sequence[tf.Tensor]:
+        self, signal: Tensor, *how: Any, alone: bool = False
+    ) -> Sequence[Tensor]:
         """Adds a signal of shape `(samples, units)`.
 
         Args:
-            signal: tf.Tensor. The signal.
+            signal: tensor. The signal.
             *how: Further arguments of `reduce`.
             alone: bool. Whether to reduce it by itself, since its first axis
                 may have another size than that of other signals of its shape,
@@ -73,7 +75,7 @@ class Stacks:
             self._reduce_waiting(key)
         return ()
 
-    def add_reduced(self, reduced: Any) -> Sequence[tf.Tensor]:
+    def add_reduced(self, reduced: Any) -> Sequence[Tensor]:
         """Adds a signal that has been reduced, a named tuple of one row."""
         self._done.append(([self._count], reduced))
         self._count += 1
@@ -96,7 +98,10 @@ class Stacks:
             fields = zip(*(reduced for _, reduced in parts), strict=True)
             stacks.append(
                 type(parts[0][1])(
-                    *(x[0] if len(x) == 1 else tf.concat(x, 0) for x in fields)
+                    *(
+                        x[0] if len(x) == 1 else ops.concatenate(x, axis=0)
+                        for x in fields
+                    )
                 )
             )
         return Stacked(tuple(order), tuple(stacks))
@@ -107,7 +112,7 @@ class Stacks:
         self._done.append((list(indices), reduced))
 
     def _reduced(
-        self, signals: Sequence[tf.Tensor], how: tuple, large: bool = False
+        self, signals: Sequence[Tensor], how: tuple, large: bool = False
     ) -> Any:
         fuse = large or not self._few
         return self._reduce(signals, *how, fuse=fuse, few=self._few)

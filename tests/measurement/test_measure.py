@@ -915,11 +915,10 @@ def test_another_backend_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     assert kx.theory.sample_variance_decay(1).sample_fraction[0] == 1
     sentence = r"^keras_initx's {} runs on Keras's TensorFlow backend; .*'jax'$"
-    with pytest.raises(RuntimeError, match=sentence.format("measure")):
-        kx.measure(model, X)
-    callback = sentence.format("SampleVarianceDecay")
-    with pytest.raises(RuntimeError, match=callback):
-        kx.callbacks.SampleVarianceDecay(X)
+    for refused in (kx.measure_jacobian, kx.calibrate, kx.predict):
+        match = sentence.format(refused.__name__)
+        with pytest.raises(RuntimeError, match=match):
+            refused(model, X)
 
 
 @pytest.mark.slow

@@ -8,18 +8,29 @@ docs/compatibility.md is printed for each room.
     --load model.keras    loads a model that another backend has saved, and
                           compares its output with that in model.npz
     --save model.keras    saves a model for another one
+    --profiles some.npz   compares what `measure` returns with what
+                          `backend_models.profiles` returned elsewhere
 """
 
 import argparse
+import contextlib
 import doctest
+import importlib.util
+import io
 import os
 import sys
 import tempfile
 import types
 import warnings
 from pathlib import Path
+from unittest import mock
 
 BACKEND = os.environ["KERAS_BACKEND"]
+DEVICES = 4
+if BACKEND == "jax":
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_force_host_platform_device_count={DEVICES}"
+    )
 if BACKEND != "tensorflow":
     for name in ("tensorflow", "tensorflow_probability", "tf_keras"):
         sys.modules[name] = None
@@ -30,17 +41,20 @@ import numpy as np  # noqa: E402
 
 import keras_initx as kx  # noqa: E402
 from keras_initx.initializers.base import LARGEST  # noqa: E402
-from tests.helpers import initializer_rows, layer_rows  # noqa: E402
+from tests.helpers import backend_models, initializer_rows, layer_rows  # noqa: E402
 
 # What runs on TensorFlow alone says so.
 REFUSED = (
-    *("Calibration", "CoordinateCheck", "JacobianProfile", "Meter"),
-    *("Prediction", "calibrate", "callbacks", "coordinate_check"),
-    *("distribute", "measure", "measure_jacobian", "predict", "prediction"),
+    *("Calibration", "CoordinateCheck", "JacobianProfile", "Prediction"),
+    *("calibrate", "coordinate_check", "distribute"),
+    *("measure_jacobian", "predict", "prediction"),
     *("Finding", "Findings", "recommend", "testing"),
 )
+MEASURED = {"Meter", "callbacks", "measure"}
+if BACKEND == "torch":
+    REFUSED += tuple(MEASURED)
 # Their examples use what needs TensorFlow.
-USE_TENSORFLOW = {"register_layer", "FromDistribution"}
+USE_TENSORFLOW = {"register_layer", "FromDistribution", "SampleVarianceDecay"}
 X = np.linspace(-1, 1, 32, dtype="float32").reshape(8, 4)
 
 
@@ -297,6 +311,214 @@ def check_optimizers():
     return len(makes) + len(names) + 5
 
 
+def check_measure(path):
+    """The profiles are those of TensorFlow, but for what is random."""
+    theirs = np.load(path)
+    ours = backend_models.profiles()
+    assert set(theirs) == set(ours)
+    for key, value in ours.items():
+        if key.endswith("/notes"):
+            np.testing.assert_array_equal(value, theirs[key], key)
+            continue
+        np.testing.assert_allclose(
+            value, theirs[key], rtol=1e-5, atol=1e-6, err_msg=key
+        )
+    return len(backend_models.MODELS)
+
+
+def check_meter():
+    """A `Meter` reads weights anew, compiles once and writes nothing."""
+    traced = []
+
+    class Counted(keras.layers.Dense):
+        def call(self, x):
+            traced.append(x.shape)
+            return super().call(x)
+
+    model = keras.Sequential(
+        [
+            *(keras.Input((4,)), Counted(8), keras.layers.Dropout(0.5)),
+            *(keras.layers.BatchNormalization(), keras.layers.Dense(2)),
+        ]
+    )
+    meter = kx.Meter(model, training=True)
+    before = [array(variable) for variable in model.variables]
+    traced.clear()
+    first = meter(X)
+    count = len(traced)
+    second = meter(X)
+    assert len(traced) == count, traced
+    np.testing.assert_array_equal(first.total, second.total)
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(array(variable), value)
+    kernel = model.layers[0].kernel
+    kernel.assign(2 * kernel)
+    third = meter(X)
+    assert len(traced) == count
+    np.testing.assert_allclose(third.total[0], 4 * first.total[0], rtol=1e-5)
+    # What has a step and an epoch of its own is no constant of the pass.
+    seed = next(v for v in model.variables if "seed" in v.path)
+    seed.assign(seed + 1)
+    assert abs(meter(X).total[1] / third.total[1] - 1) > 1e-3
+    loop = RunsInALoop()
+    loop(X)
+    message = message_of(RuntimeError, lambda: kx.measure(loop, X))
+    assert "not inside a loop" in message, message
+    message = message_of(ValueError, lambda: kx.measure(model, X + np.nan))
+    assert "data must be finite" in message, message
+    kernel.assign(np.inf + kernel)
+    message = message_of(ValueError, lambda: kx.measure(model, X))
+    assert "at layer 'counted'" in message, message
+    message = message_of(ValueError, lambda: kx.measure(model, [["a"]] * 2))
+    assert "data must be an array" in message, message
+    message = message_of(
+        ValueError, lambda: kx.measure(model, np.array([["a"], ["b"]]))
+    )
+    assert BACKEND == "tensorflow" or "tensors of text" in message, message
+    return 1
+
+
+class RunsInALoop(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, x):
+        if not self.dense.built:
+            self.dense.build(x.shape)
+        return keras.ops.scan(
+            lambda carry, _: (self.dense(carry), 0.0),
+            x,
+            keras.ops.zeros((2,)),
+        )[0]
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return X[4 * i : 4 * i + 4], np.zeros(4)
+
+
+def check_data():
+    """Kinds of data with the same profile."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    expected = kx.measure(model, X)
+    others = {
+        "tensor": keras.ops.convert_to_tensor(X),
+        "float64": X.astype("float64"),
+        "PyDataset": Batches(),
+        "dict": {model.inputs[0].name: X},
+    }
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        others["DataLoader"] = torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(torch.tensor(X), torch.zeros(8)), 4
+        )
+    for name, data in others.items():
+        np.testing.assert_allclose(
+            kx.measure(model, data).total,
+            expected.total,
+            rtol=1e-5,
+            err_msg=name,
+        )
+    return len(others)
+
+
+def trained(distribution=None):
+    """The logs of callbacks in a fit, and the profile at the end."""
+    if distribution is not None:
+        keras.distribution.set_distribution(distribution)
+    try:
+        keras.utils.set_random_seed(4)
+        model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                keras.layers.Dense(6, "tanh"),
+                keras.layers.Dense(6, "tanh"),
+            ]
+        )
+        model.compile("sgd", "mse")
+        decay = kx.callbacks.SampleVarianceDecay(
+            X, update_freq=1, per_layer=True, verbose=0
+        )
+        symmetry = kx.callbacks.FeatureSymmetry(update_freq=1, verbose=0)
+        model.fit(
+            *(X, np.ones((8, 6), "float32")),
+            **{"batch_size": 4, "epochs": 2, "verbose": 0, "shuffle": False},
+            callbacks=[decay, symmetry],
+        )
+        last = kx.measure(model, X)
+        np.testing.assert_allclose(
+            decay.profiles[-1].total, last.total, rtol=1e-6
+        )
+        assert len({p.total[0] for p in decay.profiles}) == 5
+        assert decay.measured_at == symmetry.measured_at
+        return np.array(
+            [
+                np.array([profile.total for profile in decay.profiles]),
+                symmetry.spread * np.ones((1, 2)),
+            ]
+        )
+    finally:
+        if distribution is not None:
+            keras.distribution.set_distribution(None)
+
+
+def check_callbacks():
+    """Callbacks read the weights of each step, on one device or several."""
+    one = trained()
+    if BACKEND != "jax":
+        return 1
+    devices = keras.distribution.list_devices()
+    assert len(devices) == DEVICES
+    for count in (2, DEVICES):
+        several = trained(
+            keras.distribution.DataParallel(devices=devices[:count])
+        )
+        np.testing.assert_allclose(several, one, rtol=1e-5, atol=1e-6)
+    return 3
+
+
+def check_job():
+    """The job script trains on several devices as on one."""
+    if BACKEND != "jax":
+        return 0
+    folder = Path(__file__).parents[2] / "examples"
+    spec = importlib.util.spec_from_file_location(
+        "train_tpu", folder / "train_tpu.py"
+    )
+    job = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(job)
+    random = np.random.default_rng(1)
+    images = random.normal(size=(48, 4, 4, 1)).astype("float32")
+    labels = random.integers(0, 3, 48).astype("int32")
+    job.in_memory = lambda name: ((images, labels), (images[:16], labels[:16]))
+    devices = keras.distribution.list_devices()
+    options = (
+        *("--strategy", "jax", "--epochs", "1", "--batch-size", "16"),
+        *("--depth", "2", "--width", "4"),
+    )
+    weights = []
+    for used in (devices[:1], devices):
+        with (
+            mock.patch.object(
+                keras.distribution, "list_devices", lambda used=used: used
+            ),
+            contextlib.redirect_stdout(io.StringIO()) as printed,
+        ):
+            model = job.main(options)
+        keras.distribution.set_distribution(None)
+        assert f"{len(used)} devices" in printed.getvalue()
+        assert "sample_variance_decay" in printed.getvalue()
+        weights.append([array(weight) for weight in model.weights])
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    return len(weights)
+
+
 def save(path):
     keras.utils.set_random_seed(3)
     model = sequence_model()
@@ -336,6 +558,17 @@ def main(options):
         "`mup`, `with_multipliers`": check_optimizers,
         "all or no weights assigned": check_assignment_is_undone,
     }
+    if not MEASURED & set(REFUSED):
+        checks |= {
+            "`Meter`": check_meter,
+            "data of all kinds": check_data,
+            "`callbacks` in a fit": check_callbacks,
+            "examples/train_tpu.py": check_job,
+        }
+        if options.profiles:
+            checks["`measure`, as on TensorFlow"] = lambda: check_measure(
+                options.profiles
+            )
     if options.load:
         checks["a model saved by another backend"] = lambda: load(options.load)
     for name, check in checks.items():
@@ -348,4 +581,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--load")
     parser.add_argument("--save")
+    parser.add_argument("--profiles")
     main(parser.parse_args())

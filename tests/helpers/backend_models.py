@@ -1,0 +1,135 @@
+"""Models that every backend measures, with the same weights and data."""
+
+import keras
+import numpy as np
+
+import keras_initx as kx
+
+SAMPLES = 16
+COLUMNS = (
+    *("sample_variance", "squared_mean", "dead_fraction"),
+    *("saturated_fraction", "units"),
+)
+layers = keras.layers
+
+
+def shared():
+    x = inputs = keras.Input((12,))
+    layer = layers.Dense(12, "tanh")
+    return keras.Model(inputs, layers.Dense(5)(layer(layer(x))))
+
+
+def nested():
+    part = keras.Sequential([layers.Dense(6, "relu"), layers.Dense(12)])
+    x = inputs = keras.Input((12,))
+    x = layers.Add()([part(x), x])
+    x = layers.Activation("sigmoid")(x)
+    return keras.Model(inputs, [layers.Dense(3)(x), keras.ops.relu(part(x))])
+
+
+class Positions(layers.Layer):
+    """Adds what no sample reaches."""
+
+    def build(self, shape):
+        self.embedding = layers.Embedding(*shape[1:])
+        self.embedding.build((None,))
+
+    def call(self, x):
+        return x + self.embedding(keras.ops.arange(x.shape[1]))
+
+
+def attention():
+    x = inputs = keras.Input((6, 8))
+    x = Positions()(x)
+    x = layers.MultiHeadAttention(2, 4)(x, x)
+    x = layers.LayerNormalization()(x)
+    x = layers.Dense(8, "gelu")(x)
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def recurrent():
+    x = inputs = keras.Input((5, 4))
+    x = layers.LSTM(6, return_sequences=True)(x)
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(x)
+    x = layers.TimeDistributed(layers.Dense(4, "relu"))(x)
+    return keras.Model(inputs, layers.SimpleRNN(3)(x))
+
+
+def convolutional():
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Add()([x, layers.DepthwiseConv2D(3, padding="same")(x)])
+    x = layers.AveragePooling2D(2)(layers.ReLU()(x))
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+
+
+class Subclassed(keras.Model):
+    """Folds windows into the first axis, and uses no layer for a relu."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Dense(6)
+        self.second = layers.Dense(4)
+        self.third = layers.Dense(2)
+
+    def call(self, x):
+        x = keras.ops.relu(self.first(x))
+        windows = keras.ops.reshape(x, (-1, 2, 6))
+        x = keras.ops.reshape(self.second(windows), (-1, 2, 8))
+        return self.third(keras.ops.transpose(x, (1, 0, 2)))
+
+
+def wide():
+    """More units than are summed in one go."""
+    return keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(2500, "relu"),
+            layers.Dense(8),
+            kx.layers.BranchScale(constant=0.5),
+        ]
+    )
+
+
+# name: (how to make it, shape of a sample)
+MODELS = {
+    "shared": (shared, (12,)),
+    "nested": (nested, (12,)),
+    "attention": (attention, (6, 8)),
+    "recurrent": (recurrent, (5, 4)),
+    "convolutional": (convolutional, (8, 8, 3)),
+    "subclassed": (Subclassed, (4, 3)),
+    "wide": (wide, (16,)),
+}
+
+
+def made(name):
+    """Returns a model whose weights are the same on each backend, and data."""
+    make, shape = MODELS[name]
+    random = np.random.default_rng([len(name), *map(ord, name)])
+    x = random.normal(size=(SAMPLES, *shape)).astype("float32")
+    model = make()
+    model(keras.ops.convert_to_tensor(x[:2]))
+    for weight in model.weights:
+        value = random.normal(size=weight.shape) / np.sqrt(weight.shape[0] + 1)
+        if weight.path.endswith(("gamma", "variance")):
+            value = 1 + abs(value)
+        weight.assign(value)
+    return model, x
+
+
+def profiles():
+    """Returns the columns of all profiles, by name."""
+    columns = {}
+    for name in MODELS:
+        model, x = made(name)
+        # Where the mode makes a difference.
+        modes = (False, True) if name == "convolutional" else (False,)
+        for training in modes:
+            profile = kx.measure(model, x, training=training, batch_size=8)
+            key = f"{name}/{training}"
+            for column in COLUMNS:
+                columns[f"{key}/{column}"] = getattr(profile, column)
+            columns[f"{key}/notes"] = np.array(profile.notes)
+    return columns
