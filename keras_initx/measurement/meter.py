@@ -259,8 +259,11 @@ class Meter:
                     new, new_finite, states, new_sums = compiled.function(
                         placed.batch, states
                     )
-            except tf.errors.InvalidArgumentError as error:
-                raise outside_of_table(error) or error from None
+            except Exception as error:
+                found = outside_of_table(error)
+                if found is None:
+                    raise
+                raise found from None
             elsewhere = compiled.not_by_sample(new, samples_of(batch))
             if elsewhere:
                 self._look_up(structure, elsewhere, all_batches)
