@@ -184,17 +184,14 @@ class Case:
         """The measurement, None with the reason in `unmeasured`.
 
         A model whose weights cannot be predicted because they are paired is
-        measured on white noise if there are no data.
+        measured on white noise if there are no data. The gradient is measured
+        where it cannot be predicted.
         """
         data = self._noise() if self.data is None else self.data
         if data is None:
             return None
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return measure(
-                    self.model, data, training=self.by_batch, steps=self.steps
-                )
+            return self._measure(data, not self.gradient_is_known)
         except (ValueError, RuntimeError) as error:
             known = (_NONFINITE, *_MIXED)
             if isinstance(error, ValueError) and not str(error).startswith(
@@ -204,6 +201,22 @@ class Case:
             self.nonfinite = str(error).startswith(_NONFINITE)
             self.unmeasured = str(error)
         return None
+
+    def _measure(self, data: Any, gradient: bool) -> VarianceProfile:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return measure(
+                    self.model,
+                    data,
+                    training=self.by_batch,
+                    steps=self.steps,
+                    gradient=gradient,
+                )
+        except (ValueError, RuntimeError):
+            if not gradient:
+                raise
+        return self._measure(data, False)
 
     def _noise(self) -> Any:
         if not self.is_paired or self.graph is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
+import numpy as np
 
 from keras_initx.initialization.trained import trained_layers
 from keras_initx.inspection.checks import check_eager
@@ -257,17 +257,18 @@ def _unknown(case: Case) -> list[Finding]:
 
 def _not_seen(case: Case) -> list[str]:
     """What no rule could look at, in sentences."""
-    said: list[Any] = []
-    if case.predicted is None and case.measured is not None:
-        said.append(
-            "The gradient was not looked at, since the model cannot be "
-            f"predicted: {case.refusal}."
+    said: list[str] = []
+    measured = case.measured
+    if not case.gradient_is_known and (
+        measured is None or np.isnan(measured.gradient).all()
+    ):
+        why = (
+            "the model cannot be predicted"
+            if case.predicted is None
+            else "through Batch Normalization it depends on the number of "
+            "points in a batch, of which a prediction can take few"
         )
-    elif case.predicted is not None and not case.gradient_is_known:
-        said.append(
-            "The gradient was not looked at: it depends on the number of "
-            "points in a batch, of which a prediction can take few."
-        )
+        said.append(f"The gradient was not looked at: {why}.")
     if case.data is None:
         said.append(
             "Inputs, and dead and saturated units, were not measured: give "

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_initx as kx
 from keras_initx.recommendation.rules import RULES
@@ -225,7 +226,25 @@ def test_without_a_prediction_the_measurement_decides():
     assert findings[0].rule == "scale"
     assert findings[0].predicted is None
     assert findings[0].measured < 1e-4
-    assert "gradient" in findings.not_seen[0]
+    assert findings.not_seen == ()
+
+
+def test_a_gradient_that_cannot_be_predicted_is_measured():
+    class Raw(L.Layer):
+        def call(self, x):
+            return tf.math.sin(x)
+
+    layers = [keras.Input((16,)), Raw()]
+    for _ in range(6):
+        layers.append(
+            L.Dense(16, "tanh", kernel_initializer=networks.normal(0.05)())
+        )
+    model = keras.Sequential([*layers, L.Dense(3)])
+    findings = kx.recommend(model, NOISE[:, :16], ignore="scale")
+    gradient = next(f for f in findings if f.rule == "gradient")
+    # 16 var(W) = 0.04 for each of the five layers between.
+    assert 0.1 < gradient.measured / 0.04**5 < 10
+    assert gradient.predicted is None
 
 
 def test_a_signal_that_is_not_finite_is_found():

@@ -39,24 +39,28 @@ def growth_of_gradient(
 
 def gradient(case: Case) -> Reading | None:
     """The gradient grows or vanishes from the last to the first layer."""
-    if not case.gradient_is_known:
-        return None
-    predicted = growth_of_gradient(case, case.predicted)
-    if predicted is None:
+    predicted = None
+    if case.gradient_is_known:
+        predicted = growth_of_gradient(case, case.predicted)
+    measured = growth_of_gradient(case, case.measured)
+    if predicted is None and measured is None:
         return None
     low, high = GOOD_TOTAL
     candidates = lines.draws(case.activations)
     candidates.append(lines.initialize('"lecun_normal"'))
     candidates += [lines.SCALE_BRANCHES, lines.PAIRED]
+    if case.data is not None:
+        candidates.append("kx.calibrate(model, data)")
     candidates += [
         lines.then(line, lines.SCALE_BRANCHES)
         for line in lines.draws(case.activations)
     ]
     return Reading(
-        outside(predicted, None, low, high),
+        outside(predicted, measured, low, high),
         "mean square of the gradient at the first layer over the last "
         f"(good: {low:g} to {high:g})",
         predicted,
+        measured,
         why=(
             "Each layer multiplies the squared gradient by n' var(W) E phi'^2, "
             "with n' outputs, so that it grows or vanishes exponentially "
