@@ -122,7 +122,7 @@ def recommend(
         reading = RULES[name](case)
         if reading is not None and reading.found:
             found[name] = reading
-    mender = _Mender(case)
+    mender = _Mender(case, rules)
     findings: list[Finding] = []
     while found:
         name = next(iter(found))
@@ -147,8 +147,9 @@ def _chosen(ignore: Sequence[str]) -> list[str]:
 class _Mender:
     """Tries lines on copies of a model, each line once."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, rules: Sequence[str]):
         self.case = case
+        self.rules = rules
         self._after: dict[str, Case | None] = {}
         self._why_not = ""
 
@@ -157,38 +158,58 @@ class _Mender:
     ) -> tuple[Finding, set[str]]:
         """Returns the finding of a rule, and the rules that its line mends.
 
+        A line after which another rule finds something new is taken only if
+        there is no better one.
+
         Args:
             name: str. The rule.
             found: dict. All readings that are faults, by rule.
         """
         before = found[name]
+        second = None
         for line in before.lines:
             case = self._carried_out(line)
-            if case is None:
+            if case is None or self._finds(name, case):
                 continue
-            after = RULES[name](case)
-            if after is not None and after.found:
-                continue
-            gone = {other for other in found if self._is_gone(other, case)}
-            number, how = _number(after)
-            also = tuple(other for other in found if other in gone - {name})
-            finding = _finding(
-                name, before, line, number, how, also, before.note
-            )
-            return finding, gone | {name}
-        note = before.note
-        line = ""
+            new = [
+                other
+                for other in self.rules
+                if other not in found and self._finds(other, case)
+            ]
+            if not new:
+                return self._finding(name, found, line, case, before.note)
+            second = second or (line, case, new)
+        if second:
+            line, case, new = second
+            note = f"The line brings about another finding: {', '.join(new)}."
+            note = f"{note} {before.note}".strip()
+            return self._finding(name, found, line, case, note)
+        line, note = "", before.note
         if self._why_not:
             line = next(iter(before.lines), "")
             note = (
-                f"The line was not tried, since the model cannot be copied: "
+                "The line was not tried, since the model cannot be copied: "
                 f"{self._why_not}. {note}"
             ).strip()
         return _finding(name, before, line, None, "", (), note), {name}
 
-    def _is_gone(self, name: str, case: Case) -> bool:
+    def _finding(
+        self,
+        name: str,
+        found: dict[str, Reading],
+        line: str,
+        case: Case,
+        note: str,
+    ) -> tuple[Finding, set[str]]:
+        number, how = _number(RULES[name](case))
+        gone = [other for other in found if not self._finds(other, case)]
+        also = tuple(other for other in gone if other != name)
+        finding = _finding(name, found[name], line, number, how, also, note)
+        return finding, {*gone, name}
+
+    def _finds(self, name: str, case: Case) -> bool:
         reading = RULES[name](case)
-        return reading is None or not reading.found
+        return reading is not None and reading.found
 
     def _carried_out(self, line: str) -> Case | None:
         if line not in self._after:
