@@ -256,16 +256,22 @@ def _finding(
 
 
 def _unknown(case: Case) -> list[Finding]:
-    """A finding if nothing is known of the signal."""
-    if case.predicted is not None or case.measured is not None:
+    """A finding if nothing is known of the signal, or not of all of it."""
+    if case.measured is not None or case.nonfinite:
         return []
-    if case.nonfinite:
-        return []
+    where = WHOLE
     reasons = [text for text in (case.refusal, case.unmeasured) if text]
+    if case.predicted is not None:
+        (unknown,) = np.nonzero(np.isnan(case.predicted.total))
+        if not len(unknown):
+            return []
+        first = int(unknown[0])
+        where = f"the layers from {case.predicted.layers[first]!r} on"
+        reasons = [case.predicted.notes[first]]
     return [
         Finding(
             "unknown",
-            WHOLE,
+            where,
             "signal and gradient",
             None,
             None,

@@ -229,6 +229,15 @@ def test_what_is_not_known_is_no_health():
         kx.testing.assert_healthy(model)
 
 
+def test_an_unstable_signal_is_not_known_without_data():
+    gain = 2.35172**0.5 / networks.WIDTH**0.5
+    model = networks.chain(45, "gelu", networks.normal(gain))
+    findings = kx.recommend(model, ignore=["width", "sample fraction"])
+    assert findings[0].rule == "unknown"
+    assert findings[0].where.startswith("the layers from 'dense")
+    assert "error of 1%" in findings[0].why
+
+
 def test_without_a_prediction_the_measurement_decides():
     inputs = keras.Input((4,))
     x = Raw()(inputs)

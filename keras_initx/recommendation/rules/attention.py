@@ -65,7 +65,8 @@ def _scores(case: Case, profile: Any) -> list[tuple[str, float]]:
         keys = float(profile.units[j]) / width
         if keys > 1:
             variance = float(profile.total[i] * profile.total[j])
-            found.append((whole, variance / (2 * math.log(keys))))
+            if not math.isnan(variance):
+                found.append((whole, variance / (2 * math.log(keys))))
     return found
 
 

@@ -38,9 +38,11 @@ def drift(case: Case, profile: VarianceProfile | None) -> float | None:
     if not rows:
         return None
     total = profile.total
-    ends = [len(total) - 1]
-    if len(total) - rows[0] > 2:
-        ends.append(len(total) - 2)
+    # `predict` does not know the last rows of an unstable network.
+    known = np.flatnonzero(~np.isnan(total))
+    ends = [known[-1]]
+    if known[-1] - rows[0] > 1:
+        ends.append(known[-2])
     ratios = [ratio(total[i], total[rows[0]]) for i in ends]
     return min(ratios, key=lambda r: abs(math.log(r)) if r > 0 else math.inf)
 
@@ -169,11 +171,13 @@ def sample_fraction(case: Case) -> Reading | None:
         if profile is None or not case.kept(profile):
             values.append(None)
             continue
-        # A head of zeros has no fraction, and is no fault.
-        fraction = profile.sample_fraction[profile.total > 0]
+        fraction, total = profile.sample_fraction, profile.total
         if how == "predicted" and case.data is None:
             # White noise has no mean over positions, and pooling leaves none.
-            fraction = fraction[: _before_pooling(case) + 1]
+            end = _before_pooling(case) + 1
+            fraction, total = fraction[:end], total[:end]
+        # A head of zeros has no fraction, and is no fault.
+        fraction = fraction[total > 0]
         if not len(fraction):
             values.append(None)
             continue
@@ -236,9 +240,9 @@ def small_before_normalization(case: Case) -> Reading | None:
     if not norms or smallest > 20 * max(one.epsilon for one in norms):
         return None
     profile = case.predicted_at(norms)
-    if profile is None:
+    if profile is None or np.isnan(profile.total).all():
         return None
-    worst = int(np.argmin(profile.total))
+    worst = int(np.nanargmin(profile.total))
     names = [
         case.view.name(one)
         for one in layers

@@ -86,6 +86,8 @@ def slope(activation: Any, variance: float) -> float | None:
     """
     if activation is None or saturation_bounds(activation) is None:
         return None
+    if math.isnan(variance):
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
