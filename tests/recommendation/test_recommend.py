@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.recommendation import case
 from keras_initx.recommendation.rules import RULES
 from tests.recommendation import networks
 
@@ -229,13 +230,25 @@ def test_what_is_not_known_is_no_health():
         kx.testing.assert_healthy(model)
 
 
-def test_an_unstable_signal_is_not_known_without_data():
-    gain = 2.35172**0.5 / networks.WIDTH**0.5
-    model = networks.chain(45, "gelu", networks.normal(gain))
-    findings = kx.recommend(model, ignore=["width", "sample fraction"])
-    assert findings[0].rule == "unknown"
-    assert findings[0].where.startswith("the layers from 'dense")
-    assert "error of 1%" in findings[0].why
+def test_a_signal_that_is_known_in_part_is_not_known(monkeypatch):
+    model = networks.chain(3, "gelu", "lecun_normal")
+    names = [layer.name for layer in model.layers]
+    nan = np.nan
+    part = kx.Prediction(
+        names,
+        [1.0, 0.9, nan, nan],
+        [0.0, 0.1, nan, nan],
+        [8] * 4,
+        gradient=[nan, nan, 1.0, 1.0],
+        notes=["", "", "an error grows", ""],
+    )
+    monkeypatch.setattr(case, "predict", lambda *args, **options: part)
+    (finding,) = kx.recommend(model)
+    assert finding.rule == "unknown"
+    assert finding.where == f"the layers from {names[2]!r} on"
+    assert "an error grows" in finding.why
+    # What is measured is known.
+    assert not kx.recommend(model, NOISE)
 
 
 def test_without_a_prediction_the_measurement_decides():
