@@ -34,6 +34,15 @@ _COLUMNS = {
 Rule = Callable[[MupWeight, Any], float]
 
 
+def inner_of(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
+    """The optimizer inside of a LossScaleOptimizer, or the optimizer itself."""
+    if type(optimizer) is keras.optimizers.LossScaleOptimizer:
+        return optimizer.inner_optimizer
+    return optimizer
+
+
 def rate_rule(
     optimizer: keras.optimizers.Optimizer, variables: list[Any]
 ) -> Rule:
@@ -46,8 +55,7 @@ def rate_rule(
     Raises:
         ValueError: If muP has no rule for the optimizer.
     """
-    if type(optimizer) is keras.optimizers.LossScaleOptimizer:
-        optimizer = optimizer.inner_optimizer
+    optimizer = inner_of(optimizer)
     name = check_known(optimizer).__name__
     if name in _COLUMNS:
         return lambda row, _: getattr(row, _COLUMNS[name])

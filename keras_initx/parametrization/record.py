@@ -11,7 +11,7 @@ from keras_initx.initialization.factors import factor_of
 from keras_initx.optimizers.multipliers import Row, path_of
 from keras_initx.optimizers.with_multipliers import with_rows
 from keras_initx.parametrization.mup_weight import MupWeight
-from keras_initx.parametrization.optimizer_rules import rate_rule
+from keras_initx.parametrization.optimizer_rules import inner_of, rate_rule
 from keras_initx.profile import display
 
 FUNCTION = "mup"
@@ -107,7 +107,7 @@ class Mup:
         optimizer = keras.optimizers.get(optimizer)
         trained = self.model.trainable_variables
         rule = rate_rule(optimizer, trained)
-        is_sgd = isinstance(optimizer, keras.optimizers.SGD)
+        is_sgd = isinstance(inner_of(optimizer), keras.optimizers.SGD)
         known = {}
         for row, variable in zip(self.rows, self.variables, strict=True):
             if not row.skipped and factor_of(variable, FUNCTION) is None:

@@ -129,6 +129,15 @@ def test_every_layer_trains_copies_as_the_base(build, name, float64):
     assert_same_after_training(build, make, TOKENS, Y, 1e-9, steps=3)
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_scaled_loss_trains_copies_as_the_base(name, float64):
+    def make():
+        inner = getattr(keras.optimizers, name)(**OPTIMIZERS[name])
+        return keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
+
+    assert_same_after_training(dense, make, X, Y, 1e-9)
+
+
 def test_muon_without_its_factor_of_the_longer_side():
     def make():
         return keras.optimizers.Muon(0.3, rms_rate=None)
