@@ -41,6 +41,7 @@ bench: $(VENV)/bench.done
 	$(BIN)/python benchmarks/measure.py --first
 	$(BIN)/python benchmarks/measure.py --shares
 	$(BIN)/python benchmarks/measure.py --gradient
+	$(BIN)/python benchmarks/backends.py
 	$(BIN)/python benchmarks/heavy_tails.py
 	$(BIN)/python benchmarks/stable_density.py
 	$(BIN)/python benchmarks/fractional_moments.py
