@@ -499,6 +499,7 @@ def test_labels_are_refused_as_inputs(rng):
         kx.calibrate(dense_net(2, 8), (x, x))
 
 
+@pytest.mark.slow
 def test_a_call_inside_a_function_is_refused():
     model = dense_net(1, 4)
 

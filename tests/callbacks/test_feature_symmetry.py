@@ -246,6 +246,7 @@ def test_dropout_breaks_the_symmetry_at_the_second_step(xy, tmp_path):
     assert tags["feature_spread/two", 6] == symmetry.spread[-1, 1]
 
 
+@pytest.mark.slow
 def test_noise_breaks_the_symmetry_before_the_first_step(xy):
     symmetry = FeatureSymmetry(verbose=0)
     fit(small(noise=0.01), xy, symmetry, initial_epoch=1)

@@ -262,6 +262,7 @@ def test_report_takes_an_initializer_by_its_registered_name(tmp_path, capsys):
 
 
 # Keras's conversion of tensors to NumPy, which Python hides by default.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 def test_check_exits_by_what_it_finds(tmp_path, capsys):
     layers = [keras.layers.Dense(8, "relu") for _ in range(20)]
@@ -578,6 +579,7 @@ def test_results_are_printed_if_the_disk_is_full(tmp_path, monkeypatch, capsys):
     assert "layer_3 " in out and "The last sample fraction: good" in out
 
 
+@pytest.mark.slow
 def test_report_prints_in_ascii_where_the_terminal_has_no_more(
     tmp_path, monkeypatch
 ):

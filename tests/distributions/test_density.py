@@ -83,6 +83,7 @@ def test_error_against_reference_table(reference, function, column):
     assert (error <= np.maximum(ABSOLUTE, RELATIVE * expected)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "column"), TABLE_COLUMNS)
 def test_error_of_logarithm_against_reference_table(
     reference, function, column
@@ -239,6 +240,7 @@ def test_small_stability_against_reference_table(function, column):
     assert kept.sum() > 80
 
 
+@pytest.mark.slow
 def test_density_at_the_center_of_a_small_stability():
     """It is Gamma(1 + 1/a) cos(t) cos(a t)^(1/a) / pi with tan(a t) = b T."""
     skewness = np.array([[0.0], [0.3], [-0.9]])
@@ -264,6 +266,7 @@ def test_density_at_the_center_of_a_small_stability():
     )
 
 
+@pytest.mark.slow
 def test_small_stability_continues_the_other_integral():
     """The integral along the path is used from a stability of 0.3 on."""
     z = np.array([-1e60, -40.0, -0.6, 0.0, 1e-3, 0.2, 3.0, 1e9, 1e300])
@@ -410,6 +413,7 @@ def published_again():
     return np.split(quantile(p, *parameters).numpy(), ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "index", range(len(PUBLISHED)), ids=lambda i: str(PUBLISHED[i][0])
 )
@@ -456,6 +460,7 @@ def test_median_without_skewness_is_zero():
     assert (np.abs(quantile(np.full(6, 0.5), SMALL, 0.0)) < 1e-16).all()
 
 
+@pytest.mark.slow
 def test_roots_take_few_evaluations(monkeypatch, rng):
     """One of them is a value of cdf: so time is measured without a clock."""
     counts = []

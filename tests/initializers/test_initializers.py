@@ -411,6 +411,7 @@ class OneOfEach(keras.Model):
 
 
 # The test calls the model's initializers once more.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*called a second time")
 def test_lazily_built_model_fits(rng):
     """One model has all rows, so that it is traced once."""
@@ -632,6 +633,7 @@ def test_changing_a_config_does_not_change_the_initializer(row, seed):
     np.testing.assert_array_equal(made((4, 4)), before)
 
 
+@pytest.mark.slow
 @rows
 def test_calls_depend_on_config_shape_and_dtype_only(row, seed):
     made, twin = row.make(seed=seed), row.make(seed=seed)

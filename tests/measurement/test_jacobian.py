@@ -91,6 +91,7 @@ def numbers(shape, rng, samples=3):
     return rng.normal(size=(samples, *shape)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "way"),
     [

@@ -509,6 +509,7 @@ def test_a_normalization_that_was_adapted_again_is_seen(rng):
     np.testing.assert_allclose(before / after, 100, 1e-4)
 
 
+@pytest.mark.slow
 def test_threads_may_measure_one_model(rng):
     model = he_net(5, 6)
     x = rng.normal(size=(30, 5)).astype("float32")

@@ -203,6 +203,7 @@ def test_building_a_model_takes_no_names_of_layers():
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_random_numbers_drawn_later_are_what_they_would_have_been(traces):
     without, after = traces["numbers"]
     assert without == after
@@ -233,6 +234,7 @@ def test_a_function_that_selects_layers_is_freed():
     assert [reference() for reference in references] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_meter_that_was_dropped_frees_its_pass_but_not_the_model():
     model = net()
     kx.measure(model, X)

@@ -305,6 +305,7 @@ def adam(rate=0.01):
     return keras.optimizers.Adam(rate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "options", "relative"),
     [

@@ -141,6 +141,7 @@ def sgd():
     return keras.optimizers.SGD(0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "repeats", "row"), [(adam, 1, "last"), (sgd, 4, "second")]
 )
@@ -162,6 +163,7 @@ def test_dense_networks(optimizer, repeats, row, seed):
     assert check.passes
 
 
+@pytest.mark.slow
 def test_transformers(seed):
     """In six seeds, no slope in muP was above 0.1, with a deviation of 0.04.
 
@@ -237,6 +239,7 @@ def test_the_numbers_are_those_of_the_layers():
                 )
 
 
+@pytest.mark.slow
 def test_data_of_all_kinds_and_repeats():
     def build(width):
         keras.utils.set_random_seed(width)
@@ -261,6 +264,7 @@ def test_data_of_all_kinds_and_repeats():
     np.testing.assert_allclose(few.change[:, 1], checks[0].change[:, 1, 2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -120,6 +120,7 @@ def test_every_optimizer_trains_copies_as_the_base(name, float64):
     assert_same_after_training(lambda n: dense(n, depth), make, X, Y, rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 @pytest.mark.parametrize("build", [layers_of_many_kinds, more_heads])
 def test_every_layer_trains_copies_as_the_base(build, name, float64):
@@ -145,6 +146,7 @@ def test_muon_without_its_factor_of_the_longer_side():
     assert_same_after_training(dense, make, X, Y, 1e-4)
 
 
+@pytest.mark.slow
 def test_copies_survive_fit_and_a_file(tmp_path, float64):
     """XLA, a schedule, accumulation, averages, decay, a scaled loss."""
 

@@ -83,6 +83,7 @@ def branches(inputs):
     return dense()(L.Concatenate()(ends))
 
 
+@pytest.mark.slow
 def test_graphs_of_dense_layers(pytestconfig):
     rng = np.random.default_rng(pytestconfig.seed)
     x = rng.normal(size=(3, 16)) + 0.5 * rng.normal(size=(1, 16))
@@ -130,6 +131,7 @@ def windows(inputs):
     return dense(units=64)(L.Concatenate()(pooled))
 
 
+@pytest.mark.slow
 def test_windows(pytestconfig):
     rng = np.random.default_rng(pytestconfig.seed)
     x = rng.normal(size=(2, 4, 4, 3)) + rng.normal(size=(1, 1, 1, 3))
@@ -155,6 +157,7 @@ def sequence(tokens):
     return dense()(L.Concatenate()([first, means]))
 
 
+@pytest.mark.slow
 def test_sequences(pytestconfig):
     rng = np.random.default_rng(pytestconfig.seed)
     tokens = rng.integers(0, 20, (3, 9))
@@ -167,6 +170,7 @@ def test_sequences(pytestconfig):
     assert found["places/p"].sample_variance == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention(causal, pytestconfig):
     rng = np.random.default_rng(pytestconfig.seed)
@@ -185,6 +189,7 @@ def test_attention(causal, pytestconfig):
         kx.predict(model, tokens, width="actual", networks=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["batch", "dropout"])
 def test_training_mode(kind, pytestconfig):
     rng = np.random.default_rng(pytestconfig.seed)

@@ -120,6 +120,7 @@ def relu_chain(width, depth=50):
     return keras.Sequential([keras.Input((width,)), *layers])
 
 
+@pytest.mark.slow
 def test_deep_narrow_relu_networks():
     """The root of m^2 / v^2 at layer 49 is that of networks, not of the limit.
 
@@ -145,6 +146,7 @@ def test_deep_narrow_relu_networks():
     assert limit == pytest.approx(8.87, abs=0.01)
 
 
+@pytest.mark.slow
 def test_wide_networks_are_the_limit():
     inputs = keras.Input((8,))
     x = dense(4000)(inputs)

@@ -112,6 +112,7 @@ def recurrent(tokens):
     return L.Dense(WIDTH, kernel_initializer=scaled(1.0))(L.Concatenate()(ends))
 
 
+@pytest.mark.slow
 def test_recurrent_layers(pytestconfig):
     rng = np.random.default_rng(pytestconfig.seed)
     tokens = rng.integers(1, 6, (SAMPLES, TIME))
@@ -150,6 +151,7 @@ class Convolved(keras.Model):
         return self.last(self.dropped(x, training=training))
 
 
+@pytest.mark.slow
 def test_convolutions_and_dropout(pytestconfig):
     rng = np.random.default_rng(pytestconfig.seed)
     x = rng.normal(size=(SAMPLES, TIME, 5, 8)) + rng.normal(size=(5, 8))
@@ -199,6 +201,7 @@ def test_weights_that_are_correlated_over_depth(kind, weights):
             kx.predict(model, weights="initial", width="actual", networks=2)
 
 
+@pytest.mark.slow
 def test_recurrent_layers_of_their_own_width():
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
     layers = [

@@ -251,6 +251,7 @@ def test_a_signal_that_is_known_in_part_is_not_known(monkeypatch):
     assert not kx.recommend(model, NOISE)
 
 
+@pytest.mark.slow
 def test_without_a_prediction_the_measurement_decides():
     inputs = keras.Input((4,))
     x = Raw()(inputs)
@@ -277,6 +278,7 @@ def test_a_gradient_that_cannot_be_predicted_is_measured():
     assert gradient.predicted is None
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_not_finite_is_found():
     model = networks.chain(4, "relu", networks.normal(1e12))
     findings = kx.recommend(model, NOISE)
@@ -317,6 +319,7 @@ def test_ignored_rules_and_healthy_models():
         kx.testing.assert_healthy(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16"])
 def test_mixed_precision(policy):
     model = networks.chain(15, "relu", "glorot_uniform", dtype=policy)

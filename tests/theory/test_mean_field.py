@@ -409,6 +409,7 @@ def test_limits():
     )
 
 
+@pytest.mark.slow
 @given(
     rho=st.floats(-1, 1),
     slope=st.floats(-1e3, 1e3),

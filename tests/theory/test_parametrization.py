@@ -66,6 +66,7 @@ def first_steps(parametrization, width, nets, rng):
     return np.mean(changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [2, 3, 5])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_step_grows_as_the_exponent_says(name, layers, rng):
@@ -100,6 +101,7 @@ def test_exponents_of_the_first_step(name, exponents):
     assert actual == exponents
 
 
+@pytest.mark.slow
 def test_integrable_networks_of_more_than_four_layers_do_not_start(rng):
     for layers, factor in ((5, 1 / 16), (6, 1 / 64)):
         parametrization = abc_parametrization("integrable", layers)

@@ -341,6 +341,7 @@ def test_scaling_of_fractional_weights(hurst, rng):
     assert result.limit == ("sde" if hurst == 0.5 else "neither")
 
 
+@pytest.mark.slow
 def test_scaling_of_smooth_and_tied_weights(rng):
     nets = [
         smooth_process(depth).sample(2000, rng) * depth**-0.3
