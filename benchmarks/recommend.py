@@ -39,7 +39,7 @@ def row(name: str, weights: str, model: keras.Model) -> str:
         else f"{f.rule}: {f.why}"
         for f in findings
     )
-    seen = " ".join(findings.not_seen[:-1])
+    seen = " ".join(findings.not_seen)
     cells = [name, weights, found or "nothing", seen, f"{seconds:.0f}"]
     return f"| {' | '.join(cells)} |"
 

@@ -265,6 +265,18 @@ class Case:
         ]
         return normalized, count
 
+    @property
+    def is_noise_of_positions(self) -> bool:
+        """Whether the prediction is for images or sequences of white noise.
+
+        Each pooling makes these more alike, which data are not.
+        """
+        return (
+            self.data is None
+            and self.predicted is not None
+            and bool(np.isfinite(self.predicted.position_correlation).any())
+        )
+
     def is_row_of_signal(self, row: str) -> bool:
         """Whether a row is a signal, and not a table of an embedding."""
         return not isinstance(self.layer(row), keras.layers.Embedding)

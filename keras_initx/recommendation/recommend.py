@@ -296,6 +296,11 @@ def _not_seen(case: Case) -> list[str]:
             "points in a batch, of which a prediction can take few"
         )
         said.append(f"The gradient was not looked at: {why}.")
+    if case.is_noise_of_positions:
+        said.append(
+            "The share of the signal that differs between samples was not "
+            "judged, since pooling makes white noise alike: give data."
+        )
     if case.data is None:
         said.append(
             "Inputs, and dead and saturated units, were not measured: give "

@@ -214,6 +214,25 @@ class Raw(L.Layer):
         return tf.math.sin(x)
 
 
+def test_images_of_white_noise_are_not_said_to_become_alike():
+    layers = [keras.Input((8, 8, 4))]
+    for _ in range(3):
+        for _ in range(2):
+            layers.append(
+                L.Conv2D(
+                    8,
+                    3,
+                    padding="same",
+                    activation="relu",
+                    kernel_initializer="he_normal",
+                )
+            )
+        layers.append(L.MaxPooling2D())
+    findings = kx.recommend(keras.Sequential([*layers, L.Flatten()]))
+    assert not findings
+    assert "white noise" in findings.not_seen[0]
+
+
 def test_tokens_that_become_alike_are_found():
     model = networks.transformer(blocks=2, skips=False)
     (finding,) = kx.recommend(model, TOKENS)

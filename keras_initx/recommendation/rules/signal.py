@@ -172,10 +172,9 @@ def sample_fraction(case: Case) -> Reading | None:
             values.append(None)
             continue
         fraction, total = profile.sample_fraction, profile.total
-        if how == "predicted" and case.data is None:
-            # White noise has no mean over positions, and pooling leaves none.
-            end = _before_pooling(case) + 1
-            fraction, total = fraction[:end], total[:end]
+        if how == "predicted" and case.is_noise_of_positions:
+            fraction = fraction[:0]
+            total = total[:0]
         # A head of zeros has no fraction, and is no fault.
         fraction = fraction[total > 0]
         if not len(fraction):
@@ -208,14 +207,6 @@ def sample_fraction(case: Case) -> Reading | None:
         lines=candidates,
         note="Fewer layers, residual branches or normalization help too.",
     )
-
-
-def _before_pooling(case: Case) -> int:
-    """The last predicted row with several positions, the last one of none."""
-    assert case.predicted is not None
-    known = np.isfinite(case.predicted.position_correlation)
-    rows = np.flatnonzero(known)
-    return int(rows[-1]) if len(rows) else len(known) - 1
 
 
 def small_before_normalization(case: Case) -> Reading | None:
