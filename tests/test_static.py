@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 import keras_initx as kx
+from keras_initx.backend import tensorflow_passes
 from keras_initx.inspection.selection import selectors
-from keras_initx.measurement import moments
 from keras_initx.measurement.forward import forward_pass
 from tests.helpers import tables
 
@@ -102,7 +102,7 @@ def model_of(policy):
 def test_the_measuring_pass_is_compiled_whole(training, on, rng, monkeypatch):
     if on == "an accelerator":
         # It reduces a signal at once, not in parts.
-        monkeypatch.setattr(moments, "_rows_at_once", lambda: None)
+        monkeypatch.setattr(tensorflow_passes, "_rows_at_once", lambda: None)
     model = model_of("float32")
     x = tf.constant(rng.normal(size=(16, 8, 8, 2)).astype(np.float32))
 

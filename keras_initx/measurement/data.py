@@ -448,7 +448,7 @@ def _check_samples(arrays: Any) -> int:
     Raises:
         ValueError: If it is not equal, or 0.
     """
-    counts = {len(a) for a in arrays_of(arrays)}
+    counts = {a.shape[0] for a in arrays_of(arrays)}
     if len(counts) > 1:
         raise ValueError(
             "All arrays of data must hold equally many samples. "

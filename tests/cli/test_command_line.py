@@ -507,7 +507,7 @@ def files(tmp_path_factory):
         ("report --model @embedding.keras", "data=digits of shape (1797, 64)"),
         (
             "report --model @embedding.keras --data @ids.npy",
-            "= 10 is not in [0, 10) at",
+            "from 0 to 9. Received: 10 in data",
         ),
         ("report --data @nowhere.npy", "must be a file"),
         ("report --data @wite.npy", "Did you mean 'wide.npy'"),
