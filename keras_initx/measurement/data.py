@@ -267,12 +267,10 @@ def _explains_shapes(model: keras.Model, batch: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        arrays = arrays_of(batch)
         # What the replicas of a strategy take is described together.
-        if not all(hasattr(x, "shape") for x in arrays):
+        if not all(hasattr(x, "shape") for x in arrays_of(batch)):
             raise
-        given = [tuple(x.shape) for x in arrays]
-        taken = [tuple(x.shape) for x in arrays_of(_inputs_of(model))]
+        given, taken = _shapes(batch), _shapes(_inputs_of(model))
         if len(given) != len(taken) or all(map(_fits, given, taken)):
             raise
         raise ValueError(
@@ -280,6 +278,33 @@ def _explains_shapes(model: keras.Model, batch: Any) -> Iterator[None]:
             f"along the first axis. Received: data of shape {_listed(given)}, "
             f"where model {model.name!r} takes {_listed(taken)}"
         ) from error
+
+
+def check_taken(model: keras.Model, arrays: Any) -> None:
+    """Refuses data that a model does not take, as a pass over them would.
+
+    A model takes data of the shapes of its inputs. With data of other shapes,
+    or if only its `call` knows them, it is called on one sample, without a
+    change of its state.
+
+    Args:
+        model: keras.Model. A built model.
+        arrays: Structure of NumPy arrays.
+
+    Raises:
+        ValueError: As `taken_as_inputs`. What else the model raises passes.
+    """
+    given, taken = _shapes(arrays), _shapes(_inputs_of(model))
+    if len(given) == len(taken) and all(map(_fits, given, taken)):
+        return
+    size = fixed_size(model) or 1
+    with taken_as_inputs(model, arrays), keras.StatelessScope():
+        model(map_arrays(lambda a: np.repeat(a[:1], size, axis=0), arrays))
+
+
+def _shapes(structure: Any) -> list[tuple[int | None, ...]]:
+    """The shapes of the arrays in a structure."""
+    return [tuple(x.shape) for x in arrays_of(structure)]
 
 
 def _inputs_of(model: keras.Model) -> Any:

@@ -22,6 +22,7 @@ from keras_initx.measurement.data import (
     arrays_of,
     batches,
     build,
+    check_taken,
     map_arrays,
 )
 from keras_initx.prediction.engine import Engine
@@ -36,7 +37,7 @@ from keras_initx.prediction.propagation import (
 from keras_initx.prediction.record import Prediction
 from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
 from keras_initx.prediction.walk import Walk
-from keras_initx.prediction.weights import Source
+from keras_initx.prediction.weights import Source, has_paired_halves
 from keras_initx.prediction.wide import WideEngine
 from keras_initx.validation import (
     check_backend,
@@ -102,8 +103,8 @@ def predict(
     and a note says why.
 
     A layer that has no formula is refused by name, with the reason. Among
-    these are heavy-tailed and constructed weights, matrix products of two
-    signals other than attention, dropout of attention scores, and a softmax
+    these are heavy-tailed, paired and constructed weights, matrix products of
+    two signals other than attention, dropout of attention scores, and a softmax
     whose output is used.
 
     Args:
@@ -139,7 +140,8 @@ def predict(
     Raises:
         ValueError: If a layer cannot be predicted, which is named with the
             reason; if `layers` selects no layer; if the model is not built, or
-            its inputs have no fixed shape, and there are no data.
+            its inputs have no fixed shape, and there are no data; if the model
+            does not take data of that shape.
         RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
@@ -346,14 +348,23 @@ def _run(
 
 
 def _check_model(model: Any, weights: str) -> None:
-    """Refuses trained weights, whose values are no independent draws.
+    """Refuses weights whose present values are no independent draws.
 
     Raises:
-        ValueError: If a part of the model has been trained.
+        ValueError: If a part of the model has been trained, or has weights in
+            pairs.
     """
     view = inspect_model(model)
     if weights == "initial":
         return
+    for weight in view.weights:
+        if weight.role == "kernel" and has_paired_halves(weight.variable):
+            raise ValueError(
+                "Weights in pairs, as kx.paired makes them, are no "
+                "independent draws and cannot be predicted: measure them. "
+                f"Received: layer {weight.layer_name or weight.layer.name!r} "
+                f"of model {model.name!r}"
+            )
     for layer in view.layers:
         optimizer = getattr(layer, "optimizer", None)
         if optimizer is None:
@@ -373,6 +384,10 @@ def _samples_of_data(
     """Returns evenly spaced samples of the data as arrays, None without data.
 
     From data that are no arrays the first batch is taken.
+
+    Raises:
+        ValueError: If there are fewer than two samples, or if the model does
+            not take them.
     """
     if data is None:
         return None
@@ -389,6 +404,9 @@ def _samples_of_data(
     size = len(arrays_of(arrays)[0])
     if size < 2:
         refuse("data must hold at least two samples.", data=data)
+    # The rules of layers do not compare the size of a signal with that of the
+    # weights.
+    check_taken(model, arrays)
     count = min(size, samples or 8)
     index = np.linspace(0, size - 1, count).astype(int)
     return map_arrays(lambda a: a[index], arrays)

@@ -12,6 +12,7 @@ import numpy as np
 from keras_initx.initializers.alpha_stable import AlphaStable
 from keras_initx.initializers.base import FanInInitializer, compute_fans
 from keras_initx.initializers.depth_process import DepthWeights
+from keras_initx.initializers.paired import Paired
 from keras_initx.initializers.scaled import Scaled
 from keras_initx.prediction.refusals import Unpredictable
 from keras_initx.theory.residual.depth_processes import (
@@ -229,11 +230,38 @@ def depth_process(
     return Process(name, initializer.index, row)
 
 
+def has_paired_halves(variable: Any, signs: Sequence[int] = (-1, 1)) -> bool:
+    """Returns whether half of a weight is the other half times a sign.
+
+    `Paired` makes such kernels. Draws of a continuous distribution have no
+    equal values.
+
+    Args:
+        variable: keras.Variable. The weight.
+        signs: Sequence of int. Of 1 and -1, those to look for. Defaults to
+            both.
+    """
+    values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+    for axis in range(values.ndim):
+        # A few values of 16 bits may be equal by chance.
+        if values.shape[axis] % 2 or values.size < 16:
+            continue
+        left, right = np.split(values, 2, axis=axis)
+        for sign in signs:
+            # The first values tell of most kernels that they are no pairs.
+            if left.flat[0] == sign * right.flat[0] and np.array_equal(
+                left, sign * right
+            ):
+                return bool(np.ptp(left))
+    return False
+
+
 def _check_kind(initializer: Any) -> None:
     """Refuses initializers whose weights have no limit of wide layers here.
 
     Raises:
-        Unpredictable: If the weights have an infinite variance.
+        Unpredictable: If the weights have an infinite variance, or come in
+            pairs.
     """
     while isinstance(initializer, Scaled):
         initializer = initializer.initializer
@@ -241,4 +269,10 @@ def _check_kind(initializer: Any) -> None:
         raise Unpredictable(
             "its weights have an infinite variance; use "
             "theory.stable_scale_recursion"
+        )
+    if isinstance(initializer, Paired) and (
+        initializer.inputs or initializer.outputs
+    ):
+        raise Unpredictable(
+            "its weights come in pairs, which are not independent"
         )

@@ -17,6 +17,7 @@ from keras_initx.inspection.traversal import ModelView, inspect_model
 from keras_initx.measurement.measure import measure
 from keras_initx.prediction.predict import predict
 from keras_initx.prediction.record import Prediction
+from keras_initx.prediction.weights import has_paired_halves
 from keras_initx.profile import VarianceProfile
 
 # How many samples a prediction takes of the data, and a measurement of white
@@ -126,13 +127,11 @@ class Case:
 
         Such weights are not independent, and cannot be predicted.
         """
-        for weight in self.view.weights:
-            if weight.role == "kernel" and weight.variable.shape[-1] % 2 == 0:
-                values = entries(weight.variable)
-                left, right = np.split(values, 2, axis=-1)
-                if left.any() and np.array_equal(left, -right):
-                    return True
-        return False
+        return any(
+            weight.role == "kernel"
+            and has_paired_halves(weight.variable, signs=(-1,))
+            for weight in self.view.weights
+        )
 
     # ---- its signal ---------------------------------------------------------
 

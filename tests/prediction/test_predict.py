@@ -331,6 +331,15 @@ def test_an_activation_with_kinks_that_nobody_named():
     assert found.total[1] == pytest.approx(moment, rel=1e-9)
 
 
+def initialized(initializer, *layers):
+    first = dense(16, name="first", activation="relu")
+    model = keras.Sequential([keras.Input((16,)), first, *layers, dense(16)])
+    if initializer is kx.paired:
+        initializer = kx.paired(model)
+    kx.initialize(model, initializer, seed=0)
+    return model
+
+
 REFUSED = {
     "softmax": (
         lambda: keras.Sequential(
@@ -346,6 +355,15 @@ REFUSED = {
             ]
         ),
         "stable_scale_recursion",
+    ),
+    "paired initializer": (
+        lambda: keras.Sequential(
+            [
+                keras.Input((2,)),
+                dense(kernel_initializer=kx.initializers.Paired(outputs=-1)),
+            ]
+        ),
+        "in pairs, which are not independent",
     ),
     "identity": (
         lambda: keras.Sequential(
@@ -373,6 +391,18 @@ REFUSED = {
     "tokens": (
         lambda: keras.Sequential([keras.Input((5,)), L.Embedding(4, 3)]),
         "pass data",
+    ),
+    "pairs": (
+        lambda: initialized(kx.paired, dense(16, activation="relu")),
+        "measure them.*'first'",
+    ),
+    "paired inputs": (
+        lambda: initialized(kx.initializers.Paired("he_normal", inputs=-1)),
+        "in pairs.*'first'",
+    ),
+    "paired outputs": (
+        lambda: initialized(kx.initializers.Paired("he_normal", outputs=1)),
+        "in pairs.*'first'",
     ),
     "tensorflow": (
         lambda: keras.Sequential(
@@ -425,6 +455,71 @@ def test_refused(name):
 def test_arguments_that_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         kx.predict(MODELS["sequential"](), **kwargs)
+
+
+def encoder(x):
+    return L.MultiHeadAttention(2, 3)(x, x)
+
+
+# For each model, shapes of samples that it does not take.
+WRONG_SHAPES = {
+    "dense": (lambda: images(L.Flatten(), dense()), [(5, 4, 4)]),
+    "convolution": (lambda: images(L.Conv2D(2, 3)), [(4, 4, 3), (4, 4)]),
+    "depthwise": (lambda: images(L.DepthwiseConv2D(3)), [(4, 4, 2)]),
+    "normalized": (
+        lambda: functional(lambda x: dense()(L.LayerNormalization()(x)), 4),
+        [(5,), (3, 4)],
+    ),
+    "attention": (lambda: functional(encoder, 5, 4), [(5, 6), (4,)]),
+    "recurrent": (lambda: functional(L.LSTM(3), 5, 4), [(5, 3)]),
+    "images of another size": (
+        lambda: functional(lambda x: L.Conv2D(2, 3)(x), 4, 4, 2),
+        [(5, 5, 2)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SHAPES)
+def test_data_of_another_shape_are_refused(name):
+    build, shapes = WRONG_SHAPES[name]
+    model = build()
+    for shape in shapes:
+        with pytest.raises(ValueError, match="data must have the shapes"):
+            kx.predict(model, np.ones((3, *shape)))
+
+
+def test_data_that_a_call_of_ones_own_does_not_take():
+    model = subclassed()
+    with pytest.raises(ValueError, match=r"Received|incompatible"):
+        kx.predict(model, np.ones((3, 5)))
+    assert len(kx.predict(model, np.eye(4))) == 4
+
+
+def test_several_arrays_for_one_input():
+    with pytest.raises(ValueError, match=r"labels left out.* 2 arrays"):
+        kx.predict(MODELS["sequential"](), (np.ones((3, 4)), np.ones(3)))
+
+
+def test_other_shapes_that_a_model_takes():
+    # Keras drops a last axis of one entry, and a Sequential takes other sizes.
+    model = MODELS["sequential"]()
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    np.testing.assert_array_equal(
+        kx.predict(model, x[..., None]).total, kx.predict(model, x).total
+    )
+    small = np.random.default_rng(0).normal(size=(3, 3, 3, 4))
+    model = images(L.Conv2D(3, 3), L.GlobalAveragePooling2D(), dense())
+    same = keras.Sequential([keras.Input((3, 3, 4)), *model.layers])
+    np.testing.assert_array_equal(
+        kx.predict(model, small).total, kx.predict(same, small).total
+    )
+
+
+def test_a_sample_that_is_tried_leaves_the_state_as_it_was():
+    layer = L.SimpleRNN(3, stateful=True, return_sequences=True)
+    model = keras.Sequential([keras.Input((5, 4), batch_size=2), layer])
+    kx.predict(model, np.ones((2, 6, 4)))
+    np.testing.assert_array_equal(layer.states[0], np.zeros((2, 3)))
 
 
 def test_a_trained_model_is_refused_unless_its_start_is_asked_for():
