@@ -5,14 +5,27 @@ mean square of each row, 1 minus the correlation of two samples, and the squared
 gradient for a normal cotangent at the last row. The error of a row is that of
 the mean over the networks, whose own standard error is shown beside it.
 
+The models of keras.applications get He weights from `initialize`, which are
+predicted at their mean square over the drawn networks. They are taken for
+images of 32 x 32, with an output of 64 numbers. In training mode, where all
+samples are one batch, those with Batch Normalization start behind their first
+layers, from white noise on 8 x 8 positions: `predict` would have room for two
+samples of the whole image only, and a batch of two has no gradient.
+
 Run `python benchmarks/prediction.py`; each model is printed when it is done.
+With `--results FILE`, each network is added to a file, from which a run that
+was cut short goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,7 +64,7 @@ def transformer(norm_first: bool) -> keras.Model:
     return keras.Model(inputs, L.Dense(64)(L.GlobalAveragePooling1D()(x)))
 
 
-def plain_cnn(filters: int = 256) -> keras.Model:
+def plain_cnn(filters: int) -> keras.Model:
     """Six convolutions on 8 x 8 positions."""
     layers = [
         L.Conv2D(
@@ -77,63 +90,172 @@ def merged() -> keras.Model:
     return keras.Model(inputs, L.Dense(64)(x))
 
 
-MODELS: dict[str, Callable[[], keras.Model]] = {
-    "MLP, 7 activations": mlp,
-    "branches in common": merged,
-    "Transformer, pre-norm": lambda: transformer(True),
-    "Transformer, post-norm": lambda: transformer(False),
-    "plain CNN, 256 filters": plain_cnn,
+def application(name: str, start: str = "", **kwargs: Any) -> keras.Model:
+    """A model of keras.applications behind the layer `start`."""
+    model = getattr(keras.applications, name)(
+        weights=None,
+        input_shape=(32, 32, 3),
+        classes=64,
+        classifier_activation=None,
+        **kwargs,
+    )
+    if not start:
+        return model
+    return keras.Model(model.get_layer(start).output, model.output)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and how it is drawn and run.
+
+    Args:
+        build: Function that returns the model, with weights of its own
+            initializers.
+        networks: int. How many networks are drawn.
+        samples: int. The number of samples.
+        training: bool. Whether it runs in training mode.
+        initialized: bool. Whether `initialize` draws He weights.
+    """
+
+    build: Callable[[], keras.Model]
+    networks: int
+    samples: int = 4
+    training: bool = False
+    initialized: bool = False
+
+
+def trained(name: str, start: str, networks: int, samples: int = 12) -> Case:
+    """A model of keras.applications in training mode."""
+    return Case(lambda: application(name, start), networks, samples, True, True)
+
+
+CASES = {
+    "MLP, 7 activations": Case(mlp, 48),
+    "branches in common": Case(merged, 48),
+    "Transformer, pre-norm": Case(lambda: transformer(True), 48),
+    "Transformer, post-norm": Case(lambda: transformer(False), 48),
+    "plain CNN, 640 filters": Case(lambda: plain_cnn(640), 24),
+    "ResNet50, training": trained("ResNet50", "pool1_pool", 40),
+    # The padding of its blocks takes room, too.
+    "ResNet50V2, training": trained("ResNet50V2", "pool1_pool", 48, 10),
+    "MobileNetV2, training": trained("MobileNetV2", "block_1_project_BN", 96),
+    "ConvNeXtTiny": Case(
+        lambda: application("ConvNeXtTiny", include_preprocessing=False),
+        *(24, 2, False, True),
+    ),
+    "DenseNet121, training": trained("DenseNet121", "pool1", 40),
 }
 
 
-def drawn_rows(meter: kx.Meter, x: np.ndarray) -> np.ndarray:
-    """Returns total, 1 - correlation and squared gradient of each row."""
+def mean_squares(model: keras.Model) -> list[float]:
+    """Returns the mean square of each weight."""
+    return [float(np.mean(np.square(w))) for w in model.get_weights()]
+
+
+def with_mean_squares(model: keras.Model, squares: np.ndarray) -> None:
+    """Scales each weight to a mean square."""
+    own = np.array(mean_squares(model))
+    factors = np.sqrt(squares / np.where(own > 0, own, 1))
+    weights = zip(model.get_weights(), factors, strict=True)
+    model.set_weights([w * factor for w, factor in weights])
+
+
+def drawn_network(
+    case: Case, model: keras.Model, meter: kx.Meter, x: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Draws the weights of a model, and returns what was measured.
+
+    Returns:
+        dict with "rows", total, total (1 - correlation), and squared
+        gradient of each row, and "squares", those of `mean_squares`.
+    """
+    if case.initialized:
+        kx.initialize(model, "he_normal", seed=seed)
+    else:
+        keras.utils.set_random_seed(seed)
+        model.set_weights(case.build().get_weights())
     found = meter(x)
     # The part that differs, for pairs of different samples.
     differs = found.sample_variance * len(x) / (len(x) - 1)
-    return np.stack([found.total, differs, found.gradient], axis=1)
+    rows = np.stack([found.total, differs, found.gradient], axis=1)
+    return {"rows": rows.tolist(), "squares": mean_squares(model)}
 
 
 def compared(
-    build: Callable[[], keras.Model], networks: int
+    case: Case, networks: list[dict[str, Any]], save: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Returns relative errors, standard errors, and the seconds of predict."""
+    """Returns relative errors, standard errors, and the seconds of predict.
+
+    Args:
+        case: Case. The model.
+        networks: list. The networks that are drawn, to which others are added.
+        save: Function that is called after each network.
+    """
     keras.utils.set_random_seed(0)
-    model = build()
+    model = case.build()
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(4, *model.input_shape[1:])).astype("float32")
+    x = rng.normal(size=(case.samples, *model.input_shape[1:]))
+    x = x.astype("float32")
+    meter = kx.Meter(model, training=case.training, gradient=True)
+    for seed in range(len(networks), case.networks):
+        networks.append(drawn_network(case, model, meter, x, seed + 1))
+        save()
+    networks = networks[: case.networks]
+    if case.initialized:
+        kx.initialize(model, "he_normal", seed=0)
+        squares = np.mean([n["squares"] for n in networks], axis=0)
+        with_mean_squares(model, squares)
     start = time.process_time()
-    found = kx.predict(model, x, samples=4, weights="initial")
+    found = kx.predict(
+        model,
+        x,
+        samples=case.samples,
+        training=case.training,
+        weights="present" if case.initialized else "initial",
+    )
     seconds = time.process_time() - start
-    rows, meter = [], kx.Meter(model, gradient=True)
-    for seed in range(networks):
-        keras.utils.set_random_seed(seed + 1)
-        model.set_weights(build().get_weights())
-        rows.append(drawn_rows(meter, x))
-    # The mean of the ratio of sums, so that q and q - k have one denominator.
+    rows = np.array([n["rows"] for n in networks])
     mean = np.mean(rows, axis=0)
-    error = np.std(rows, axis=0, ddof=1) / np.sqrt(networks) / mean
+    relative = rows / mean
+    # 1 - correlation is the ratio of two means.
+    relative[:, :, 1] -= relative[:, :, 0] - 1
+    mean[:, 1] /= mean[:, 0]
+    error = np.std(relative, axis=0, ddof=1) / np.sqrt(len(rows))
     predicted = np.stack(
-        [found.total, found.sample_variance, found.gradient], axis=1
+        [found.total, found.sample_fraction, found.gradient], axis=1
     )
     return predicted / mean - 1, error, seconds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", type=int, default=12)
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--networks", type=int, help="the same for all models")
+    parser.add_argument("--models", nargs="*", default=list(CASES))
+    parser.add_argument("--results", type=Path)
     options = parser.parse_args(argv)
+    results: dict[str, list[dict[str, Any]]] = {}
+    if options.results and options.results.exists():
+        results = json.loads(options.results.read_text())
+
+    def save() -> None:
+        if options.results:
+            options.results.write_text(json.dumps(results))
+
     columns = [
-        *("model", "rows", "total", "s.e.", "sample variance", "s.e."),
-        *("gradient", "s.e.", "seconds"),
+        *("model", "networks", "rows", "total", "s.e."),
+        *("1 - correlation", "s.e.", "gradient", "s.e.", "seconds"),
     ]
     for name in options.models:
-        error, noise, seconds = compared(MODELS[name], options.networks)
-        cells: list[object] = [name, len(error)]
+        case = CASES[name]
+        if options.networks:
+            case = replace(case, networks=options.networks)
+        error, noise, seconds = compared(
+            case, results.setdefault(name, []), save
+        )
+        cells: list[object] = [name, case.networks, len(error)]
         for i in range(3):
-            cells.append(f"{np.median(np.abs(error[:, i])):.1%}")
-            cells.append(f"{np.median(noise[:, i]):.1%}")
+            cells.append(f"{np.nanmedian(np.abs(error[:, i])):.1%}")
+            cells.append(f"{np.nanmedian(noise[:, i]):.1%}")
         report.print_table(
             "Median over rows of the relative error of a prediction",
             columns,
