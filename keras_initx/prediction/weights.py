@@ -238,8 +238,8 @@ def has_paired_halves(variable: Any, signs: Sequence[int] = (-1, 1)) -> bool:
 
     Args:
         variable: keras.Variable. The weight.
-        signs: Sequence of int. Of 1 and -1, those to look for. Defaults to
-            both.
+        signs: Sequence of int. The signs to look for, 1, -1 or both. Defaults
+            to both.
     """
     values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
     for axis in range(values.ndim):
