@@ -118,10 +118,12 @@ class SampleVarianceDecay(Periodic):
             after every so many training batches. Defaults to "epoch".
         log_dir: str or path-like. The directory for TensorBoard scalars, by
             step, of every layer's total, decay, sample fraction, sample
-            variance and squared mean, and, where matplotlib is installed, a
+            variance and squared mean, of its gradient and its share of dead
+            units where there are any, and, where matplotlib is installed, a
             figure of the profile. Defaults to no such file.
         expected: VarianceProfile. A profile of as many layers, usually from
-            theory, to print beside the table of `verbose=2`. Defaults to None.
+            `predict` or `theory`, to print beside the table of `verbose=2`.
+            Defaults to None.
         layers: Which layers to report, as in `measure`. Defaults to every
             layer that holds a kernel.
         training: bool. Whether to run the model in training mode when it is

@@ -112,8 +112,9 @@ def recommend(
         build(model, batches(data, model=model))
     for layer, count in trained_layers(inspect_model(model)):
         raise ValueError(
-            "recommend looks at the start of a training, and the ranges of its "
-            "rules say nothing of trained weights. Received: "
+            "recommend looks at weights before training, and the ranges of its "
+            "rules say nothing about trained ones: build the model anew, or "
+            "give keras.models.clone_model(model). Received: "
             f"{layer.name!r} after {count} steps"
         )
     case = Case(model, data, steps)
@@ -275,7 +276,10 @@ def _unknown(case: Case) -> list[Finding]:
             "signal and gradient",
             None,
             None,
-            f"The signal could not be looked at: {'; '.join(reasons)}.",
+            f"The signal could not be looked at: {'; '.join(reasons)}".rstrip(
+                "."
+            )
+            + ".",
             "kx.recommend(model, data)" if case.data is None else "",
             note="" if case.data is not None else "The call needs your data.",
         )
