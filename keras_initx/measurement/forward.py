@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_initx.backend import is_floating_tensor
+from keras_initx.backend import is_floating_tensor, is_tensorflow
 from keras_initx.backend.passes import Observe, Tensor, passes
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.inspection.activations import (
@@ -283,6 +283,13 @@ class _Rows:
             count = 1 + sum(_without_number(n) == part.name for n in self.names)
             name = f"{part.name}:{count}" if count > 1 else part.name
             if self._probe is not None:
+                if not is_tensorflow():
+                    # There the probe would stand beside the model.
+                    raise ValueError(
+                        "gradient=True takes rows of activations on the "
+                        "TensorFlow backend only. "
+                        f"Received: layers that select {name!r}"
+                    )
                 self._probed.append((False, len(self.names)))
                 output = self._probe(output)
             output = self._add(name, output)

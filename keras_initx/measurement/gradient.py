@@ -274,14 +274,16 @@ def _losses(loss: Any) -> Any:
 
 def _in_order(each: Any, outputs: Any, names: Sequence[str]) -> list[Any]:
     """The leaves of a structure in the order of the outputs of a model."""
-    if isinstance(each, dict) and not isinstance(outputs, dict):
-        if set(each) != set(names):
-            raise ValueError(
-                "A dict of labels or losses must have the names of the model's "
-                f"outputs, {list(names)}. Received: {list(each)}"
-            )
-        return [each[name] for name in names]
-    return keras.tree.flatten(each)
+    if not isinstance(each, dict):
+        return keras.tree.flatten(each)
+    # The leaves of a dict come in the order of its sorted keys.
+    names = sorted(outputs) if isinstance(outputs, dict) else names
+    if set(each) != set(names):
+        raise ValueError(
+            "A dict of labels or losses must have the names of the model's "
+            f"outputs, {list(names)}. Received: {list(each)}"
+        )
+    return keras.tree.flatten([each[name] for name in names])
 
 
 def standard_normal(first: Tensor, rows: Any, units: Any) -> Tensor:

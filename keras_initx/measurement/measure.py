@@ -82,9 +82,10 @@ def measure(
     and is what `predict` predicts; `gradient_ratio` is the ratio to the last
     row in both cases. Backward means from the last row: a row on which the last
     row does not depend, such as that of another output, is NaN, and a note says
-    so. 0 is a true zero, as behind dead units. A row within a recurrent layer
-    or `TimeDistributed` averages over all time steps. In float16 the gradient
-    is scaled up where it starts, and so does not underflow.
+    so. 0 is what float32 has, as behind dead units, or of gradients below
+    1e-45. A row within a recurrent layer or `TimeDistributed` averages over all
+    time steps. In float16 the gradient is scaled up where it starts, and so
+    does not underflow.
 
     The vectors z are the same at each call, whatever the batches or replicas
     are. The mean over z is |J|^2 / units, with the Jacobian J of the last row
@@ -132,7 +133,9 @@ def measure(
             False.
         loss: str, `keras.losses.Loss`, function of labels and outputs, or a
             structure of these for several outputs. What the gradient is of,
-            without the losses that layers add. Defaults to the last row.
+            without the losses that layers add. A loss that averages over the
+            weights or the mask of a batch depends on the batch size. Defaults
+            to the last row.
         labels: Array, or a structure of arrays. What `loss` compares with.
             Defaults to the labels of a data set, whose weights count too.
         steps: int. The largest number of batches to use. Defaults to all.

@@ -354,3 +354,37 @@ def test_bad_arguments(options, message):
     options = {"data": np.eye(4, 2), "gradient": True} | options
     with pytest.raises(ValueError, match=message):
         kx.measure(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels"),
+    [
+        ({"a": "mse"}, "ab"),
+        ({"a": "mse", "b": "mse", "c": "mse"}, "ab"),
+        ({"a": "mse", "c": "mse"}, "ab"),
+        ("mse", "bc"),
+        ("mse", "a"),
+    ],
+)
+def test_names_of_outputs_that_are_a_dict(loss, labels):
+    x = keras.Input((2,))
+    model = keras.Model(x, {"b": L.Dense(1)(x), "a": L.Dense(1)(x)})
+    y = {name: np.ones((4, 1)) for name in labels}
+    with pytest.raises(ValueError, match=r"outputs, \['a', 'b'\]\. Received"):
+        kx.measure(model, np.eye(4, 2), gradient=True, loss=loss, labels=y)
+
+
+def test_losses_of_outputs_that_are_a_dict_go_by_name():
+    x = keras.Input((2,))
+    layers = [L.Dense(1, name=name) for name in "ba"]
+    model = keras.Model(x, {layer.name: layer(x) for layer in layers})
+    y = {"b": np.full((4, 1), 3.0), "a": np.zeros((4, 1))}
+    # The gradient of a squared error at the output: 2 (y - label), or 0.
+    losses = {"b": "mse", "a": lambda label, out: 0 * out}
+    profile = kx.measure(
+        model, np.zeros((4, 2)), gradient=True, loss=losses, labels=y
+    )
+    assert dict(zip(profile.layers, profile.gradient, strict=True)) == {
+        "b": pytest.approx(36),
+        "a": 0,
+    }
