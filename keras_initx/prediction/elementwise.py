@@ -89,6 +89,16 @@ class Elementwise:
             )
         return self._derivatives[index]
 
+    def passes_gradient(self, index: int = 0) -> bool:
+        """Whether TensorFlow passes a gradient on to one argument."""
+        if self.slopes is not None:
+            return True
+        tensors = [tf.constant([0.5], tf.float64) for _ in range(self.arity)]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors[index])
+            total = tf.cast(self.call(*tensors), tf.float64)
+        return tape.gradient(total, tensors[index]) is not None
+
     @functools.cached_property
     def function(self) -> Function:
         """The function of one variable, for the theory."""

@@ -122,6 +122,11 @@ class Engine:
                 )
         return [found.get(id(row)) for row in rows]
 
+    def stop_gradient(self, x: Signal) -> Signal:
+        """Returns the same signal, behind which there is no gradient."""
+        stopped = Signal(x.value, x.width, x.size)
+        return self.with_gradient(stopped, lambda g: [], [(x, 1.0)])
+
     def error_at_end(self, last: Signal, rows: Sequence[Signal]) -> list[float]:
         """Returns how much a relative error of a signal grows to the last one.
 

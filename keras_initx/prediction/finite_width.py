@@ -232,12 +232,11 @@ class DrawnEngine(Engine):
             with tf.GradientTape() as tape:
                 tape.watch(tensors)
                 output = tf.cast(function.call(*tensors), tf.float64)
-            parts = tape.gradient(
-                output, tensors, gradient, unconnected_gradients="zero"
-            )
+            parts = tape.gradient(output, tensors, gradient)
             return [
                 (signal, np.asarray(part))
                 for signal, part in zip(signals, parts, strict=True)
+                if part is not None
             ]
 
         return self.with_gradient(self._signal(function.values(*values)), pull)

@@ -25,6 +25,7 @@ from keras_initx.measurement.data import (
     check_taken,
     map_arrays,
 )
+from keras_initx.measurement.gradient import NOT_REACHED
 from keras_initx.prediction.engine import Engine
 from keras_initx.prediction.finite_width import DrawnEngine
 from keras_initx.prediction.moment_tensor import MomentTensor
@@ -135,7 +136,8 @@ def predict(
     Returns:
         A `Prediction`: the rows of `measure(model, data)` under the same names,
         with `gradient`, the mean square of the gradient at each row if the
-        gradient at the last row has independent standard normal entries.
+        gradient at the last row has independent standard normal entries. It is
+        NaN with a note where no gradient arrives.
 
     Raises:
         ValueError: If a layer cannot be predicted, which is named with the
@@ -268,6 +270,7 @@ def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
             ("gradient", gradient.T),
         )
     }
+    reached = np.isfinite(gradient)
     variance = np.maximum(total.mean(axis=1) - covariance.mean(axis=1), 0.0)
     return Prediction(
         [row.name for row in rows],
@@ -276,6 +279,7 @@ def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
         np.array([row.tensor.places * row.tensor.width for row in rows]),
         gradient=gradient.mean(axis=1),
         exactness=["drawn"] * len(rows),
+        notes=["" if row.any() else NOT_REACHED for row in reached],
         quartiles=quartiles,
         remarks=(f"Means over {networks} networks of this width.",),
     )
@@ -478,6 +482,7 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
         )
         size = math.nan
         reasons = engine.reasons(value)
+        unreached = [] if gradient else [NOT_REACHED]
         if gradient:
             size = 0.0
             for part in gradient:
@@ -493,7 +498,8 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
         columns["units"].append(row.tensor.places * row.tensor.width)
         columns["gradient"].append(size)
         columns["exactness"].append(_exactness(engine, value, reasons))
-        notes = [*sorted(reasons - {SAMPLED}), *_notes(here, at_end)]
+        notes = [*sorted(reasons - {SAMPLED}), *unreached]
+        notes += _notes(here, at_end)
         columns["notes"].append("; ".join(notes))
     remarks: tuple[str, ...] = ()
     if "sampled" in columns["exactness"]:

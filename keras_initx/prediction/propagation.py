@@ -406,6 +406,20 @@ class Propagation:
         self.check(x)
         return x.like(self.engine.sampled(x.signal))
 
+    def stop_gradient(self, x: MomentTensor) -> MomentTensor:
+        """The same tensor, behind which there is no gradient."""
+        scores = x.scores
+        if scores is not None:
+            query, key, mask = scores
+            scores = self.stop_gradient(query), self.stop_gradient(key), mask
+        return x.like(
+            self.engine.stop_gradient(x.signal),
+            values=x.values,
+            reason=x.reason,
+            mask=x.mask,
+            scores=scores,
+        )
+
     def elementwise(
         self, function: Elementwise | Callable[..., Any], *tensors: Any
     ) -> MomentTensor:

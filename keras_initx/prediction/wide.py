@@ -245,6 +245,8 @@ class WideEngine(Engine):
         def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
             found = []
             for i, signal in enumerate(signals):
+                if not function.passes_gradient(i):
+                    continue
                 slope = function.derivative(i)
                 found.append(
                     (

@@ -109,11 +109,14 @@ def _where(
     )
 
 
-@register_operation(
-    "Cast", "ConvertToTensor", "StopGradient", "Copy", "Identity"
-)
+@register_operation("Cast", "ConvertToTensor", "Copy", "Identity")
 def _same(steps: Propagation, op: Any, x: Any, *args: Any, **kw: Any) -> Any:
     return x
+
+
+@register_operation("StopGradient")
+def _stop_gradient(steps: Propagation, op: Any, variable: Any) -> Any:
+    return steps.stop_gradient(variable) if _moves(variable) else variable
 
 
 @register_operation("Softmax", "LogSoftmax", "Sparsemax", "Glu")
