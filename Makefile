@@ -36,6 +36,8 @@ lint: $(VENV)/test.done
 docs: $(VENV)/docs.done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# Not among these: python benchmarks/prediction_peers.py, for packages that are
+# installed by hand.
 bench: $(VENV)/bench.done
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/measure.py --first
