@@ -4,7 +4,7 @@
 
 The same batch runs through the same wide network in two ways:
 
-    forward   the compiled forward pass alone
+    forward   the forward pass alone, compiled but on PyTorch
     measure   a keras_initx.Meter, which is compiled once as well
 
 Each round runs both, and the ratio of their CPU times is taken within
@@ -34,7 +34,10 @@ def dense_net(width: int, depth: int) -> keras.Model:
 
 
 def compiled_forward(model: keras.Model) -> Callable[[np.ndarray], object]:
-    """Returns the bare forward pass, compiled, which waits for its result."""
+    """Returns the bare forward pass, which waits for its result.
+
+    It is compiled, but for that of PyTorch, which measures op by op too.
+    """
     if keras.config.backend() == "jax":
         import jax
 
@@ -48,6 +51,10 @@ def compiled_forward(model: keras.Model) -> Callable[[np.ndarray], object]:
             return run(trainable, others, x).block_until_ready()
 
         return forward
+    if keras.config.backend() == "torch":
+        import torch
+
+        return torch.no_grad()(lambda x: model(x, training=False))
     import tensorflow as tf
 
     return tf.function(lambda x: model(x, training=False), autograph=False)

@@ -38,7 +38,7 @@ def tensorflow() -> Any:
 
 def has_passes() -> bool:
     """Whether models are measured on the backend, as `passes` says."""
-    return keras.config.backend() in ("tensorflow", "jax")
+    return keras.config.backend() in ("tensorflow", "jax", "torch")
 
 
 def executes_eagerly() -> bool:

@@ -8,6 +8,7 @@ is being built, and computes with `keras.ops` otherwise.
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Iterable, Sequence
@@ -199,6 +200,19 @@ class Passes(abc.ABC):
         """Returns a scope in which no variable is written."""
         return RecordingScope(states)
 
+    def restoring(
+        self, layers: Callable[[], Iterable[keras.layers.Layer]]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Returns a context that puts back what layers write elsewhere.
+
+        That is what no variable of Keras holds, such as the state of a
+        generator that layers without a seed draw from.
+
+        Args:
+            layers: Returns all layers of the model that runs within.
+        """
+        return contextlib.nullcontext()
+
     def observe(self, run: Callable[[Observe, Any], Any], batch: Any) -> Any:
         """Runs a model, and hands tensors to functions that see its graph.
 
@@ -230,6 +244,10 @@ class Passes(abc.ABC):
     @abc.abstractmethod
     def operation(self, tensor: Tensor) -> Operation:
         """Returns the operation that made a tensor."""
+
+    def forget(self, operation: Operation) -> None:
+        """Lets go of what an operation computed, which was looked at."""
+        return None
 
     def unknown_axes(self, tensor: Tensor) -> int:
         """Returns how many axes have no known size, 2 if none is known."""
@@ -311,8 +329,9 @@ def passes() -> Passes:
     """
     if not backend.has_passes():
         raise RuntimeError(
-            "Models are measured on Keras's TensorFlow and JAX backends; set "
-            'KERAS_BACKEND="tensorflow" before Keras is imported. '
+            "Models are measured on Keras's TensorFlow, JAX and PyTorch "
+            'backends; set KERAS_BACKEND="tensorflow" before Keras is '
+            "imported. "
             f"Received: backend={keras.config.backend()!r}"
         )
     name = f"keras_initx.backend.{keras.config.backend()}_passes"

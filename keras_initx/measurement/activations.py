@@ -97,4 +97,5 @@ class ActivationSearch:
             if rows and op.type in _ACTIVATIONS:
                 self.end(rows, op.outputs[0])
                 self._on_activation(rows, op.outputs[0])
+            passes().forget(op)
         return known[op]

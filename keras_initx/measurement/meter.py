@@ -18,6 +18,7 @@ from keras_initx.hooks.recurrent import refusing_other_axes
 from keras_initx.inspection.checks import check_call, check_model
 from keras_initx.inspection.equal_kernels import warn_of_equal_kernels
 from keras_initx.inspection.selection import Layers, selectors
+from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.data import (
     Batches,
     Data,
@@ -64,6 +65,7 @@ from keras_initx.measurement.sample_axis import (
     NONE,
     UNKNOWN,
     Place,
+    Sizes,
     find_places,
     note,
 )
@@ -205,6 +207,11 @@ class Meter:
             **columns,
         )
 
+    def _layers(self) -> Sequence[keras.layers.Layer]:
+        # Without data it has not been built.
+        built = self._model.built
+        return inspect_model(self._model).layers if built else ()
+
     @property
     def _needs_labels(self) -> bool:
         return self._task is not None and self._task.needs_labels
@@ -237,6 +244,15 @@ class Meter:
             scale: float. The factor of the gradient where it starts. Defaults
                 to the first one to try.
         """
+        with passes().restoring(self._layers):
+            return self._run_batches(all_batches, on_batch, scale)
+
+    def _run_batches(
+        self,
+        all_batches: Batches,
+        on_batch: Callable[[], None],
+        scale: float | None,
+    ) -> _Result | None:
         spec: Any = None
         states: tuple[Tensor, ...] = ()
         written: tuple[keras.Variable, ...] = ()
@@ -267,7 +283,7 @@ class Meter:
             elsewhere = compiled.not_by_sample(new, samples_of(batch))
             if elsewhere:
                 self._look_up(structure, elsewhere, all_batches)
-                return self._run(all_batches, on_batch, scale)
+                return self._run_batches(all_batches, on_batch, scale)
             samples += samples_of(batch)
             written = compiled.written
             moments = compiled.merge(moments, new) if moments else new
@@ -375,11 +391,18 @@ class Meter:
     ) -> _CompiledForward:
         # The last one, and no tensors of it.
         traces: list[ForwardResult] = []
+        # By the number of samples.
+        sizes: dict[int, Sizes] = {}
         places = self._places.get(structure, {})
 
         def forward(batch: Any, states: tuple[Tensor, ...]) -> tuple:
             batch = map_arrays(passes().of_any_size, batch)
             task = self._task
+            samples = samples_of(batch)
+            # Those of another number of samples, if there is one.
+            elsewhere = sorted(
+                sizes.values(), key=lambda each: each.samples == samples
+            )
             run = functools.partial(
                 forward_pass,
                 self._model,
@@ -389,7 +412,7 @@ class Meter:
                 list(zip(written, states, strict=True)),
                 places,
                 few,
-                elsewhere=traces[0].sizes if traces else None,
+                elsewhere=elsewhere[0] if elsewhere else None,
             )
             if task is None:
                 traced, sums = run(), ops.zeros((0, 2))
@@ -406,6 +429,7 @@ class Meter:
                     target=None,
                 )
             ]
+            sizes.setdefault(samples, traced.sizes)
             moments = traced.moments, traced.outputs
             return moments, traced.finite, traced.states, sums
 
@@ -446,7 +470,8 @@ class Meter:
             )
         name = result.first_nonfinite()
         if name is not None:
-            refuse_nonfinite(self._model, data, self._training, name)
+            with passes().restoring(self._layers):
+                refuse_nonfinite(self._model, data, self._training, name)
         if result.samples < 2:
             raise too_few_samples()
 

@@ -65,19 +65,24 @@ def convolutional():
 
 
 class Subclassed(keras.Model):
-    """Folds windows into the first axis, and uses no layer for a relu."""
+    """Folds windows into the first axis, and uses no layer for a relu.
+
+    It has an output that repeats the same numbers for each sample.
+    """
 
     def __init__(self):
         super().__init__()
         self.first = layers.Dense(6)
         self.second = layers.Dense(4)
         self.third = layers.Dense(2)
+        self.repeated = layers.Dense(5)
 
     def call(self, x):
+        repeated = self.repeated(keras.ops.ones_like(x))
         x = keras.ops.relu(self.first(x))
         windows = keras.ops.reshape(x, (-1, 2, 6))
         x = keras.ops.reshape(self.second(windows), (-1, 2, 8))
-        return self.third(keras.ops.transpose(x, (1, 0, 2)))
+        return self.third(keras.ops.transpose(x, (1, 0, 2))), repeated
 
 
 def wide():
@@ -104,6 +109,9 @@ MODELS = {
 }
 
 
+WITH_GRADIENTS = ("nested", "attention", "recurrent")
+
+
 def made(name):
     """Returns a model whose weights are the same on each backend, and data."""
     make, shape = MODELS[name]
@@ -127,9 +135,14 @@ def profiles():
         # Where the mode makes a difference.
         modes = (False, True) if name == "convolutional" else (False,)
         for training in modes:
-            profile = kx.measure(model, x, training=training, batch_size=8)
+            gradient = name in WITH_GRADIENTS
+            profile = kx.measure(
+                *(model, x),
+                **{"training": training, "gradient": gradient},
+                batch_size=8,
+            )
             key = f"{name}/{training}"
-            for column in COLUMNS:
+            for column in (*COLUMNS, *["gradient"] * gradient):
                 columns[f"{key}/{column}"] = getattr(profile, column)
             columns[f"{key}/notes"] = np.array(profile.notes)
     return columns

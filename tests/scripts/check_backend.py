@@ -13,6 +13,7 @@ docs/compatibility.md is printed for each room.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import doctest
 import importlib.util
@@ -51,8 +52,6 @@ REFUSED = (
     *("Finding", "Findings", "recommend", "testing"),
 )
 MEASURED = {"Meter", "callbacks", "measure"}
-if BACKEND == "torch":
-    REFUSED += tuple(MEASURED)
 # Their examples use what needs TensorFlow.
 USE_TENSORFLOW = {"register_layer", "FromDistribution", "SampleVarianceDecay"}
 X = np.linspace(-1, 1, 32, dtype="float32").reshape(8, 4)
@@ -347,6 +346,8 @@ def check_meter():
     first = meter(X)
     count = len(traced)
     second = meter(X)
+    # PyTorch runs the layers themselves each time.
+    count += (BACKEND == "torch") * 1
     assert len(traced) == count, traced
     np.testing.assert_array_equal(first.total, second.total)
     for variable, value in zip(model.variables, before, strict=True):
@@ -354,16 +355,29 @@ def check_meter():
     kernel = model.layers[0].kernel
     kernel.assign(2 * kernel)
     third = meter(X)
-    assert len(traced) == count
+    assert len(traced) == count + (BACKEND == "torch")
     np.testing.assert_allclose(third.total[0], 4 * first.total[0], rtol=1e-5)
     # What has a step and an epoch of its own is no constant of the pass.
-    seed = next(v for v in model.variables if "seed" in v.path)
-    seed.assign(seed + 1)
+    if BACKEND == "torch":
+        # A layer without a seed draws from PyTorch's own generator.
+        import torch
+
+        torch.manual_seed(8)
+        state = torch.get_rng_state()
+    else:
+        seed = next(v for v in model.variables if "seed" in v.path)
+        seed.assign(seed + 1)
     assert meter(X).total[1] != third.total[1]
+    if BACKEND == "torch":
+        assert torch.equal(torch.get_rng_state(), state)
     loop = RunsInALoop()
     loop(X)
-    message = message_of(RuntimeError, lambda: kx.measure(loop, X))
-    assert "not inside a loop" in message, message
+    if BACKEND == "torch":
+        name = loop.dense.name
+        assert [*kx.measure(loop, X).layers] == [name, f"{name}:2"]
+    else:
+        message = message_of(RuntimeError, lambda: kx.measure(loop, X))
+        assert "not inside a loop" in message, message
     message = message_of(ValueError, lambda: kx.measure(model, X + np.nan))
     assert "data must be finite" in message, message
     kernel.assign(np.inf + kernel)
@@ -387,7 +401,7 @@ class RunsInALoop(keras.Model):
         if not self.dense.built:
             self.dense.build(x.shape)
         return keras.ops.scan(
-            lambda carry, _: (self.dense(carry), 0.0),
+            lambda carry, _: (self.dense(carry), keras.ops.zeros(())),
             x,
             keras.ops.zeros((2,)),
         )[0]
@@ -425,6 +439,66 @@ def check_data():
             err_msg=name,
         )
     return len(others)
+
+
+def check_torch():
+    """What the functions of PyTorch cannot tell, and what it writes."""
+    if BACKEND != "torch":
+        return 0
+    import torch
+
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+    def through_numpy(x):
+        return keras.ops.convert_to_tensor(2 * array(x))
+
+    def in_a_thread(x):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: 2 * x).result()
+
+    def in_place(x):
+        y = torch.zeros_like(x)
+        y[:] = x
+        return y.mul_(2)
+
+    def doubled(function):
+        x = inputs = keras.Input((4,))
+        x = keras.layers.Dense(4, "relu", kernel_initializer="identity")(x)
+        x = keras.layers.Lambda(
+            function, output_shape=lambda shape: tuple(shape)
+        )(x)
+        x = keras.layers.Dense(4, kernel_initializer="identity")(x)
+        return keras.Model(inputs, keras.layers.ReLU()(x))
+
+    expected = kx.measure(doubled(lambda x: 2 * x), X)
+    assert expected.sample_variance[1] > 0.1
+    functions = (Own.apply, through_numpy, in_a_thread, in_place)
+    for function in functions:
+        profile = kx.measure(doubled(function), X)
+        for column in backend_models.COLUMNS:
+            np.testing.assert_allclose(
+                getattr(profile, column), getattr(expected, column), rtol=1e-6
+            )
+        assert profile.notes == expected.notes, profile.notes
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    model = keras.Sequential(
+        [
+            *(
+                keras.Input((4,)),
+                keras.layers.TorchModuleWrapper(module, output_shape=(None, 4)),
+            ),
+            keras.layers.Dense(2),
+        ]
+    )
+    before = [buffer.clone() for buffer in module.buffers()]
+    kx.measure(model, X, training=True)
+    for buffer, value in zip(module.buffers(), before, strict=True):
+        assert torch.equal(buffer, value)
+    assert all(weight.value.grad is None for weight in model.weights)
+    return len(functions) + 1
 
 
 def trained(distribution=None):
@@ -562,6 +636,7 @@ def main(options):
         checks |= {
             "`Meter`": check_meter,
             "data of all kinds": check_data,
+            "functions and modules of PyTorch": check_torch,
             "`callbacks` in a fit": check_callbacks,
             "examples/train_tpu.py": check_job,
         }
