@@ -395,7 +395,8 @@ def _samples_of_data(
     """
     if data is None:
         return None
-    given = batches(data, model=model)
+    # Only the first batch is taken, so that the data may be endless.
+    given = batches(data, steps=2**53, model=model)
     build(model, given)
     whole = given.data if given.size is not None else None
     if whole is None:

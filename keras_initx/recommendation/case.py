@@ -14,6 +14,7 @@ from keras_initx.inspection.activations import activation_of, is_nonlinear
 from keras_initx.inspection.graph import Graph, has_graph, read_graph
 from keras_initx.inspection.moving_statistics import moving_statistics
 from keras_initx.inspection.traversal import ModelView, inspect_model
+from keras_initx.measurement.data import batches
 from keras_initx.measurement.measure import measure
 from keras_initx.prediction.predict import predict
 from keras_initx.prediction.record import Prediction
@@ -132,6 +133,18 @@ class Case:
             and has_paired_halves(weight.variable, signs=(-1,))
             for weight in self.view.weights
         )
+
+    def calibration(self, options: str = "") -> str:
+        """A line that calibrates, on the batches of a data set that are read.
+
+        Args:
+            options: str. More arguments of `calibrate`, each after a comma.
+                Defaults to none.
+        """
+        given = batches(self.data, steps=self.steps, model=self.model)
+        if given.size is None and self.steps is not None:
+            options = f"{options}, steps={self.steps}"
+        return f"kx.calibrate(model, data{options})"
 
     # ---- its signal ---------------------------------------------------------
 

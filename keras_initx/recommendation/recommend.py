@@ -109,7 +109,7 @@ def recommend(
     steps = check_int("steps", steps, 1, optional=True)
     rules = _chosen(ignore)
     if data is not None:
-        build(model, batches(data, model=model))
+        build(model, batches(data, steps=steps, model=model))
     for layer, count in trained_layers(inspect_model(model)):
         raise ValueError(
             "recommend looks at weights before training, and the ranges of its "

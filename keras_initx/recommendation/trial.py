@@ -48,7 +48,7 @@ def copy_of(case: Case) -> Any:
                 else _from_config(model)
             )
             if not copy.built or not copy.weights:
-                build(copy, batches(case.data, model=copy))
+                build(copy, batches(case.data, steps=case.steps, model=copy))
         ours, theirs = case.view, inspect_model(copy)
         if [tuple(w.variable.shape) for w in ours.weights] != [
             tuple(w.variable.shape) for w in theirs.weights

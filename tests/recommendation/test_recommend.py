@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import keras_initx as kx
 from keras_initx.recommendation import case
-from keras_initx.recommendation.rules import RULES
+from keras_initx.recommendation.rules import RULES, units
 from tests.recommendation import networks
 
 L = keras.layers
@@ -377,3 +377,50 @@ def test_records():
     assert str(found).endswith("Not seen.")
     assert found.to_dict()["findings"][0]["measured"] == "inf"
     assert repr(found) == "<1 findings: r>"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softsign"])
+def test_total_saturation_is_found(activation):
+    # The quadrature refuses so wide distributions, and gives 0 for the widest.
+    for stddev in (100.0, 1e30):
+        model = networks.chain(2, activation, networks.normal(stddev))
+        reading = RULES["saturation"](case.Case(model, None, 8))
+        assert reading.found, stddev
+        assert reading.predicted < 0.02
+
+
+def test_a_wide_slope_is_that_of_the_limit():
+    for variance in (1e4, 1e10):
+        limit = 4 / (3 * (2 * np.pi * variance) ** 0.5)
+        found = units.slope(keras.activations.tanh, variance)
+        np.testing.assert_allclose(found, limit, rtol=0.01)
+    assert units.slope(keras.activations.tanh, np.inf) == 0
+    assert units.slope(keras.activations.tanh, np.nan) is None
+
+
+@pytest.mark.slow
+def test_endless_data_are_read_for_some_steps():
+    data = tf.data.Dataset.from_tensor_slices(NOISE).batch(16).repeat()
+    model = networks.chain(2, "tanh", networks.normal(1.5))
+    rules = ("saturation", "scale")
+    ignore = [name for name in RULES if name not in rules]
+    findings = kx.recommend(model, data, steps=2, ignore=ignore)
+    assert findings[0].rule == "saturation"
+    assert findings[0].predicted is not None
+    assert case.Case(model, data, 2).calibration() == (
+        "kx.calibrate(model, data, steps=2)"
+    )
+    assert case.Case(model, NOISE, 2).calibration() == (
+        "kx.calibrate(model, data)"
+    )
+
+    # A model with a call of its own is built on the data, as its copy is.
+    class Own(networks.Written):
+        def get_config(self):
+            return {"depth": len(self.inner)}
+
+    own = Own(18)
+    findings = kx.recommend(own, data, steps=2, ignore=ignore)
+    assert findings[0].rule == "scale"
+    assert findings[0].after is not None

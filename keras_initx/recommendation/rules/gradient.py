@@ -50,7 +50,7 @@ def gradient(case: Case) -> Reading | None:
     candidates.append(lines.initialize('"lecun_normal"'))
     candidates += [lines.SCALE_BRANCHES, lines.PAIRED]
     if case.data is not None:
-        candidates.append("kx.calibrate(model, data)")
+        candidates.append(case.calibration())
     candidates += [
         lines.then(line, lines.SCALE_BRANCHES)
         for line in lines.draws(case.activations)

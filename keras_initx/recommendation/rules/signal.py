@@ -63,7 +63,7 @@ def scale(case: Case) -> Reading | None:
     ]
     candidates += _branches_after(case)
     if case.data is not None:
-        candidates.append("kx.calibrate(model, data)")
+        candidates.append(case.calibration())
     return Reading(
         outside(predicted, measured, low, high),
         "mean square of the signal at the last layer over the first (good: "
@@ -191,7 +191,7 @@ def sample_fraction(case: Case) -> Reading | None:
     candidates = [lines.PAIRED, *lines.draws(case.activations)]
     candidates += _branches_after(case)
     if case.data is not None:
-        candidates.append("kx.calibrate(model, data)")
+        candidates.append(case.calibration())
     return Reading(
         lost[-1],
         "share of the signal at the last layer that differs between samples "

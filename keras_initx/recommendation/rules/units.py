@@ -20,6 +20,9 @@ from keras_initx.theory.mean_field.quadrature import gaussian_moments
 # E phi'^2 over phi'(0)^2 below which an activation is saturated, and the share
 # of outputs near a bound that a tanh has there.
 _SLOPE, _SATURATED = 0.1, 2 / 3
+# From this variance on, the mean squared slope of a bounded activation falls as
+# 1/sqrt(variance), within a percent for tanh.
+_WIDE = 100.0
 # Where samples become alike, half of the units of a relu layer are off for all.
 _DEAD = 0.9
 # A normal number is above that many standard deviations once in 31574.
@@ -36,9 +39,13 @@ def saturation(case: Case) -> Reading | None:
             case.predicted.layers, case.predicted.total, strict=True
         ):
             layer = case.layer(name)
-            share = layer is not None and slope(case.activation(layer), total)
-            if share:
-                predicted = min(share, predicted or share)
+            if layer is None:
+                continue
+            share = slope(case.activation(layer), float(total))
+            if share is not None:
+                predicted = (
+                    share if predicted is None else min(share, predicted)
+                )
                 if share < _SLOPE:
                     names.append(name)
     found = bool(names)
@@ -55,7 +62,7 @@ def saturation(case: Case) -> Reading | None:
     candidates = lines.draws(case.activations)
     candidates.append(lines.initialize('"lecun_normal"'))
     if case.data is not None:
-        candidates.append("kx.calibrate(model, data)")
+        candidates.append(case.calibration())
     quantity = (
         f"share of outputs near a bound (good: below {_SATURATED:.2f})"
         if predicted is None
@@ -80,6 +87,13 @@ def saturation(case: Case) -> Reading | None:
 def slope(activation: Any, variance: float) -> float | None:
     """Returns E phi'(u)^2 over phi'(0)^2 of an activation that has bounds.
 
+    Where the distribution of u is too wide for the quadrature, the limit of
+    large variances q is taken, in which only the density of u at 0 counts:
+
+        E phi'(u)^2  ->  integral phi'(u)^2 du / sqrt(2 pi q)
+
+    which is 4 / (3 sqrt(2 pi q)) for tanh (derived here).
+
     Args:
         activation: callable or None. The activation phi.
         variance: float. The variance of u.
@@ -92,10 +106,16 @@ def slope(activation: Any, variance: float) -> float | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             phi = resolve(activation, {})
-            there, at_0 = (
-                gaussian_moments(phi, v).derivative_square
-                for v in (max(variance, 1e-6), 1e-6)
-            )
+            at_0 = gaussian_moments(phi, 1e-6).derivative_square
+            try:
+                there = gaussian_moments(
+                    phi, max(variance, 1e-6)
+                ).derivative_square
+            except ValueError:
+                if variance < _WIDE:
+                    raise
+                there = gaussian_moments(phi, _WIDE).derivative_square
+                there *= math.sqrt(_WIDE / variance)
     except ValueError:
         return None
     return there / at_0
@@ -205,7 +225,7 @@ def inputs(case: Case) -> Reading | None:
 
 
 def _centering(case: Case, name: str) -> list[str]:
-    lines_ = [f"kx.calibrate(model, data, layers={name!r})"]
+    lines_ = [case.calibration(f", layers={name!r}")]
     if isinstance(case.data, np.ndarray):
         whole = "data = (data - data.mean(axis=0)) / (data.std(axis=0) + 1e-6)"
         lines_ = [whole, *lines_]
