@@ -274,3 +274,21 @@ def test_critical_chains_are_those_of_the_theory(activation, depth):
     np.testing.assert_allclose(
         found.sample_fraction, expected.sample_fraction, rtol=1e-8
     )
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_laws_much_wider_than_the_bend_of_the_activation(activation):
+    law = keras.initializers.RandomNormal(stddev=100.0, seed=1)
+    layers = [L.Dense(32, activation, kernel_initializer=law) for _ in "abc"]
+    model = keras.Sequential([keras.Input((32,)), *layers])
+    found = kx.predict(model, weights="initial")
+    variance = 32 * 1e4
+    # With a density that is constant where phi' is not 0, E phi'(u)^2 is the
+    # integral of phi'^2 over sqrt(2 pi q).
+    area = {"tanh": 4 / 3, "sigmoid": 1 / 6}[activation]
+    slopes = area / np.sqrt(2 * np.pi * found.total)
+    expected = np.append(np.cumprod(variance * slopes[-2::-1])[::-1], 1.0)
+    np.testing.assert_allclose(found.gradient, expected, rtol=1e-4)
+    # phi is a step, and its arguments are independent in the first layer.
+    kept = {"tanh": 1.0, "sigmoid": 0.5}[activation]
+    assert found.total[1] == pytest.approx(variance * kept, rel=5e-3)

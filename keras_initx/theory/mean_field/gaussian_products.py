@@ -27,6 +27,10 @@ from keras_initx.theory.mean_field.quadrature import (
 # the largest number that are integrated with few. More pairs take a series.
 _FEW_PAIRS, _MANY_PAIRS = 64, 512
 _TERMS = 160
+# Beyond this standard deviation the panels are also cut where a function that
+# saturates bends, and then have few nodes.
+_WIDE, _NODES_OF_WIDE = 4.0, 16
+_BENDS = (-12.0, -2.0, 0.0, 2.0, 12.0)
 # The number of values of an integrand that are computed at once.
 _CHUNK = 2**21
 
@@ -56,6 +60,18 @@ class Function:
         self.kinks = tuple(kinks)
         self.slopes = slopes
         self.steps = steps
+
+
+def _resolved(f: Function, variance: np.ndarray) -> Function:
+    """Returns a function with cuts near 0 if a variance is large.
+
+    The panels are as wide as the distribution, and a bounded function of a wide
+    variable changes within a small part of one panel.
+    """
+    if not np.any(variance > _WIDE**2):
+        return f
+    kinks = tuple(sorted({*f.kinks, *_BENDS}))
+    return Function(f.values, kinks, f.slopes, f.steps)
 
 
 def angles_between(
@@ -147,6 +163,7 @@ def gaussian_mean(
 
     Reference: derived here.
     """
+    f = _resolved(f, variance)
     pairs, inverse = np.unique(
         np.stack([mean, variance]), axis=1, return_inverse=True
     )
@@ -211,7 +228,10 @@ def gaussian_product(
         )
     nodes = 32 if pairs.shape[1] <= _FEW_PAIRS else 16
     m_u, m_v, q_u, q_v, k = pairs
-    values, _ = _by_quadrature(f, g, m_u, m_v, q_u, q_v, k, nodes)
+    resolved = _resolved(f, q_u), _resolved(g, q_v)
+    if resolved != (f, g):
+        nodes = min(nodes, _NODES_OF_WIDE)
+    values, _ = _by_quadrature(*resolved, m_u, m_v, q_u, q_v, k, nodes)
     return values[inverse.ravel()].reshape(shape)
 
 
@@ -351,6 +371,7 @@ def _coefficients(
     f: Function, mean: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns Hermite coefficients `(n, terms)`, and the root of the rest."""
+    f = _resolved(f, variance)
     pairs, inverse = np.unique(
         np.stack([mean, variance]), axis=1, return_inverse=True
     )
