@@ -277,9 +277,9 @@ def test_critical_chains_are_those_of_the_theory(activation, depth):
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-def test_laws_much_wider_than_the_bend_of_the_activation(activation):
-    law = keras.initializers.RandomNormal(stddev=100.0, seed=1)
-    layers = [L.Dense(32, activation, kernel_initializer=law) for _ in "abc"]
+def test_distributions_wider_than_the_bend_of_the_activation(activation):
+    normal = keras.initializers.RandomNormal(stddev=100.0, seed=1)
+    layers = [L.Dense(32, activation, kernel_initializer=normal) for _ in "abc"]
     model = keras.Sequential([keras.Input((32,)), *layers])
     found = kx.predict(model, weights="initial")
     variance = 32 * 1e4
