@@ -181,12 +181,9 @@ def _with_bias(
     if forgets and steps.source == "initial":
         # The initializer does not draw the bias of the forget gate.
         return steps.add([u, 1.0])
-    units = cell.bias.shape[-1] // _GATES[type(cell).__name__]
+    units = cell.filters if hasattr(cell, "filters") else cell.units
     columns = slice(gate * units, (gate + 1) * units)
     return steps.add_bias(u, cell.bias, part=(*row, columns))
-
-
-_GATES = {"SimpleRNNCell": 1, "GRUCell": 3, "LSTMCell": 4, "ConvLSTMCell": 4}
 
 
 def _first(states: Any) -> MomentTensor:
