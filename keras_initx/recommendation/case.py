@@ -95,21 +95,52 @@ class Case:
     def activation(self, layer: Any) -> Any:
         """The nonlinear function behind a layer with a kernel, None without.
 
-        It is that of the layer, or of the layer that comes next in the model,
-        normalizations and dropouts left out.
+        It is that of the layer, or of a layer that takes its output,
+        normalizations and dropouts left out. Where the graph does not know the
+        layer, the one that comes next in the model is taken.
         """
         own = getattr(layer, "activation", None)
         if is_nonlinear(own):
             return own
+        starts = [
+            number
+            for step in (self.graph.steps if self.graph else ())
+            if layer in (step.operation, getattr(step.operation, "layer", None))
+            for number in step.outputs
+        ]
+        if starts:
+            return self._activation_behind(starts)
         layers = self.view.layers
         start = next(i for i, one in enumerate(layers) if one is layer)
         for one in layers[start + 1 :]:
             if activation_of(one) is not None:
                 return activation_of(one)
-            passes = isinstance(one, keras.layers.Dropout)
-            if not passes and not self.view.rule(one).normalizes:
+            if not self._passes(one):
                 return None
         return None
+
+    def _activation_behind(self, tensors: list[int]) -> Any:
+        """The activation that takes one of some tensors, None without."""
+        assert self.graph is not None
+        for number in tensors:
+            for step in self.graph.consumers.get(number, []):
+                if step is None:
+                    continue
+                one = step.operation
+                if not isinstance(one, keras.layers.Layer):
+                    continue
+                found = activation_of(one)
+                if found is None and self._passes(one):
+                    found = self._activation_behind(list(step.outputs))
+                if found is not None:
+                    return found
+        return None
+
+    def _passes(self, layer: Any) -> bool:
+        """Whether an activation behind a layer acts on what enters it."""
+        return isinstance(layer, keras.layers.Dropout) or bool(
+            self.view.rule(layer).normalizes
+        )
 
     @cached_property
     def activations(self) -> list[Any]:

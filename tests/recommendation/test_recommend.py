@@ -424,3 +424,79 @@ def test_endless_data_are_read_for_some_steps():
     findings = kx.recommend(own, data, steps=2, ignore=ignore)
     assert findings[0].rule == "scale"
     assert findings[0].after is not None
+
+
+def test_the_activation_is_that_of_the_graph():
+    inputs = keras.Input((8,))
+    linear, other, last = (L.Dense(8, name=n) for n in ("lin", "other", "last"))
+    relu = L.ReLU()
+    behind = relu(L.Dropout(0.1)(L.LayerNormalization()(other(inputs))))
+    total = L.Add()([linear(inputs), behind])
+    model = keras.Model(inputs, last(total))
+    linear.bias.assign(np.full(8, -30.0))
+    one = case.Case(model, None, 8)
+    assert one.activation(linear) is None
+    assert one.activation(other) is relu
+    assert one.activation(last) is None
+    assert not RULES["dead units"](one).found
+
+
+def test_a_zero_head_is_no_fault_of_scale():
+    for depth, heads, found in [(1, 1, False), (2, 2, False), (1, 0, False)]:
+        zeros = [L.Dense(4, kernel_initializer="zeros") for _ in range(heads)]
+        body = networks.chain(depth, "relu", "he_normal").layers[:depth]
+        x = inputs = keras.Input((networks.WIDTH,))
+        for layer in body:
+            x = layer(x)
+        model = keras.Model(inputs, [layer(x) for layer in zeros] or x)
+        reading = RULES["scale"](case.Case(model, None, 8))
+        assert reading.found is found, (depth, heads)
+    # A layer of zeros before the last one is a fault.
+    zero = L.Dense(4, kernel_initializer="zeros")
+    model = keras.Model(inputs, L.Dense(4)(zero(x)))
+    assert RULES["scale"](case.Case(model, None, 8)).found
+    # And so is a last layer of small weights.
+    small = L.Dense(4, kernel_initializer=networks.normal(1e-4)())
+    model = keras.Model(inputs, small(x))
+    assert RULES["scale"](case.Case(model, None, 8)).found
+
+
+def test_a_last_row_that_no_sample_reaches_is_left_out():
+    x = inputs = keras.Input((networks.WIDTH,))
+    x = L.Dense(16, "relu", kernel_initializer="he_normal")(x)
+    constant = L.Dense(16)(keras.ops.ones_like(x))
+    model = keras.Model(inputs, L.Add()([x, constant]))
+    reading = RULES["sample fraction"](case.Case(model, NOISE, 8))
+    assert not reading.found
+    assert reading.measured > 0.9
+
+
+def test_numbers_around_the_bounds():
+    def case_of(model):
+        return case.Case(model, None, 8)
+
+    def biased(value, units):
+        model = networks.chain(1, "relu", "he_normal")
+        bias = np.zeros(networks.WIDTH)
+        bias[:units] = value
+        model.layers[0].bias.assign(bias)
+        return RULES["dead units"](case_of(model))
+
+    # A bias of one standard deviation turns a unit off for some samples only.
+    assert biased(-1.4, 32).predicted == 0
+    # 31 / 32 and 28 / 32 units are off.
+    assert biased(-1e3, 31).found
+    assert not biased(-1e3, 28).found
+    # A glorot kernel of (3, 3, c, 1) has 2 / (c + 1) of its variance.
+    for channels, found in [(4, False), (16, True)]:
+        layer = L.DepthwiseConv2D(3, padding="same")
+        model = keras.Sequential([keras.Input((2, 2, channels)), layer])
+        assert RULES["wrong fans"](case_of(model)).found is found
+    # The batch is normalized at two points, of images of 1024 positions.
+    x = inputs = keras.Input((32, 32, 1))
+    x = L.Dense(4)(L.GlobalAveragePooling2D()(x))
+    x = L.Dense(3)(L.ReLU()(L.BatchNormalization()(x)))
+    assert not case_of(keras.Model(inputs, x)).gradient_is_known
+    # Without a prediction nothing is known.
+    raw = keras.Sequential([keras.Input((4,)), Raw(), L.Dense(2)])
+    assert not case_of(raw).gradient_is_known

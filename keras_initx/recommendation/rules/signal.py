@@ -30,7 +30,8 @@ def drift(case: Case, profile: VarianceProfile | None) -> float | None:
     """Returns the last total over the first one, None if no sample is seen.
 
     The last row may be a head that is drawn on its own scale. So the row
-    before it is taken where its total is nearer to the first.
+    before it is taken where its total is nearer to the first. Last rows with a
+    kernel of zeros are left out.
     """
     if profile is None:
         return None
@@ -40,11 +41,21 @@ def drift(case: Case, profile: VarianceProfile | None) -> float | None:
     total = profile.total
     # `predict` does not know the last rows of an unstable network.
     known = np.flatnonzero(~np.isnan(total))
-    ends = [known[-1]]
-    if known[-1] - rows[0] > 1:
+    ends = [
+        i
+        for i in known
+        if i == rows[0] or not _is_zero(case.layer(profile.layers[int(i)]))
+    ][-1:]
+    if ends[0] == known[-1] and known[-1] - rows[0] > 1:
         ends.append(known[-2])
     ratios = [ratio(total[i], total[rows[0]]) for i in ends]
     return min(ratios, key=lambda r: abs(math.log(r)) if r > 0 else math.inf)
+
+
+def _is_zero(layer: object) -> bool:
+    """Whether the kernel of a layer is drawn as zeros."""
+    kernel = getattr(layer, "kernel", None)
+    return isinstance(kernel, keras.Variable) and not np.any(entries(kernel))
 
 
 def scale(case: Case) -> Reading | None:
@@ -171,12 +182,10 @@ def sample_fraction(case: Case) -> Reading | None:
         if profile is None or not case.kept(profile):
             values.append(None)
             continue
-        fraction, total = profile.sample_fraction, profile.total
+        # What no sample reaches, as a head of zeros, is no fault.
+        fraction = profile.sample_fraction[case.kept(profile)]
         if how == "predicted" and case.is_noise_of_positions:
             fraction = fraction[:0]
-            total = total[:0]
-        # A head of zeros has no fraction, and is no fault.
-        fraction = fraction[total > 0]
         if not len(fraction):
             values.append(None)
             continue
