@@ -339,10 +339,10 @@ class VarianceProfile:
 
         Args:
             expected: VarianceProfile or None. A profile with the same number of
-                layers, usually from theory or from `predict`. Its
-                `sample_fraction` is the column `expected`, and its
-                `gradient_ratio`, where it has one, the column `expected
-                gradient`. Defaults to None.
+                layers, usually from theory or from `predict`. Its `total`,
+                its `sample_fraction` and, where it has one, its
+                `gradient_ratio` are the columns `expected total`, `expected
+                fraction` and `expected gradient ratio`. Defaults to None.
 
         Returns:
             str. A heading, one line for each layer, and the notes and remarks.
@@ -396,11 +396,13 @@ class VarianceProfile:
             "sample variance": self.sample_variance,
             "squared mean": self.squared_mean,
             "total": self.total,
-            "sample fraction": self.sample_fraction,
         }
         if expected is not None:
             self.check_expected(expected)
-            columns["expected"] = expected.sample_fraction
+            columns["expected total"] = expected.total
+        columns["sample fraction"] = self.sample_fraction
+        if expected is not None:
+            columns["expected fraction"] = expected.sample_fraction
         columns["decay"] = self.decay
         cells = {
             name: [display.number(value) for value in values]
@@ -412,7 +414,7 @@ class VarianceProfile:
         if not np.allclose(ratio, self.gradient, rtol=1e-4, equal_nan=True):
             optional["gradient ratio"] = ratio
         if expected is not None:
-            optional["expected gradient"] = expected.gradient_ratio
+            optional["expected gradient ratio"] = expected.gradient_ratio
         for column in _SHARES:
             optional[column.replace("_", " ")] = getattr(self, column)
         for name, values in optional.items():

@@ -159,31 +159,34 @@ class _Mender:
     ) -> tuple[Finding, set[str]]:
         """Returns the finding of a rule, and the rules that its line mends.
 
-        A line after which another rule finds something new is taken only if
-        there is no better one.
+        The line is the first of the rule after which nothing is found, or else
+        one of another fault's that has that effect, or else the first of the
+        rule after which the fewest faults are found.
 
         Args:
             name: str. The rule.
             found: dict. All readings that are faults, by rule.
         """
         before = found[name]
-        second = None
-        for line in before.lines:
+        best = None
+        others = [line for other in found.values() for line in other.lines]
+        for line in dict.fromkeys([*before.lines, *others]):
             case = self._carried_out(line)
             if case is None or self._finds(name, case):
                 continue
-            new = [
-                other
-                for other in self.rules
-                if other not in found and self._finds(other, case)
-            ]
-            if not new:
+            left = [rule for rule in self.rules if self._finds(rule, case)]
+            if not left:
                 return self._finding(name, found, line, case, before.note)
-            second = second or (line, case, new)
-        if second:
-            line, case, new = second
-            note = f"The line brings about another finding: {', '.join(new)}."
-            note = f"{note} {before.note}".strip()
+            own = line in before.lines
+            if own and (best is None or len(left) < len(best[2])):
+                best = line, case, left
+        if best:
+            line, case, left = best
+            note = before.note
+            new = [rule for rule in left if rule not in found]
+            if new:
+                note = f"The line causes another finding: {', '.join(new)}."
+                note = f"{note} {before.note}".strip()
             return self._finding(name, found, line, case, note)
         line, note = "", before.note
         if self._why_not:

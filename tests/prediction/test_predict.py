@@ -199,7 +199,7 @@ def test_it_is_laid_beside_a_measurement(tmp_path):
     x = inputs_of(model)
     profile, found = kx.measure(model, x), kx.predict(model, x)
     table = profile.table(expected=found)
-    assert "expected gradient" in table.splitlines()[0]
+    assert "expected gradient ratio" in table.splitlines()[0]
     # The first row is exact: it is the mean over drawings of the kernel.
     assert found.exactness[0] == "exact"
     found.save(tmp_path / "prediction.json")

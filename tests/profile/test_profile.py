@@ -324,14 +324,18 @@ def test_table_is_aligned_and_keeps_names():
     head, rule, *rows = lines
     columns = (
         *("units", "sample variance", "squared mean", "total"),
-        *("sample fraction", "expected", "decay"),
+        *("expected total", "sample fraction", "expected fraction", "decay"),
     )
     ends = [head.index(column) + len(column) for column in columns]
     assert len(rows) == 4
     fractions = expected.sample_fraction
-    for name, row, fraction in zip(names, rows, fractions, strict=True):
+    totals = expected.total
+    for name, row, fraction, total in zip(
+        names, rows, fractions, totals, strict=True
+    ):
         assert row.split()[0] == name
-        assert row[: ends[5]].endswith(f"{fraction:.4g}")
+        assert row[: ends[4]].endswith(f" {total:.4g}")
+        assert row[: ends[6]].endswith(f"{fraction:.4g}")
         for end in ends:
             # Each column ends where its heading does.
             assert row[end - 1] != " " and row[end : end + 3].strip() == ""
@@ -370,14 +374,14 @@ def test_gradients_in_a_table_and_a_third_panel():
     other = kx.VarianceProfile(**GOOD, gradient=[np.nan, 0.5])
     for profile, expected, heads, cells in [
         (one, None, ["gradient"], ["3"]),
-        (one, other, ["gradient", "expected gradient"], ["3", ""]),
+        (one, other, ["gradient", "expected gradient ratio"], ["3", ""]),
         (
             other,
             one,
-            ["gradient", "gradient ratio", "expected gradient"],
+            ["gradient", "gradient ratio", "expected gradient ratio"],
             "  3",
         ),
-        (kx.VarianceProfile(**GOOD), one, ["expected gradient"], ["3"]),
+        (kx.VarianceProfile(**GOOD), one, ["expected gradient ratio"], ["3"]),
     ]:
         columns, rows = profile._cells(expected)
         at = columns.index("decay") + 1
