@@ -9,6 +9,7 @@ import pytest
 import keras_initx as kx
 from keras_initx.inspection.layer_rule import measured_by_default
 from keras_initx.inspection.traversal import inspect_model as inspected
+from tests.helpers import layer_rows
 
 L = keras.layers
 
@@ -258,3 +259,12 @@ def test_every_layer_of_this_package_is_known():
         found = kx.inspection.kernel_geometry(layer).values()
         assert found
         assert "unknown" not in {geometry.role for geometry in found}
+    for name, row in layer_rows.ROWS.items():
+        layer = row[0]()
+        layer(np.ones((2, 4)))
+        roles = {
+            geometry.role
+            for each in inspected(layer).layers
+            for geometry in kx.inspection.kernel_geometry(each).values()
+        }
+        assert "unknown" not in roles, name
