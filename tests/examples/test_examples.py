@@ -119,7 +119,9 @@ def test_small_notebook_runs(notebook, client):
     if ".table(" in "".join(cell.source for cell in code):
         # Also in a notebook, a table is text.
         assert re.search(
-            r"squared mean +total +(expected total +)?sample fraction|spread +forward", printed
+            r"squared mean +total +(expected total +)?sample fraction"
+            r"|spread +forward",
+            printed,
         )
 
 
