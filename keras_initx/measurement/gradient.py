@@ -278,6 +278,11 @@ def _in_order(each: Any, outputs: Any, names: Sequence[str]) -> list[Any]:
         return keras.tree.flatten(each)
     # The leaves of a dict come in the order of its sorted keys.
     names = sorted(outputs) if isinstance(outputs, dict) else names
+    if not names:
+        raise ValueError(
+            "Labels and losses must be given without names, since the outputs "
+            f"of the model have none. Received: a dict of {list(each)}"
+        )
     if set(each) != set(names):
         raise ValueError(
             "A dict of labels or losses must have the names of the model's "

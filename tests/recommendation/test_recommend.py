@@ -500,3 +500,20 @@ def test_numbers_around_the_bounds():
     # Without a prediction nothing is known.
     raw = keras.Sequential([keras.Input((4,)), Raw(), L.Dense(2)])
     assert not case_of(raw).gradient_is_known
+
+
+def at_start(model):
+    return case.Case(model, None, None)
+
+
+def test_the_fans_are_those_of_the_layer():
+    # With inputs and outputs swapped, the factors would be 50 and 1/50.
+    layers = [L.Dense(n, kernel_initializer="he_normal") for n in (400, 8)]
+    right = keras.Sequential([keras.Input((8,)), *layers])
+    reading = RULES["wrong fans"](at_start(right))
+    assert not reading.found and reading.predicted == 1
+    # 9 terms are summed, where Keras counts 9 for each of 64 channels.
+    layer = L.DepthwiseConv2D(3, depthwise_initializer="he_normal")
+    wrong = keras.Sequential([keras.Input((4, 4, 64)), layer])
+    reading = RULES["wrong fans"](at_start(wrong))
+    assert reading.found and reading.predicted == pytest.approx(1 / 64)
