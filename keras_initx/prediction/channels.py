@@ -234,9 +234,15 @@ def combined(x: Expression, parts: list[np.ndarray]) -> np.ndarray:
     if isinstance(x, Map):
         return x.function.values(*np.broadcast_arrays(*parts))
     if isinstance(x, Largest | Winner):
-        return x.on(parts[0])
+        return x.on(*parts)
     if isinstance(x, Take):
-        return rows_at(parts[0].T, x.index).T
+        (inside,) = np.nonzero(x.index >= 0)
+        read = parts[0].take(x.index[inside], axis=1)
+        if len(inside) == x.size:
+            return read
+        values = np.zeros((len(read), x.size))
+        values[:, inside] = read
+        return values
     if isinstance(x, Stack):
         values = np.zeros((len(parts[0]), x.size))
         for part, points in zip(parts, x.at, strict=True):

@@ -321,22 +321,20 @@ class Winner(Expression):
     It is the derivative of `Largest` by each point of the part.
 
     Args:
-        part: Expression.
-        taps: list of int arrays. As in `Largest`.
-        owner: int array. The window of each point, -1 for none.
+        largest: Largest. The largest values of the windows.
+        owner: int array. The window of each point of its part, -1 for none.
     """
 
-    def __init__(
-        self, part: Expression, taps: list[np.ndarray], owner: np.ndarray
-    ):
-        super().__init__(part.size, [part])
-        self.largest = Largest(part, taps)
+    def __init__(self, largest: Largest, owner: np.ndarray):
+        super().__init__(largest.parts[0].size, [largest.parts[0], largest])
         self.owner = owner
 
-    def on(self, values: np.ndarray) -> np.ndarray:
-        """Returns it on channels, from the part `(channels, points)`."""
-        largest = self.largest.on(values)[:, np.maximum(self.owner, 0)]
-        return ((values == largest) & (self.owner >= 0)).astype(float)
+    def on(self, values: np.ndarray, largest: np.ndarray) -> np.ndarray:
+        """Returns it on channels, from the part and its largest values."""
+        (inside,) = np.nonzero(self.owner >= 0)
+        found = np.zeros(values.shape)
+        found[:, inside] = values[:, inside] == largest[:, self.owner[inside]]
+        return found
 
 
 class Known(Expression):

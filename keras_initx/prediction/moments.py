@@ -294,9 +294,13 @@ class Moments:
         inner = self.second_of_blocks(x.source, y.source)
         if x.taps is None or y.taps is None:
             return scale * inner
+        # The index -1 reads the zeros of one more row and column.
+        inner = np.pad(inner, ((0, 1), (0, 1)))
         total = np.zeros((x.size, y.size))
         for tap_x, tap_y in zip(x.taps, y.taps, strict=True):
-            total += rows_at(rows_at(inner, tap_x).T, tap_y).T
+            total += inner.take(tap_x, axis=0, mode="wrap").take(
+                tap_y, axis=1, mode="wrap"
+            )
         return scale * total
 
     def _second_of_functions(
@@ -333,7 +337,7 @@ class Moments:
         self._mark_sampled(x)
         self._mark_sampled(y)
         first, second = self._drawn.values(x), self._drawn.values(y)
-        return first.T @ second / len(first)
+        return mean_products(first, second)
 
     def _second_of_groups(
         self, groups: list[list[list[Expression]]]
@@ -427,6 +431,25 @@ class Moments:
             return x.values[None, :]
         parts = [self._on_channels(part) for part in x.parts]
         return combined(x, parts)
+
+
+def mean_products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns the mean over channels of x_i y_j.
+
+    Points that are 0 in all channels cost nothing, as most are of the gradients
+    behind a window.
+
+    Args:
+        x: Array of shape `(channels, points)`.
+        y: Array of shape `(channels, points)`.
+
+    Returns:
+        Array of shape `(points of x, points of y)`.
+    """
+    rows, columns = (np.flatnonzero(z.any(axis=0)) for z in (x, y))
+    products = np.zeros((x.shape[1], y.shape[1]))
+    products[np.ix_(rows, columns)] = x[:, rows].T @ y[:, columns]
+    return products / len(x)
 
 
 def aligned(x: Blocks, y: Blocks) -> list[tuple[Block, Block]]:

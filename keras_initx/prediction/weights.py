@@ -89,12 +89,15 @@ def value_moments(values: np.ndarray) -> WeightMoments:
     """
     if not np.isfinite(values).all():
         raise Unpredictable("a weight of it is not finite")
-    mean, square = float(values.mean()), float(np.mean(values**2))
-    variance = max(square - mean**2, 0.0)
+    flat = values.ravel()
+    mean = float(flat.mean())
+    squares = (flat - mean) ** 2
+    variance = float(squares.mean())
+    square = variance + mean**2
     if variance <= 1e-12 * square:
         return WeightMoments(mean, 0.0)
     if values.size >= 256:
-        fourth = float(np.mean((values - mean) ** 4))
+        fourth = float(squares @ squares) / flat.size
         if fourth > _HEAVY * variance**2:
             raise Unpredictable(
                 "the entries of a weight are no draws of one distribution with "

@@ -338,7 +338,10 @@ class WideEngine(Engine):
 
     def largest(self, x: Signal, taps: list[np.ndarray]) -> Signal:
         """Implements `Engine.largest`."""
-        blocks = [Block(b.width, Largest(b.expression, taps)) for b in x.value]
+        forward = {
+            id(b.expression): Largest(b.expression, taps) for b in x.value
+        }
+        blocks = [Block(b.width, forward[id(b.expression)]) for b in x.value]
         inverses = [_inverse(tap, x.size) for tap in taps]
         owners = np.stack(inverses)
         if ((owners >= 0).sum(axis=0) <= 1).all():
@@ -347,8 +350,9 @@ class WideEngine(Engine):
 
         def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
             def winners(value: Expression, g: Expression) -> Expression:
+                y = forward.get(id(value)) or Largest(value, taps)
                 terms = [
-                    Product([Winner(value, taps, owner), Take(g, owner)])
+                    Product([Winner(y, owner), Take(g, owner)])
                     for owner in inverses
                 ]
                 return terms[0] if len(terms) == 1 else _plain_sum(terms)
