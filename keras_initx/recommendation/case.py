@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from functools import cached_property
@@ -45,12 +46,22 @@ class Case:
         model: keras.Model. A built model.
         data: Data that `measure` takes, or None.
         steps: int or None. The largest number of batches to measure.
+        is_trial: bool. Whether the model is a copy that a line was carried out
+            on. What is measured decides, so that only what cannot be measured
+            is predicted of it. Defaults to False.
     """
 
-    def __init__(self, model: Any, data: Any, steps: int | None):
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        steps: int | None,
+        is_trial: bool = False,
+    ):
         self.model = model
         self.data = data
         self.steps = steps
+        self.is_trial = is_trial
         self.refusal = ""
         self.unmeasured = ""
         self.nonfinite = False
@@ -179,22 +190,22 @@ class Case:
 
     # ---- its signal ---------------------------------------------------------
 
-    @cached_property
+    @property
     def predicted(self) -> Prediction | None:
+        """The prediction; None if it is not known, or not needed in a trial."""
+        if self.is_trial and (self.measured is not None or self.nonfinite):
+            return None
+        return self.prediction
+
+    @cached_property
+    def prediction(self) -> Prediction | None:
         """The prediction, None with the reason in `refusal`."""
+        return self._predict(self.by_batch)
+
+    def _predict(self, training: bool, layers: Any = None) -> Any:
         if self.is_paired:
             self.refusal = "its weights come in opposite pairs"
             return None
-        return self._predict(self.by_batch)
-
-    @cached_property
-    def predicted_inference(self) -> Prediction | None:
-        """The prediction by moving statistics; None without any."""
-        if not self.by_batch or self.predicted is None:
-            return None
-        return self._predict(False)
-
-    def _predict(self, training: bool, layers: Any = None) -> Any:
         samples = None if self.data is None else _PREDICTED
         if training:
             samples = None if self.data is None else _TRAINING_SAMPLES
@@ -218,8 +229,6 @@ class Case:
 
     def predicted_at(self, layers: Any) -> Prediction | None:
         """The prediction at other layers than those with kernels."""
-        if self.predicted is None:
-            return None
         return self._predict(self.by_batch, layers)
 
     @cached_property
@@ -227,14 +236,13 @@ class Case:
         """The measurement, None with the reason in `unmeasured`.
 
         A model whose weights cannot be predicted because they are paired is
-        measured on white noise if there are no data. The gradient is measured
-        where it cannot be predicted.
+        measured on white noise if there are no data.
         """
         data = self._noise() if self.data is None else self.data
         if data is None:
             return None
         try:
-            return self._measure(data, not self.gradient_is_known)
+            return self._measure(data, self.by_batch, gradient=True)
         except (ValueError, RuntimeError) as error:
             known = (_NONFINITE, *_MIXED)
             if isinstance(error, ValueError) and not str(error).startswith(
@@ -245,21 +253,23 @@ class Case:
             self.unmeasured = str(error)
         return None
 
-    def _measure(self, data: Any, gradient: bool) -> VarianceProfile:
+    def _measure(
+        self, data: Any, training: bool, gradient: bool
+    ) -> VarianceProfile:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return measure(
                     self.model,
                     data,
-                    training=self.by_batch,
+                    training=training,
                     steps=self.steps,
                     gradient=gradient,
                 )
         except (ValueError, RuntimeError):
             if not gradient:
                 raise
-        return self._measure(data, False)
+        return self._measure(data, training, gradient=False)
 
     def _noise(self) -> Any:
         if not self.is_paired or self.graph is None:
@@ -274,6 +284,18 @@ class Case:
     def profiles(self) -> list[tuple[str, VarianceProfile | None]]:
         """Prediction and measurement, under the names of `Reading`."""
         return [("predicted", self.predicted), ("measured", self.measured)]
+
+    @property
+    def inference_profiles(self) -> list[tuple[str, VarianceProfile | None]]:
+        """The same by moving statistics."""
+        measured = None
+        if self.data is not None and self.measured is not None:
+            # A signal that explodes is not dead.
+            with contextlib.suppress(ValueError):
+                measured = self._measure(self.data, False, gradient=False)
+        known = self.is_trial and measured is not None
+        predicted = None if known else self._predict(training=False)
+        return [("predicted", predicted), ("measured", measured)]
 
     @cached_property
     def gradient_is_known(self) -> bool:

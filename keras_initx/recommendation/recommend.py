@@ -33,11 +33,12 @@ def recommend(
 ) -> Findings:
     """Finds faults of a model before training, and a line against each.
 
-    The signal and the gradient are predicted (`predict`), and the signal is
-    measured where there are data (`measure`). Rules of the literature look at
-    these numbers and at the weights. For each fault, lines of code are tried on
-    a copy of the model, and the first one after which the rule finds nothing
-    is given, with the number after it. The model itself does not change.
+    The signal and the gradient are predicted (`predict`), and measured where
+    there are data (`measure`). Rules of the literature look at these numbers
+    and at the weights. For each fault, lines of code are tried on a copy of the
+    model, and the first one after which the rule finds nothing is given, with
+    the number after it. A copy is predicted only where it is not measured. The
+    model itself does not change.
 
         equal weights        layers that share an initializer have equal kernels
         wrong fans           Keras reads fans from a shape that does not say
@@ -118,11 +119,7 @@ def recommend(
             f"{layer.name!r} after {count} steps"
         )
     case = Case(model, data, steps)
-    found = {}
-    for name in rules:
-        reading = RULES[name](case)
-        if reading is not None and reading.found:
-            found[name] = reading
+    found = {k: v for k, v in readings(case, rules).items() if v.found}
     mender = _Mender(case, rules)
     findings: list[Finding] = []
     while found:
@@ -131,6 +128,12 @@ def recommend(
         findings.append(finding)
         found = {k: v for k, v in found.items() if k not in gone}
     return Findings([*_unknown(case), *findings], _not_seen(case))
+
+
+def readings(case: Case, rules: Sequence[str]) -> dict[str, Reading]:
+    """Returns what rules read off a model, without those that see nothing."""
+    found = {name: RULES[name](case) for name in rules}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _chosen(ignore: Sequence[str]) -> list[str]:
@@ -146,12 +149,15 @@ def _chosen(ignore: Sequence[str]) -> list[str]:
 
 
 class _Mender:
-    """Tries lines on copies of a model, each line once."""
+    """Tries lines on copies of a model, each line once.
+
+    What the rules read off a copy is kept, and the copy is not.
+    """
 
     def __init__(self, case: Case, rules: Sequence[str]):
         self.case = case
         self.rules = rules
-        self._after: dict[str, Case | None] = {}
+        self._after: dict[str, dict[str, Reading] | None] = {}
         self._why_not = ""
 
     def mended(
@@ -171,23 +177,25 @@ class _Mender:
         best = None
         others = [line for other in found.values() for line in other.lines]
         for line in dict.fromkeys([*before.lines, *others]):
-            case = self._carried_out(line)
-            if case is None or self._finds(name, case):
+            after = self._carried_out(line)
+            if after is None:
                 continue
-            left = [rule for rule in self.rules if self._finds(rule, case)]
+            left = [rule for rule, reading in after.items() if reading.found]
+            if name in left:
+                continue
             if not left:
-                return self._finding(name, found, line, case, before.note)
+                return self._finding(name, found, line, before.note)
             own = line in before.lines
-            if own and (best is None or len(left) < len(best[2])):
-                best = line, case, left
+            if own and (best is None or len(left) < len(best[1])):
+                best = line, left
         if best:
-            line, case, left = best
+            line, left = best
             note = before.note
             new = [rule for rule in left if rule not in found]
             if new:
                 note = f"The line causes another finding: {', '.join(new)}."
                 note = f"{note} {before.note}".strip()
-            return self._finding(name, found, line, case, note)
+            return self._finding(name, found, line, note)
         line, note = "", before.note
         if self._why_not:
             line = next(iter(before.lines), "")
@@ -202,26 +210,25 @@ class _Mender:
         name: str,
         found: dict[str, Reading],
         line: str,
-        case: Case,
         note: str,
     ) -> tuple[Finding, set[str]]:
-        number, how = _number(RULES[name](case))
-        gone = [other for other in found if not self._finds(other, case)]
+        after = self._carried_out(line) or {}
+        number, how = _number(after.get(name))
+        gone = [k for k in found if k not in after or not after[k].found]
         also = tuple(other for other in gone if other != name)
         finding = _finding(name, found[name], line, number, how, also, note)
         return finding, {*gone, name}
 
-    def _finds(self, name: str, case: Case) -> bool:
-        reading = RULES[name](case)
-        return reading is not None and reading.found
-
-    def _carried_out(self, line: str) -> Case | None:
+    def _carried_out(self, line: str) -> dict[str, Reading] | None:
+        """Returns what the rules read off a copy, None if the line fails."""
         if line not in self._after:
+            after = None
             try:
-                self._after[line] = carried_out(self.case, line)
+                case = carried_out(self.case, line)
+                after = None if case is None else readings(case, self.rules)
             except NotCopied as error:
                 self._why_not = str(error)
-                self._after[line] = None
+            self._after[line] = after
         return self._after[line]
 
 

@@ -94,4 +94,4 @@ def carried_out(case: Case, line: str) -> Case | None:
             exec(line, names)
     except (ValueError, TypeError, AttributeError):
         return None
-    return Case(names["model"], names["data"], case.steps)
+    return Case(names["model"], names["data"], case.steps, is_trial=True)

@@ -77,9 +77,10 @@ def alike_tokens(case: Case) -> Reading | None:
         for layer in case.view.layers
         if hasattr(layer, "query_dense") and hasattr(layer, "key_dense")
     ]
-    if not heads or case.predicted is None:
+    # Correlations of tokens are predicted, and not measured.
+    if not heads or case.prediction is None:
         return None
-    known = case.predicted.position_correlation
+    known = case.prediction.position_correlation
     known = known[~np.isnan(known)]
     if not len(known):
         return None

@@ -156,14 +156,15 @@ def dead_at_birth(case: Case) -> Reading | None:
     """The signal is nothing in inference mode, before training."""
     if not case.by_batch:
         return None
-    value = drift(case, case.predicted_inference)
-    if value is None:
+    predicted, measured = (drift(case, p) for _, p in case.inference_profiles)
+    if predicted is None and measured is None:
         return None
     return Reading(
-        value < _DEAD,
+        outside(predicted, measured, _DEAD, math.inf),
         "mean square of the signal at the last layer over the first, in "
         f"inference mode (good: above {_DEAD:.0e})",
-        value,
+        predicted,
+        measured,
         why=(
             "Before training the moving statistics of Batch Normalization "
             "normalize nothing, so that a signal vanishes in inference mode "
