@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-quick test-versions lint docs bench clean
+.PHONY: demo test test-quick test-torch test-versions lint docs bench clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/keras-initx report --out demo
@@ -19,6 +19,13 @@ test: $(VENV)/test.done
 # Two rows of each table, without the tests that take long or start processes.
 test-quick: $(VENV)/test.done
 	$(PYTEST) -m "not slow and not isolated" --rows 2
+
+# What runs on PyTorch. `make test` skips it where PyTorch is not installed: that
+# of PyPI brings several GB of CUDA on Linux, that of
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu does not.
+TORCH ?= torch==2.13.0
+test-torch: $(VENV)/torch.done
+	$(PYTEST) tests/test_backends.py -k torch
 
 # Environments of the versions that others have, by the script's names: make
 # test-versions VERSIONS="colab oldest". It takes Python 3.11 and 3.13.
@@ -70,10 +77,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/%.done: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)]"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)]" $(PACKAGES)
 	touch $@
 
 $(VENV)/demo.done: EXTRA := examples,tensorflow
 $(VENV)/test.done: EXTRA := test
+$(VENV)/torch.done: EXTRA := test,torch
+$(VENV)/torch.done: PACKAGES := $(TORCH)
 $(VENV)/docs.done: EXTRA := docs
 $(VENV)/bench.done: EXTRA := bench
