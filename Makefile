@@ -20,9 +20,10 @@ test: $(VENV)/test.done
 test-quick: $(VENV)/test.done
 	$(PYTEST) -m "not slow and not isolated" --rows 2
 
-# What runs on PyTorch. `make test` skips it where PyTorch is not installed: that
-# of PyPI brings several GB of CUDA on Linux, that of
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu does not.
+# What runs on PyTorch. `make test` skips it where PyTorch is not installed: on
+# Linux, PyPI has it with several GB of CUDA. A build without is preferred where
+# pip finds one, as by
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-torch
 TORCH ?= torch==2.13.0
 test-torch: $(VENV)/torch.done
 	$(PYTEST) tests/test_backends.py -k torch
