@@ -61,20 +61,20 @@ with (
     from keras_initx.validation import check_backend
 
     if backend.has_passes():
-        from keras_initx import callbacks
+        from keras_initx import callbacks, prediction, testing
         from keras_initx.measurement import Meter, measure
+        from keras_initx.prediction.predict import predict
+        from keras_initx.prediction.record import Prediction
+        from keras_initx.recommendation.finding import Finding, Findings
+        from keras_initx.recommendation.recommend import recommend
     if backend.is_tensorflow():
-        from keras_initx import distribute, prediction, testing
+        from keras_initx import distribute
         from keras_initx.calibration import Calibration, calibrate
         from keras_initx.measurement import JacobianProfile, measure_jacobian
         from keras_initx.parametrization import (
             CoordinateCheck,
             coordinate_check,
         )
-        from keras_initx.prediction.predict import predict
-        from keras_initx.prediction.record import Prediction
-        from keras_initx.recommendation.finding import Finding, Findings
-        from keras_initx.recommendation.recommend import recommend
 
 __all__ = [
     "Balance",
@@ -121,21 +121,25 @@ __all__ = [
 _ON_TENSORFLOW = {
     "Calibration",
     "CoordinateCheck",
-    "Finding",
-    "Findings",
     "JacobianProfile",
-    "Prediction",
     "calibrate",
     "coordinate_check",
     "distribute",
     "measure_jacobian",
-    "predict",
-    "prediction",
-    "recommend",
-    "testing",
 }
 if not backend.has_passes():
-    _ON_TENSORFLOW |= {"Meter", "callbacks", "measure"}
+    _ON_TENSORFLOW |= {
+        "Finding",
+        "Findings",
+        "Meter",
+        "Prediction",
+        "callbacks",
+        "measure",
+        "predict",
+        "prediction",
+        "recommend",
+        "testing",
+    }
 if not backend.is_tensorflow():
     __all__ = [name for name in __all__ if name not in _ON_TENSORFLOW]
 

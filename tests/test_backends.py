@@ -12,7 +12,9 @@ import pytest
 
 import keras_initx as kx
 from keras_initx import backend
+from keras_initx.backend import float64
 from keras_initx.initializers.alpha_stable import symmetric_stable
+from keras_initx.prediction.elementwise import found_kinks
 from tests.helpers import backend_models
 from tests.helpers.initializer_rows import (
     LEVELS,
@@ -40,11 +42,13 @@ def test_without_tensorflow(name, tmp_path):
     model.save(tmp_path / "ours.keras")
     np.savez(tmp_path / "ours.npz", x=values, y=np.asarray(model(values)))
     np.savez(tmp_path / "profiles.npz", **backend_models.profiles())
+    np.savez(tmp_path / "predictions.npz", **backend_models.predictions())
     done = subprocess.run(
         [
             *(sys.executable, SCRIPT, "--load", tmp_path / "ours.keras"),
             *("--save", tmp_path / "theirs.keras"),
             *("--profiles", tmp_path / "profiles.npz"),
+            *("--predictions", tmp_path / "predictions.npz"),
         ],
         env={**os.environ, "KERAS_BACKEND": name},
         capture_output=True,
@@ -104,3 +108,19 @@ def test_batches_without_tf_data_hold_each_sample_once_an_epoch(monkeypatch):
         epochs.append(np.concatenate([a for a, _ in taken])[:, 0])
         assert sorted(epochs[-1]) == [*range(7)]
     assert (epochs[0] != epochs[1]).any()
+
+
+@pytest.mark.parametrize(
+    "function, expected",
+    [
+        (np.tanh, []),
+        (lambda z: np.maximum(np.tanh(z), 0.3125), [np.arctanh(0.3125)]),
+        (lambda z: np.where(z > 0.5, np.sin(z), -2), [0.5]),
+    ],
+    ids=["smooth", "kink", "jump"],
+)
+def test_kinks_of_functions_in_float32(monkeypatch, function, expected):
+    monkeypatch.setattr(float64, "is_exact", lambda: False)
+    found = found_kinks(lambda z: function(np.float32(z)).astype(float))
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found, expected, atol=2e-4)

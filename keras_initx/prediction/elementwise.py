@@ -1,7 +1,7 @@
 """Functions that act on each entry of their arguments alone.
 
-An `Elementwise` is a function of TensorFlow with what quadrature needs of it:
-its derivatives, and the points where it is not smooth (its kinks). Kinks of the
+An `Elementwise` is a function of tensors with what quadrature needs of it: its
+derivatives, and the points where it is not smooth (its kinks). Kinks of the
 activations that `theory` knows are exact, and others are searched for.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from keras_initx.backend import float64
 from keras_initx.theory.mean_field.activations import Activation, resolve
 from keras_initx.theory.mean_field.gaussian_products import Function
 
@@ -60,23 +60,20 @@ class Elementwise:
         """Returns the function at float64 arrays."""
         if self._values is not None:
             return self._values(*arrays)
-        tensors = [tf.constant(array, tf.float64) for array in arrays]
-        return np.asarray(self.call(*tensors), dtype=np.float64)
+        return np.asarray(
+            float64.entries_at_float64(self.call, *arrays), np.float64
+        )
 
     def derivative(self, index: int = 0) -> Elementwise:
         """Returns the partial derivative with respect to one argument."""
         if index not in self._derivatives:
 
-            def call(*tensors: tf.Tensor) -> tf.Tensor:
-                with tf.GradientTape() as tape:
-                    tape.watch(tensors[index])
-                    total = tf.cast(self.call(*tensors), tf.float64)
-                gradient = tape.gradient(total, tensors[index])
-                return (
-                    tf.zeros_like(tensors[index])
-                    if gradient is None
-                    else tf.convert_to_tensor(gradient)
+            def call(*tensors: Any) -> Any:
+                before, after = tensors[:index], tensors[index + 1 :]
+                (gradient,) = float64.gradients(
+                    lambda x: self.call(*before, x, *after), [tensors[index]]
                 )
+                return gradient
 
             values = None
             if self.slopes is not None:
@@ -90,14 +87,12 @@ class Elementwise:
         return self._derivatives[index]
 
     def passes_gradient(self, index: int = 0) -> bool:
-        """Whether TensorFlow passes a gradient on to one argument."""
-        if self.slopes is not None:
-            return True
-        tensors = [tf.constant([0.5], tf.float64) for _ in range(self.arity)]
-        with tf.GradientTape() as tape:
-            tape.watch(tensors[index])
-            total = tf.cast(self.call(*tensors), tf.float64)
-        return tape.gradient(total, tensors[index]) is not None
+        """Whether Keras's backend passes a gradient on to one argument."""
+        return self.slopes is not None or self._passed_on[index]
+
+    @functools.cached_property
+    def _passed_on(self) -> tuple[bool, ...]:
+        return float64.passed_on(self.call, self.arity)
 
     @functools.cached_property
     def function(self) -> Function:
@@ -146,7 +141,8 @@ def found_kinks(values: Callable[[np.ndarray], np.ndarray]) -> tuple:
 
     Where it is smooth, its second difference over a step h is h^2 times a
     derivative, and 1/256 of itself for a step of h/16. At a kink it is 1/16 of
-    itself, and at a jump all of it. Such points are located to 1e-9.
+    itself, and at a jump all of it. Such points are located to 1e-9, or as far
+    as they exceed the rounding of a backend that computes in float32.
 
     Args:
         values: callable. The function, from a float64 array to one.
@@ -158,6 +154,8 @@ def found_kinks(values: Callable[[np.ndarray], np.ndarray]) -> tuple:
     def difference(x: np.ndarray, h: float) -> np.ndarray:
         return np.abs(values(x - h) - 2 * values(x) + values(x + h))
 
+    # What counts as smooth, and what may be rounding, both over the scale.
+    smooth, rounding = (1e-7, 0.0) if float64.is_exact() else (1e-5, 2e-6)
     h = 1 / 32
     cells = np.arange(-12, 12, h)
     inside = cells[:, None] + h * (np.arange(16) + 0.5) / 16
@@ -168,18 +166,24 @@ def found_kinks(values: Callable[[np.ndarray], np.ndarray]) -> tuple:
     coarse = np.maximum(coarse, np.maximum(around[:-2], around[2:]))
     fine = difference(inside.ravel(), h / 16).reshape(inside.shape).max(axis=1)
     scale = np.abs(values(cells)) + 1
-    (found,) = np.nonzero((fine > coarse / 64) & (fine > 1e-7 * scale))
+    (found,) = np.nonzero((fine > coarse / 64) & (fine > smooth * scale))
     points: list[float] = []
-    for low in cells[found]:
-        high = low + h
+    for low, size in zip(cells[found], scale[found], strict=True):
+        high, digits = low + h, 6
         while high - low > 1e-9:
             x = low + (high - low) * (np.arange(16) + 0.5) / 16
             step = (high - low) / 16
-            at = x[difference(x, step).argmax()]
+            differences = difference(x, step)
+            if differences.max() < rounding * size:
+                # A kink is rarely at a number of many digits.
+                digits = 3
+                break
+            at = x[differences.argmax()]
             low, high = at - step, at + step
         point = (low + high) / 2
-        nearest = round(point, 6)
-        point = nearest if abs(point - nearest) < 1e-7 else point
+        nearest = round(point, digits)
+        near = 1e-7 if digits == 6 else high - low
+        point = nearest if abs(point - nearest) < near else point
         if not points or abs(point - points[-1]) > 1e-6:
             points.append(float(point))
     return tuple(points)
@@ -192,7 +196,7 @@ def acts_on_each_entry(function: Callable[[Any], Any]) -> bool:
     shuffled = x.ravel()[order].reshape(x.shape)
     try:
         results = [
-            np.asarray(function(tf.constant(each, tf.float64)))
+            np.asarray(float64.at_float64(function, each))
             for each in (x, shuffled)
         ]
     except Exception:

@@ -30,8 +30,8 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from keras_initx.backend import float64
 from keras_initx.prediction.elementwise import Elementwise
 from keras_initx.prediction.engine import Engine, Signal, Weight
 from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
@@ -228,15 +228,18 @@ class DrawnEngine(Engine):
         values = [signal.value for signal in signals]
 
         def pull(gradient: Array) -> list[tuple[Signal, Array]]:
-            tensors = [tf.constant(value, tf.float64) for value in values]
-            with tf.GradientTape() as tape:
-                tape.watch(tensors)
-                output = tf.cast(function.call(*tensors), tf.float64)
-            parts = tape.gradient(output, tensors, gradient)
+            parts = float64.entries_at_float64(
+                lambda outer, *tensors: float64.gradients(
+                    function.call, tensors, outer
+                ),
+                *(gradient, *values),
+            )
             return [
-                (signal, np.asarray(part))
-                for signal, part in zip(signals, parts, strict=True)
-                if part is not None
+                (signal, part)
+                for i, (signal, part) in enumerate(
+                    zip(signals, parts, strict=True)
+                )
+                if function.passes_gradient(i)
             ]
 
         return self.with_gradient(self._signal(function.values(*values)), pull)

@@ -41,7 +41,6 @@ from keras_initx.prediction.walk import Walk
 from keras_initx.prediction.weights import Source, has_paired_halves
 from keras_initx.prediction.wide import WideEngine
 from keras_initx.validation import (
-    check_backend,
     check_bool,
     check_choice,
     check_int,
@@ -144,7 +143,6 @@ def predict(
             reason; if `layers` selects no layer; if the model is not built, or
             its inputs have no fixed shape, and there are no data; if the model
             does not take data of that shape.
-        RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
 
@@ -166,7 +164,6 @@ def predict(
     Yang, arXiv:1910.12478 and arXiv:2006.14548. The moments of merged branches,
     of shared layers and of a model's own `call` are derived here.
     """
-    check_backend("predict")
     training = check_bool("training", training)
     check_choice("weights", weights, ("present", "initial"))
     samples = check_int("samples", samples, 2, optional=True)

@@ -426,7 +426,7 @@ class Propagation:
         """A function that acts on each entry alone.
 
         Args:
-            function: callable. From tensors of TensorFlow to one.
+            function: callable. From tensors to one.
             *tensors: MomentTensors or arrays, which are broadcast.
         """
         if not isinstance(function, Elementwise):

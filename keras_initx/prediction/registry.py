@@ -31,7 +31,7 @@ def register_propagation(*classes: type) -> Callable[[Rule], Rule]:
         linear(x, kernel, bias, outputs=n)   a random linear map
         activate(layer, x)                   layer.activation; x is the row
         apply(function, x)                   an activation, which is no row
-        elementwise(function, x, y)          a TensorFlow function that acts on
+        elementwise(function, x, y)          a function of tensors that acts on
                                              each entry alone
         add([x, y], factors)                 the sum of factors times tensors
         multiply(x, y)                       the product, entry by entry

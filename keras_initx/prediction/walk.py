@@ -108,7 +108,7 @@ class Walk:
                 raise
             except Exception as error:
                 raise Unpredictable(
-                    "its call needs numbers, or calls functions of TensorFlow, "
+                    "its call needs numbers, or calls functions of a backend, "
                     "where moments pass through keras.ops: "
                     f"{_first_line(error)}"
                 ) from error

@@ -17,7 +17,6 @@ from keras_initx.recommendation.reading import WHOLE, Reading
 from keras_initx.recommendation.rules import RULES
 from keras_initx.recommendation.trial import NotCopied, carried_out
 from keras_initx.validation import (
-    check_backend,
     check_int,
     did_you_mean,
     refuse,
@@ -87,7 +86,6 @@ def recommend(
         ValueError: If the model is not built and there are no data, if it has
             been trained, or if the data cannot be measured.
         TypeError: If `model` is no Keras layer.
-        RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
 
@@ -103,7 +101,6 @@ def recommend(
     Reference: each finding names its own. The ranges of scale and sample
     fraction are those of `VarianceProfile`.
     """
-    check_backend("recommend")
     check_eager("recommend")
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model. Received: model={model!r}")

@@ -97,6 +97,24 @@ def wide():
     )
 
 
+def elementwise():
+    """Functions of each entry that quadrature and gradients run."""
+
+    class Merged(layers.Layer):
+        """Operations of `keras.ops`, by rules and without."""
+
+        def call(self, x):
+            ops = keras.ops
+            x = ops.maximum(x, 0.2) - ops.stop_gradient(x)
+            return ops.where(x > 0.5, ops.tanh(x), x) / 2.0
+
+    x = inputs = keras.Input((12,))
+    stopped = layers.Activation(keras.ops.stop_gradient)(layers.Dense(9)(x))
+    x = kx.layers.ShapedReLU(depth=4)(layers.Dense(9)(x))
+    x = layers.Minimum()([Merged()(layers.Dense(9)(x)), stopped])
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
 # name: (how to make it, shape of a sample)
 MODELS = {
     "shared": (shared, (12,)),
@@ -106,6 +124,7 @@ MODELS = {
     "convolutional": (convolutional, (8, 8, 3)),
     "subclassed": (Subclassed, (4, 3)),
     "wide": (wide, (16,)),
+    "elementwise": (elementwise, (12,)),
 }
 
 
@@ -145,4 +164,31 @@ def profiles():
             for column in (*COLUMNS, *["gradient"] * gradient):
                 columns[f"{key}/{column}"] = getattr(profile, column)
             columns[f"{key}/notes"] = np.array(profile.notes)
+    return columns
+
+
+# name: options of `predict` for a model, each set a prediction.
+PREDICTED = {
+    "shared": ({}, {"width": "actual"}),
+    "nested": ({}, {"width": "actual"}),
+    "attention": ({},),
+    "elementwise": ({}, {"width": "actual"}),
+}
+PREDICTED_COLUMNS = (
+    *("sample_variance", "squared_mean", "gradient", "position_correlation"),
+    *("exactness", "notes", "layers"),
+)
+
+
+def predictions():
+    """Returns the columns of all predictions, by name."""
+    columns = {}
+    for name, calls in PREDICTED.items():
+        model, x = made(name)
+        for i, options in enumerate(calls):
+            options = {"samples": 2, "networks": 8, **options}
+            prediction = kx.predict(model, x, **options)
+            for column in PREDICTED_COLUMNS:
+                key = f"{name}/{i}/{column}"
+                columns[key] = np.array(getattr(prediction, column))
     return columns

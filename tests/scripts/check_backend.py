@@ -10,6 +10,7 @@ docs/compatibility.md is printed for each room.
     --save model.keras    saves a model for another one
     --profiles some.npz   compares what `measure` returns with what
                           `backend_models.profiles` returned elsewhere
+    --predictions some.npz   the same for `predict` and `predictions`
 """
 
 import argparse
@@ -41,19 +42,24 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 import keras_initx as kx  # noqa: E402
+from keras_initx.backend import float64  # noqa: E402
 from keras_initx.initializers.base import LARGEST  # noqa: E402
 from tests.helpers import backend_models, initializer_rows, layer_rows  # noqa: E402
 
 # What runs on TensorFlow alone says so.
 REFUSED = (
-    *("Calibration", "CoordinateCheck", "JacobianProfile", "Prediction"),
-    *("calibrate", "coordinate_check", "distribute"),
-    *("measure_jacobian", "predict", "prediction"),
-    *("Finding", "Findings", "recommend", "testing"),
+    *("Calibration", "CoordinateCheck", "JacobianProfile", "calibrate"),
+    *("coordinate_check", "distribute", "measure_jacobian"),
 )
-MEASURED = {"Meter", "callbacks", "measure"}
+MEASURED = {
+    *("Finding", "Findings", "Meter", "Prediction", "callbacks", "measure"),
+    *("predict", "prediction", "recommend", "testing"),
+}
 # Their examples use what needs TensorFlow.
-USE_TENSORFLOW = {"register_layer", "FromDistribution", "SampleVarianceDecay"}
+USE_TENSORFLOW = {
+    *("register_layer", "FromDistribution", "SampleVarianceDecay"),
+    "register_propagation",
+}
 X = np.linspace(-1, 1, 32, dtype="float32").reshape(8, 4)
 
 
@@ -323,6 +329,76 @@ def check_measure(path):
             value, theirs[key], rtol=1e-5, atol=1e-6, err_msg=key
         )
     return len(backend_models.MODELS)
+
+
+def check_predict(path):
+    """The predictions are those of TensorFlow, to rounding."""
+    theirs = np.load(path)
+    ours = backend_models.predictions()
+    assert set(theirs) == set(ours)
+    for key, value in ours.items():
+        if value.dtype.kind == "U":
+            np.testing.assert_array_equal(value, theirs[key], key)
+            continue
+        np.testing.assert_allclose(
+            value, theirs[key], rtol=1e-6, atol=1e-12, err_msg=key
+        )
+    return len({key.split("/")[0] for key in ours})
+
+
+def check_passed_on():
+    """A backend knows which arguments a gradient arrives at."""
+    ops = keras.ops
+    functions = {
+        ops.tanh: [True],
+        ops.stop_gradient: [False],
+        ops.floor: [BACKEND == "torch"],
+        (lambda x: ops.cast(x > 0, "float32")): [False],
+        (lambda x: ops.ones_like(x)): [False],
+        (lambda x: x + ops.stop_gradient(ops.tanh(x) - x)): [True],
+        (lambda x, y: x * ops.stop_gradient(y)): [True, False],
+        (lambda x, y: ops.where(x > 0, y, 0.0)): [False, True],
+    }
+    for function, expected in functions.items():
+        count = len(expected)
+        assert float64.passed_on(function, count) == tuple(expected)
+        points = np.linspace(-1, 1, 5)
+        found = float64.at_float64(
+            lambda *t, function=function: float64.gradients(function, t),
+            *[points] * count,
+        )
+        for gradient, is_passed in zip(found, expected, strict=True):
+            assert gradient.dtype == np.float64
+            assert is_passed or not gradient.any()
+    (second,) = float64.at_float64(
+        lambda x: float64.gradients(
+            lambda y: float64.gradients(lambda z: z**3, [y])[0], [x]
+        ),
+        points,
+    )
+    np.testing.assert_allclose(second, 6 * points, rtol=1e-15)
+    return len(functions)
+
+
+def check_recommend():
+    """Findings by prediction and by measurement, each with its line."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((4,)), *(layers.Dense(128, "relu") for _ in range(16))]
+    )
+    ignored = ["sample fraction", "width", "inputs", "dead units"]
+    (finding,) = kx.recommend(model, ignore=ignored)
+    assert finding.rule == "scale"
+    assert finding.call == 'kx.initialize(model, "he_normal", seed=0)'
+    assert finding.predicted < 1e-2 and 0.1 < finding.after < 10
+    message = message_of(
+        AssertionError,
+        lambda: kx.testing.assert_healthy(model, X, ignore=ignored),
+    )
+    assert finding.call in message, message
+    kx.initialize(model, "he_normal", seed=0)
+    kx.testing.assert_healthy(model, X, ignore=ignored)
+    return 2
 
 
 def check_meter():
@@ -639,10 +715,16 @@ def main(options):
             "functions and modules of PyTorch": check_torch,
             "`callbacks` in a fit": check_callbacks,
             "examples/train_tpu.py": check_job,
+            "gradients of `predict`": check_passed_on,
+            "`recommend`": check_recommend,
         }
         if options.profiles:
             checks["`measure`, as on TensorFlow"] = lambda: check_measure(
                 options.profiles
+            )
+        if options.predictions:
+            checks["`predict`, as on TensorFlow"] = lambda: check_predict(
+                options.predictions
             )
     if options.load:
         checks["a model saved by another backend"] = lambda: load(options.load)
@@ -657,4 +739,5 @@ if __name__ == "__main__":
     parser.add_argument("--load")
     parser.add_argument("--save")
     parser.add_argument("--profiles")
+    parser.add_argument("--predictions")
     main(parser.parse_args())

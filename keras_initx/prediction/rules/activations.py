@@ -91,10 +91,9 @@ def _shaped_relu(steps: Propagation, layer: Any, x: MomentTensor) -> Any:
 
 
 def _bent(above: float, below: float) -> Elementwise:
-    import tensorflow as tf
-
     return Elementwise(
-        lambda z: tf.where(z > 0, above * z, below * z), slopes=(above, below)
+        lambda z: keras.ops.where(z > 0, above * z, below * z),
+        slopes=(above, below),
     )
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_initx.prediction.elementwise import Elementwise
 from keras_initx.prediction.moment_tensor import MomentTensor
@@ -57,7 +56,7 @@ def _maximum(steps: Propagation, layer: Any, xs: Any) -> MomentTensor:
 @register_propagation(_L.Minimum)
 def _minimum(steps: Propagation, layer: Any, xs: Any) -> MomentTensor:
     smallest = Elementwise(
-        lambda *t: tf.reduce_min(tf.stack(t), axis=0), arity=len(xs)
+        lambda *t: keras.ops.min(keras.ops.stack(t), axis=0), arity=len(xs)
     )
     return steps.elementwise(smallest, *xs)
 
@@ -70,5 +69,5 @@ def _concatenate(steps: Propagation, layer: Any, xs: Any) -> MomentTensor:
 def largest(count: int) -> Elementwise:
     """Returns the maximum of several arguments."""
     return Elementwise(
-        lambda *t: tf.reduce_max(tf.stack(t), axis=0), arity=count
+        lambda *t: keras.ops.max(keras.ops.stack(t), axis=0), arity=count
     )

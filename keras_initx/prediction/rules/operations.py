@@ -13,8 +13,8 @@ import itertools
 import math
 from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_initx.prediction.elementwise import Elementwise
 from keras_initx.prediction.moment_tensor import MomentTensor
@@ -73,12 +73,12 @@ def _negative(steps: Propagation, op: Any, x: Any) -> MomentTensor:
 
 @register_operation("Maximum")
 def _maximum(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
-    return _of_two(steps, tf.maximum, x1, x2)
+    return _of_two(steps, keras.ops.maximum, x1, x2)
 
 
 @register_operation("Minimum")
 def _minimum(steps: Propagation, op: Any, x1: Any, x2: Any) -> MomentTensor:
-    return _of_two(steps, tf.minimum, x1, x2)
+    return _of_two(steps, keras.ops.minimum, x1, x2)
 
 
 def _of_two(steps: Propagation, function: Any, x1: Any, x2: Any) -> Any:
@@ -89,10 +89,7 @@ def _of_two(steps: Propagation, function: Any, x1: Any, x2: Any) -> Any:
     if values.size != 1:
         raise Unpredictable("it compares a tensor with an array")
     number = float(values.ravel()[0])
-    return steps.elementwise(
-        Elementwise(lambda z: function(z, tf.cast(number, z.dtype))),
-        x,
-    )
+    return steps.elementwise(Elementwise(lambda z: function(z, number)), x)
 
 
 @register_operation("Where")
@@ -100,9 +97,7 @@ def _where(
     steps: Propagation, op: Any, condition: Any, x1: Any, x2: Any
 ) -> MomentTensor:
     return steps.elementwise(
-        lambda c, a, b: tf.where(
-            tf.cast(c, tf.bool), a, tf.cast(b, tf.convert_to_tensor(a).dtype)
-        ),
+        lambda c, a, b: keras.ops.where(keras.ops.cast(c, "bool"), a, b),
         condition,
         x1,
         x2,
