@@ -171,12 +171,11 @@ def profiles():
 PREDICTED = {
     "shared": ({}, {"width": "actual"}),
     "nested": ({}, {"width": "actual"}),
-    "attention": ({},),
     "elementwise": ({}, {"width": "actual"}),
 }
 PREDICTED_COLUMNS = (
     *("sample_variance", "squared_mean", "gradient", "position_correlation"),
-    *("exactness", "notes", "layers"),
+    *("exactness", "notes"),
 )
 
 

@@ -396,8 +396,6 @@ def check_recommend():
         lambda: kx.testing.assert_healthy(model, X, ignore=ignored),
     )
     assert finding.call in message, message
-    kx.initialize(model, "he_normal", seed=0)
-    kx.testing.assert_healthy(model, X, ignore=ignored)
     return 2
 
 
