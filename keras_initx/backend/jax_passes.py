@@ -1,9 +1,10 @@
 """Passes over a model on JAX: a function under `jax.jit` each.
 
 What this module needs of JAX, and what its documentation describes: a function
-is traced to a `jaxpr`, a list of equations, and an equation is evaluated by
-`primitive.bind`. A jaxpr is known when the model has run, not while it runs, so
-that `observe` traces the model first, and evaluates the equations one by one.
+is traced to a `jaxpr`, a list of equations, and a part of them is evaluated by
+`jaxpr_as_fun`. A jaxpr is known when the model has run, not while it runs, so
+that `observe` traces the model first, and then evaluates the equations from one
+tensor that is looked at to the next.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -49,6 +52,11 @@ _RANDOM = ("random_bits", "threefry", "rng_")
 _WHOLE = {"scan": "While", "while": "While", "_resize": "Resize"}
 # From half a sum of squares of so many numbers on it is summed in parts.
 _PART = 2048
+# A sum over the rows of so many numbers is one of a few rows at a time. XLA on
+# a CPU reads a matrix column by column otherwise, which takes 4 to 30 times as
+# long, and a large matrix is no longer in the cache then.
+_LARGE = 1 << 16
+_ROWS_AT_ONCE = 4
 
 # The values of variables while a function is traced.
 _values: contextvars.ContextVar[_Values | None] = contextvars.ContextVar(
@@ -126,25 +134,26 @@ class JaxPasses(Passes):
             return run(observe, batch), tensors
 
         closed, shapes = jax.make_jaxpr(traced, return_shape=True)(batch)
-        values, operations = _evaluated(closed, jax.tree.leaves(batch))
-        outputs, tensors = jax.tree.unflatten(
-            jax.tree.structure(shapes), values
+        outputs, observed = jax.tree.unflatten(
+            jax.tree.structure(shapes), closed.jaxpr.outvars
         )
-        token = _operations.set(operations)
+        evaluation = _Evaluation(closed, jax.tree.leaves(batch))
+
+        def value(leaf: Any) -> Any:
+            if not isinstance(leaf, _Tensor):
+                return leaf
+            return evaluation.value(observed[leaf.index])
+
+        token = _operations.set(evaluation.operations)
         try:
-            for function, structure in calls:
-                arguments = keras.tree.map_structure(
-                    lambda leaf: (
-                        tensors[leaf.index]
-                        if isinstance(leaf, _Tensor)
-                        else leaf
-                    ),
-                    structure,
-                )
-                function(*arguments)
+            for function, arguments in calls:
+                *_, last = arguments
+                going = function(*keras.tree.map_structure(value, arguments))
+                if isinstance(last, _Tensor) and going is not None:
+                    evaluation.replace(observed[last.index], going)
         finally:
             _operations.reset(token)
-        return outputs
+        return jax.tree.map(evaluation.value, outputs)
 
     def knows_graph(self) -> bool:
         return True
@@ -163,6 +172,23 @@ class JaxPasses(Passes):
 
     def has_value(self, tensor: Tensor) -> bool:
         return not isinstance(tensor, jax.core.Tracer)
+
+    def after(self, tensors: Sequence[Tensor], signal: Tensor) -> Tensor:
+        floats = [x for x in tensors if jnp.issubdtype(x.dtype, jnp.floating)]
+        if not floats or not _is_one_cpu():
+            return signal
+        # XLA on a CPU orders computations by what they compute from alone, and
+        # keeps many signals otherwise, which fall out of the cache. No number
+        # is positive and negative, but XLA does not know that.
+        never = [jnp.any((x > 0) & (x < 0)) for x in floats]
+        going = jnp.where(functools.reduce(jnp.logical_or, never), 0, signal)
+        operations = _operations.get()
+        if operations is not None:
+            before = operations.setdefault(
+                id(signal), _Equation("", outputs=[signal])
+            )
+            operations[id(going)] = _Equation("", [before], [going])
+        return going
 
     def on_devices(self, batch: Any) -> Any:
         distribution = keras.distribution.distribution()
@@ -189,7 +215,8 @@ class JaxPasses(Passes):
         return jax.process_index() == 0
 
     def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return function
+        # Traced once for all signals of one shape.
+        return _jitted(function, _is_one_cpu())
 
     def lengths(self, tensors: Sequence[Tensor]) -> Tensor:
         return jnp.array([tensor.shape[0] for tensor in tensors], "int32")
@@ -200,6 +227,43 @@ class JaxPasses(Passes):
         if flat.size > _PART:
             flat = jnp.pad(flat, (0, -flat.size % _PART)).reshape(-1, _PART)
         return jnp.sum(jnp.sum(flat**2, axis=-1)) / 2
+
+    def reduce_rows(
+        self,
+        stack: Tensor,
+        reduce: Callable[[Tensor], Tensor],
+        merge: Callable[[Tensor, Tensor], Tensor],
+        few: bool,
+        goes_on: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        if stack.size < _LARGE or not _is_one_cpu():
+            return reduce(stack)
+        rows = stack.shape[-2]
+
+        def some(start: Any, count: int) -> Tensor:
+            parts = [
+                reduce(jax.lax.dynamic_slice_in_dim(stack, start + i, 1, -2))
+                for i in range(count)
+            ]
+            # In pairs, so that few terms are added to a large sum.
+            while len(parts) > 1:
+                pairs = itertools.zip_longest(parts[::2], parts[1::2])
+                parts = [a if b is None else merge(a, b) for a, b in pairs]
+            return parts[0]
+
+        def is_next(state: tuple[Tensor, Tensor]) -> Tensor:
+            start, so_far = state
+            is_left = start < rows
+            return is_left if goes_on is None else is_left & goes_on(so_far)
+
+        def add(state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            start, so_far = state
+            more = some(start, _ROWS_AT_ONCE)
+            return start + _ROWS_AT_ONCE, merge(so_far, more)
+
+        rest = rows % _ROWS_AT_ONCE
+        so_far = some(0, rest) if rest else reduce(stack[..., :0, :])
+        return jax.lax.while_loop(is_next, add, (rest, so_far))[1]
 
     def gradients(
         self, run: Callable[[NewSlot], tuple[Tensor, Any]], size: int
@@ -219,6 +283,22 @@ class JaxPasses(Passes):
             return run(lambda: next(left))
 
         return jax.grad(with_slots, has_aux=True)(slots)
+
+
+def _is_one_cpu() -> bool:
+    """Whether arrays are on one CPU, and so not cut between devices."""
+    return (
+        jax.default_backend() == "cpu"
+        and keras.distribution.distribution() is None
+    )
+
+
+@functools.cache
+def _jitted(
+    function: Callable[..., Any], is_one_cpu: bool
+) -> Callable[..., Any]:
+    # Not the function itself, whose traces JAX keeps.
+    return jax.jit(lambda *arguments: function(*arguments))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,54 +322,97 @@ class _Equation:
         return self
 
 
-def _evaluated(
-    closed: Any, arguments: Sequence[Tensor]
-) -> tuple[list[Tensor], dict[int, _Equation]]:
-    """The results of a jaxpr, and the operations of all tensors in it."""
-    jaxpr = closed.jaxpr
-    # Where the results are not used, the compiler removes what computes them.
-    inside = [
-        variable
-        for equation in jaxpr.eqns
-        for variable in equation.outvars
-        if str(variable) != "_"
-    ]
-    outside = len(jaxpr.outvars)
-    everything = jax.extend.core.jaxpr_as_fun(
-        jax.extend.core.ClosedJaxpr(
-            _with_results(jaxpr, [*jaxpr.outvars, *inside]), closed.consts
-        )
-    )
-    results = everything(*arguments)
-    values = dict(zip(inside, results[outside:], strict=True))
-    made: dict[Any, _Equation] = {}
-    operations: dict[int, _Equation] = {}
+class _Evaluation:
+    """Evaluates a jaxpr as far as the values of variables are asked for.
 
-    def note(variable: Any, value: Tensor, equation: _Equation) -> None:
+    Args:
+        closed: ClosedJaxpr. What a model computes.
+        arguments: Sequence of tensors. What it is evaluated for.
+    """
+
+    def __init__(self, closed: Any, arguments: Sequence[Tensor]):
+        # The operations of all tensors, by their ids.
+        self.operations: dict[int, _Equation] = {}
+        self._jaxpr = closed.jaxpr
+        self._values: dict[Any, Tensor] = {}
+        self._made: dict[Any, _Equation] = {}
+        # How many equations are evaluated, and how many must be for a variable.
+        self._done = 0
+        self._needed = {
+            variable: count
+            for count, equation in enumerate(self._jaxpr.eqns, 1)
+            for variable in equation.outvars
+        }
+        constants = map(jnp.asarray, closed.consts)
+        for variable, value in (
+            *zip(self._jaxpr.constvars, constants, strict=True),
+            *zip(self._jaxpr.invars, arguments, strict=True),
+        ):
+            self._note(variable, value, _Equation("", outputs=[value]))
+
+    def value(self, variable: Any) -> Tensor:
+        """Returns the value of a variable."""
+        if isinstance(variable, Literal):
+            return jnp.asarray(variable.val)
+        if variable not in self._values:
+            self._evaluate(self._needed[variable])
+        return self._values[variable]
+
+    def replace(self, variable: Any, value: Tensor) -> None:
+        """Sets the value with which the evaluation goes on."""
+        if not isinstance(variable, Literal):
+            operation = _Equation("", outputs=[value])
+            self._note(variable, value, operation)
+
+    def _evaluate(self, count: int) -> None:
+        """Evaluates equations until so many of them are."""
+        equations = self._jaxpr.eqns[self._done : count]
+        self._done = count
+        # Where the results are not used, the compiler removes what computes
+        # them.
+        results = [
+            variable
+            for equation in equations
+            for variable in equation.outvars
+            if str(variable) != "_"
+        ]
+        read = {
+            variable: self._values[variable]
+            for equation in equations
+            for variable in equation.invars
+            if not isinstance(variable, Literal) and variable in self._values
+        }
+        part = self._jaxpr.replace(
+            constvars=[],
+            invars=list(read),
+            outvars=results,
+            eqns=equations,
+            debug_info=self._jaxpr.debug_info._replace(
+                arg_names=None, result_paths=None
+            ),
+        )
+        run = jax.extend.core.jaxpr_as_fun(
+            jax.extend.core.ClosedJaxpr(part, [])
+        )
+        values = dict(zip(results, run(*read.values()), strict=True))
+        for equation in equations:
+            kept = [x for x in equation.outvars if x in values]
+            operation = _Equation(
+                _type(equation),
+                [
+                    self._made[x]
+                    for x in equation.invars
+                    if not isinstance(x, Literal)
+                ],
+                [values[x] for x in kept],
+            )
+            for variable in kept:
+                self._note(variable, values[variable], operation)
+
+    def _note(self, variable: Any, value: Tensor, operation: _Equation) -> None:
+        self._values[variable] = value
         # An equation may return what it was given.
-        made[variable] = operations.setdefault(id(value), equation)
-
-    for variable, value in (
-        *zip(jaxpr.constvars, closed.consts, strict=True),
-        *zip(jaxpr.invars, arguments, strict=True),
-    ):
-        note(variable, value, _Equation("", outputs=[value]))
-    for equation in jaxpr.eqns:
-        kept = [x for x in equation.outvars if x in values]
-        operation = _Equation(
-            _type(equation),
-            [made[x] for x in equation.invars if not isinstance(x, Literal)],
-            [values[x] for x in kept],
-        )
-        for variable in kept:
-            note(variable, values[variable], operation)
-    return [jnp.asarray(x) for x in results[:outside]], operations
-
-
-def _with_results(jaxpr: Any, variables: Sequence[Any]) -> Any:
-    """A jaxpr that returns the values of other variables."""
-    names = jaxpr.debug_info._replace(result_paths=None)
-    return jaxpr.replace(outvars=list(variables), debug_info=names)
+        self._made[variable] = self.operations.setdefault(id(value), operation)
 
 
 def _type(equation: Any) -> str:

@@ -306,6 +306,7 @@ class Passes(abc.ABC):
         stack: Tensor,
         reduce: Callable[[Tensor], Tensor],
         merge: Callable[[Tensor, Tensor], Tensor],
+        few: bool,
         goes_on: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Reduces a tensor over the axis before the last one.
@@ -314,6 +315,7 @@ class Passes(abc.ABC):
             stack: tensor. Its shape is `(..., rows, units)`.
             reduce: Reduces some rows.
             merge: Merges what `reduce` returned for some rows and for others.
+            few: bool. Whether there are at most `FEW_ROWS` rows.
             goes_on: Returns whether further rows make a difference to what was
                 returned so far. Defaults to True.
         """

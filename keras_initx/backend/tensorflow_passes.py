@@ -133,8 +133,11 @@ class TensorFlowPasses(Passes):
         stack: Tensor,
         reduce: Callable[[Tensor], Tensor],
         merge: Callable[[Tensor, Tensor], Tensor],
+        few: bool,
         goes_on: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
+        if few:
+            return reduce(stack)
         *layers, samples, units = tf.unstack(tf.shape(stack))
         step = tf.minimum(samples, _rows_at_once() or samples)
         steps = samples // step

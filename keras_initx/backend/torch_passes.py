@@ -67,6 +67,8 @@ _TO_PYTHON = {
     *("numpy", "__array__", "tolist", "item"),
     *("__bool__", "__int__", "__float__", "__index__"),
 }
+# What a reduction computes of so many numbers, 1 MiB, stays in the cache.
+_NUMBERS_AT_ONCE = 1 << 18
 # The numbers of samples in the runs that show where the samples are.
 _FEW = (2, 3)
 
@@ -148,7 +150,7 @@ class TorchPasses(Passes):
         token = _recorder.set(recorder)
         try:
             with recorder:
-                return super().observe(run, batch)
+                return run(recorder.observe, batch)
         finally:
             _recorder.reset(token)
 
@@ -180,6 +182,25 @@ class TorchPasses(Passes):
 
     def half_sum_of_squares(self, tensor: Tensor) -> Tensor:
         return torch.sum(torch.square(tensor)) / 2
+
+    def reduce_rows(
+        self,
+        stack: Tensor,
+        reduce: Callable[[Tensor], Tensor],
+        merge: Callable[[Tensor, Tensor], Tensor],
+        few: bool,
+        goes_on: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        if stack.device.type != "cpu":
+            return reduce(stack)
+        rows = max(1, _NUMBERS_AT_ONCE * stack.shape[-2] // stack.numel())
+        first, *others = stack.split(rows, dim=-2)
+        so_far = reduce(first)
+        for part in others:
+            if goes_on is not None and not goes_on(so_far):
+                break
+            so_far = merge(so_far, reduce(part))
+        return so_far
 
     def gradients(
         self, run: Callable[[NewSlot], tuple[Tensor, Any]], size: int
@@ -257,6 +278,7 @@ class _Recorder(TorchFunctionMode):
         # What the numbers depend on that Python took out of tensors.
         self._in_python: _Operation | None = None
         self._sources: list[_Operation] = []
+        self._is_paused = False
         for leaf in keras.tree.flatten(batch):
             if leaf is not None:
                 self._sources.append(_Operation(""))
@@ -271,6 +293,8 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if self._is_paused:
+            return result
         name = getattr(func, "__name__", "")
         if isinstance(result, torch.Tensor):
             outputs = [result]
@@ -289,6 +313,17 @@ class _Recorder(TorchFunctionMode):
                 inputs.append(self._in_python)
             self._in_python = _Operation("", inputs)
         return result
+
+    def observe(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function, of whose own operations none is noted.
+
+        It looks at tensors of the model, and returns one of them.
+        """
+        self._is_paused = True
+        try:
+            return function(*arguments)
+        finally:
+            self._is_paused = False
 
     def _record(
         self, name: str, given: Sequence[Tensor], outputs: Sequence[Tensor]

@@ -121,7 +121,7 @@ def layer_moments(
         `LayerMoments` in float64 if signals are, else in float32.
     """
     flat = _wide(_joined(signals))
-    function = _mean_and_deviation(len(signals), not few)
+    function = _mean_and_deviation(len(signals), few)
     mean, deviation = (passes().fused(function) if fuse else function)(flat)
     samples = passes().lengths(signals)
     return LayerMoments(samples, mean, half_squares(deviation))
@@ -180,7 +180,7 @@ def activation_outputs(
     other bounds it is scaled here.
     """
     flat = _wide(_joined(outputs))
-    function = _constants_and_saturated(len(outputs), bounds, not few)
+    function = _constants_and_saturated(len(outputs), bounds, few)
     kept = (passes().fused(function) if fuse else function)(flat)
     return ActivationOutputs(passes().lengths(outputs), *kept)
 
@@ -198,18 +198,15 @@ def units_of(signal: Tensor) -> int | None:
 
 @functools.cache
 def _constants_and_saturated(
-    layers: int, bounds: tuple[float, float] | None, in_parts: bool
+    layers: int, bounds: tuple[float, float] | None, few: bool
 ) -> Callable:
     def function(joined: Tensor) -> tuple[Tensor, Tensor]:
         stack = _stacked(joined, layers)
         nan = ops.cast(float("nan"), stack.dtype)
         first = _first(stack)
-        is_constant = _are_constant(stack, in_parts)
+        is_constant = _are_constant(stack, few)
         constants = ops.where(is_constant, first[..., 0, :], nan)
-        if bounds is None:
-            saturated = nan
-        else:
-            saturated = _saturated(stack, bounds, in_parts)
+        saturated = nan if bounds is None else _saturated(stack, bounds, few)
         return (
             ops.reshape(constants, (layers, -1)),
             ops.broadcast_to(saturated, (layers,)),
@@ -218,9 +215,7 @@ def _constants_and_saturated(
     return function
 
 
-def _saturated(
-    stack: Tensor, bounds: tuple[float, float], in_parts: bool
-) -> Tensor:
+def _saturated(stack: Tensor, bounds: tuple[float, float], few: bool) -> Tensor:
     """The share of outputs that are near a bound."""
     middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
     limit = half * (1 - 2 * _NEAR_A_BOUND)
@@ -230,7 +225,7 @@ def _saturated(
         lambda rows: (
             ops.cast(ops.abs(rows - middle) > limit, stack.dtype) * share
         ),
-        in_parts,
+        few,
     )
     # A share, also where its terms are rounded.
     return ops.minimum(ops.mean(shares, axis=-1), 1)
@@ -410,19 +405,17 @@ def _finite(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def _mean_and_deviation(layers: int, in_parts: bool) -> Callable:
+def _mean_and_deviation(layers: int, few: bool) -> Callable:
     def function(joined: Tensor) -> tuple[Tensor, Tensor]:
         stack = _stacked(joined, layers)
         share = _share(stack)
         first = _first(stack)
         # Sums are about the first sample: a sum of a part that all samples
         # share would round it, and a constant signal would have a variance.
-        shift = _sum_of_rows(
-            stack, lambda rows: (rows - first) * share, in_parts
-        )
+        shift = _sum_of_rows(stack, lambda rows: (rows - first) * share, few)
         mean = first + ops.expand_dims(shift, -2)
         square = _sum_of_rows(
-            stack, lambda rows: (rows - mean) ** 2 * share, in_parts
+            stack, lambda rows: (rows - mean) ** 2 * share, few
         )
         return (
             ops.reshape(mean, (layers, -1)),
@@ -432,43 +425,30 @@ def _mean_and_deviation(layers: int, in_parts: bool) -> Callable:
     return function
 
 
-def _are_constant(stack: Tensor, in_parts: bool) -> Tensor:
+def _are_constant(stack: Tensor, few: bool) -> Tensor:
     """Whether each unit is the same for all samples.
 
     The samples are looked at until no unit is left that may be, which is soon
     where none is.
     """
     first = _first(stack)
-    return _over_rows(
+    return passes().reduce_rows(
         stack,
         lambda rows: ops.all(ops.equal(rows, first), axis=-2),
-        in_parts,
         ops.logical_and,
-        ops.any,
+        few,
+        goes_on=ops.any,
     )
 
 
 def _sum_of_rows(
     stack: Tensor,
     function: Callable[[Tensor], Tensor],
-    in_parts: bool,
+    few: bool,
 ) -> Tensor:
-    return _over_rows(
+    return passes().reduce_rows(
         stack,
         lambda rows: ops.sum(function(rows), axis=-2),
-        in_parts,
         ops.add,
+        few,
     )
-
-
-def _over_rows(
-    stack: Tensor,
-    reduce: Callable[[Tensor], Tensor],
-    in_parts: bool,
-    merge: Callable[[Tensor, Tensor], Tensor],
-    goes_on: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Reduces all samples at once, or some after others."""
-    if not in_parts:
-        return reduce(stack)
-    return passes().reduce_rows(stack, reduce, merge, goes_on)

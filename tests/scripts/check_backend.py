@@ -399,6 +399,35 @@ def check_recommend():
     return 2
 
 
+def check_large_signals():
+    """The moments of signals that are reduced a few rows at a time."""
+    units, dead = 4096, 512
+    random = np.random.default_rng(3)
+    kernel = random.standard_normal((4, units)).astype("float32")
+    kernel[:, :dead] = 0
+    dense = keras.layers.Dense(units, "tanh", bias_initializer="ones")
+    model = keras.Sequential([keras.Input((4,)), dense])
+    dense.kernel.assign(kernel)
+    meter = kx.Meter(model)
+    # The few that are left, and none.
+    counts = (17, 35, 36)
+    for count in counts:
+        x = random.standard_normal((count, 4)).astype("float32")
+        y = x.astype(float) @ kernel + 1
+        profile = meter(x, batch_size=count)
+        expected = {
+            "sample_variance": y.var(axis=0).mean(),
+            "squared_mean": (y.mean(axis=0) ** 2).mean(),
+            "dead_fraction": dead / units,
+            "saturated_fraction": (abs(np.tanh(y)) > 0.97).mean(),
+        }
+        for column, value in expected.items():
+            np.testing.assert_allclose(
+                getattr(profile, column), value, rtol=1e-5, err_msg=column
+            )
+    return len(counts)
+
+
 def check_meter():
     """A `Meter` reads weights anew, compiles once and writes nothing."""
     traced = []
@@ -709,6 +738,7 @@ def main(options):
     if not MEASURED & set(REFUSED):
         checks |= {
             "`Meter`": check_meter,
+            "large signals": check_large_signals,
             "data of all kinds": check_data,
             "functions and modules of PyTorch": check_torch,
             "`callbacks` in a fit": check_callbacks,
