@@ -16,6 +16,7 @@ from keras_initx.prediction.expressions import (
     Constant,
     Drawn,
     Expression,
+    Flat,
     Largest,
     Map,
     Mask,
@@ -23,15 +24,21 @@ from keras_initx.prediction.expressions import (
     Product,
     Shifted,
     Stack,
+    Standardized,
+    StandardizedGradient,
     Sum,
     Take,
     Values,
+    OneWeight,
     Winner,
 )
 from keras_initx.prediction.refusals import Unpredictable
 
 # Expressions whose values on drawn channels are those of their parts, combined.
-_COMBINED = (Sum, Product, Map, Take, Stack, Mix, Largest, Winner)
+_COMBINED = (
+    *(Sum, Product, Map, Take, Stack, Mix, Largest, Winner),
+    StandardizedGradient,
+)
 
 
 class _Family:
@@ -69,6 +76,8 @@ class Channels:
         self._kept: list[Expression] = []
         # The Gaussian vectors that are drawn, by family.
         self._families: dict[Hashable, _Family] = {}
+        # The weights that are drawn, by support.
+        self._weights: dict[Hashable, np.ndarray] = {}
         # The draws of `Shifted`, by the shift.
         self._shifted: dict[int, Channels] = {}
         self._generators = 0
@@ -123,6 +132,19 @@ class Channels:
             return x.values[rng.permutation(index)]
         if isinstance(x, Shifted):
             return self._at_shift(x.shift).values(x.part)
+        if isinstance(x, Flat):
+            # Each channel of the result is a position of one of the part.
+            inner = self.values(x.parts[0])
+            split = inner.reshape(self.count, x.size, x.positions)
+            channels = np.arange(self.count)
+            return split[channels, :, channels % x.positions]
+        if isinstance(x, OneWeight):
+            if x.support not in self._weights:
+                self._weights[x.support] = drawn_weights(
+                    self._generator(), self.count, x.entries
+                )
+            weight = self._weights[x.support]
+            return np.broadcast_to(weight[:, None], (self.count, x.size))
         if isinstance(x, Mask):
             rng = self._generator()
             _, groups = np.unique(x.groups, return_inverse=True)
@@ -220,6 +242,25 @@ def whitened_normal(
     return np.concatenate([z, -z])
 
 
+def drawn_weights(
+    rng: np.random.Generator, count: int, entries: np.ndarray
+) -> np.ndarray:
+    """Returns draws of given entries with either sign.
+
+    Each of `count` equal shares of the sorted magnitudes is drawn once, so that
+    a mean of 1 / w^2 varies little.
+
+    Args:
+        rng: numpy.random.Generator.
+        count: int. The number of draws.
+        entries: Array of shape `(entries,)`.
+    """
+    share = (rng.permutation(count) + rng.random(count)) / count
+    sizes = np.sort(np.abs(entries))
+    size = sizes[(share * len(sizes)).astype(int)]
+    return size * rng.choice([-1.0, 1.0], count)
+
+
 def combined(x: Expression, parts: list[np.ndarray]) -> np.ndarray:
     """Returns an expression on channels from its parts on them."""
     if isinstance(x, Sum):
@@ -233,7 +274,7 @@ def combined(x: Expression, parts: list[np.ndarray]) -> np.ndarray:
         return product
     if isinstance(x, Map):
         return x.function.values(*np.broadcast_arrays(*parts))
-    if isinstance(x, Largest | Winner):
+    if isinstance(x, Largest | Winner | Standardized | StandardizedGradient):
         return x.on(*parts)
     if isinstance(x, Take):
         (inside,) = np.nonzero(x.index >= 0)

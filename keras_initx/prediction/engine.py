@@ -199,11 +199,24 @@ class Engine:
         raise NotImplementedError
 
     def new_vector(
-        self, family: Hashable, variance: float, size: int, width: int
+        self,
+        family: Hashable,
+        variance: float,
+        size: int,
+        width: int,
+        entries: np.ndarray | None = None,
     ) -> Signal:
-        """Returns a normal number for each channel, the same at all points.
+        """Returns a random number for each channel, the same at all points.
 
         This is a bias; one family always has the same numbers.
+
+        Args:
+            family: Hashable. The weights.
+            variance: float. Their variance.
+            size: int. The number of points.
+            width: int. The number of channels.
+            entries: Array or None. What each number is one of, with either
+                sign, up to a factor. Defaults to normal numbers.
         """
         raise NotImplementedError
 

@@ -44,6 +44,10 @@ class Expression:
         exact: bool. Whether its moments are means over networks of any width.
         given: bool. Whether it is a function of given values.
         drawn: bool. Whether its moments are those of drawn channels.
+        by_batch: bool. Whether it has the statistics that each channel has over
+            a batch, and no closed form for them.
+        linear_in: frozenset. Families of mean 0 in which it is linear. E x y is
+            0 if y does not depend on one of those of x.
         function_of_one: The result of `as_function_of_one`, once it was asked
             for.
         shifts: dict. The `Shifted` channels that were made of it.
@@ -70,6 +74,8 @@ class Expression:
             *(part.reasons for part in self.parts)
         )
         self.drawn: bool = any(part.drawn for part in self.parts)
+        self.by_batch: bool = any(part.by_batch for part in self.parts)
+        self.linear_in: Support = frozenset()
         self.function_of_one: Any = _UNKNOWN
         self.shifts: dict[int, Expression] = {}
 
@@ -100,8 +106,25 @@ class White(Expression):
     ):
         super().__init__(size, family=family)
         self.exact = True
+        self.linear_in = self.support
         # Points of one group have one value.
         self.same = np.arange(size) if same is None else same
+
+
+class OneWeight(Expression):
+    """A random weight of each channel, the same at all points.
+
+    Args:
+        size: int. The number of points.
+        entries: Array of shape `(count,)`. What the weight is one of, with
+            either sign.
+        family: Hashable. The weight.
+    """
+
+    def __init__(self, size: int, entries: np.ndarray, family: Hashable):
+        super().__init__(size, family=family)
+        self.linear_in = self.support
+        self.entries = entries
 
 
 class Linear(Expression):
@@ -142,6 +165,7 @@ class Linear(Expression):
         for block in source:
             self.reasons |= block.expression.reasons
         self.exact = all(block.expression.exact for block in source)
+        self.linear_in = self.support
         self.source = source
         self.taps = taps
         self.scale = scale
@@ -204,6 +228,7 @@ class Sum(Expression):
             self.is_plain and all(term.exact for term in terms)
         )
         self.gaussian = all(term.gaussian for term in terms)
+        self.linear_in = frozenset.intersection(*(t.linear_in for t in terms))
 
     @property
     def is_plain(self) -> bool:
@@ -220,6 +245,9 @@ class Product(Expression):
             flat += factor.parts if isinstance(factor, Product) else [factor]
         super().__init__(flat[0].size, flat)
         self.given = self.exact = all(factor.given for factor in flat)
+        for factor in flat:
+            others = (one.support for one in flat if one is not factor)
+            self.linear_in |= factor.linear_in.difference(*others)
 
 
 class Map(Expression):
@@ -239,6 +267,7 @@ class Take(Expression):
         self.index = index
         self.exact, self.given = part.exact, part.given
         self.gaussian = part.gaussian
+        self.linear_in = part.linear_in
 
 
 class Stack(Expression):
@@ -260,6 +289,9 @@ class Stack(Expression):
         self.exact = all(part.exact for part in self.parts)
         self.given = all(part.given for part in self.parts)
         self.gaussian = all(part.gaussian for part in self.parts)
+        self.linear_in = frozenset.intersection(
+            *(part.linear_in for part in self.parts)
+        )
 
     @property
     def is_full(self) -> bool:
@@ -289,6 +321,96 @@ class Mix(Expression):
         self.matrix = matrix
         self.exact, self.given = part.exact, part.given
         self.gaussian = part.gaussian
+        self.linear_in = part.linear_in
+
+
+class Standardized(Mix):
+    """A channel that is normalized over a batch, by its own statistics.
+
+        y = (x - m) / sqrt(s^2 + epsilon)
+
+    with the mean m and the variance s^2 of the n values of the channel. Its
+    moments are those of `matrix` x for a Gaussian x, which takes s^2 for its
+    mean. Where it is drawn, and where x is not Gaussian, s^2 is that of each
+    channel.
+
+    Args:
+        part: Expression. The channel x.
+        matrix: Array of shape `(points, points)`. What normalizes x if s^2 is
+            taken for its mean.
+        epsilon: float. What is added to the variance.
+        batches: int. How many batches there are: the point i belongs to the
+            batch i modulo `batches`. Defaults to 1.
+        reasons: Sequence of str. As in `Expression`.
+    """
+
+    def __init__(
+        self,
+        part: Expression,
+        matrix: np.ndarray,
+        epsilon: float,
+        batches: int = 1,
+        reasons: Sequence[str] = (),
+    ):
+        super().__init__(part, matrix, reasons)
+        self.epsilon = epsilon
+        self.batches = batches
+        self.by_batch |= not self.gaussian
+        self.linear_in = frozenset()
+
+    def on(self, values: np.ndarray) -> np.ndarray:
+        """Returns it on channels, from the part `(channels, points)`."""
+        batch = values.reshape(len(values), -1, self.batches)
+        return normalized(batch, self.epsilon)[0].reshape(values.shape)
+
+
+class StandardizedGradient(Expression):
+    """The gradient at x that a gradient g at `Standardized` x becomes.
+
+        (g - <g> - y <g y>) / sqrt(s^2 + epsilon)
+
+    with y the normalized values and < > the mean over the batch.
+
+    Args:
+        part: Expression. The channel x.
+        gradient: Expression. The gradient g.
+        epsilon: float. As in `Standardized`.
+        batches: int. As in `Standardized`. Defaults to 1.
+    """
+
+    def __init__(
+        self,
+        part: Expression,
+        gradient: Expression,
+        epsilon: float,
+        batches: int = 1,
+    ):
+        super().__init__(part.size, [part, gradient])
+        self.by_batch = True
+        self.linear_in = gradient.linear_in - part.support
+        self.epsilon = epsilon
+        self.batches = batches
+
+    def on(self, values: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """Returns it on channels, from both parts `(channels, points)`."""
+        shape = (len(values), -1, self.batches)
+        y, scale = normalized(values.reshape(shape), self.epsilon)
+        g = gradient.reshape(shape)
+        g = g - g.mean(axis=1, keepdims=True)
+        g -= y * (g * y).mean(axis=1, keepdims=True)
+        return (g * scale).reshape(values.shape)
+
+
+def normalized(
+    values: np.ndarray, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns y = (x - m) / s over the middle axis, and 1 / s.
+
+    s is the square root of the variance plus epsilon.
+    """
+    y = values - values.mean(axis=1, keepdims=True)
+    scale = 1 / np.sqrt((y**2).mean(axis=1, keepdims=True) + epsilon)
+    return y * scale, scale
 
 
 class Largest(Expression):
@@ -350,6 +472,7 @@ class Known(Expression):
         self, second: np.ndarray, family: Hashable, reasons: Sequence[str]
     ):
         super().__init__(len(second), family=family, reasons=reasons)
+        self.linear_in = self.support
         self.second = second
 
 
@@ -364,6 +487,7 @@ class Flat(Expression):
     def __init__(self, part: Expression, positions: int):
         super().__init__(part.size // positions, [part])
         self.exact, self.given = part.exact, part.given
+        self.linear_in = part.linear_in
         self.positions = positions
 
 
@@ -374,6 +498,7 @@ class Unflat(Expression):
         super().__init__(part.size * positions, [part])
         self.positions = positions
         self.gaussian = part.gaussian
+        self.linear_in = part.linear_in
 
 
 class Shifted(Expression):
@@ -391,6 +516,8 @@ class Shifted(Expression):
         self.drawn = part.drawn
         self.support = frozenset((family, shift) for family in part.support)
         self.gaussian = part.gaussian
+        self.by_batch = part.by_batch
+        self.linear_in = frozenset((f, shift) for f in part.linear_in)
 
 
 def as_function_of_one(

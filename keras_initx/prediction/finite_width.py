@@ -172,13 +172,23 @@ class DrawnEngine(Engine):
         return back
 
     def new_vector(
-        self, family: Hashable, variance: float, size: int, width: int
+        self,
+        family: Hashable,
+        variance: float,
+        size: int,
+        width: int,
+        entries: Array | None = None,
     ) -> Signal:
         """Implements `Engine.new_vector`."""
         if family not in self._vectors:
-            self._vectors[family] = math.sqrt(
-                variance
-            ) * self.rng.standard_normal((self.networks, width, 1))
+            shape = (self.networks, width, 1)
+            if entries is None:
+                vector = self.rng.standard_normal(shape)
+            else:
+                vector = self.rng.choice(entries.ravel(), shape)
+                vector *= self.rng.choice([-1.0, 1.0], shape)
+                vector /= math.sqrt(np.mean(entries**2))
+            self._vectors[family] = math.sqrt(variance) * vector
         vector = self._vectors[family]
         return self._signal(
             np.broadcast_to(vector, (self.networks, width, size))

@@ -15,6 +15,7 @@ over positions:
     Unflat, Unflat                  E x'_i y'_j at equal positions, else 0
     Linear, Linear                  scale sum over taps o of E h_o(i) h'_o(j)
     White, White                    1 at points of one group, else 0
+    OneWeight, OneWeight                  mean square of the entries
     Values, Values                  mean over the channels of x_i y_j
     Mask, Mask                      1 / (1 - rate) at points of one group, else
                                     1
@@ -60,10 +61,12 @@ from keras_initx.prediction.expressions import (
     Product,
     Shifted,
     Stack,
+    Standardized,
     Sum,
     Take,
     Unflat,
     Values,
+    OneWeight,
     White,
     as_function_of_one,
 )
@@ -97,6 +100,7 @@ class Moments:
         self._products: dict[tuple[int, ...], Expression] = {}
         self._sums: dict[int, Expression | None] = {}
         self._drawn = Channels(channels, seed, self.second)
+        self._batches = 0
 
     # ---- means -----------------------------------------------------------
 
@@ -110,7 +114,7 @@ class Moments:
     def _compute_first(self, x: Expression) -> np.ndarray:
         if isinstance(x, Constant):
             return x.values
-        if isinstance(x, White | Linear | Unflat | Known):
+        if isinstance(x, White | OneWeight | Linear | Unflat | Known):
             return np.zeros(x.size)
         if isinstance(x, Values):
             return x.values.mean(axis=0)
@@ -123,7 +127,7 @@ class Moments:
             )
         if isinstance(x, Take):
             return rows_at(self.first(x.parts[0])[:, None], x.index)[:, 0]
-        if isinstance(x, Mix):
+        if isinstance(x, Mix) and _is_linear(x):
             return x.matrix @ self.first(x.parts[0])
         if isinstance(x, Stack):
             first = np.zeros(x.size)
@@ -150,7 +154,7 @@ class Moments:
         if _is_of_channels(x):
             return self._on_channels(x).mean(axis=0)
         self._mark_sampled(x)
-        return self._drawn.values(x).mean(axis=0)
+        return self._channels_for(x).values(x).mean(axis=0)
 
     # ---- second moments --------------------------------------------------
 
@@ -206,6 +210,10 @@ class Moments:
                 return _transposed_if(self._second_of_sum(one, other), swapped)
         if not x.support & y.support:
             return self._outer(x, y)
+        if (x.by_batch or y.by_batch) and (
+            x.linear_in - y.support or y.linear_in - x.support
+        ):
+            return None
         if isinstance(x, Stack) and isinstance(y, Stack):
             f, g = as_function_of_one(x), as_function_of_one(y)
             if f and g and not (x.gaussian or y.gaussian):
@@ -219,7 +227,7 @@ class Moments:
                 inner = self._second_or_none(one.parts[0], other)
                 taken = None if inner is None else rows_at(inner, one.index)
                 return _transposed_if(taken, swapped)
-            if isinstance(one, Mix):
+            if isinstance(one, Mix) and _is_linear(one):
                 inner = self._second_or_none(one.parts[0], other)
                 mixed = None if inner is None else one.matrix @ inner
                 return _transposed_if(mixed, swapped)
@@ -240,6 +248,8 @@ class Moments:
             return self._second_of_linear(x, y)
         if isinstance(x, White) and isinstance(y, White):
             return (x.same[:, None] == y.same[None, :]).astype(float)
+        if isinstance(x, OneWeight) and isinstance(y, OneWeight):
+            return np.full((x.size, y.size), np.mean(x.entries**2))
         if isinstance(x, Values) and isinstance(y, Values):
             return x.values.T @ y.values / len(x.values)
         if isinstance(x, Mask) and isinstance(y, Mask):
@@ -336,8 +346,24 @@ class Moments:
         """Returns the second moments on drawn channels."""
         self._mark_sampled(x)
         self._mark_sampled(y)
-        first, second = self._drawn.values(x), self._drawn.values(y)
+        channels = self._channels_for(x, y)
+        first, second = channels.values(x), channels.values(y)
         return mean_products(first, second)
+
+    def _channels_for(self, *expressions: Expression) -> Channels:
+        """Returns the channels on which moments of expressions are found.
+
+        Channels with the statistics of a batch are drawn anew for each moment,
+        and forgotten then, since there is one for each normalization. With
+        many points there are fewer of them, as the mean is over points too.
+        """
+        if not any(x.by_batch for x in expressions):
+            return self._drawn
+        self._batches += 1
+        size = max(x.size for x in expressions)
+        count = max(self.channels * 64 // max(size, 64), self.channels // 8)
+        seed = self.seed + (self._batches << 64)
+        return Channels(2 * (count // 2), seed, self.second)
 
     def _second_of_groups(
         self, groups: list[list[list[Expression]]]
@@ -541,6 +567,11 @@ def _independent_groups(
         [[f for at, f in members if at == side] for side in range(len(sides))]
         for _, members in groups
     ]
+
+
+def _is_linear(x: Mix) -> bool:
+    """Whether the moments of a `Mix` are those of its matrix."""
+    return x.gaussian or not isinstance(x, Standardized)
 
 
 def _is_of_channels(x: Expression) -> bool:

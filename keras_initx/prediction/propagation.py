@@ -29,6 +29,7 @@ from keras_initx.prediction.weights import (
     WeightMoments,
     depth_process,
     value_moments,
+    weight_entries,
     weight_moments,
 )
 
@@ -301,12 +302,7 @@ class Propagation:
         arXiv:1810.05148, and Xiao et al., arXiv:1806.05393.
         """
         self.check(x)
-        moments = self.weight(kernel, layer, name, part)
-        if moments.mean:
-            raise Unpredictable(
-                f"the mean of its {name} is {moments.mean:.3g}, where random "
-                "weights have mean 0"
-            )
+        moments = self._random_weight(kernel, layer, name, part)
         channels = (outputs,) if isinstance(outputs, int) else outputs
         count = math.prod(channels)
         process = self._process(kernel, layer, name)
@@ -329,6 +325,56 @@ class Propagation:
         )
         u = x.like(signal, positions=places, channels=channels)
         return u if bias is None else self.add_bias(u, bias, layer)
+
+    def weigh_channels(
+        self,
+        x: MomentTensor,
+        kernel: Any,
+        bias: Any = None,
+        *,
+        name: str,
+        taps: list[np.ndarray],
+        positions: tuple[int, ...],
+    ) -> MomentTensor:
+        """A random linear map of each channel by itself, and a bias.
+
+            u_i = sum over taps o of w_o h_o(i) + b
+
+        with own weights w for each channel, where o(i) is the point that the
+        output i reads by the tap o. As few weights decide about a channel, and
+        come back in its gradient, they stay variables.
+
+        Args:
+            x: MomentTensor. What is mapped.
+            kernel: keras.Variable. The weights, of the running layer.
+            bias: keras.Variable or None. The bias. Defaults to None.
+            name: str. The name of the kernel in the layer.
+            taps: list of arrays. As in `linear`.
+            positions: tuple of ints. The axes of positions of the result.
+        """
+        self.check(x)
+        variance = self._random_weight(kernel, None, name).variance
+        initializer = getattr(
+            self.frames[-1].call.layer, f"{name}_initializer", None
+        )
+        entries = weight_entries(kernel, initializer, self.source)
+        family = self._family(kernel, ())
+        terms = []
+        for number, tap in enumerate(self._per_sample(taps, x)):
+            if (tap < 0).all():
+                continue
+            read = self.engine.take(x.signal, tap)
+            weight = self.engine.new_vector(
+                ("tap", number, family),
+                variance,
+                read.size,
+                x.width,
+                entries,
+            )
+            terms.append(self.engine.multiply(read, weight))
+        signal = self.engine.add(terms, [1.0] * len(terms))
+        u = x.like(signal, positions=positions)
+        return u if bias is None else self.add_bias(u, bias)
 
     def add_bias(
         self,
@@ -749,6 +795,26 @@ class Propagation:
         if not isinstance(variable, keras.Variable):
             return None
         return depth_process(variable, initializer, self.source)
+
+    def _random_weight(
+        self,
+        variable: Any,
+        layer: keras.layers.Layer | None,
+        name: str,
+        part: Any = (),
+    ) -> WeightMoments:
+        """The same as `weight`; a mean that is not 0 is refused."""
+        moments = self.weight(variable, layer, name, part)
+        if moments.mean:
+            raise Unpredictable(
+                f"the mean of its {name} is {moments.mean:.3g}, where random "
+                "weights have mean 0"
+            )
+        return moments
+
+    def is_process(self, variable: Any, name: str) -> bool:
+        """Whether a weight of the running layer belongs to a `DepthProcess`."""
+        return self._process(variable, None, name) is not None
 
     def weight(
         self,

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
+from scipy import special
 
 from keras_initx.initializers.alpha_stable import AlphaStable
 from keras_initx.initializers.base import FanInInitializer, compute_fans
@@ -168,6 +169,38 @@ def initializer_moments(
             return WeightMoments(value, 0.0)
     if isinstance(initializer, k.Constant) and np.ndim(initializer.value) == 0:
         return WeightMoments(float(initializer.value), 0.0)
+    return None
+
+
+def weight_entries(
+    variable: Any, initializer: Any, source: Source
+) -> np.ndarray | None:
+    """Returns entries of a weight, which show the shape of its distribution.
+
+    Args:
+        variable: keras.Variable. The weight.
+        initializer: keras.Initializer or None. What draws it.
+        source: str. "present" for its values, "initial" for equal shares of the
+            distribution of the initializer, up to a factor.
+
+    Returns:
+        Array of one axis. None for an initializer whose distribution is not
+        known here, and for entries that are all 0.
+    """
+    if source == "present":
+        values = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+        entries = np.asarray(values, dtype=np.float64).ravel()
+        return entries if entries.any() else None
+    while isinstance(initializer, Scaled):
+        initializer = initializer.initializer
+    k = keras.initializers
+    kind = getattr(initializer, "distribution", None)
+    share = (np.arange(4096) + 0.5) / 4096
+    if isinstance(initializer, k.RandomUniform) or kind == "uniform":
+        return 2 * share - 1
+    if isinstance(initializer, k.TruncatedNormal) or kind == "truncated_normal":
+        low, high = special.ndtr([-2.0, 2.0])
+        return special.ndtri(low + (high - low) * share)
     return None
 
 

@@ -48,8 +48,11 @@ from keras_initx.prediction.expressions import (
     Map,
     Mask,
     Mix,
+    OneWeight,
     Product,
     Stack,
+    Standardized,
+    StandardizedGradient,
     Sum,
     Take,
     Unflat,
@@ -65,7 +68,7 @@ from keras_initx.prediction.moments import (
     sliced,
 )
 from keras_initx.prediction.refusals import Unpredictable
-from keras_initx.theory.mean_field.batch_norm import mean_inverse_variance
+from keras_initx.theory.mean_field.batch_norm import normalized_spectrum
 from keras_initx.theory.mean_field.gaussian_products import (
     Function,
     gaussian_mean,
@@ -162,9 +165,17 @@ class WideEngine(Engine):
         return u
 
     def new_vector(
-        self, family: Hashable, variance: float, size: int, width: int
+        self,
+        family: Hashable,
+        variance: float,
+        size: int,
+        width: int,
+        entries: np.ndarray | None = None,
     ) -> Signal:
         """Implements `Engine.new_vector`."""
+        if entries is not None:
+            scaled = entries * math.sqrt(variance / np.mean(entries**2))
+            return self._signal([Block(width, OneWeight(size, scaled, family))])
         one = White(size, family, np.zeros(size, int))
         root = math.sqrt(variance)
         return self._signal([Block(width, Sum([one], [root]))])
@@ -402,40 +413,58 @@ class WideEngine(Engine):
     def normalize_channels(self, x: Signal, epsilon: float) -> Signal:
         """Normalizes each channel over all points, as a batch does.
 
-            (h - mean h) / sqrt(E s^2 + epsilon)
+            y = (h - <h>) / s,    dh = (g - <g> - y <g y>) / s
 
-        with s^2 the variance of a channel over its n points. The gradient is
-        centered over the points, and its mean square is multiplied by
+        with < > the mean over the points, s^2 = <h^2> - <h>^2 + epsilon of a
+        channel, and g the gradient of y. Forward, s^2 is taken for its mean
+        over channels where h is Gaussian. Backward, and where h is not
+        Gaussian, all of it is computed on channels that are drawn: dh depends
+        on h by y, by s, and by g, which is phi'(y) times a gradient that does
+        not depend on h. Its mean square has no closed form.
 
-            E[1 / (s^2 + epsilon)] (n - 2) / (n - 1)
-
-        where the last factor stands for the part along the values, which the
-        gradient loses.
-
-        Reference: derived here, as an approximation.
+        Reference: Ioffe & Szegedy, arXiv:1502.03167, for dh. Yang et al.,
+        arXiv:1902.08129, for E 1/s^2 and that g is independent of h given
+        phi'(y). The draws are derived here.
         """
-        n = x.size
-        centering = np.eye(n) - 1 / n
-        blocks, backward = [], []
-        for b in x.value:
-            second = centering @ self.moments.second(b.expression, b.expression)
-            covariance = second @ centering
-            scale = 1 / math.sqrt(np.trace(covariance) / n + epsilon)
-            inverse = mean_inverse_variance(covariance, epsilon)
-            kept = (n - 2) / (n - 1)
-            backward.append(math.sqrt(max(inverse * kept, 0)) * centering)
-            mixed = Mix(b.expression, scale * centering, (STATISTICS,))
-            blocks.append(Block(b.width, mixed))
+
+        def forward(h: Expression) -> Expression:
+            if isinstance(h, Flat):
+                return Flat(
+                    self._standardized(*_batches(h), epsilon), h.positions
+                )
+            return self._standardized(h, 1, epsilon)
+
+        def backward(h: Expression, g: Expression) -> Expression:
+            if isinstance(h, Flat):
+                part, count = _batches(h)
+                g = _unflat(g, count)
+                gradient = StandardizedGradient(part, g, epsilon, count)
+                return Flat(gradient, count)
+            return StandardizedGradient(h, g, epsilon)
 
         def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
-            parts = []
-            for (like, b), matrix in zip(
-                aligned(x.value, gradient), backward, strict=True
-            ):
-                parts.append(Block(like.width, Mix(b.expression, matrix)))
-            return [(x, parts)]
+            return [(x, _combined([x.value, gradient], backward))]
 
+        blocks = [Block(b.width, forward(b.expression)) for b in x.value]
         return self.with_gradient(self._signal(blocks), pull)
+
+    def _standardized(
+        self, h: Expression, batches: int, epsilon: float
+    ) -> Standardized:
+        """Returns a channel that is normalized over each batch."""
+        n = h.size // batches
+        matrix = np.zeros((h.size, h.size))
+        second = self.moments.second(h, h) if h.gaussian else None
+        centering = np.eye(n) - 1 / n
+        for batch in range(batches):
+            at = np.ix_(*2 * [np.arange(batch, h.size, batches)])
+            matrix[at] = centering
+            if second is not None:
+                matrix[at] = _normalizing(
+                    centering @ second[at] @ centering, epsilon
+                )
+        reasons = (STATISTICS,) if h.gaussian else ()
+        return Standardized(h, matrix, epsilon, batches, reasons)
 
     def concatenate(self, signals: Sequence[Signal]) -> Signal:
         """Implements `Engine.concatenate`."""
@@ -672,6 +701,28 @@ def _sum(terms: Sequence[Expression], factors: Sequence[Any]) -> Expression:
         pairs = zip(factors, constants, strict=True)
         return Constant(np.sum([f * values for f, values in pairs], axis=0))
     return Sum(terms, factors)
+
+
+def _normalizing(covariance: np.ndarray, epsilon: float) -> np.ndarray:
+    """Returns M so that M u has the second moments of a normalized batch.
+
+    Args:
+        covariance: Array of shape `(n, n)`. That of the normal values u of a
+            batch, whose mean is 0.
+        epsilon: float. What is added to the variance.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.maximum(values, 0)
+    values[values < 1e-12 * values.max()] = 0
+    wanted = normalized_spectrum(values, epsilon)
+    positive = values > 0
+    gain = np.sqrt(wanted[positive] / values[positive])
+    return (vectors[:, positive] * gain) @ vectors[:, positive].T
+
+
+def _batches(x: Flat) -> tuple[Expression, int]:
+    """Returns what a `Flat` is made of, and how many positions it has."""
+    return x.parts[0], x.positions
 
 
 def _flat(x: Expression, positions: int) -> Expression:

@@ -187,24 +187,41 @@ def _depthwise_convolution(
 ) -> MomentTensor:
     """A convolution of each channel by itself.
 
-    An output is a sum of few terms, and so a mixture of normal distributions,
-    which is taken to be normal.
+    An output is a sum of few terms, and so a mixture of normal distributions.
+    In training, where a normalization makes the scale of each channel the same,
+    the mixture is drawn. Else it is taken to be normal.
     """
     check_plain(layer)
     check_channels_last(layer)
     positions = _output_positions(layer, x)
-    u = steps.linear(
-        x,
-        layer.kernel,
-        layer.bias,
-        outputs=x.width * layer.depth_multiplier,
-        taps=taps_of(layer, x, positions),
-        positions=positions,
-        inputs=1,
-        fan_out=layer.depth_multiplier,
-        name="depthwise",
-        reasons=(MIXTURE,),
-    )
+    taps = taps_of(layer, x, positions)
+    one_each = layer.depth_multiplier == 1
+    if (
+        steps.training
+        and one_each
+        and not steps.is_process(layer.kernel, "depthwise")
+    ):
+        u = steps.weigh_channels(
+            x,
+            layer.kernel,
+            layer.bias,
+            name="depthwise",
+            taps=taps,
+            positions=positions,
+        )
+    else:
+        u = steps.linear(
+            x,
+            layer.kernel,
+            layer.bias,
+            outputs=x.width * layer.depth_multiplier,
+            taps=taps,
+            positions=positions,
+            inputs=1,
+            fan_out=layer.depth_multiplier,
+            name="depthwise",
+            reasons=(MIXTURE,),
+        )
     return steps.activate(layer, u)
 
 

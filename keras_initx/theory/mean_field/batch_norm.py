@@ -137,3 +137,51 @@ def mean_inverse_variance(
 
     value, _ = integrate.quad(integrand, -40, 60, limit=500, epsabs=0)
     return value / scale
+
+
+def normalized_spectrum(
+    eigenvalues: np.ndarray, epsilon: float = 0.0
+) -> np.ndarray:
+    """Returns the eigenvalues of a normal batch after its normalization.
+
+        m_k = E v_k^2 / (s^2 + eps),    s^2 = (1/n) sum_j v_j^2
+            = l_k int_0^inf e^(-eps t) / (1 + 2 t l_k / n)
+                  prod_j (1 + 2 t l_j / n)^(-1/2) dt
+
+    with v_j independent normal values of variance l_j. These are the components
+    of n values whose mean is subtracted, along the eigenvectors of their
+    covariance, so that m_k are the eigenvalues of E y y^T of the normalized
+    values y. As s^2 is large where a large component is, they are more alike
+    than l_k / (E s^2 + eps). For equal l_k, and where no l_k is a large part of
+    their sum, both agree.
+
+    Args:
+        eigenvalues: Array of shape `(n,)`. The eigenvalues l_j of the
+            covariance, >= 0; at least one is 0, that of the mean.
+        epsilon: float. What the normalization adds to the variance, >= 0.
+            Defaults to 0.
+
+    Returns:
+        Array of shape `(n,)`, whose mean is 1 without epsilon.
+
+    Example:
+
+    >>> normalized_spectrum(np.array([0.0, 1.0, 1.0, 1.0]))
+    array([0.        , 1.33333333, 1.33333333, 1.33333333])
+
+    Reference: derived here, by the integral of `mean_inverse_variance`.
+    """
+    share = np.maximum(np.asarray(eigenvalues, float), 0) / len(eigenvalues)
+    scale = share.sum()
+    if scale <= 0:
+        return np.zeros(len(share))
+    share = share / scale
+    # t = e^x. The integrand is analytic in a strip of x, so that the sum over
+    # equally spaced points converges geometrically.
+    x = np.arange(-40, 90, 0.25)
+    growth = 2 * np.exp(x)[:, None] * share
+    weight = np.exp(
+        x - epsilon / scale * np.exp(x) - 0.5 * np.log1p(growth).sum(axis=1)
+    )
+    inner = 0.25 * (weight @ (1 / (1 + growth)))
+    return len(share) * share * inner
