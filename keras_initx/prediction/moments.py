@@ -77,6 +77,8 @@ from keras_initx.theory.mean_field.gaussian_products import (
 )
 
 SAMPLED = "sampled"
+# About how many values are drawn of channels with the statistics of a batch.
+_BATCH_VALUES = 2**20
 
 
 class Moments:
@@ -361,7 +363,7 @@ class Moments:
             return self._drawn
         self._batches += 1
         size = max(x.size for x in expressions)
-        count = max(self.channels * 64 // max(size, 64), self.channels // 8)
+        count = min(max(_BATCH_VALUES // size, 1024), 65536)
         seed = self.seed + (self._batches << 64)
         return Channels(2 * (count // 2), seed, self.second)
 
