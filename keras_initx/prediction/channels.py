@@ -21,6 +21,7 @@ from keras_initx.prediction.expressions import (
     Map,
     Mask,
     Mix,
+    OneWeight,
     Product,
     Shifted,
     Stack,
@@ -29,7 +30,6 @@ from keras_initx.prediction.expressions import (
     Sum,
     Take,
     Values,
-    OneWeight,
     Winner,
 )
 from keras_initx.prediction.refusals import Unpredictable
@@ -238,7 +238,7 @@ def whitened_normal(
     """
     z = rng.standard_normal((count // 2, size))
     if 2 * size <= count // 2 and size:
-        z = np.linalg.solve(np.linalg.cholesky(z.T @ z / len(z)), z.T).T
+        z = z @ np.linalg.inv(np.linalg.cholesky(z.T @ z / len(z))).T
     return np.concatenate([z, -z])
 
 

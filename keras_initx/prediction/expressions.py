@@ -37,6 +37,7 @@ class Expression:
     Attributes:
         size: int. The number of points.
         parts: tuple of expressions. What it is computed from.
+        points: int. The largest number of points in it and its parts.
         support: frozenset. The families of its variables. Expressions of
             disjoint supports are independent.
         gaussian: bool. Whether it is a Gaussian vector.
@@ -46,6 +47,8 @@ class Expression:
         drawn: bool. Whether its moments are those of drawn channels.
         by_batch: bool. Whether it has the statistics that each channel has over
             a batch, and no closed form for them.
+        share: float. Which share of the channels of a tensor it is, at least,
+            of one with `by_batch`.
         linear_in: frozenset. Families of mean 0 in which it is linear. E x y is
             0 if y does not depend on one of those of x.
         function_of_one: The result of `as_function_of_one`, once it was asked
@@ -66,6 +69,7 @@ class Expression:
     ):
         self.size = size
         self.parts = tuple(parts)
+        self.points: int = max([size, *(part.points for part in self.parts)])
         own = () if family is None else (family,)
         self.support: Support = frozenset(own).union(
             *(part.support for part in self.parts)
@@ -75,6 +79,9 @@ class Expression:
         )
         self.drawn: bool = any(part.drawn for part in self.parts)
         self.by_batch: bool = any(part.by_batch for part in self.parts)
+        self.share: float = max(
+            (part.share for part in self.parts if part.by_batch), default=1.0
+        )
         self.linear_in: Support = frozenset()
         self.function_of_one: Any = _UNKNOWN
         self.shifts: dict[int, Expression] = {}
@@ -329,18 +336,18 @@ class Standardized(Mix):
 
         y = (x - m) / sqrt(s^2 + epsilon)
 
-    with the mean m and the variance s^2 of the n values of the channel. Its
-    moments are those of `matrix` x for a Gaussian x, which takes s^2 for its
-    mean. Where it is drawn, and where x is not Gaussian, s^2 is that of each
-    channel.
+    with the mean m and the variance s^2 of the n values of the channel. For a
+    Gaussian x its moments are those of `matrix` x. Where x is not Gaussian, and
+    wherever it is drawn, it is computed for each channel.
 
     Args:
         part: Expression. The channel x.
-        matrix: Array of shape `(points, points)`. What normalizes x if s^2 is
-            taken for its mean.
+        matrix: Array of shape `(points, points)`. It gives x the second moments
+            of y, if x is Gaussian.
         epsilon: float. What is added to the variance.
         batches: int. How many batches there are: the point i belongs to the
             batch i modulo `batches`. Defaults to 1.
+        share: float. As in `Expression`. Defaults to 1.
         reasons: Sequence of str. As in `Expression`.
     """
 
@@ -350,12 +357,14 @@ class Standardized(Mix):
         matrix: np.ndarray,
         epsilon: float,
         batches: int = 1,
+        share: float = 1.0,
         reasons: Sequence[str] = (),
     ):
         super().__init__(part, matrix, reasons)
         self.epsilon = epsilon
         self.batches = batches
         self.by_batch |= not self.gaussian
+        self.share = share
         self.linear_in = frozenset()
 
     def on(self, values: np.ndarray) -> np.ndarray:
@@ -376,6 +385,7 @@ class StandardizedGradient(Expression):
         gradient: Expression. The gradient g.
         epsilon: float. As in `Standardized`.
         batches: int. As in `Standardized`. Defaults to 1.
+        share: float. As in `Expression`. Defaults to 1.
     """
 
     def __init__(
@@ -384,9 +394,11 @@ class StandardizedGradient(Expression):
         gradient: Expression,
         epsilon: float,
         batches: int = 1,
+        share: float = 1.0,
     ):
         super().__init__(part.size, [part, gradient])
         self.by_batch = True
+        self.share = share
         self.linear_in = gradient.linear_in - part.support
         self.epsilon = epsilon
         self.batches = batches
@@ -516,7 +528,8 @@ class Shifted(Expression):
         self.drawn = part.drawn
         self.support = frozenset((family, shift) for family in part.support)
         self.gaussian = part.gaussian
-        self.by_batch = part.by_batch
+        self.points = part.points
+        self.by_batch, self.share = part.by_batch, part.share
         self.linear_in = frozenset((f, shift) for f in part.linear_in)
 
 

@@ -7,6 +7,8 @@ over positions:
     channels at one shift           those of their parts
     x = sum_k a_k x_k               sum_k a_k E x_k y
     no variable in common           E x_i E y_j
+    x linear in a variable of mean  0, where x or y has the statistics of a
+    0 that y does not have          batch
     x = Take(x', T)                 E x'_T(i) y_j
     x = Stack(x_k at points)        E x_k y_j at the points of each x_k, else 0
     x = Mix(M, x')                  M E x' y
@@ -29,6 +31,8 @@ over positions:
 
 In the last case the variables of x and y are drawn, once, for 8192 channels,
 and the expressions are computed on these. Such moments are marked as sampled.
+For expressions that have the statistics of a batch they are drawn for each
+moment anew.
 
 Reference: Cho & Saul, NeurIPS 22 (2009), and Poole et al., arXiv:1606.05340,
 for functions of one vector; Novak et al., arXiv:1810.05148, for taps. The rules
@@ -58,6 +62,7 @@ from keras_initx.prediction.expressions import (
     Linear,
     Mask,
     Mix,
+    OneWeight,
     Product,
     Shifted,
     Stack,
@@ -66,7 +71,6 @@ from keras_initx.prediction.expressions import (
     Take,
     Unflat,
     Values,
-    OneWeight,
     White,
     as_function_of_one,
 )
@@ -356,14 +360,17 @@ class Moments:
         """Returns the channels on which moments of expressions are found.
 
         Channels with the statistics of a batch are drawn anew for each moment,
-        and forgotten then, since there is one for each normalization. With
-        many points there are fewer of them, as the mean is over points too.
+        and forgotten then, since there is one for each normalization. Their
+        number falls with that of the points, as the mean is over points too,
+        and with their share of the channels of a tensor.
         """
-        if not any(x.by_batch for x in expressions):
+        batches = [x for x in expressions if x.by_batch]
+        if not batches:
             return self._drawn
         self._batches += 1
-        size = max(x.size for x in expressions)
-        count = min(max(_BATCH_VALUES // size, 1024), 65536)
+        size = max(x.points for x in expressions)
+        share = max(x.share for x in batches)
+        count = min(max(int(_BATCH_VALUES * share) // size, 1024), 65536)
         seed = self.seed + (self._batches << 64)
         return Channels(2 * (count // 2), seed, self.second)
 

@@ -76,7 +76,7 @@ from keras_initx.theory.mean_field.gaussian_products import (
 
 # How many heads of attention are drawn.
 _HEADS = 64
-STATISTICS = "batch statistics taken at their mean"
+STATISTICS = "the values of a normalized batch are taken to be normal"
 
 
 class WideEngine(Engine):
@@ -90,6 +90,7 @@ class WideEngine(Engine):
         super().__init__()
         self.moments = moments
         self._numbers = itertools.count()
+        self._normalizing: dict[Hashable, tuple[Expression, np.ndarray]] = {}
 
     def white(self, size: int, width: int) -> Signal:
         """Implements `Engine.white`."""
@@ -416,55 +417,73 @@ class WideEngine(Engine):
             y = (h - <h>) / s,    dh = (g - <g> - y <g y>) / s
 
         with < > the mean over the points, s^2 = <h^2> - <h>^2 + epsilon of a
-        channel, and g the gradient of y. Forward, s^2 is taken for its mean
-        over channels where h is Gaussian. Backward, and where h is not
-        Gaussian, all of it is computed on channels that are drawn: dh depends
-        on h by y, by s, and by g, which is phi'(y) times a gradient that does
-        not depend on h. Its mean square has no closed form.
+        channel, and g the gradient of y. Forward, where h is Gaussian, y is
+        taken to be Gaussian with its own second moments
+        (`normalized_spectrum`). Backward, and where h is not Gaussian, y and s
+        are computed on channels that are drawn: dh depends on h by y, by s, and
+        by g, which is phi'(y) times a gradient that does not depend on h, so
+        that its mean square has no closed form.
 
         Reference: Ioffe & Szegedy, arXiv:1502.03167, for dh. Yang et al.,
-        arXiv:1902.08129, for E 1/s^2 and that g is independent of h given
-        phi'(y). The draws are derived here.
+        arXiv:1902.08129, for networks with the statistics of a batch. Second
+        moments and draws are derived here.
         """
 
-        def forward(h: Expression) -> Expression:
-            if isinstance(h, Flat):
-                return Flat(
-                    self._standardized(*_batches(h), epsilon), h.positions
-                )
-            return self._standardized(h, 1, epsilon)
-
-        def backward(h: Expression, g: Expression) -> Expression:
+        def forward(h: Expression, share: float) -> Expression:
             if isinstance(h, Flat):
                 part, count = _batches(h)
-                g = _unflat(g, count)
-                gradient = StandardizedGradient(part, g, epsilon, count)
-                return Flat(gradient, count)
-            return StandardizedGradient(h, g, epsilon)
+                y = self._standardized(part, count, epsilon, share)
+                return Flat(y, count)
+            return self._standardized(h, 1, epsilon, share)
+
+        def backward(h: Block, g: Block) -> Block:
+            share = g.width / x.width
+            part, gradient, count = h.expression, g.expression, 1
+            if isinstance(part, Flat):
+                part, count = _batches(part)
+                gradient = _unflat(gradient, count)
+            pulled: Expression = StandardizedGradient(
+                part, gradient, epsilon, count, share
+            )
+            return Block(g.width, Flat(pulled, count) if count > 1 else pulled)
 
         def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
-            return [(x, _combined([x.value, gradient], backward))]
+            pairs = aligned(x.value, gradient)
+            return [(x, [backward(h, g) for h, g in pairs])]
 
-        blocks = [Block(b.width, forward(b.expression)) for b in x.value]
+        blocks = [
+            Block(b.width, forward(b.expression, b.width / x.width))
+            for b in x.value
+        ]
         return self.with_gradient(self._signal(blocks), pull)
 
     def _standardized(
-        self, h: Expression, batches: int, epsilon: float
+        self, h: Expression, batches: int, epsilon: float, share: float
     ) -> Standardized:
         """Returns a channel that is normalized over each batch."""
-        n = h.size // batches
-        matrix = np.zeros((h.size, h.size))
-        second = self.moments.second(h, h) if h.gaussian else None
-        centering = np.eye(n) - 1 / n
-        for batch in range(batches):
-            at = np.ix_(*2 * [np.arange(batch, h.size, batches)])
-            matrix[at] = centering
-            if second is not None:
-                matrix[at] = _normalizing(
-                    centering @ second[at] @ centering, epsilon
-                )
+        key = (id(h), batches, epsilon)
+        if key not in self._normalizing:
+            # An expression is known by its id, so it must stay.
+            self._normalizing[key] = (
+                h,
+                self._normalizing_matrix(h, batches, epsilon),
+            )
+        _, matrix = self._normalizing[key]
         reasons = (STATISTICS,) if h.gaussian else ()
-        return Standardized(h, matrix, epsilon, batches, reasons)
+        return Standardized(h, matrix, epsilon, batches, share, reasons)
+
+    def _normalizing_matrix(
+        self, h: Expression, batches: int, epsilon: float
+    ) -> np.ndarray:
+        """Returns the matrix of `Standardized`, zeros if h is not Gaussian."""
+        matrix = np.zeros((h.size, h.size))
+        if h.gaussian:
+            second = self.moments.second(h, h)
+            for batch in range(batches):
+                points = np.arange(batch, h.size, batches)
+                at = np.ix_(points, points)
+                matrix[at] = _normalizing(second[at], epsilon)
+        return matrix
 
     def concatenate(self, signals: Sequence[Signal]) -> Signal:
         """Implements `Engine.concatenate`."""
@@ -703,14 +722,16 @@ def _sum(terms: Sequence[Expression], factors: Sequence[Any]) -> Expression:
     return Sum(terms, factors)
 
 
-def _normalizing(covariance: np.ndarray, epsilon: float) -> np.ndarray:
+def _normalizing(second: np.ndarray, epsilon: float) -> np.ndarray:
     """Returns M so that M u has the second moments of a normalized batch.
 
     Args:
-        covariance: Array of shape `(n, n)`. That of the normal values u of a
-            batch, whose mean is 0.
+        second: Array of shape `(n, n)`. The second moments of the normal values
+            u of a batch.
         epsilon: float. What is added to the variance.
     """
+    centering = np.eye(len(second)) - 1 / len(second)
+    covariance = centering @ second @ centering
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 0)
     values[values < 1e-12 * values.max()] = 0
@@ -744,6 +765,8 @@ def _unflat(x: Expression, positions: int) -> Expression:
         return x.parts[0]
     if isinstance(x, Product):
         return Product([_unflat(part, positions) for part in x.parts])
+    if isinstance(x, Map):
+        return Map(x.function, [_unflat(part, positions) for part in x.parts])
     if isinstance(x, Sum):
         factors = [
             np.repeat(f, positions) if np.ndim(f) else f for f in x.factors
