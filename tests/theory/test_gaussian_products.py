@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import integrate, special
 
 from keras_initx.theory.mean_field import gaussian_products
-from keras_initx.theory.mean_field.batch_norm import mean_inverse_variance
+from keras_initx.theory.mean_field.batch_norm import (
+    mean_inverse_variance,
+    normalized_spectrum,
+)
 from keras_initx.theory.mean_field.gaussian_products import (
     Function,
     gaussian_mean,
@@ -124,3 +127,47 @@ def test_mean_inverse_variance_of_correlated_values_and_epsilon():
     expected = 2 * math.sqrt(math.pi * math.e / 2) * math.erfc(math.sqrt(0.5))
     assert mean_inverse_variance(few, 0.5) == pytest.approx(expected, rel=1e-8)
     assert mean_inverse_variance(np.zeros((3, 3)), 0.25) == 4.0
+
+
+def test_normalized_spectrum_closed_forms():
+    # Equal components share the n of sum y^2.
+    for n in (2, 5, 300):
+        values = np.full(n, 0.3)
+        values[0] = 0
+        found = normalized_spectrum(values)
+        np.testing.assert_allclose(found[1:], n / (n - 1), rtol=1e-12)
+        assert found[0] == 0
+    # E a z^2 / (a z^2 + b z'^2) = sqrt(a) / (sqrt(a) + sqrt(b))
+    for a, b in ((1.0, 4.0), (1e-6, 1e6), (3.0, 3.0)):
+        found = normalized_spectrum(np.array([a, 0.0, b]))
+        roots = np.sqrt([a, 0.0, b])
+        np.testing.assert_allclose(found, 3 * roots / roots.sum(), rtol=1e-9)
+    # One component: E l z^2 / (l z^2 / n + eps), by quadrature.
+    for value, epsilon in ((1.0, 1e-3), (1e-4, 1e-3), (50.0, 2.0)):
+        expected, _ = integrate.quad(
+            lambda z, v=value, e=epsilon: (
+                2
+                * np.exp(-(z**2) / 2)
+                / np.sqrt(2 * np.pi)
+                * (v * z**2 / (v * z**2 / 2 + e))
+            ),
+            *(0, 40),
+            points=[1e-2, 0.1, 1],
+            epsabs=0,
+            epsrel=1e-11,
+            limit=500,
+        )
+        found = normalized_spectrum(np.array([0.0, value]), epsilon)
+        assert found[1] == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_array_equal(normalized_spectrum(np.zeros(3), 0.1), 0)
+
+
+def test_normalized_spectrum_of_many_components():
+    """Where no component is large, s^2 is its mean, and eps is added to it."""
+    values = np.r_[0.0, np.linspace(0.5, 1.5, 4000)]
+    found = normalized_spectrum(values, 0.25)
+    expected = values / (values.mean() + 0.25)
+    np.testing.assert_allclose(found, expected, rtol=3e-3)
+    # Without eps the mean square of the values is 1.
+    spread = np.geomspace(1e-12, 1e12, 50)
+    assert normalized_spectrum(spread).mean() == pytest.approx(1, rel=1e-12)
