@@ -10,7 +10,8 @@ predicted at their mean square over the drawn networks. They are taken for
 images of 32 x 32, with an output of 64 numbers. In training mode, where all
 samples are one batch, those with Batch Normalization start behind their first
 layers, from white noise on 8 x 8 positions: `predict` would have room for two
-samples of the whole image only, and a batch of two has no gradient.
+samples of the whole image only, and in a batch of two almost nothing is left of
+a gradient.
 
 Run `python benchmarks/prediction.py`; each model is printed when it is done.
 With `--results FILE`, each network is added to a file, from which a run that

@@ -386,6 +386,7 @@ class StandardizedGradient(Expression):
         epsilon: float. As in `Standardized`.
         batches: int. As in `Standardized`. Defaults to 1.
         share: float. As in `Expression`. Defaults to 1.
+        reasons: Sequence of str. As in `Expression`.
     """
 
     def __init__(
@@ -395,8 +396,9 @@ class StandardizedGradient(Expression):
         epsilon: float,
         batches: int = 1,
         share: float = 1.0,
+        reasons: Sequence[str] = (),
     ):
-        super().__init__(part.size, [part, gradient])
+        super().__init__(part.size, [part, gradient], reasons=reasons)
         self.by_batch = True
         self.share = share
         self.linear_in = gradient.linear_in - part.support

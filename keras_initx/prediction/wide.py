@@ -77,6 +77,10 @@ from keras_initx.theory.mean_field.gaussian_products import (
 # How many heads of attention are drawn.
 _HEADS = 64
 STATISTICS = "the values of a normalized batch are taken to be normal"
+BATCHES = (
+    "its gradient through batch normalizations is a mean over draws: behind 50 "
+    "to 120 of them it was 1% to 4% off"
+)
 
 
 class WideEngine(Engine):
@@ -443,7 +447,7 @@ class WideEngine(Engine):
                 part, count = _batches(part)
                 gradient = _unflat(gradient, count)
             pulled: Expression = StandardizedGradient(
-                part, gradient, epsilon, count, share
+                part, gradient, epsilon, count, share, (BATCHES,)
             )
             return Block(g.width, Flat(pulled, count) if count > 1 else pulled)
 

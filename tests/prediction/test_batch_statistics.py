@@ -88,6 +88,33 @@ def test_two_values_have_a_gradient_by_epsilon_alone(pytestconfig):
     )
 
 
+@pytest.mark.parametrize("taps", [False, True])
+def test_second_moments_are_those_of_normalized_values(taps, pytestconfig):
+    """Correlated values, of which one direction is large."""
+    rng = np.random.default_rng([pytestconfig.seed, 2])
+    x = np.eye(5) + 3 * np.linspace(-1, 1, 5)[:, None]
+    engine = WideEngine(Moments(8192, 3072, pytestconfig.seed))
+    u = engine.linear(
+        engine.given(x.T, "x"), Weight("w", 1.0, 5, 9), None, 5, 9
+    )
+    count = 100000
+    values = rng.standard_normal((count, 5)) @ x.T
+    if taps:
+        entries = np.linspace(-1, 1)
+        weight = engine.new_vector("tap", 1 / 3, 5, 9, entries)
+        u = engine.multiply(u, weight)
+        values *= np.sqrt(1 / 3 / np.mean(entries**2))
+        values *= rng.choice(entries, (count, 1))
+    found = engine.second(engine.normalize_channels(u, 0.3).value)
+    values -= values.mean(axis=1, keepdims=True)
+    y = values / np.sqrt(values.var(axis=1, keepdims=True) + 0.3)
+    products = y[:, :, None] * y[:, None, :]
+    error = products.std(axis=0) * np.sqrt(1 / count + taps / DRAWS)
+    assert (np.abs(found - products.mean(axis=0)) < SIGMAS * error).all()
+    # The statistics of all channels would be 14% off or more.
+    assert error.max() < 0.02
+
+
 def slow_gradients(x, epsilon, activation, taps, seed, count=60000):
     """Gradients of `row_gradient` channel by channel, by the full Jacobian."""
     rng = np.random.default_rng([seed, 1])
