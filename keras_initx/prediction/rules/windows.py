@@ -36,7 +36,7 @@ from keras_initx.prediction.rules.shapes import check_channels_last
 _L = keras.layers
 MIXTURE = (
     "a mixture of normal distributions is taken to be normal: before a batch "
-    "normalization in training, gradients may be 20% too low"
+    "normalization in training, gradients may be 90% too low"
 )
 
 
