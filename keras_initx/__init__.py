@@ -62,6 +62,7 @@ with (
 
     if backend.has_passes():
         from keras_initx import callbacks, prediction, testing
+        from keras_initx.calibration import Calibration, calibrate
         from keras_initx.measurement import Meter, measure
         from keras_initx.prediction.predict import predict
         from keras_initx.prediction.record import Prediction
@@ -69,7 +70,6 @@ with (
         from keras_initx.recommendation.recommend import recommend
     if backend.is_tensorflow():
         from keras_initx import distribute
-        from keras_initx.calibration import Calibration, calibrate
         from keras_initx.measurement import JacobianProfile, measure_jacobian
         from keras_initx.parametrization import (
             CoordinateCheck,
@@ -119,20 +119,20 @@ __all__ = [
 ]
 # What runs on TensorFlow alone.
 _ON_TENSORFLOW = {
-    "Calibration",
     "CoordinateCheck",
     "JacobianProfile",
-    "calibrate",
     "coordinate_check",
     "distribute",
     "measure_jacobian",
 }
 if not backend.has_passes():
     _ON_TENSORFLOW |= {
+        "Calibration",
         "Finding",
         "Findings",
         "Meter",
         "Prediction",
+        "calibrate",
         "callbacks",
         "measure",
         "predict",

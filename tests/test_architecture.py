@@ -53,7 +53,7 @@ ARROWS = {
         "profile",
     },
     "initialization": {"initializers", "inspection", "profile", "theory"},
-    "calibration": {"hooks", "inspection", "measurement", "profile"},
+    "calibration": {"backend", "hooks", "inspection", "measurement", "profile"},
     "models": {"backend", "initializers", "layers", "theory"},
     "optimizers": set(),
     "parametrization": {
@@ -84,7 +84,6 @@ ARROWS = {
         "profile",
     },
     "recommendation": {
-        "backend",
         "calibration",
         "initialization",
         "initializers",
@@ -302,7 +301,6 @@ def test_theory_and_profile_import_no_framework(path):
 
 # These run on Keras's TensorFlow backend alone.
 ON_TENSORFLOW = {
-    "calibration",
     "distribute",
     "distributions",
 }

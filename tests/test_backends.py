@@ -43,12 +43,14 @@ def test_without_tensorflow(name, tmp_path):
     np.savez(tmp_path / "ours.npz", x=values, y=np.asarray(model(values)))
     np.savez(tmp_path / "profiles.npz", **backend_models.profiles())
     np.savez(tmp_path / "predictions.npz", **backend_models.predictions())
+    np.savez(tmp_path / "calibrations.npz", **backend_models.calibrations())
     done = subprocess.run(
         [
             *(sys.executable, SCRIPT, "--load", tmp_path / "ours.keras"),
             *("--save", tmp_path / "theirs.keras"),
             *("--profiles", tmp_path / "profiles.npz"),
             *("--predictions", tmp_path / "predictions.npz"),
+            *("--calibrations", tmp_path / "calibrations.npz"),
         ],
         env={**os.environ, "KERAS_BACKEND": name},
         capture_output=True,

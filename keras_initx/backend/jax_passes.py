@@ -265,6 +265,11 @@ class JaxPasses(Passes):
         so_far = some(0, rest) if rest else reduce(stack[..., :0, :])
         return jax.lax.while_loop(is_next, add, (rest, so_far))[1]
 
+    def mean_and_variance(
+        self, tensor: Tensor, axes: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        return _mean_and_variance(tensor, tuple(axes))
+
     def gradients(
         self, run: Callable[[NewSlot], tuple[Tensor, Any]], size: int
     ) -> tuple[list[Tensor], Any]:
@@ -299,6 +304,26 @@ def _jitted(
 ) -> Callable[..., Any]:
     # Not the function itself, whose traces JAX keeps.
     return jax.jit(lambda *arguments: function(*arguments))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _mean_and_variance(
+    tensor: Tensor, axes: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    kept = [axis for axis in range(tensor.ndim) if axis not in axes]
+    sizes = [tensor.shape[axis] for axis in kept]
+    rows = tensor.transpose(*axes, *kept).reshape(-1, *sizes)
+    count = len(rows)
+
+    def mean_of(rows: Tensor) -> Tensor:
+        # XLA on a CPU adds up one number after another.
+        if count > _PART:
+            padding = [(0, -count % _PART), *[(0, 0)] * len(sizes)]
+            rows = jnp.pad(rows, padding).reshape(-1, _PART, *sizes).sum(1)
+        return rows.sum(0) / count
+
+    mean = mean_of(rows)
+    return mean, mean_of((rows - mean) ** 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -301,6 +301,27 @@ class Passes(abc.ABC):
     def half_sum_of_squares(self, tensor: Tensor) -> Tensor:
         """Returns half the sum of squares, summed in parts, in its dtype."""
 
+    def mean_and_variance(
+        self, tensor: Tensor, axes: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the mean and the variance over some axes, summed in parts.
+
+        Args:
+            tensor: tensor. Its dtype is float32 or float64.
+            axes: Sequence of int. The axes, from 0 on.
+        """
+        mean = keras.ops.mean(tensor, axes, keepdims=True)
+        square = keras.ops.square(tensor - mean)
+        variance = keras.ops.mean(square, axes)
+        return keras.ops.reshape(mean, variance.shape), variance
+
+    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
+        """Returns a context in which nothing is kept for gradients.
+
+        It holds for one thread.
+        """
+        return contextlib.nullcontext()
+
     def reduce_rows(
         self,
         stack: Tensor,

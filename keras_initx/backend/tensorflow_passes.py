@@ -128,6 +128,15 @@ class TensorFlowPasses(Passes):
         # is ten times slower for a large layer and not more exact.
         return tf.nn.l2_loss(tensor)
 
+    def mean_and_variance(
+        self, tensor: Tensor, axes: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        mean = tf.reduce_mean(tensor, axes, keepdims=True)
+        # In one operation, without the memory of the difference.
+        square = tf.math.squared_difference(tensor, mean)
+        variance = tf.reduce_mean(square, axes)
+        return tf.reshape(mean, variance.shape), variance
+
     def reduce_rows(
         self,
         stack: Tensor,

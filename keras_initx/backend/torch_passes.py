@@ -180,6 +180,9 @@ class TorchPasses(Passes):
             device=tensors[0].device,
         )
 
+    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.no_grad()
+
     def half_sum_of_squares(self, tensor: Tensor) -> Tensor:
         return torch.sum(torch.square(tensor)) / 2
 

@@ -6,6 +6,7 @@ import threading
 
 import keras
 
+from keras_initx.backend.passes import passes
 from keras_initx.calibration.calibrator import Calibrator
 from keras_initx.calibration.preparation import prepare
 from keras_initx.calibration.record import Calibration
@@ -16,9 +17,9 @@ from keras_initx.inspection.checks import (
     check_model,
 )
 from keras_initx.inspection.selection import Layers, selectors
+from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.data import Data, batches
 from keras_initx.validation import (
-    check_backend,
     check_bool,
     check_choice,
     check_real,
@@ -147,9 +148,8 @@ def calibrate(
     Raises:
         ValueError: As `measure` does, or if an argument is none of these, or
             if a layer does not have the moments that follow from its rule.
-        RuntimeError: If Keras runs on another backend than TensorFlow, if it
-            is called inside a `tf.function`, or if a picked layer runs inside
-            a loop of another layer.
+        RuntimeError: If it is called inside a `tf.function`, or if a picked
+            layer runs inside a loop of another layer.
 
     Example:
 
@@ -166,7 +166,6 @@ def calibrate(
     arXiv:1902.04942; Mishkin & Matas, ICLR (2016), arXiv:1511.06422 (LSUV).
     The growth of gradients: Yang et al., ICLR (2019), arXiv:1902.08129.
     """
-    check_backend("calibrate")
     check_call(check_model(model))
     by_unit = check_choice("per", per, ("unit", "layer")) == "unit"
     center = check_bool("center", center)
@@ -180,7 +179,11 @@ def calibrate(
     is_array = all_batches.size is not None
     # All weights of a model are then those of one calibration: two at a time
     # would build it twice, and each assign some of its weights last.
-    with _one_at_a_time:
+    with (
+        _one_at_a_time,
+        passes().restoring(lambda: inspect_model(model).layers),
+        passes().without_gradients(),
+    ):
         view, excluded, prepared_batches = prepare(
             model,
             all_batches,

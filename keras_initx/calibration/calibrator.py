@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from keras_initx import backend
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.calibration.correction import (
     Correction,
     UnitMoments,
@@ -99,13 +100,13 @@ class Calibrator:
         }
         # Read here, for within the call of a layer they may be cast.
         self._values = {
-            id(weight): tf.convert_to_tensor(weight.value)
+            id(weight): backend.to_tensor(weight.value)
             for units in self._units.values()
             for weight in units.weights
         }
         # The new value of each corrected variable, by the id of the variable.
         # The keys of the other dicts here are ids of layers.
-        self._new: dict[int, tuple[Any, tf.Tensor]] = {}
+        self._new: dict[int, tuple[Any, Tensor]] = {}
         # The first call of each layer, and its moments before the correction.
         self._moments: dict[int, tuple[LayerCall, UnitMoments]] = {}
         # None for a layer whose new values its dtype does not hold.
@@ -171,7 +172,7 @@ class Calibrator:
             for one_pass in waits:
                 one_pass.close()
 
-    def new_values(self) -> list[tuple[Any, tf.Tensor]]:
+    def new_values(self) -> list[tuple[Any, Tensor]]:
         """Pairs of a variable and its new value."""
         return list(self._new.values())
 
@@ -274,7 +275,7 @@ class Calibrator:
                 return self._view.measured_by_default(call.layer)
             return matches_any(self._chosen, call)
 
-        def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+        def record(call: LayerCall, signal: Tensor) -> Tensor:
             key = id(call.layer)
             calls[key] += 1
             # Further calls must be finite too.
@@ -293,7 +294,7 @@ class Calibrator:
             # No other pass needs memory for it while this one waits.
             del output
             wait(call.layer)
-            signals: list[tf.Tensor] = []
+            signals: list[Tensor] = []
             # The signal before, corrected, would not do: it differs by a
             # rounding error, which later layers would amplify.
             output = rerun(signals.append)
@@ -309,6 +310,7 @@ class Calibrator:
             # What the pass itself would write, as statistics, is dropped.
             with (
                 scope,
+                passes().without_gradients(),
                 forward_hooks(
                     on_pre_activation=record,
                     select=select,
@@ -333,7 +335,7 @@ class Calibrator:
             with naming_nonfinite(model, batch, self._training, values):
                 raise failure
 
-    def _moments_of(self, call: LayerCall, signal: tf.Tensor) -> UnitMoments:
+    def _moments_of(self, call: LayerCall, signal: Tensor) -> UnitMoments:
         """The moments of the signal of a layer.
 
         Raises:
@@ -369,7 +371,7 @@ class Calibrator:
         call: LayerCall,
         rerun: Rerun,
         promised: UnitMoments,
-        signal: tf.Tensor,
+        signal: Tensor,
         scope: keras.StatelessScope,
     ) -> None:
         """Checks that a corrected layer has the promised moments.
@@ -388,11 +390,13 @@ class Calibrator:
         units = self._units[id(call.layer)]
         # The input, the kernel, the bias and the sum are rounded once each.
         # The moments of many numbers are not known to more than 1e-3.
-        rounding = ROUNDING.get(signal.dtype.name, 2.0**-53)
+        rounding = ROUNDING.get(
+            keras.backend.standardize_dtype(signal.dtype), 2.0**-53
+        )
         limit = max(1e-3, 4 * rounding)
         if distance(promised, moments) <= limit:
             return
-        signals: list[tf.Tensor] = []
+        signals: list[Tensor] = []
         rerun(signals.append)
         if distance(self._moments_of(call, signals[0]), moments) > limit:
             # A layer with dropout inside gives other numbers at each run.

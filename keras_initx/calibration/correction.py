@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.inspection.layer_rule import LinearUnits
 from keras_initx.measurement.moments import all_finite, merged_variance
 
@@ -34,7 +36,7 @@ class UnitMoments(NamedTuple):
     variance: np.ndarray
 
 
-def unit_moments(signal: tf.Tensor, units: LinearUnits | None) -> UnitMoments:
+def unit_moments(signal: Tensor, units: LinearUnits | None) -> UnitMoments:
     """Mean and variance of each unit over all other axes.
 
     They are computed in float32, or in float64 if the signal is.
@@ -47,24 +49,21 @@ def unit_moments(signal: tf.Tensor, units: LinearUnits | None) -> UnitMoments:
     Raises:
         ValueError: If the signal does not have as many units as the kernel.
     """
-    if signal.dtype != tf.float64:
-        signal = tf.cast(signal, tf.float32)
-    rank = signal.shape.rank
+    if _dtype(signal) != "float64":
+        signal = ops.cast(signal, "float32")
+    rank = len(signal.shape)
     kept = [rank - 1] if units is None else _axes(signal, units)
     over = [axis for axis in range(rank) if axis not in kept]
-    mean = tf.reduce_mean(signal, over, keepdims=True)
-    square = tf.math.squared_difference(signal, mean)
-    variance = tf.reduce_mean(square, over)
     return UnitMoments(
         math.prod(signal.shape[axis] for axis in over),
         *(
-            np.ravel(each.numpy()).astype(np.float64)
-            for each in (mean, variance)
+            np.ravel(passes().to_numpy(each)).astype(np.float64)
+            for each in passes().mean_and_variance(signal, over)
         ),
     )
 
 
-def _axes(signal: tf.Tensor, units: LinearUnits) -> list[int]:
+def _axes(signal: Tensor, units: LinearUnits) -> list[int]:
     """The axes of the signal along which units differ, from 1 on."""
     shape = tuple(signal.shape)
     rank = len(shape)
@@ -162,8 +161,8 @@ def distance(a: UnitMoments, b: UnitMoments) -> float:
 
 
 def corrected_values(
-    units: LinearUnits, change: Correction, values: Mapping[int, tf.Tensor]
-) -> list[tuple[Any, tf.Tensor]] | None:
+    units: LinearUnits, change: Correction, values: Mapping[int, Tensor]
+) -> list[tuple[Any, Tensor]] | None:
     """The values of kernel and bias with which a layer is corrected.
 
     Args:
@@ -178,26 +177,28 @@ def corrected_values(
     """
     # Within the call of a layer a variable names the dtype it is cast to.
     kernel = values[id(units.kernel)]
-    factors = _along_kernel(units, change.factor, kernel.dtype)
-    pairs = [(units.kernel, tf.cast(kernel, factors.dtype) * factors)]
+    factors = _along_kernel(units, change.factor, kernel)
+    pairs = [(units.kernel, ops.cast(kernel, factors.dtype) * factors)]
     if units.bias is not None:
         factor, shift = (
             each.reshape(units.bias.shape) if units.bias_per_unit else each[:1]
             for each in (change.factor, change.shift)
         )
-        bias = tf.cast(values[id(units.bias)], tf.float64)
-        pairs.append((units.bias, factor * (bias - shift)))
-    pairs = [(w, tf.cast(value, values[id(w)].dtype)) for w, value in pairs]
+        bias = _in_float64(values[id(units.bias)])
+        pairs.append(
+            (units.bias, ops.convert_to_tensor(factor * (bias - shift)))
+        )
+    pairs = [(w, ops.cast(value, values[id(w)].dtype)) for w, value in pairs]
     # No other dtype has so narrow a range.
-    narrow = [value for _, value in pairs if value.dtype == tf.float16]
+    narrow = [value for _, value in pairs if _dtype(value) == "float16"]
     return pairs if bool(all_finite(narrow)) else None
 
 
 def rounded_otherwise(
     units: LinearUnits,
-    values: Mapping[int, tuple[Any, tf.Tensor]],
+    values: Mapping[int, tuple[Any, Tensor]],
     rounding: float,
-) -> tf.Tensor:
+) -> Tensor:
     """The kernel with errors that act as the rounding of sums over it does.
 
     A sum of n products is the exact sum for a kernel whose entries have
@@ -214,14 +215,13 @@ def rounded_otherwise(
     _, kernel = values[id(units.kernel)]
     terms = math.prod(units.kernel.shape) / units.count
     signs = np.random.default_rng(0).choice([-1.0, 1.0], units.kernel.shape)
-    wide = tf.cast(kernel, tf.float64)
-    error = rounding * math.sqrt(terms) * signs
-    return tf.cast(wide * (1 + error), kernel.dtype)
+    wide = _in_float64(kernel) * (1 + rounding * math.sqrt(terms) * signs)
+    return ops.cast(ops.convert_to_tensor(wide), kernel.dtype)
 
 
 def _along_kernel(
-    units: LinearUnits, by_unit: np.ndarray, dtype: tf.DType
-) -> tf.Tensor:
+    units: LinearUnits, by_unit: np.ndarray, kernel: Tensor
+) -> Tensor:
     """One number a unit as a tensor that the kernel can be multiplied by.
 
     It is in float32, or in float64 beside a kernel in float64.
@@ -233,8 +233,17 @@ def _along_kernel(
         for axis, size in enumerate(sizes)
     ]
     in_order = by_axis.transpose(np.argsort(units.kernel_axes))
-    wide = tf.float64 if dtype == tf.float64 else tf.float32
-    return tf.constant(in_order.reshape(shape), wide)
+    wide = "float64" if _dtype(kernel) == "float64" else "float32"
+    return ops.convert_to_tensor(in_order.reshape(shape), wide)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(keras.backend.standardize_dtype(tensor.dtype))
+
+
+def _in_float64(tensor: Tensor) -> np.ndarray:
+    # Tensors of JAX are not float64.
+    return passes().to_numpy(tensor).astype(np.float64)
 
 
 def correction_notes(

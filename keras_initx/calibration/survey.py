@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import keras
-import tensorflow as tf
+from keras import ops
 
+from keras_initx.backend.passes import Tensor
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.hooks.recorder import Rerun
 from keras_initx.inspection.selection import LayerCall
@@ -42,14 +43,14 @@ def survey(view: ModelView, few: Any, training: bool) -> Survey:
         ValueError: If the model fails since a signal is not finite.
         Exception: Whatever else the model raises.
     """
-    signals: dict[int, tuple[keras.layers.Layer, tf.Tensor]] = {}
+    signals: dict[int, tuple[keras.layers.Layer, Tensor]] = {}
     inputs: list[Any] = []
     numbers = 1
 
-    def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
-        # An identity, so that no two layers have one tensor. It is kept, so
-        # that no other tensor comes to have its id.
-        signal = tf.identity(signal)
+    def record(call: LayerCall, signal: Tensor) -> Tensor:
+        # A copy, so that no two layers have one tensor. It is kept, so that no
+        # other tensor comes to have its id.
+        signal = ops.copy(signal)
         signals[id(signal)] = (call.layer, signal)
         return signal
 
@@ -57,8 +58,8 @@ def survey(view: ModelView, few: Any, training: bool) -> Survey:
         nonlocal numbers
         if view.rule(call.layer).normalizes:
             inputs.extend([*rerun.args, *rerun.kwargs.values()][:1])
-        tensors = filter(tf.is_tensor, keras.tree.flatten(output))
-        sizes = (int(tf.size(tensor)) for tensor in tensors)
+        tensors = filter(ops.is_tensor, keras.tree.flatten(output))
+        sizes = (int(ops.size(tensor)) for tensor in tensors)
         numbers = max(numbers, *sizes, 1)
         return output
 

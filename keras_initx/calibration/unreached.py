@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_initx.backend.passes import Observe, Tensor, passes
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.inspection.selection import LayerCall, Selector, matches_any
 from keras_initx.inspection.traversal import ModelView
-from keras_initx.measurement.data import map_arrays
+from keras_initx.measurement.data import map_arrays, samples_of
 from keras_initx.measurement.sample_axis import (
     NONE,
     Place,
     PlacesInGraph,
+    Sizes,
     find_places,
 )
 
@@ -43,31 +45,43 @@ def unreached(
     first: dict[int, tuple[str, Place]] = {}
     doubtful: list[str] = []
 
-    def forward(batch: Any) -> None:
-        place_of = PlacesInGraph(batch, {})
+    # The sizes of first axes on another number of samples, if there is one.
+    elsewhere: Sizes | None = None
 
-        def record(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+    def forward(batch: Any, states: Any) -> Any:
+        nonlocal elsewhere
+        first.clear()
+        place_of = PlacesInGraph(batch, {}, elsewhere)
+        sizes: dict[str, int | None] = {}
+
+        def record(call: LayerCall, signal: Tensor) -> Tensor:
+            sizes[call.name] = signal.shape[0]
             if id(call.layer) not in first:
                 place = place_of(call.name, signal)
                 first[id(call.layer)] = (call.name, place)
             return signal
 
-        with (
-            keras.StatelessScope(),
-            forward_hooks(
-                on_pre_activation=record,
-                select=lambda call: matches_any(chosen, call),
-                measured=view.measured_by_default,
-            ),
-        ):
-            view.model(batch, training=training)
-        doubtful.extend(place_of.doubtful)
+        def run(observe: Observe, batch: Any) -> tuple[Tensor, ...]:
+            with (
+                passes().stateless_scope(),
+                forward_hooks(
+                    on_pre_activation=functools.partial(observe, record),
+                    select=lambda call: matches_any(chosen, call),
+                    measured=view.measured_by_default,
+                ),
+            ):
+                view.model(batch, training=training)
+            return ()
 
-    spec = map_arrays(
-        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), batch
-    )
+        passes().observe(run, batch)
+        elsewhere = Sizes(samples_of(batch), sizes)
+        doubtful[:] = place_of.doubtful
+        return ()
+
     try:
-        tf.function(forward, autograph=False).get_concrete_function(spec)
+        passes().compile_pass(
+            forward, batch, map_arrays(passes().batch_spec, batch), ()
+        )
     except Exception:
         # The model can be run op by op only, or fails, which is said later.
         return {}

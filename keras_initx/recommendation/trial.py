@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_initx import backend, initializers
+from keras_initx import initializers
+from keras_initx.calibration import calibrate
 from keras_initx.initialization import initialize, paired, scale_branches
 from keras_initx.inspection.assign import assign_all
 from keras_initx.inspection.graph import has_graph
@@ -19,15 +20,12 @@ from keras_initx.recommendation.case import Case
 
 # What the lines call, under the names that the package has for it.
 _KX = SimpleNamespace(
+    calibrate=calibrate,
     initialize=initialize,
     initializers=initializers,
     paired=paired,
     scale_branches=scale_branches,
 )
-if backend.is_tensorflow():
-    from keras_initx.calibration import calibrate
-
-    _KX.calibrate = calibrate
 
 
 class NotCopied(Exception):

@@ -167,6 +167,36 @@ def profiles():
     return columns
 
 
+# name: options of `calibrate` for a model, each set a calibration.
+CALIBRATED = {
+    "shared": ({"per": "layer", "batch_size": 8},),
+    "nested": ({"batch_size": 8},),
+    "attention": ({"batch_size": 8},),
+    "convolutional": (
+        {"target_variance": 2.0, "batch_size": 8},
+        {"training": True, "per": "layer", "center": False},
+    ),
+    "subclassed": ({"batch_size": 8},),
+}
+
+
+def calibrations():
+    """Returns records and weights of all calibrations, by name."""
+    columns = {}
+    for name, calls in CALIBRATED.items():
+        for i, options in enumerate(calls):
+            model, x = made(name)
+            done = kx.calibrate(model, x, **options)
+            key = f"{name}/{i}"
+            columns[f"{key}/notes"] = np.array(done.notes)
+            columns[f"{key}/why"] = np.array(list(done.skipped.values()))
+            for column in ("sample_variance", "squared_mean", "units"):
+                columns[f"{key}/{column}"] = getattr(done, column)
+            for j, weight in enumerate(model.trainable_weights):
+                columns[f"{key}/{j}"] = keras.ops.convert_to_numpy(weight)
+    return columns
+
+
 # name: options of `predict` for a model, each set a prediction.
 PREDICTED = {
     "shared": ({}, {"width": "actual"}),

@@ -11,6 +11,7 @@ docs/compatibility.md is printed for each room.
     --profiles some.npz   compares what `measure` returns with what
                           `backend_models.profiles` returned elsewhere
     --predictions some.npz   the same for `predict` and `predictions`
+    --calibrations some.npz  the same for `calibrate` and `calibrations`
 """
 
 import argparse
@@ -48,12 +49,13 @@ from tests.helpers import backend_models, initializer_rows, layer_rows  # noqa: 
 
 # What runs on TensorFlow alone says so.
 REFUSED = (
-    *("Calibration", "CoordinateCheck", "JacobianProfile", "calibrate"),
-    *("coordinate_check", "distribute", "measure_jacobian"),
+    *("CoordinateCheck", "JacobianProfile", "coordinate_check"),
+    *("distribute", "measure_jacobian"),
 )
 MEASURED = {
-    *("Finding", "Findings", "Meter", "Prediction", "callbacks", "measure"),
-    *("predict", "prediction", "recommend", "testing"),
+    *("Calibration", "Finding", "Findings", "Meter", "Prediction"),
+    *("calibrate", "callbacks", "measure", "predict", "prediction"),
+    *("recommend", "testing"),
 }
 # Their examples use what needs TensorFlow.
 USE_TENSORFLOW = {
@@ -344,6 +346,22 @@ def check_predict(path):
             value, theirs[key], rtol=1e-6, atol=1e-12, err_msg=key
         )
     return len({key.split("/")[0] for key in ours})
+
+
+def check_calibrate(path):
+    """The weights are those of TensorFlow."""
+    theirs = np.load(path)
+    ours = backend_models.calibrations()
+    assert set(theirs) == set(ours)
+    for key, value in ours.items():
+        if value.dtype.kind == "U":
+            np.testing.assert_array_equal(value, theirs[key], key)
+            continue
+        atol = 1e-5 * np.abs(value).max(initial=0)
+        np.testing.assert_allclose(
+            value, theirs[key], rtol=1e-5, atol=atol, err_msg=key
+        )
+    return len(backend_models.CALIBRATED)
 
 
 def check_passed_on():
@@ -750,6 +768,10 @@ def main(options):
             checks["`measure`, as on TensorFlow"] = lambda: check_measure(
                 options.profiles
             )
+        if options.calibrations:
+            checks["`calibrate`, as on TensorFlow"] = lambda: check_calibrate(
+                options.calibrations
+            )
         if options.predictions:
             checks["`predict`, as on TensorFlow"] = lambda: check_predict(
                 options.predictions
@@ -768,4 +790,5 @@ if __name__ == "__main__":
     parser.add_argument("--save")
     parser.add_argument("--profiles")
     parser.add_argument("--predictions")
+    parser.add_argument("--calibrations")
     main(parser.parse_args())
