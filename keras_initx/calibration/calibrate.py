@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import keras
 
@@ -181,7 +182,7 @@ def calibrate(
     # would build it twice, and each assign some of its weights last.
     with (
         _one_at_a_time,
-        passes().restoring(lambda: inspect_model(model).layers),
+        passes().restoring(lambda: _layers(model)),
         passes().without_gradients(),
     ):
         view, excluded, prepared_batches = prepare(
@@ -216,3 +217,8 @@ def calibrate(
     if bar:
         bar.update(len(result), finalize=True)
     return result
+
+
+def _layers(model: keras.Model) -> Sequence[keras.layers.Layer]:
+    """The layers of a model, which need not be built."""
+    return inspect_model(model).layers if model.built else [model]

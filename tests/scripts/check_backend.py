@@ -44,6 +44,7 @@ import numpy as np  # noqa: E402
 
 import keras_initx as kx  # noqa: E402
 from keras_initx.backend import float64  # noqa: E402
+from keras_initx.backend.passes import passes  # noqa: E402
 from keras_initx.initializers.base import LARGEST  # noqa: E402
 from tests.helpers import backend_models, initializer_rows, layer_rows  # noqa: E402
 
@@ -59,8 +60,7 @@ MEASURED = {
 }
 # Their examples use what needs TensorFlow.
 USE_TENSORFLOW = {
-    *("register_layer", "FromDistribution", "SampleVarianceDecay"),
-    "register_propagation",
+    *("FromDistribution", "SampleVarianceDecay", "register_propagation"),
 }
 X = np.linspace(-1, 1, 32, dtype="float32").reshape(8, 4)
 
@@ -364,6 +364,73 @@ def check_calibrate(path):
     return len(backend_models.CALIBRATED)
 
 
+class Bent(keras.layers.Layer):
+    """It is not linear in its kernel, although its rule says so."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 4), name="w")
+
+    def call(self, x):
+        return keras.ops.tanh(x @ self.w)
+
+
+def check_calibration():
+    """Moments are exact; what fails changes nothing."""
+    for shape, axes in (
+        *(((5000, 3), [0]), ((5000,), [0]), ((2, 3, 7), [0, 2])),
+        ((2, 3, 5, 7), [0, 1]),
+    ):
+        values = 3 + np.random.default_rng(0).normal(size=shape)
+        found = passes().mean_and_variance(
+            keras.ops.convert_to_tensor(values.astype("float32")), axes
+        )
+        for moment, expected in zip(
+            found,
+            (values.mean(tuple(axes)), values.var(tuple(axes))),
+            strict=True,
+        ):
+            np.testing.assert_allclose(array(moment), expected, rtol=1e-5)
+
+    class Own(keras.Model):
+        def __init__(self, second):
+            super().__init__()
+            self.first = keras.layers.Dense(4, dtype="mixed_float16")
+            self.second = second
+
+        def call(self, x):
+            return self.second(self.first(x))
+
+    # It is built here.
+    model = Own(keras.layers.Dense(3))
+    done = kx.calibrate(model, X, batch_size=4)
+    assert not done.skipped
+    total = kx.measure(model, X).total
+    np.testing.assert_allclose(total, 1, rtol=1e-2)
+    before = [array(weight) for weight in model.weights]
+    message = message_of(ValueError, lambda: kx.calibrate(model, X + np.nan))
+    assert "data must be finite" in message, message
+    message = message_of(
+        ValueError, lambda: kx.calibrate(model, np.float32(1e30) * X)
+    )
+    assert "must stay finite" in message, message
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(array(weight), value)
+
+    @kx.inspection.register_layer(Bent)
+    def bent(layer):
+        geometry = kx.inspection.Geometry("kernel", (4, 4), (), (0,), (1,))
+        units = kx.inspection.LinearUnits(layer.w, kernel_axes=(1,))
+        return kx.inspection.LayerRule({"w": geometry}, units)
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), Bent()])
+    before = [array(weight) for weight in model.weights]
+    message = message_of(ValueError, lambda: kx.calibrate(model, X))
+    assert "The rule of Bent says" in message, message
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(array(weight), value)
+    return 4
+
+
 def check_passed_on():
     """A backend knows which arguments a gradient arrives at."""
     ops = keras.ops
@@ -616,6 +683,7 @@ def check_torch():
     )
     before = [buffer.clone() for buffer in module.buffers()]
     kx.measure(model, X, training=True)
+    kx.calibrate(model, X, training=True)
     for buffer, value in zip(module.buffers(), before, strict=True):
         assert torch.equal(buffer, value)
     assert all(weight.value.grad is None for weight in model.weights)
@@ -761,6 +829,7 @@ def main(options):
             "functions and modules of PyTorch": check_torch,
             "`callbacks` in a fit": check_callbacks,
             "examples/train_tpu.py": check_job,
+            "`calibrate`": check_calibration,
             "gradients of `predict`": check_passed_on,
             "`recommend`": check_recommend,
         }
