@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-quick test-torch test-versions lint docs bench clean
+.PHONY: demo test test-quick test-torch test-versions gpu-wheels gpu-check lint docs bench clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/keras-initx report --out demo
@@ -34,6 +34,19 @@ VERSIONS ?=
 test-versions:
 	$(PYTHON) tests/scripts/run_versions.py $(VERSIONS)
 	$(PYTHON) tests/scripts/check_resolver.py
+
+# Keras, and what it needs beside JAX or PyTorch, NumPy and SciPy, for a machine
+# without a network. `pip download` takes what fits PYTHON, or PIP_PLATFORM="\
+# --python-version 3.12 --platform manylinux_2_28_x86_64".
+PIP_PLATFORM ?=
+gpu-wheels:
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary :all: \
+		--dest wheels $(PIP_PLATFORM) keras absl-py h5py ml-dtypes namex \
+		optree packaging rich markdown-it-py mdurl pygments typing-extensions
+
+# With the PYTHON that has JAX or PyTorch, and not in the virtual environment.
+gpu-check:
+	$(PYTHON) tests/scripts/check_gpu.py
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
