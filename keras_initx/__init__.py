@@ -63,18 +63,22 @@ with (
     if backend.has_passes():
         from keras_initx import callbacks, prediction, testing
         from keras_initx.calibration import Calibration, calibrate
-        from keras_initx.measurement import Meter, measure
+        from keras_initx.measurement import (
+            JacobianProfile,
+            Meter,
+            measure,
+            measure_jacobian,
+        )
+        from keras_initx.parametrization import (
+            CoordinateCheck,
+            coordinate_check,
+        )
         from keras_initx.prediction.predict import predict
         from keras_initx.prediction.record import Prediction
         from keras_initx.recommendation.finding import Finding, Findings
         from keras_initx.recommendation.recommend import recommend
     if backend.is_tensorflow():
         from keras_initx import distribute
-        from keras_initx.measurement import JacobianProfile, measure_jacobian
-        from keras_initx.parametrization import (
-            CoordinateCheck,
-            coordinate_check,
-        )
 
 __all__ = [
     "Balance",
@@ -118,23 +122,21 @@ __all__ = [
     "theory",
 ]
 # What runs on TensorFlow alone.
-_ON_TENSORFLOW = {
-    "CoordinateCheck",
-    "JacobianProfile",
-    "coordinate_check",
-    "distribute",
-    "measure_jacobian",
-}
+_ON_TENSORFLOW = {"distribute"}
 if not backend.has_passes():
     _ON_TENSORFLOW |= {
         "Calibration",
+        "CoordinateCheck",
         "Finding",
         "Findings",
+        "JacobianProfile",
         "Meter",
         "Prediction",
         "calibrate",
         "callbacks",
+        "coordinate_check",
         "measure",
+        "measure_jacobian",
         "predict",
         "prediction",
         "recommend",

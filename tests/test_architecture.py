@@ -306,9 +306,7 @@ ON_TENSORFLOW = {
 }
 FILES_ON_TENSORFLOW = {
     "initializers/distribution_config.py",
-    "measurement/jacobian.py",
     "measurement/replicas.py",
-    "parametrization/coordinate_check.py",
 }
 
 

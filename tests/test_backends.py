@@ -44,6 +44,7 @@ def test_without_tensorflow(name, tmp_path):
     np.savez(tmp_path / "profiles.npz", **backend_models.profiles())
     np.savez(tmp_path / "predictions.npz", **backend_models.predictions())
     np.savez(tmp_path / "calibrations.npz", **backend_models.calibrations())
+    np.savez(tmp_path / "jacobians.npz", **backend_models.jacobians())
     done = subprocess.run(
         [
             *(sys.executable, SCRIPT, "--load", tmp_path / "ours.keras"),
@@ -51,6 +52,7 @@ def test_without_tensorflow(name, tmp_path):
             *("--profiles", tmp_path / "profiles.npz"),
             *("--predictions", tmp_path / "predictions.npz"),
             *("--calibrations", tmp_path / "calibrations.npz"),
+            *("--jacobians", tmp_path / "jacobians.npz"),
         ],
         env={**os.environ, "KERAS_BACKEND": name},
         capture_output=True,

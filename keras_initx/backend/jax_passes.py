@@ -265,6 +265,49 @@ class JaxPasses(Passes):
         so_far = some(0, rest) if rest else reduce(stack[..., :0, :])
         return jax.lax.while_loop(is_next, add, (rest, so_far))[1]
 
+    def push(
+        self,
+        run: Callable[[list[Tensor]], list[Tensor]],
+        tensors: list[Tensor],
+        tangents: list[Tensor],
+    ) -> list[Tensor | None]:
+        def products(tangents: list[Tensor]) -> list[Tensor]:
+            return jax.jvp(run, (tensors,), (tangents,))[1]
+
+        # A tangent that is known to be 0 is computed from no other one.
+        jaxpr = jax.make_jaxpr(products)(tangents).jaxpr
+        reached = set(map(id, jaxpr.invars))
+        for equation in jaxpr.eqns:
+            if not reached.isdisjoint(map(id, equation.invars)):
+                reached.update(map(id, equation.outvars))
+        return [
+            product if id(variable) in reached else None
+            for product, variable in zip(
+                products(tangents), jaxpr.outvars, strict=True
+            )
+        ]
+
+    def pull(
+        self,
+        run: Callable[[list[Tensor]], list[Tensor]],
+        tensors: list[Tensor],
+        cotangents: list[Tensor],
+    ) -> list[Tensor | None]:
+        return jax.vjp(run, tensors)[1](cotangents)[0]
+
+    def run_again(
+        self,
+        known: dict[Any, Callable[..., Any]],
+        key: Any,
+        function: Callable[..., Any],
+        *arguments: Any,
+    ) -> Any:
+        shapes = [x.shape for x in jax.tree.leaves(arguments)]
+        key = key, repr(shapes)
+        if key not in known:
+            known[key] = self.compile(function, *arguments)[0]
+        return known[key](*arguments)
+
     def mean_and_variance(
         self, tensor: Tensor, axes: Sequence[int]
     ) -> tuple[Tensor, Tensor]:

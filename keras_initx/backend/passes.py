@@ -194,6 +194,63 @@ class Passes(abc.ABC):
             does not depend on it; and the structure.
         """
 
+    @abc.abstractmethod
+    def push(
+        self,
+        run: Callable[[list[Tensor]], list[Tensor]],
+        tensors: list[Tensor],
+        tangents: list[Tensor],
+    ) -> list[Tensor | None]:
+        """Returns the products of Jacobians and vectors, J v.
+
+        Args:
+            run: Takes some tensors, and returns others.
+            tensors: list of tensors. What it is differentiated at.
+            tangents: list of tensors. The part of v for each of them.
+
+        Returns:
+            The product for each tensor that `run` returns, None where no
+            derivative arrives.
+        """
+
+    @abc.abstractmethod
+    def pull(
+        self,
+        run: Callable[[list[Tensor]], list[Tensor]],
+        tensors: list[Tensor],
+        cotangents: list[Tensor],
+    ) -> list[Tensor | None]:
+        """Returns the products of vectors and Jacobians, J^T u.
+
+        Args:
+            run: Takes some tensors, and returns others.
+            tensors: list of tensors. What it is differentiated at.
+            cotangents: list of tensors. The part of u for each tensor that
+                `run` returns.
+
+        Returns:
+            The product for each of `tensors`, None or zeros where no derivative
+            arrives.
+        """
+
+    def run_again(
+        self,
+        known: dict[Any, Callable[..., Any]],
+        key: Any,
+        function: Callable[..., Any],
+        *arguments: Any,
+    ) -> Any:
+        """Runs a function of tensors that runs several times.
+
+        Args:
+            known: dict. What was compiled for it, if anything is.
+            key: Hashable. What the function depends on beside its arguments.
+            function: Callable. The function, which may be another object each
+                time.
+            *arguments: Structures of tensors.
+        """
+        return function(*arguments)
+
     def stateless_scope(
         self, states: Iterable[tuple[keras.Variable, Tensor]] = ()
     ) -> RecordingScope:

@@ -111,6 +111,28 @@ class TensorFlowPasses(Passes):
         )
         return found, others
 
+    def push(
+        self,
+        run: Callable[[list[Tensor]], list[Tensor]],
+        tensors: list[Tensor],
+        tangents: list[Tensor],
+    ) -> list[Tensor | None]:
+        accumulator = tf.autodiff.ForwardAccumulator(tensors, tangents)
+        with accumulator:
+            signals = run(tensors)
+        return [accumulator.jvp(signal) for signal in signals]
+
+    def pull(
+        self,
+        run: Callable[[list[Tensor]], list[Tensor]],
+        tensors: list[Tensor],
+        cotangents: list[Tensor],
+    ) -> list[Tensor | None]:
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            signals = run(tensors)
+        return tape.gradient(signals, tensors, cotangents)
+
     def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a function that is compiled to one kernel.
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import keras
 import torch
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from keras_initx.backend.passes import (
@@ -178,6 +180,31 @@ class TorchPasses(Passes):
             [tensor.shape[0] for tensor in tensors],
             dtype=torch.int32,
             device=tensors[0].device,
+        )
+
+    def push(
+        self,
+        run: Callable[[list[Tensor]], list[Tensor]],
+        tensors: list[Tensor],
+        tangents: list[Tensor],
+    ) -> list[Tensor | None]:
+        # Other kernels of attention have no forward derivative.
+        attention = sdpa_kernel(SDPBackend.MATH)
+        with torch.no_grad(), attention, forward_ad.dual_level():
+            signals = run(list(map(forward_ad.make_dual, tensors, tangents)))
+            return [forward_ad.unpack_dual(x).tangent for x in signals]
+
+    def pull(
+        self,
+        run: Callable[[list[Tensor]], list[Tensor]],
+        tensors: list[Tensor],
+        cotangents: list[Tensor],
+    ) -> list[Tensor | None]:
+        tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+        with torch.enable_grad():
+            signals = run(tensors)
+        return list(
+            torch.autograd.grad(signals, tensors, cotangents, allow_unused=True)
         )
 
     def without_gradients(self) -> contextlib.AbstractContextManager[Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_initx import backend
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.inspection.checks import check_call, check_model
 from keras_initx.inspection.selection import (
@@ -35,10 +38,7 @@ from keras_initx.measurement.refusals import (
     nonfinite,
 )
 from keras_initx.profile import display
-from keras_initx.validation import check_backend, check_int, refuse
-
-if backend.is_tensorflow():
-    import tensorflow as tf
+from keras_initx.validation import check_int, refuse
 
 # The number of samples in one pass, as in a usual training step.
 _AT_ONCE = 32
@@ -193,7 +193,6 @@ def measure_jacobian(
             selects no layer; if the signal of a layer does not have the samples
             along its first axis or does not depend on the input; if a
             derivative is NaN or inf.
-        RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
 
@@ -212,7 +211,6 @@ def measure_jacobian(
     Balestriero & Baraniuk, arXiv:2203.03099, study the same matrix as the
     local linear map of a network with skip connections.
     """
-    check_backend("measure_jacobian")
     check_model(model)
     check_call(model)
     iterations = check_int("iterations", iterations, 1)
@@ -240,21 +238,26 @@ def measure_jacobian(
 
 
 def _first_batch(model: keras.Model, data: Data) -> Any:
-    is_set = isinstance(data, (tf.data.Dataset, keras.utils.PyDataset))
+    is_set = (
+        backend.is_dataset(data)
+        or backend.is_loader(data)
+        or isinstance(data, keras.utils.PyDataset)
+    )
     all_batches = batches(data, None if is_set else 2**30, None, model)
     build(model, all_batches)
     batch = next(iter(all_batches), None)
     if batch is None:
         raise empty_data()
     for array in arrays_of(batch):
-        if not array.dtype.is_floating:
+        if not backend.is_floating_tensor(array):
+            name = keras.backend.standardize_dtype(array.dtype)
             refuse(
                 "data must be floating-point numbers, by which a signal can be "
                 "differentiated. For whole numbers or text, measure a model of "
                 "the layers behind the embedding.",
-                data=f"an array of dtype {array.dtype.name}",
+                data=f"an array of dtype {name}",
             )
-    return map_arrays(lambda a: tf.cast(a, tf.float32), batch)
+    return map_arrays(lambda a: ops.cast(a, "float32"), batch)
 
 
 class _Row(NamedTuple):
@@ -279,6 +282,8 @@ class _LocalMaps:
         chosen: The selectors of the layers.
         names: The names of the layers' calls.
         units: The number of pre-activations of each.
+        shapes: The shape of those of one sample.
+        dtypes: The dtype of each signal.
         inputs: The number of numbers in one input.
     """
 
@@ -287,7 +292,11 @@ class _LocalMaps:
     chosen: Sequence[Any]
     names: list[str] = field(default_factory=list)
     units: list[int] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
     inputs: int = 0
+    # What was compiled, if the backend compiles.
+    _known: dict[Any, Callable[..., Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         leaves = arrays_of(self.batch)
@@ -299,7 +308,11 @@ class _LocalMaps:
         if mixed:
             raise mixed_samples(mixed)
         self.names = [name for name, _ in signals]
-        self.units = [int(np.prod(s.shape[1:])) for _, s in signals]
+        self.shapes = [tuple(s.shape[1:]) for _, s in signals]
+        self.units = [int(np.prod(shape)) for shape in self.shapes]
+        self.dtypes = [
+            keras.backend.standardize_dtype(s.dtype) for _, s in signals
+        ]
 
     def groups(
         self,
@@ -341,14 +354,15 @@ class _LocalMaps:
         Returns:
             For each layer an array of shape (vectors, units).
         """
-        batch = self._at(samples)
-        leaves = arrays_of(batch)
-        accumulator = tf.autodiff.ForwardAccumulator(
-            leaves, self._split(tangents, leaves)
+        leaves = arrays_of(self._at(samples))
+        products = passes().run_again(
+            self._known,
+            ("push", tuple(rows)),
+            functools.partial(passes().push, self._of_rows(rows)),
+            leaves,
+            self._split(tangents, leaves),
         )
-        with accumulator:
-            signals = self._signals(batch)
-        return [self._flat(accumulator.jvp(signals[i][1]), i) for i in rows]
+        return list(map(self._flat, products, rows))
 
     def pull(
         self,
@@ -366,50 +380,62 @@ class _LocalMaps:
         Returns:
             An array of shape (vectors, inputs).
         """
-        batch = self._at(samples)
-        leaves = arrays_of(batch)
-        with tf.GradientTape() as tape:
-            tape.watch(leaves)
-            signals = self._signals(batch)
-        targets, gradients = [], []
-        for row in sorted(set(rows)):
-            _, signal = signals[row]
+        leaves = arrays_of(self._at(samples))
+        own = sorted(set(rows))
+        targets: list[Tensor] = []
+        for row in own:
             values = np.zeros((len(rows), self.units[row]), np.float32)
-            for i, (own, vector) in enumerate(
-                zip(rows, cotangents, strict=True)
-            ):
-                if own == row:
+            for i, vector in enumerate(cotangents):
+                if rows[i] == row:
                     values[i] = vector
-            targets.append(signal)
-            gradients.append(
-                tf.cast(tf.reshape(values, signal.shape), signal.dtype)
-            )
-        made = tape.gradient(targets, leaves, gradients)
+            shape = (len(rows), *self.shapes[row])
+            target = ops.convert_to_tensor(values.reshape(shape))
+            targets.append(ops.cast(target, self.dtypes[row]))
+        made = passes().run_again(
+            self._known,
+            ("pull", tuple(own)),
+            functools.partial(passes().pull, self._of_rows(own)),
+            leaves,
+            targets,
+        )
         flat = [
             np.zeros((len(rows), int(np.prod(leaf.shape[1:]))))
             if one is None
-            else np.reshape(one, (len(rows), -1)).astype(np.float64)
+            else passes().to_numpy(one).reshape(len(rows), -1).astype(float)
             for one, leaf in zip(made, leaves, strict=True)
         ]
         return np.concatenate(flat, axis=1)
 
-    def _signals(self, batch: Any) -> list[tuple[str, tf.Tensor]]:
+    def _of_rows(
+        self, rows: Sequence[int]
+    ) -> Callable[[list[Tensor]], list[Tensor]]:
+        """The signals of some layers as a function of the inputs' arrays."""
+
+        def run(leaves: list[Tensor]) -> list[Tensor]:
+            left = iter(leaves)
+            batch = map_arrays(lambda _: next(left), self.batch)
+            signals = self._signals(batch)
+            return [signals[row][1] for row in rows]
+
+        return run
+
+    def _signals(self, batch: Any) -> list[tuple[str, Tensor]]:
         """The pre-activations of the chosen layers, by name."""
         ran: list[LayerCall] = []
-        signals: list[tuple[str, tf.Tensor]] = []
+        signals: list[tuple[str, Tensor]] = []
 
         def select(call: LayerCall) -> bool:
             ran.append(call)
             return matches_any(self.chosen, call)
 
-        def keep(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
-            if signal.dtype.is_floating:
+        def keep(call: LayerCall, signal: Tensor) -> Tensor:
+            if backend.is_floating_tensor(signal):
                 signals.append((call.name, signal))
             return signal
 
         hooks = forward_hooks(on_pre_activation=keep, select=select)
         # What the model would assign is dropped.
-        with keras.StatelessScope(), hooks:
+        with passes().stateless_scope(), hooks:
             self.model(batch, training=False)
         check_all_matched(self.chosen, ran)
         if not signals:
@@ -417,14 +443,14 @@ class _LocalMaps:
         return signals
 
     def _at(self, samples: Sequence[int]) -> Any:
-        index = tf.constant(list(samples))
-        return map_arrays(lambda a: tf.gather(a, index), self.batch)
+        index = list(samples)
+        return map_arrays(lambda a: ops.take(a, index, axis=0), self.batch)
 
     def _split(self, vectors: np.ndarray, leaves: list[Any]) -> list[Any]:
         sizes = np.cumsum([int(np.prod(a.shape[1:])) for a in leaves])
         parts = np.split(vectors.astype(np.float32), sizes[:-1], axis=1)
         return [
-            tf.reshape(tf.constant(part), leaf.shape)
+            ops.convert_to_tensor(part.reshape(leaf.shape))
             for part, leaf in zip(parts, leaves, strict=True)
         ]
 
@@ -436,7 +462,8 @@ class _LocalMaps:
                 "operations that have a derivative; leave others out through "
                 f"`layers`. Received: layer {name!r}"
             )
-        values = np.asarray(tf.cast(product, tf.float32), np.float64)
+        product = ops.cast(product, "float32")
+        values = passes().to_numpy(product).astype(np.float64)
         if not np.isfinite(values).all():
             raise nonfinite(f"in the Jacobian of layer {name!r}")
         return values.reshape(len(values), -1)

@@ -6,18 +6,13 @@ and returns a `Mup`, whose optimizer multiplies the learning rates.
 `coordinate_check` trains a network of several widths and compares them.
 """
 
-from keras_initx import backend
+from keras_initx.parametrization.coordinate_check import coordinate_check
 from keras_initx.parametrization.mup import mup
 from keras_initx.parametrization.mup_weight import MupWeight
 from keras_initx.parametrization.record import Mup
+from keras_initx.parametrization.width_record import CoordinateCheck
 
-__all__ = ["Mup", "MupWeight", "mup"]
-
-if backend.is_tensorflow():
-    from keras_initx.parametrization.coordinate_check import coordinate_check
-    from keras_initx.parametrization.width_record import CoordinateCheck
-
-    __all__ += ["CoordinateCheck", "coordinate_check"]
+__all__ = ["CoordinateCheck", "Mup", "MupWeight", "coordinate_check", "mup"]
 
 
 def __dir__() -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from keras_initx import backend
+from keras_initx.backend.passes import Tensor, passes
 from keras_initx.hooks.forward_hooks import forward_hooks
 from keras_initx.inspection.checks import check_eager
 from keras_initx.inspection.selection import (
@@ -240,14 +241,17 @@ def _signals(
         ran.append(call)
         return matches_any(chosen, call)
 
-    def keep(call: LayerCall, signal: tf.Tensor) -> tf.Tensor:
+    def keep(call: LayerCall, signal: Tensor) -> Tensor:
         names.append(call.name)
-        value = np.asarray(keras.ops.cast(signal, "float64"))
+        # Tensors of JAX are not float64, and NumPy has no bfloat16.
+        wide = keras.ops.cast(signal, backend.widest_float())
+        value = passes().to_numpy(wide).astype(np.float64)
         signals.append(value * np.sqrt(heads.get(id(call.layer)) or 1))
         return signal
 
-    with forward_hooks(on_pre_activation=keep, select=select):
-        model(keras.tree.map_structure(tf.convert_to_tensor, inputs))
+    hooks = forward_hooks(on_pre_activation=keep, select=select)
+    with passes().without_gradients(), hooks:
+        model(keras.tree.map_structure(backend.to_tensor, inputs))
     check_all_matched(chosen, ran)
     return tuple(names), signals
 

@@ -197,6 +197,31 @@ def calibrations():
     return columns
 
 
+JACOBIANS = ("shared", "attention", "convolutional")
+JACOBIAN_COLUMNS = ("mean_square", "largest", "smallest", "units")
+
+
+def jacobians():
+    """Returns the columns of Jacobians, exact and estimated, by name."""
+    columns = {}
+    for name in JACOBIANS:
+        model, x = made(name)
+        # It depends on all other layers.
+        profile = kx.measure_jacobian(model, x[:1], layers=model.layers[-1])
+        for column in JACOBIAN_COLUMNS:
+            columns[f"{name}/{column}"] = getattr(profile, column)
+    # Too many inputs for all entries.
+    model = keras.Sequential([keras.Input((1025,)), layers.Dense(4, "tanh")])
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(random.normal(size=weight.shape))
+    x = random.normal(size=(1, 1025))
+    profile = kx.measure_jacobian(model, x, iterations=2, probes=2)
+    for column in (*JACOBIAN_COLUMNS, "mean_square_error", "largest_error"):
+        columns[f"estimated/{column}"] = getattr(profile, column)
+    return columns
+
+
 # name: options of `predict` for a model, each set a prediction.
 PREDICTED = {
     "shared": ({}, {"width": "actual"}),

@@ -12,6 +12,7 @@ docs/compatibility.md is printed for each room.
                           `backend_models.profiles` returned elsewhere
     --predictions some.npz   the same for `predict` and `predictions`
     --calibrations some.npz  the same for `calibrate` and `calibrations`
+    --jacobians some.npz     the same for `measure_jacobian` and `jacobians`
 """
 
 import argparse
@@ -49,14 +50,12 @@ from keras_initx.initializers.base import LARGEST  # noqa: E402
 from tests.helpers import backend_models, initializer_rows, layer_rows  # noqa: E402
 
 # What runs on TensorFlow alone says so.
-REFUSED = (
-    *("CoordinateCheck", "JacobianProfile", "coordinate_check"),
-    *("distribute", "measure_jacobian"),
-)
+REFUSED = ("distribute",)
 MEASURED = {
-    *("Calibration", "Finding", "Findings", "Meter", "Prediction"),
-    *("calibrate", "callbacks", "measure", "predict", "prediction"),
-    *("recommend", "testing"),
+    *("Calibration", "CoordinateCheck", "Finding", "Findings"),
+    *("JacobianProfile", "Meter", "Prediction", "calibrate", "callbacks"),
+    *("coordinate_check", "measure", "measure_jacobian", "predict"),
+    *("prediction", "recommend", "testing"),
 }
 # Their examples use what needs TensorFlow.
 USE_TENSORFLOW = {
@@ -348,10 +347,9 @@ def check_predict(path):
     return len({key.split("/")[0] for key in ours})
 
 
-def check_calibrate(path):
-    """The weights are those of TensorFlow."""
+def check_columns(path, ours):
+    """The numbers are those of TensorFlow, and so are the texts."""
     theirs = np.load(path)
-    ours = backend_models.calibrations()
     assert set(theirs) == set(ours)
     for key, value in ours.items():
         if value.dtype.kind == "U":
@@ -361,7 +359,61 @@ def check_calibrate(path):
         np.testing.assert_allclose(
             value, theirs[key], rtol=1e-5, atol=atol, err_msg=key
         )
-    return len(backend_models.CALIBRATED)
+    return len({key.split("/")[0] for key in ours})
+
+
+def check_calibrate(path):
+    return check_columns(path, backend_models.calibrations())
+
+
+def check_jacobian(path):
+    """Singular values, and a layer that does not depend on the input."""
+    x = inputs = keras.Input((4,))
+    stopped = keras.layers.Dense(3, name="stopped")(keras.ops.stop_gradient(x))
+    model = keras.Model(inputs, [keras.layers.Dense(3)(x), stopped])
+    message = message_of(ValueError, lambda: kx.measure_jacobian(model, X))
+    assert "Received: layer 'stopped'" in message, message
+    return check_columns(path, backend_models.jacobians())
+
+
+def check_coordinates():
+    """Sizes and changes are those of a training by hand."""
+
+    def build(width):
+        model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                keras.layers.Dense(width, "relu", name="first"),
+                keras.layers.Dense(1, name="last"),
+            ]
+        )
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        return model
+
+    def signals(model):
+        first = X @ array(model.layers[0].kernel) + array(model.layers[0].bias)
+        last = np.maximum(first, 0) @ array(model.layers[1].kernel)
+        return first, last + array(model.layers[1].bias)
+
+    data = X, X[:, :1] + 3.0
+    keras.utils.set_random_seed(2)
+    check = kx.coordinate_check(build, (3, 8), data, steps=2)
+    assert check.layers == ("first", "last")
+    keras.utils.set_random_seed(2)
+    for i, width in enumerate((3, 8)):
+        model = build(width)
+        start = signals(model)
+        for _ in range(2):
+            model.train_on_batch(*data)
+        for layer, (z0, z) in enumerate(
+            zip(start, signals(model), strict=True)
+        ):
+            np.testing.assert_allclose(
+                [check.size[i, -1, layer], check.change[i, -1, layer]],
+                np.sqrt([np.mean(z**2), np.mean((z - z0) ** 2)]),
+                rtol=1e-4,
+            )
+    return 2
 
 
 class Bent(keras.layers.Layer):
@@ -858,6 +910,7 @@ def main(options):
             "examples/train_tpu.py": check_job,
             "`calibrate`": check_calibration,
             "`make gpu-check`": check_gpu_script,
+            "`coordinate_check`": check_coordinates,
             "gradients of `predict`": check_passed_on,
             "`recommend`": check_recommend,
         }
@@ -868,6 +921,10 @@ def main(options):
         if options.calibrations:
             checks["`calibrate`, as on TensorFlow"] = lambda: check_calibrate(
                 options.calibrations
+            )
+        if options.jacobians:
+            checks["`measure_jacobian`, as on TensorFlow"] = lambda: (
+                check_jacobian(options.jacobians)
             )
         if options.predictions:
             checks["`predict`, as on TensorFlow"] = lambda: check_predict(
@@ -888,4 +945,5 @@ if __name__ == "__main__":
     parser.add_argument("--profiles")
     parser.add_argument("--predictions")
     parser.add_argument("--calibrations")
+    parser.add_argument("--jacobians")
     main(parser.parse_args())
