@@ -1,5 +1,6 @@
 """What runs on every backend of Keras, in processes without TensorFlow."""
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -64,6 +65,26 @@ def test_without_tensorflow(name, tmp_path):
     np.testing.assert_allclose(
         theirs(arrays["x"]), arrays["y"], rtol=1e-4, atol=1e-5
     )
+
+
+# Those of PyTorch compute with `keras.ops`, and so where Keras runs on it.
+@pytest.mark.parametrize("name", ["tensorflow", "jax"])
+def test_gradients_of_slots(name):
+    """A function of slots that are made in a certain order, one not used."""
+    pytest.importorskip(name)
+    passes = importlib.import_module(f"keras_initx.backend.{name}_passes")
+
+    def run(new_slot):
+        a, b, _ = (new_slot() for _ in range(3))
+        return 3 * a[0] + (1 + b[0]) * (2 + b[1]) + a[0] * b[1], {"other": b}
+
+    compiled, _ = passes.PASSES.compile(
+        lambda: passes.PASSES.gradients(run, size=2)
+    )
+    found, others = compiled()
+    expected = [[3, 0], [2, 1], [0, 0]]
+    np.testing.assert_array_equal([np.asarray(x) for x in found], expected)
+    np.testing.assert_array_equal(others["other"], [0, 0])
 
 
 # At stability 2 the distribution is normal with variance 2. The false-alarm

@@ -87,8 +87,9 @@ class Meter:
     A compiled pass fixes at its first call all Python values that the layers
     read while they run: a dropout rate, an activation function, the attributes
     of your own layers, which layers there are, and which of them `layers`
-    selects. Later changes of these are not seen; make a new meter. What stands
-    in variables is read anew at each call: weights, statistics of Batch
+    selects. Later changes of these are not seen; make a new meter. On PyTorch
+    nothing is compiled, and the layers read their values at each call. What
+    stands in variables is read anew at each call: weights, statistics of Batch
     Normalization, seeds. They are read, never written: what a forward pass
     would assign goes from batch to batch and is dropped at the end.
 
@@ -244,8 +245,13 @@ class Meter:
             scale: float. The factor of the gradient where it starts. Defaults
                 to the first one to try.
         """
-        with passes().restoring(self._layers):
-            return self._run_batches(all_batches, on_batch, scale)
+        while True:
+            # A run that begins again draws the same random numbers.
+            with passes().restoring(self._layers):
+                try:
+                    return self._run_batches(all_batches, on_batch, scale)
+                except _BeginAgain:
+                    continue
 
     def _run_batches(
         self,
@@ -267,10 +273,10 @@ class Meter:
             spec = _same_spec(batch, spec)
             placed = self._placed(batch, spec)
             structure = repr(spec)
-            compiled = self._compiled_for(
-                structure, placed, states, written, all_batches
-            )
             try:
+                compiled = self._compiled_for(
+                    structure, placed, states, written, all_batches
+                )
                 with refusing_other_axes():
                     new, new_finite, states, new_sums = compiled.function(
                         placed.batch, states
@@ -283,7 +289,7 @@ class Meter:
             elsewhere = compiled.not_by_sample(new, samples_of(batch))
             if elsewhere:
                 self._look_up(structure, elsewhere, all_batches)
-                return self._run_batches(all_batches, on_batch, scale)
+                raise _BeginAgain
             samples += samples_of(batch)
             written = compiled.written
             moments = compiled.merge(moments, new) if moments else new
@@ -474,6 +480,10 @@ class Meter:
                 refuse_nonfinite(self._model, data, self._training, name)
         if result.samples < 2:
             raise too_few_samples()
+
+
+class _BeginAgain(Exception):
+    """Raised when the places of samples were wrong, and are now known."""
 
 
 class _Result(NamedTuple):

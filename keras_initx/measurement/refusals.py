@@ -60,7 +60,14 @@ def outside_of_table(error: Exception) -> ValueError | None:
     Returns:
         A ValueError, None if the error is another one.
     """
-    # TensorFlow on a CPU says so; on other devices such a row is zero.
+    # PyTorch on a CPU does not say which.
+    if isinstance(error, IndexError) and "index out of range" in str(error):
+        return ValueError(
+            "The integers in data must be indices of the table that a layer "
+            "looks them up in. Received: a larger integer in data"
+        )
+    # TensorFlow on a CPU says so; on other devices such a row is zero. On JAX
+    # it is NaN.
     found = re.search(
         r"indices\[[\d,]*\] = (-?\d+) is not in \[0, (\d+)\)", str(error)
     )

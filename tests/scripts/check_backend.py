@@ -47,6 +47,7 @@ import keras_initx as kx  # noqa: E402
 from keras_initx.backend import float64  # noqa: E402
 from keras_initx.backend.passes import passes  # noqa: E402
 from keras_initx.initializers.base import LARGEST  # noqa: E402
+from keras_initx.measurement.meter import _CompiledForward  # noqa: E402
 from tests.helpers import backend_models, initializer_rows, layer_rows  # noqa: E402
 
 # What runs on TensorFlow alone says so.
@@ -610,6 +611,14 @@ def check_meter():
     assert meter(X).total[1] != third.total[1]
     if BACKEND == "torch":
         assert torch.equal(torch.get_rng_state(), state)
+        # A run that begins again, since samples are elsewhere, draws the same.
+        once = meter(X).total
+        answers = iter([[model.layers[0].name]])
+        with mock.patch.object(
+            _CompiledForward, "not_by_sample", lambda *_: next(answers, [])
+        ):
+            np.testing.assert_array_equal(meter(X).total, once)
+        assert next(answers, None) is None
     loop = RunsInALoop()
     loop(X)
     if BACKEND == "torch":
@@ -629,6 +638,19 @@ def check_meter():
         ValueError, lambda: kx.measure(model, np.array([["a"], ["b"]]))
     )
     assert BACKEND == "tensorflow" or "tensors of text" in message, message
+    return 1
+
+
+def check_table():
+    """A larger integer than an embedding has rows is refused."""
+    layers = [keras.layers.Embedding(5, 4), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), *layers])
+    data = np.array([[0, 1, 2], [3, 4, 5]])
+    message = message_of(ValueError, lambda: kx.measure(model, data))
+    if BACKEND == "jax":
+        assert f"NaN or inf at layer {layers[0].name!r}" in message, message
+    else:
+        assert "indices of the table" in message, message
     return 1
 
 
@@ -905,6 +927,7 @@ def main(options):
             "`Meter`": check_meter,
             "large signals": check_large_signals,
             "data of all kinds": check_data,
+            "tables of embeddings": check_table,
             "functions and modules of PyTorch": check_torch,
             "`callbacks` in a fit": check_callbacks,
             "examples/train_tpu.py": check_job,
