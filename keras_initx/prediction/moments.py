@@ -22,7 +22,8 @@ over positions:
     Mask, Mask                      1 / (1 - rate) at points of one group, else
                                     1
     f(u), g(v), u and v Gaussian    E f(u_i) g(v_j), by
-                                    `theory.mean_field.gaussian_products`
+                                    `theory.mean_field.gaussian_products`,
+                                    unless f or g varies too fast for it
     products                        the product over groups of factors that have
                                     no variable in common
     a product with a sum            the sum of the products
@@ -41,6 +42,7 @@ for sums, products and draws are derived here.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,6 +78,7 @@ from keras_initx.prediction.expressions import (
 )
 from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
 from keras_initx.theory.mean_field.gaussian_products import (
+    UnresolvedError,
     gaussian_mean,
     gaussian_product,
 )
@@ -148,7 +151,8 @@ class Moments:
         if pair is not None:
             source, f = pair
             variance = self._variance(source)
-            return gaussian_mean(f.function, self.first(source), variance)
+            with contextlib.suppress(UnresolvedError):
+                return gaussian_mean(f.function, self.first(source), variance)
         if isinstance(x, Product):
             groups = _independent_groups([x.parts])
             if len(groups) > 1:
@@ -223,7 +227,8 @@ class Moments:
         if isinstance(x, Stack) and isinstance(y, Stack):
             f, g = as_function_of_one(x), as_function_of_one(y)
             if f and g and not (x.gaussian or y.gaussian):
-                return self._second_of_pair(*f, *g)
+                with contextlib.suppress(UnresolvedError):
+                    return self._second_of_pair(*f, *g)
         for one, other, swapped in ((x, y, False), (y, x, True)):
             if isinstance(one, Stack):
                 return _transposed_if(
@@ -333,7 +338,8 @@ class Moments:
             return self._second_of_draws(x, y)
         f, g = as_function_of_one(x), as_function_of_one(y)
         if f is not None and g is not None:
-            return self._second_of_pair(*f, *g)
+            with contextlib.suppress(UnresolvedError):
+                return self._second_of_pair(*f, *g)
         if isinstance(x, Product) or isinstance(y, Product):
             groups = _independent_groups([_factors(x), _factors(y)])
             if len(groups) > 1:

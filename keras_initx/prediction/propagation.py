@@ -33,9 +33,12 @@ from keras_initx.prediction.weights import (
     weight_moments,
 )
 
+# A logit |e|^2 of a token's own embedding e has the square (n var(e))^2, where
+# all m logits have the mean square n var(e)^2: (n - 1) / m more.
 _COMPUTED = (
     "its weights are computed from others, of which they are taken to be "
-    "independent"
+    "independent; if these are the embedding of its own input, its total is up "
+    "to {:.2g}% higher"
 )
 _MIXES = "softmax and its like mix the units of a layer"
 
@@ -315,7 +318,8 @@ class Propagation:
         )
         places = x.positions if positions is None else positions
         if not isinstance(kernel, keras.Variable):
-            reasons = (*reasons, _COMPUTED)
+            more = 100 * (x.width - 1) / count
+            reasons = (*reasons, _COMPUTED.format(more))
         spread = None if taps is None else self._per_sample(taps, x)
         size = x.signal.size
         if spread is not None:

@@ -71,6 +71,7 @@ from keras_initx.prediction.refusals import Unpredictable
 from keras_initx.theory.mean_field.batch_norm import normalized_spectrum
 from keras_initx.theory.mean_field.gaussian_products import (
     Function,
+    UnresolvedError,
     gaussian_mean,
 )
 
@@ -670,8 +671,9 @@ class WideEngine(Engine):
     def _slope(self, function: Elementwise, x: Signal) -> float:
         """Returns d log E phi(u)^2 / d log E u^2 at the variance of a signal.
 
-        It is 1 for functions of several signals, and for signals that are not
-        normal, of which it is not known.
+        It is 1 for functions of several signals, for signals that are not
+        normal, and for functions that vary too fast for quadrature, of which it
+        is not known.
         """
         if function.slopes is not None or function.arity > 1:
             return 1.0
@@ -682,9 +684,12 @@ class WideEngine(Engine):
             return 1.0
         squares = Function(lambda z: function.values(z) ** 2, function.kinks)
         step = 1e-3
-        low, high = gaussian_mean(
-            squares, np.zeros(2), q * np.exp([-step, step])
-        )
+        try:
+            low, high = gaussian_mean(
+                squares, np.zeros(2), q * np.exp([-step, step])
+            )
+        except UnresolvedError:
+            return 1.0
         if not 0 < low < np.inf or not 0 < high < np.inf:
             return 1.0
         return float(np.log(high / low) / (2 * step))

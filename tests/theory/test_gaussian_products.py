@@ -13,6 +13,7 @@ from keras_initx.theory.mean_field.batch_norm import (
 )
 from keras_initx.theory.mean_field.gaussian_products import (
     Function,
+    UnresolvedError,
     gaussian_mean,
     gaussian_product,
 )
@@ -171,3 +172,85 @@ def test_normalized_spectrum_of_many_components():
     # Without eps the mean square of the values is 1.
     spread = np.geomspace(1e-12, 1e12, 50)
     assert normalized_spectrum(spread).mean() == pytest.approx(1, rel=1e-12)
+
+
+SIN = Function(np.sin)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 3.0, 6.0, 20.0, 300.0, 1e4])
+def test_sines_are_right_or_refused(sigma):
+    """E sin u sin v = exp(-q) sinh(k) for variances q and covariance k."""
+    variance = np.full(3, sigma**2)
+    zero = np.zeros(3)
+    covariance = sigma**2 * np.array([[1.0, 0.9, -0.5]] * 3)
+    # exp(-q) sinh(k), without an overflow.
+    expected = (
+        np.exp(covariance - sigma**2) - np.exp(-covariance - sigma**2)
+    ) / 2
+    arguments = (SIN, SIN, zero, zero, variance, variance, covariance)
+    if sigma < 5:
+        np.testing.assert_allclose(
+            gaussian_product(*arguments), expected, atol=1e-9
+        )
+    if sigma > 15:
+        with pytest.raises(UnresolvedError, match="standard deviation"):
+            gaussian_product(*arguments)
+    # Between, an answer is right.
+    elif sigma >= 5:
+        try:
+            found = gaussian_product(*arguments)
+        except UnresolvedError:
+            return
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("variance", [1.0, 100.0])
+def test_many_pairs_of_one_variance(variance):
+    """More pairs than are integrated, against closed forms at any width."""
+    n = 34
+    x = np.random.default_rng(0).normal(size=(n, 6))
+    x += np.linspace(0, 3, n)[:, None]
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    covariance = variance * x @ x.T
+    both, zero = np.full(n, variance), np.zeros(n)
+
+    def product(f):
+        return gaussian_product(f, f, zero, zero, both, both, covariance)
+
+    # Williams, NeurIPS 9 (1997), for erf and its derivative.
+    expected = 2 / np.pi * np.arcsin(2 * covariance / (1 + 2 * variance))
+    found = product(Function(special.erf))
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+    slope = Function(lambda z: 2 / math.sqrt(math.pi) * np.exp(-(z**2)))
+    root = np.sqrt((1 + 2 * variance) ** 2 - 4 * covariance**2)
+    np.testing.assert_allclose(
+        product(slope), 4 / np.pi / root, atol=1e-8 * 4 / np.pi / root.max()
+    )
+    # A step, of which the closed form is not told.
+    angle = np.arccos(np.clip(covariance / variance, -1, 1))
+    step = Function(lambda z: (z > 0) * 1.0, (0.0,))
+    np.testing.assert_allclose(
+        product(step), (np.pi - angle) / (2 * np.pi), atol=1e-7
+    )
+
+
+def test_a_series_that_leaves_much_is_refused():
+    """Many variances take a series, which wide functions are too steep for."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(40, 6))
+    covariance = x @ x.T
+    zero = np.zeros(40)
+    for scale, fails in ((1.0, False), (1e4, True)):
+        arguments = scale * np.diag(covariance), scale * covariance
+        variances, whole = arguments
+        if fails:
+            with pytest.raises(UnresolvedError, match="a series of 160 terms"):
+                gaussian_product(
+                    *(TANH, TANH, zero, zero, variances, variances, whole)
+                )
+            continue
+        f = Function(special.erf)
+        roots = np.sqrt(1 + 2 * variances)
+        expected = np.arcsin(2 * whole / np.outer(roots, roots)) * 2 / np.pi
+        found = gaussian_product(f, f, zero, zero, variances, variances, whole)
+        np.testing.assert_allclose(found, expected, atol=1e-6)

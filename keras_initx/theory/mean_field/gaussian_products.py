@@ -14,8 +14,11 @@ all others are integrated over panels that are cut at their kinks.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.polynomial import chebyshev
+from scipy import fft
 
 from keras_initx.theory.mean_field.activations import ArrayFunction
 from keras_initx.theory.mean_field.quadrature import (
@@ -27,9 +30,20 @@ from keras_initx.theory.mean_field.quadrature import (
 # the largest number that are integrated with few. More pairs take a series.
 _FEW_PAIRS, _MANY_PAIRS = 64, 512
 _TERMS = 160
-# Beyond this standard deviation the panels are also cut where a function that
-# saturates bends, and then have few nodes.
-_WIDE, _NODES_OF_WIDE = 4.0, 16
+# The largest share of E f(u)^2 that the series may leave.
+_REST = 0.03
+# With at most this many variances, many pairs are interpolated in their angle.
+# The series in the angle has at least and at most so many terms, and is long
+# enough where its last quarter is below a share of the largest value.
+_CLASSES = 4
+_FEW_ANGLES, _MANY_ANGLES, _NEGLIGIBLE = 32, 256, 1e-7
+# The numbers of nodes on a panel that must agree on E f(u)^2 and E f(u), and
+# the share of E f(u)^2 to which they must.
+_COMPARED, _AGREED = (32, 48, 72), 1e-4
+# The nodes on a panel for many pairs, and where there are more panels: beyond
+# this standard deviation they are also cut where a function that saturates
+# bends.
+_NODES_OF_MANY, _WIDE = 16, 4.0
 _BENDS = (-12.0, -2.0, 0.0, 2.0, 12.0)
 # The number of values of an integrand that are computed at once.
 _CHUNK = 2**21
@@ -60,6 +74,49 @@ class Function:
         self.kinks = tuple(kinks)
         self.slopes = slopes
         self.steps = steps
+
+
+class UnresolvedError(ValueError):
+    """A function of a wide variable varies too fast for quadrature."""
+
+
+def check_resolved(
+    f: Function, mean: np.ndarray, variance: np.ndarray, nodes: int
+) -> None:
+    """Refuses a function that changes within the distance of two nodes.
+
+    A function such as sin has many periods in one panel if the variance is
+    large. More nodes then give other means of f(u) and f(u)^2.
+
+    Args:
+        f: Function. The function.
+        mean: Array. Means of u.
+        variance: Array of that shape. Variances of u; the largest is tried.
+        nodes: int. The nodes on each panel.
+
+    Raises:
+        UnresolvedError: If the means differ.
+    """
+    if f.slopes or f.steps or not variance.size:
+        return
+    widest = np.argmax(variance)
+    m, root = mean[[widest]], np.sqrt(np.maximum(variance[[widest]], 0))
+    f = _resolved(f, variance)
+    found = []
+    for count in (nodes, *_COMPARED):
+        z, weights = gaussian_rule(_standardized(f.kinks, m, root), count)
+        values = f.values(m[:, None] + root[:, None] * z)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found.append((weights * values**2).sum())
+            found.append((weights * values).sum() * math.sqrt(abs(found[-1])))
+    squares, firsts = np.array(found).reshape(-1, 2).T
+    if not np.isfinite(squares).all():
+        return
+    if max(np.ptp(squares), np.ptp(firsts)) > _AGREED * np.abs(squares).max():
+        raise UnresolvedError(
+            f"a function varies too fast for quadrature over a distribution of "
+            f"standard deviation {root[0]:.3g}"
+        )
 
 
 def _resolved(f: Function, variance: np.ndarray) -> Function:
@@ -161,8 +218,12 @@ def gaussian_mean(
     Returns:
         Array of their shape.
 
+    Raises:
+        UnresolvedError: If f varies too fast for quadrature.
+
     Reference: derived here.
     """
+    check_resolved(f, mean, variance, 48)
     f = _resolved(f, variance)
     pairs, inverse = np.unique(
         np.stack([mean, variance]), axis=1, return_inverse=True
@@ -196,6 +257,10 @@ def gaussian_product(
     Returns:
         Array of shape `(n, m)`.
 
+    Raises:
+        UnresolvedError: If f or g varies too fast for quadrature, or too fast
+            for the series that many different pairs take.
+
     Reference: closed forms of Cho & Saul, NeurIPS 22 (2009); the quadrature is
     derived here.
     """
@@ -222,15 +287,20 @@ def gaussian_product(
         return_inverse=True,
     )
     pairs = columns[:, index]
-    if pairs.shape[1] > _MANY_PAIRS:
-        return _by_series(
-            f, g, mean_u, mean_v, covariance_uu, covariance_vv, covariance_uv
-        )
-    nodes = 32 if pairs.shape[1] <= _FEW_PAIRS else 16
     m_u, m_v, q_u, q_v, k = pairs
     resolved = _resolved(f, q_u), _resolved(g, q_v)
-    if resolved != (f, g):
-        nodes = min(nodes, _NODES_OF_WIDE)
+    few = pairs.shape[1] <= _FEW_PAIRS and resolved == (f, g)
+    nodes = 32 if few else _NODES_OF_MANY
+    check_resolved(f, m_u, q_u, nodes)
+    check_resolved(g, m_v, q_v, nodes)
+    if pairs.shape[1] > _MANY_PAIRS:
+        values = _by_angles(f, g, *pairs)
+        if values is None:
+            return _by_series(
+                *(f, g, mean_u, mean_v),
+                *(covariance_uu, covariance_vv, covariance_uv),
+            )
+        return values[inverse.ravel()].reshape(shape)
     values, _ = _by_quadrature(*resolved, m_u, m_v, q_u, q_v, k, nodes)
     return values[inverse.ravel()].reshape(shape)
 
@@ -338,6 +408,70 @@ def _by_quadrature(
     return means, of_slopes
 
 
+def _by_angles(
+    f: Function,
+    g: Function,
+    mean_u: np.ndarray,
+    mean_v: np.ndarray,
+    variance_u: np.ndarray,
+    variance_v: np.ndarray,
+    covariance: np.ndarray,
+) -> np.ndarray | None:
+    """Returns E f(u) g(v) of many pairs with few means and variances.
+
+    The product is a smooth function of the angle t = arccos(rho) on [0, pi],
+    also where f and g have kinks or jumps. It is computed at Chebyshev points
+    of x with t = pi sin(x / 2)^2, which lie close together at both ends, and
+    interpolated. None with many means and variances, and where the series of
+    cosines does not end.
+    """
+    columns = np.stack([mean_u, mean_v, variance_u, variance_v])
+    size = np.abs(columns).max() or 1.0
+    _, index, inverse = np.unique(
+        np.round(columns / size, 13),
+        axis=1,
+        return_index=True,
+        return_inverse=True,
+    )
+    if len(index) > _CLASSES:
+        return None
+    inverse = inverse.ravel()
+    angle = angles_between(variance_u, variance_v, covariance)
+    x = 2 * np.arcsin(np.sqrt(np.clip(angle / np.pi, 0, 1)))
+    values = np.empty(len(covariance))
+    classes = columns[:, index]
+    for each, (_, _, q_u, q_v) in enumerate(classes.T):
+        functions = _resolved(f, q_u[None]), _resolved(g, q_v[None])
+
+        def at(t: np.ndarray, each: int = each, fg: Any = functions) -> Any:
+            one = np.repeat(classes[:, [each]], len(t), axis=1)
+            k = np.sqrt(one[2] * one[3]) * np.cos(t)
+            arguments = one[0], one[1], one[2], one[3], k, _NODES_OF_MANY
+            return _by_quadrature(fg[0], fg[1], *arguments)[0]
+
+        series = _angle_series(at)
+        if series is None:
+            return None
+        (of_class,) = np.nonzero(inverse == each)
+        values[of_class] = chebyshev.chebval(np.cos(x[of_class]), series)
+    return values
+
+
+def _angle_series(at: ArrayFunction) -> np.ndarray | None:
+    """Returns the coefficients of cos(k x) of a function of pi sin(x / 2)^2."""
+    count = _FEW_ANGLES
+    while count <= _MANY_ANGLES:
+        x = (np.arange(count) + 0.5) * np.pi / count
+        values = at(np.pi * np.sin(x / 2) ** 2)
+        series = fft.dct(values) / count
+        series[0] /= 2
+        last = np.abs(series[-count // 4 :]).max()
+        if last <= _NEGLIGIBLE * np.abs(values).max():
+            return series
+        count *= 2
+    return None
+
+
 def _by_series(
     f: Function,
     g: Function,
@@ -354,9 +488,19 @@ def _by_series(
     with a_k and b_k the coefficients of f(m + sqrt(q) z) and
     g(m' + sqrt(q') z) in normalized Hermite polynomials. What the first terms
     leave of E f(u)^2 and E g(v)^2 is taken to be at the next power of rho.
+
+    Raises:
+        UnresolvedError: If a share of E f(u)^2 or E g(v)^2 above 3% is left.
     """
     a, rest_a = _coefficients(f, mean_u, variance_u)
     b, rest_b = _coefficients(g, mean_v, variance_v)
+    for first, rest in ((a, rest_a), (b, rest_b)):
+        square = np.sum(first**2, axis=1) + rest**2
+        if np.any(rest**2 > _REST * square):
+            raise UnresolvedError(
+                f"a series of {_TERMS} terms leaves more than {_REST:.0%} of "
+                "the mean square of a function of a wide variable"
+            )
     rho = np.cos(angles_between(variance_u[:, None], variance_v, covariance))
     total = np.zeros(covariance.shape)
     power = np.ones(covariance.shape)
