@@ -226,7 +226,7 @@ def test_many_pairs_of_one_variance(variance):
     np.testing.assert_allclose(
         product(slope), 4 / np.pi / root, atol=1e-8 * 4 / np.pi / root.max()
     )
-    # A step, of which the closed form is not told.
+    # A step, whose closed form is not used here.
     angle = np.arccos(np.clip(covariance / variance, -1, 1))
     step = Function(lambda z: (z > 0) * 1.0, (0.0,))
     np.testing.assert_allclose(
