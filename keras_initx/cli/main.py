@@ -141,7 +141,7 @@ def _report(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> int:
     """Prints the findings, and returns whether there are any."""
     custom = report.import_modules(options.modules)
-    model = report.load_model(options.model, custom)
+    model = report.load_model(options.model, custom, with_optimizer=True)
     samples, notes = None, []
     if options.data is not None:
         data = report.load_data(options.data)

@@ -9,6 +9,7 @@ import inspect
 import io
 import math
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -173,7 +174,9 @@ def import_modules(names: Sequence[str]) -> dict[str, Any]:
 
 
 def load_model(
-    source: str, custom_objects: dict[str, Any] | None = None
+    source: str,
+    custom_objects: dict[str, Any] | None = None,
+    with_optimizer: bool = False,
 ) -> keras.Model:
     """Loads a saved model without running code stored in it.
 
@@ -181,6 +184,9 @@ def load_model(
         source: str. The path of a .keras, .h5 or .hdf5 file.
         custom_objects: dict. Classes and functions that the model needs, by
             name. Defaults to None.
+        with_optimizer: bool. Whether to load the optimizer too, which knows
+            for how many steps the model was trained, if the file has one that
+            can be loaded. Defaults to False.
 
     Returns:
         A `keras.Model`.
@@ -188,17 +194,47 @@ def load_model(
     Raises:
         ValueError: If the file is not such a model, or needs stored code.
     """
+    if with_optimizer:
+        # A custom loss, say, need not be known here.
+        with contextlib.suppress(Exception):
+            return _loaded(source, custom_objects, compile=True)
     try:
-        with _deep_recursion():
-            return keras.saving.load_model(
-                source, custom_objects, compile=False, safe_mode=True
-            )
+        return _loaded(source, custom_objects, compile=False)
     except Exception as error:
         raise ValueError(
-            "model must be one that Keras loads without stored code; --import "
-            "names a module of its custom classes. Received: "
+            f"{_what_is_missing(source, error)} Received: "
             f"model={source} ({one_line(error)})"
         ) from error
+
+
+def _loaded(source: str, custom_objects: Any, compile: bool) -> keras.Model:
+    with _deep_recursion(), warnings.catch_warnings():
+        if compile:
+            # Keras warns of an optimizer that it cannot load.
+            warnings.simplefilter("ignore")
+        return keras.saving.load_model(
+            source, custom_objects, compile=compile, safe_mode=True
+        )
+
+
+def _what_is_missing(source: str, error: Exception) -> str:
+    """Says what a file that cannot be loaded lacks."""
+    text = str(error)
+    if source.endswith(".weights.h5") or "No model config" in text:
+        return (
+            "model must be a whole model, as model.save writes it, and not its "
+            "weights alone."
+        )
+    if "Lambda" in text:
+        return (
+            "model must be one that Keras loads without stored code, which a "
+            "Lambda layer of a Python lambda is: write the layer as a class, "
+            "and name its module with --import."
+        )
+    return (
+        "model must be one that Keras loads without stored code; --import "
+        "names a module of its custom classes."
+    )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +41,34 @@ def activation_of(layer: keras.layers.Layer) -> Any:
         return None
     function = getattr(layer, "activation", layer)
     return function if is_nonlinear(function) else None
+
+
+def function_of(operation: Any) -> Any:
+    """Returns the activation that an operation of `keras.ops` applies.
+
+    Args:
+        operation: keras.Operation. A step of a graph that is no layer.
+
+    Returns:
+        The function of `keras.activations` of the same name; None if there is
+        none, or if its parameters differ from their defaults.
+    """
+    kind = type(operation)
+    if isinstance(operation, keras.layers.Layer) or not (
+        kind.__module__.startswith("keras.")
+    ):
+        return None
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+    function = getattr(keras.activations, name, None)
+    # These mix units.
+    if function is None or name in ("softmax", "log_softmax", "sparsemax"):
+        return None
+    _, *parameters = inspect.signature(function).parameters.values()
+    has_defaults = all(
+        getattr(operation, each.name, each.default) == each.default
+        for each in parameters
+    )
+    return function if has_defaults and is_nonlinear(function) else None
 
 
 def is_nonlinear(activation: Any) -> bool:

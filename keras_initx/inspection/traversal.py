@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -174,7 +175,12 @@ def inspect_model(model: keras.layers.Layer) -> ModelView:
         TypeError: If it is no layer.
     """
     if not isinstance(model, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras layer or model. Received: {model!r}")
+        hint = ""
+        if isinstance(model, str | os.PathLike):
+            hint = " keras.saving.load_model loads one from a file."
+        raise TypeError(
+            f"Expected a Keras layer or model.{hint} Received: {model!r}"
+        )
     if not model.built and not (has_no_call(model) and model.weights):
         raise ValueError(
             "The model has no weights before it is built: call it on data, or "

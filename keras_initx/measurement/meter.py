@@ -49,10 +49,10 @@ from keras_initx.measurement.nonfinite import first_nonfinite, refuse_nonfinite
 from keras_initx.measurement.placed import Placed
 from keras_initx.measurement.refusals import (
     empty_data,
+    explained,
     mixed_samples,
     nonfinite,
     nonfinite_data,
-    outside_of_table,
     too_few_samples,
 )
 from keras_initx.measurement.remarks import (
@@ -282,7 +282,7 @@ class Meter:
                         placed.batch, states
                     )
             except Exception as error:
-                found = outside_of_table(error)
+                found = explained(error)
                 if found is None:
                     raise
                 raise found from None

@@ -80,6 +80,37 @@ def outside_of_table(error: Exception) -> ValueError | None:
     )
 
 
+def explained(error: Exception) -> ValueError | None:
+    """Returns the error for what a model cannot be run on, or run in.
+
+    Args:
+        error: Exception. What was raised while the model ran.
+
+    Returns:
+        A ValueError, None if the error is another one.
+    """
+    text = str(error)
+    label = re.search(
+        r"label value of (-?\d+) which is outside the valid range of "
+        r"\[0, (\d+)\)",
+        text,
+    )
+    if label is not None:
+        index, classes = label.groups()
+        return ValueError(
+            "The integers in labels must be classes of the model, from 0 to "
+            f"{int(classes) - 1}. Received: {index} in labels"
+        )
+    # What TensorFlow says of the layers of a `keras.RematScope`.
+    if "custom_gradient decorator" in text and "keyword" in text:
+        return ValueError(
+            "Layers that are built within keras.RematScope run in no compiled "
+            "function of TensorFlow, so that neither `fit` nor `measure` can "
+            "run them: build the model outside of it. Received: such a layer"
+        )
+    return outside_of_table(error)
+
+
 def no_signal(ran: Iterable[LayerCall]) -> ValueError:
     """Returns the error for a model in which no signal was recorded."""
     return ValueError(

@@ -331,7 +331,13 @@ class Engine:
         """Returns the channels of all positions as channels."""
         raise NotImplementedError
 
-    def mask(self, rate: float, groups: np.ndarray, width: int) -> Signal:
+    def mask(
+        self,
+        rate: float,
+        groups: np.ndarray,
+        width: int,
+        all_channels: bool = False,
+    ) -> Signal:
         """Returns the mask of a dropout, 0 or 1 / (1 - rate).
 
         Args:
@@ -339,6 +345,8 @@ class Engine:
             groups: int array of shape `(points,)`. Points with the same number
                 are dropped together, in each channel.
             width: int. The number of channels.
+            all_channels: bool. Whether a group is dropped in all channels, or
+                in each one by itself. Defaults to the latter.
         """
         raise NotImplementedError
 

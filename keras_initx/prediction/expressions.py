@@ -200,10 +200,17 @@ class Mask(Expression):
         groups: Array of ints of shape `(points,)`. Points of the same number
             are dropped together.
         family: Hashable. The dropout.
+        reasons: Sequence of str. As in `Expression`.
     """
 
-    def __init__(self, rate: float, groups: np.ndarray, family: Hashable):
-        super().__init__(len(groups), family=family)
+    def __init__(
+        self,
+        rate: float,
+        groups: np.ndarray,
+        family: Hashable,
+        reasons: Sequence[str] = (),
+    ):
+        super().__init__(len(groups), family=family, reasons=reasons)
         self.rate = rate
         self.groups = groups
 

@@ -385,11 +385,18 @@ class DrawnEngine(Engine):
 
         return self.with_gradient(self._signal(value), pull)
 
-    def mask(self, rate: float, groups: Array, width: int) -> Signal:
+    def mask(
+        self,
+        rate: float,
+        groups: Array,
+        width: int,
+        all_channels: bool = False,
+    ) -> Signal:
         """Implements `Engine.mask`."""
         _, index = np.unique(groups, return_inverse=True)
-        shape = (self.networks, width, index.max() + 1)
+        shape = (self.networks, 1 if all_channels else width, index.max() + 1)
         kept = (self.rng.random(shape) >= rate) / (1 - rate)
+        kept = np.broadcast_to(kept, (self.networks, width, shape[2]))
         return self._signal(kept[..., index])
 
     def cotangent(self, x: Signal) -> Array:

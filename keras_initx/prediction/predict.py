@@ -227,6 +227,7 @@ class _Task(NamedTuple):
             return matches_any(self.layers, call)
 
         steps = Propagation(engine, samples, self.weights, select)
+        steps.white_noise = arrays is None
         inputs = _inputs(engine, self.model, arrays, samples)
         _run(self.model, steps, inputs, self.training)
         check_all_matched(self.layers, seen)
@@ -276,6 +277,8 @@ def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
         np.array([row.tensor.places * row.tensor.width for row in rows]),
         gradient=gradient.mean(axis=1),
         exactness=["drawn"] * len(rows),
+        samples=samples,
+        white_noise=arrays is None,
         notes=["" if row.any() else NOT_REACHED for row in reached],
         quartiles=quartiles,
         remarks=(f"Means over {networks} networks of this width.",),
@@ -502,7 +505,13 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
     remarks: tuple[str, ...] = ()
     if "sampled" in columns["exactness"]:
         remarks = (f"Rows that are sampled are means over {_CHANNELS} draws.",)
-    return Prediction([row.name for row in rows], remarks=remarks, **columns)
+    return Prediction(
+        [row.name for row in rows],
+        remarks=remarks,
+        samples=samples,
+        white_noise=steps.white_noise,
+        **columns,
+    )
 
 
 def _growth(

@@ -149,6 +149,7 @@ class Propagation:
             its `id`.
         loops: list of Loop. The running loops over time, the innermost one
             last.
+        white_noise: bool. Whether the inputs are white noise.
     """
 
     engine: Engine
@@ -163,6 +164,7 @@ class Propagation:
     keep: list[Any] = field(default_factory=list)
     functions: dict[int, Any] = field(default_factory=dict)
     loops: list[Loop] = field(default_factory=list)
+    white_noise: bool = False
 
     # ---- the layers that run ----------------------------------------------
 
@@ -726,7 +728,11 @@ class Propagation:
         )
 
     def mask(
-        self, x: MomentTensor, rate: float, shared: Sequence[int] = ()
+        self,
+        x: MomentTensor,
+        rate: float,
+        shared: Sequence[int] = (),
+        all_channels: bool = False,
     ) -> MomentTensor:
         """A tensor of which values are dropped.
 
@@ -735,12 +741,14 @@ class Propagation:
             rate: float. The share that is dropped.
             shared: Sequence of int. The axes of x along which a value shares
                 the mask. Defaults to none.
+            all_channels: bool. Whether all channels share the mask. Defaults
+                to False.
         """
         self.check(x)
         grid = np.arange(x.signal.size).reshape(x.grid)
         for axis in shared:
             grid = np.take(grid, [0] * grid.shape[axis], axis=axis)
-        kept = self.engine.mask(rate, grid.ravel(), x.width)
+        kept = self.engine.mask(rate, grid.ravel(), x.width, all_channels)
         return x.like(self.engine.multiply(x.signal, kept))
 
     def masked_in_loop(

@@ -49,6 +49,11 @@ class Prediction(VarianceProfile):
         remarks: As in `VarianceProfile`.
         exactness: Sequence of str. "exact", "wide", "sampled", "approximated"
             or "drawn" for each row. Defaults to "wide" in every row.
+        samples: int. The number of samples that it is for. Defaults to not
+            known.
+        white_noise: bool. Whether these are white noise. Positions of it, such
+            as pixels, become alike behind pooling, so that the sample fraction
+            then says nothing about data. Defaults to False.
         quartiles: dict. For "total", "sample_fraction" and "gradient" three
             lists: the lower quartile over networks, the median and the upper
             quartile of each row. Defaults to none.
@@ -70,6 +75,8 @@ class Prediction(VarianceProfile):
     exactness: Sequence[str] = ()
     quartiles: Mapping[str, Any] = field(default_factory=dict)
     position_correlation: np.ndarray = None  # type: ignore[assignment]
+    samples: int | None = None
+    white_noise: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +121,8 @@ class Prediction(VarianceProfile):
         return (
             bool(super().__eq__(other))
             and self.exactness == other.exactness
+            and (self.samples, self.white_noise)
+            == (other.samples, other.white_noise)
             and self.quartiles.keys() == other.quartiles.keys()
             and np.array_equal(
                 self.position_correlation,
@@ -142,4 +151,18 @@ class Prediction(VarianceProfile):
                 None if np.isnan(value) else value
                 for value in self.position_correlation.tolist()
             ]
+        if self.samples is not None:
+            config["samples"] = self.samples
+        if self.white_noise:
+            config["white_noise"] = True
         return config
+
+    @property
+    def is_noise_of_positions(self) -> bool:
+        """Whether it is for white noise of several positions."""
+        known = np.isfinite(self.position_correlation)
+        return self.white_noise and bool(known.any())
+
+    @property
+    def _judges_samples(self) -> bool:
+        return not self.is_noise_of_positions

@@ -77,6 +77,9 @@ from keras_initx.theory.mean_field.gaussian_products import (
 
 # How many heads of attention are drawn.
 _HEADS = 64
+_ONE_MASK = (
+    "a dropout of all channels of a sample is taken to be one of each channel"
+)
 STATISTICS = "the values of a normalized batch are taken to be normal"
 BATCHES = (
     "its gradient through batch normalizations is a mean over draws: behind 50 "
@@ -562,9 +565,22 @@ class WideEngine(Engine):
 
         return self.with_gradient(self._signal(blocks), pull, [(x, 1.0)])
 
-    def mask(self, rate: float, groups: np.ndarray, width: int) -> Signal:
-        """Implements `Engine.mask`."""
-        return self._signal([Block(width, Mask(rate, groups, self._family()))])
+    def mask(
+        self,
+        rate: float,
+        groups: np.ndarray,
+        width: int,
+        all_channels: bool = False,
+    ) -> Signal:
+        """Implements `Engine.mask`.
+
+        A mask that all channels share is taken to be one of each channel. The
+        second moments, which are means over masks, are the same, and what
+        follows from their fluctuation is left out.
+        """
+        reasons = (_ONE_MASK,) if all_channels else ()
+        mask = Mask(rate, groups, self._family(), reasons)
+        return self._signal([Block(width, mask)])
 
     def attention(
         self,

@@ -110,6 +110,10 @@ class VarianceProfile:
                                   layers below 0.2
         otherwise                 the signal lives
 
+    and where the gradient is known, it vanishes where that of the first layer
+    is below 1e-4 times that of the last but one, and explodes above 1e4 times.
+    `recommend` has the same ranges.
+
     A `sample_fraction` of 1 is no aim in itself: 30 relu layers that
     `calibrate` brings to 1 train worse than those of He initialization with
     0.1, and those much worse than residual branches with 0.4. `verdict` says
@@ -267,10 +271,10 @@ class VarianceProfile:
     def verdict(self) -> Verdict:
         """What the profile says about the network, with the ranges above.
 
-        `verdict.sentence`, which `print` shows, says whether the signal
-        vanishes, explodes, loses its differences or lives, and from which
-        layer on; `verdict.state` is that word. Rows whose total is not known,
-        as a prediction may have them, are skipped.
+        `verdict.sentence`, which `print` shows, says whether the signal or
+        the gradient vanishes or explodes, or the signal loses its differences
+        or lives, and from which layer on; `verdict.state` is that word. Rows
+        whose total is not known, as a prediction may have them, are skipped.
         """
         (known,) = np.nonzero(~np.isnan(self.total))
         return verdict(
@@ -278,7 +282,14 @@ class VarianceProfile:
             self.total[known],
             self.sample_fraction[known],
             self.dead_fraction[known],
+            self.gradient[known],
+            self._judges_samples,
         )
+
+    @property
+    def _judges_samples(self) -> bool:
+        """Whether the sample fraction says something about the network."""
+        return True
 
     def __len__(self) -> int:
         return len(self.layers)

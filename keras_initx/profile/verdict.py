@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         state: str. "vanishes", "explodes", "dies", "loses its differences",
-            "fades" or "lives".
+            "gradient vanishes", "gradient explodes", "fades" or "lives".
         sentence: str. The state, where it begins, and the numbers behind it.
     """
 
@@ -68,6 +68,8 @@ def verdict(
     total: np.ndarray,
     sample_fraction: np.ndarray,
     dead_fraction: np.ndarray,
+    gradient: np.ndarray | None = None,
+    judges_samples: bool = True,
 ) -> Verdict:
     """Returns what the rows of a profile say about a network.
 
@@ -81,13 +83,15 @@ def verdict(
         explodes     total[last] / total[first] > 1e4
         loses ...    sample_fraction[last] < 0.02, or sample_fraction < 0.2
                      in each of the last 31 rows or more
+        gradient vanishes    gradient[first] / gradient[last but one] < 1e-4
+        gradient explodes    gradient[first] / gradient[last but one] > 1e4
         fades        sample_fraction[last] < 0.2
         lives        otherwise
 
     A last row whose total is out of range, where it would not be if the total
     went on as in the rows before, does not decide: it is a head that is drawn
     on its own scale, or that follows residual branches whose weights are scaled
-    down.
+    down. So `drift` is judged, and `gradient_growth`, as in `recommend`.
 
     The ranges are a rule of thumb, which says nothing of networks that are
     trained already. They come from plain networks of layers of 128 relu units,
@@ -104,6 +108,10 @@ def verdict(
         total: Array of shape `(layers,)`.
         sample_fraction: Array of shape `(layers,)`.
         dead_fraction: Array of shape `(layers,)`, NaN where not measured.
+        gradient: Array of shape `(layers,)`, NaN where it is not known.
+            Defaults to not known.
+        judges_samples: bool. Whether the sample fraction says something about
+            the network. Defaults to True.
 
     Returns:
         A `Verdict`.
@@ -150,7 +158,59 @@ def verdict(
             f"The signal loses its differences: from {layers[last + 1]} on "
             "every layer returns the same for all samples.",
         )
-    return _by_range(layers, total / total[first], sample_fraction, first)
+    reached = np.flatnonzero(sample_fraction > 0)
+    growth = None
+    if gradient is not None:
+        names = [layers[int(i)] for i in reached]
+        growth = gradient_growth(names, gradient[reached])
+    fraction = sample_fraction if judges_samples else None
+    return _by_range(layers, total / total[first], fraction, first, growth)
+
+
+def drift(total: np.ndarray) -> float:
+    """Returns how the total of the last row stands to that of the first one.
+
+        total[last] / total[first]    or
+        (total[last but one] / total[first])^(last / (last - 1))
+
+    whichever is nearer to 1. The second one is where the last row would be if
+    the total went on as before it.
+
+    Args:
+        total: Array of shape `(layers,)`, whose first number is positive.
+
+    Reference: derived here.
+    """
+    steps = len(total) - 1
+    ends = [float(total[-1] / total[0])]
+    if steps > 1:
+        ends.append(float(total[-2] / total[0]) ** (steps / (steps - 1)))
+    with np.errstate(divide="ignore"):
+        return ends[int(np.argmin(np.abs(np.log(ends))))]
+
+
+def gradient_growth(
+    layers: Sequence[str], gradient: np.ndarray
+) -> float | None:
+    """Returns the gradient at the first row over that at the last but one.
+
+    The gradient at the last row is given, whatever the scale of that row. With
+    two rows it is taken all the same, and with fewer there is no ratio. The
+    queries and keys of attention are left out: their gradient is that of the
+    scores, which is small by itself, and no part of the way back.
+
+    Args:
+        layers: Sequence of str. The names of the rows.
+        gradient: Array of shape `(layers,)`. Rows where it is not positive, or
+            not known, are left out.
+
+    Reference: derived here.
+    """
+    on_the_way = [not name.endswith(("/query", "/key")) for name in layers]
+    known = gradient[(gradient > 0) & np.array(on_the_way, dtype=bool)]
+    if len(known) < 2:
+        return None
+    return float(known[0] / known[-2 if len(known) > 2 else -1])
 
 
 _ZERO = "zero, or too small to be squared in float32"
@@ -158,30 +218,50 @@ _LOSES = "loses its differences"
 
 
 def _by_range(
-    layers: Sequence[str], ratio: np.ndarray, fraction: np.ndarray, first: int
+    layers: Sequence[str],
+    ratio: np.ndarray,
+    fraction: np.ndarray | None,
+    first: int,
+    growth: float | None,
 ) -> Verdict:
     low, high = GOOD_TOTAL
     start, end = layers[first], layers[-1]
     steps = max(1, len(layers) - 1 - first)
     rate = ratio[-1] ** (1 / steps)
-    at_end = [ratio[-1]]
-    if steps > 1:
-        # Where the last row would be if the total went on as before it.
-        at_end.append(ratio[-2] ** (steps / (steps - 1)))
-    if max(at_end) < low:
+    at_end = drift(ratio[first:])
+    if at_end < low:
         return Verdict(
             "vanishes",
             f"The signal vanishes: its mean square is multiplied by "
             f"{rate:.2g} in each layer, {ratio[-1]:.1g} of it reaches {end}, "
             f"and less than {low:g} from {layers[_since(ratio < low)]} on.",
         )
-    if min(at_end) > high:
+    if at_end > high:
         return Verdict(
             "explodes",
             f"The signal explodes: its mean square is multiplied by "
             f"{rate:.2g} in each layer, to {ratio[-1]:.1g} times that of "
             f"{start} at {end}, and is above {high:g} times from "
             f"{layers[_since(ratio > high)]} on.",
+        )
+    backward = None
+    if growth is not None and not low <= growth <= high:
+        word = "vanishes" if growth < low else "explodes"
+        backward = Verdict(
+            f"gradient {word}",
+            f"The gradient {word}: on the way back from the layers before "
+            f"{end} to {start} its mean square is multiplied by {growth:.1g}, "
+            f"while that of the signal is {ratio[-1]:.2g} times as large at "
+            f"{end} as at {start}.",
+        )
+    if fraction is None:
+        if backward is not None:
+            return backward
+        return Verdict(
+            "lives",
+            f"The signal lives: at {end} its mean square is {ratio[-1]:.2g} "
+            f"times that of {start}. How much of it differs between samples is "
+            "not judged, since positions of white noise become alike.",
         )
     if fraction[-1] < GOOD_FRACTION:
         since = _since(~(fraction >= GOOD_FRACTION))
@@ -191,6 +271,8 @@ def _by_range(
             if many or fraction[-1] < LOST_FRACTION
             else ("fades", "The differences between samples fade")
         )
+        if state == "fades" and backward is not None:
+            return backward
         begins = (
             "the data are as alike"
             if since <= first
@@ -202,6 +284,8 @@ def _by_range(
             f"between samples at {end}, after {fraction[first]:.2g} at "
             f"{start}; {begins}.",
         )
+    if backward is not None:
+        return backward
     text = (
         f"The signal lives: at {end} its mean square is {ratio[-1]:.2g} times "
         f"that of {start}, and {fraction[-1]:.2g} of it differs between samples"

@@ -11,7 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initx.inspection.activations import activation_of, is_nonlinear
+from keras_initx.inspection.activations import (
+    activation_of,
+    function_of,
+    is_nonlinear,
+)
 from keras_initx.inspection.graph import Graph, has_graph, read_graph
 from keras_initx.inspection.moving_statistics import moving_statistics
 from keras_initx.inspection.traversal import ModelView, inspect_model
@@ -26,11 +30,11 @@ from keras_initx.profile import VarianceProfile
 # noise.
 _PREDICTED, _NOISE = 4, 64
 # The number of points of a batch, positions times samples, whose variance is
-# near enough to that of all, and the points that `predict` can take.
-_BATCH, _POINTS, _TRAINING_SAMPLES = 16, 1024, 32
+# near enough to that of all, and the samples of a prediction in training mode.
+_BATCH, _TRAINING_SAMPLES = 16, 32
 # Beginnings of messages: data that cannot be predicted or measured at all, and
 # signals that cannot be measured.
-_WRONG = ("data must", "Variance between samples")
+_WRONG = ("data must", "Variance between samples", "The integers in data")
 _MIXED = ("Each number of a layer's signal", "No layer that is known")
 _NONFINITE = "The signal must stay finite"
 
@@ -139,6 +143,9 @@ class Case:
                     continue
                 one = step.operation
                 if not isinstance(one, keras.layers.Layer):
+                    found = function_of(one)
+                    if found is not None:
+                        return found
                     continue
                 found = activation_of(one)
                 if found is None and self._passes(one):
@@ -156,10 +163,14 @@ class Case:
     @cached_property
     def activations(self) -> list[Any]:
         """The nonlinear functions of the model, the most frequent one first."""
-        found: dict[Any, int] = {}
+        functions = []
         for layer in self.view.layers:
             own = getattr(layer, "activation", None)
-            function = own if is_nonlinear(own) else activation_of(layer)
+            functions.append(own if is_nonlinear(own) else activation_of(layer))
+        for step in self.graph.steps if self.graph else ():
+            functions.append(function_of(step.operation))
+        found: dict[Any, int] = {}
+        for function in functions:
             if function is not None:
                 found[function] = found.get(function, 0) + 1
         return sorted(found, key=lambda function: -found[function])
@@ -175,6 +186,30 @@ class Case:
             and has_paired_halves(weight.variable, signs=(-1,))
             for weight in self.view.weights
         )
+
+    @cached_property
+    def changed_layers(self) -> list[str]:
+        """Layers whose statistics or biases are not those of a new layer."""
+        changed = []
+        for layer in self.view.layers:
+            statistics = moving_statistics(layer)
+            if statistics and not (
+                statistics.by_adapt or statistics.are_fresh()
+            ):
+                changed.append(self.view.name(layer))
+        for weight in self.view.weights:
+            layer = weight.layer
+            starts_at_0 = isinstance(
+                getattr(layer, "bias_initializer", None),
+                keras.initializers.Zeros,
+            ) and not getattr(layer, "unit_forget_bias", False)
+            if (
+                weight.role == "bias"
+                and starts_at_0
+                and np.any(entries(weight.variable))
+            ):
+                changed.append(self.view.name(layer))
+        return list(dict.fromkeys(changed))
 
     def calibration(self, options: str = "") -> str:
         """A line that calibrates, on the batches of a data set that are read.
@@ -308,39 +343,20 @@ class Case:
             return False
         if not self.by_batch:
             return True
-        normalized, places = self._positions()
-        if not normalized:
-            return False
-        samples = min(_TRAINING_SAMPLES, max(2, _POINTS // max(places)))
-        return samples * min(normalized) >= _BATCH
+        samples = self.predicted.samples or 0
+        positions = self._normalized_positions()
+        return bool(positions) and samples * min(positions) >= _BATCH
 
-    def _positions(self) -> tuple[list[int], list[int]]:
-        """The number of positions of what a batch normalizes, and of all."""
+    def _normalized_positions(self) -> list[int]:
+        """The number of positions of each tensor that a batch normalizes."""
         if self.graph is None:
-            return [], []
-        count = [
-            math.prod(n or 1 for n in shape[1:-1])
-            for shape in self.graph.shapes
-        ]
-        normalized = [
-            count[number]
+            return []
+        return [
+            math.prod(n or 1 for n in self.graph.shapes[number][1:-1])
             for step in self.graph.steps
             if moving_statistics(step.operation) is not None
             for number in step.outputs
         ]
-        return normalized, count
-
-    @property
-    def is_noise_of_positions(self) -> bool:
-        """Whether the prediction is for images or sequences of white noise.
-
-        Each pooling makes these more alike, which data are not.
-        """
-        return (
-            self.data is None
-            and self.predicted is not None
-            and bool(np.isfinite(self.predicted.position_correlation).any())
-        )
 
     def is_row_of_signal(self, row: str) -> bool:
         """Whether a row is a signal, and not a table of an embedding."""
@@ -361,10 +377,3 @@ def entries(variable: Any) -> np.ndarray:
     tensor = keras.ops.convert_to_tensor(variable)
     values = keras.ops.convert_to_numpy(tensor)
     return values.astype(np.result_type(values.dtype, np.float32), copy=False)
-
-
-def ratio(numerator: float, denominator: float) -> float:
-    """Returns a / b, infinity for b = 0 and 1 for two zeros."""
-    if denominator:
-        return float(numerator / denominator)
-    return math.inf if numerator else 1.0

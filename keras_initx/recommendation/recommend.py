@@ -13,7 +13,7 @@ from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.data import Data, batches, build
 from keras_initx.recommendation.case import Case
 from keras_initx.recommendation.finding import Finding, Findings
-from keras_initx.recommendation.reading import WHOLE, Reading
+from keras_initx.recommendation.reading import WHOLE, Reading, listed
 from keras_initx.recommendation.rules import RULES
 from keras_initx.recommendation.trial import NotCopied, carried_out
 from keras_initx.validation import (
@@ -103,7 +103,7 @@ def recommend(
     """
     check_eager("recommend")
     if not isinstance(model, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model. Received: model={model!r}")
+        inspect_model(model)
     steps = check_int("steps", steps, 1, optional=True)
     rules = _chosen(ignore)
     if data is not None:
@@ -307,7 +307,7 @@ def _not_seen(case: Case) -> list[str]:
             "points in a batch, of which a prediction can take few"
         )
         said.append(f"The gradient was not looked at: {why}.")
-    if case.is_noise_of_positions:
+    if case.predicted is not None and case.predicted.is_noise_of_positions:
         said.append(
             "The share of the signal that differs between samples was not "
             "judged, since pooling makes white noise alike: give data."
@@ -319,4 +319,10 @@ def _not_seen(case: Case) -> list[str]:
         )
     elif case.measured is None and not case.nonfinite:
         said.append(f"The signal was not measured: {case.unmeasured}")
+    if case.changed_layers:
+        said.append(
+            "If the model has been trained, what is found says nothing: "
+            f"{listed(case.changed_layers)} have moving statistics or biases "
+            "that are not those of a new layer."
+        )
     return said

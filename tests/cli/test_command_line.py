@@ -293,6 +293,31 @@ def test_check_exits_by_what_it_finds(tmp_path, capsys):
     assert err.startswith("keras-initx: error: data must have the shape")
 
 
+def custom_loss(y, z):
+    return keras.ops.mean(z - y)
+
+
+# The last loss cannot be loaded, and the optimizer with it.
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+def test_check_refuses_a_model_that_was_saved_after_training(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    x = np.ones((4, 4))
+    for name, loss, exits in (
+        ("trained", "mse", 2),
+        ("custom", custom_loss, 0),
+    ):
+        path = tmp_path / f"{name}.keras"
+        model.compile("sgd", loss, run_eagerly=True)
+        model.train_on_batch(x, np.zeros((4, 2)))
+        model.save(path)
+        code, out, err = run(capsys, "check", "--model", path)
+        assert code == exits, err
+        if code:
+            assert "after 1 steps" in err
+        else:
+            assert "If the model has been trained" in out
+
+
 def test_list_shows_all_that_is_public_with_its_paper(capsys):
     code, out, _ = run(capsys, "list")
     assert code == 0
@@ -391,6 +416,8 @@ def files(tmp_path_factory):
     conv_model(folder / "conv.keras")
     layers = [keras.Input((64,)), keras.layers.Lambda(lambda x: x + 1)]
     save_as_both(keras.Sequential(layers), folder / "lambda")
+    weights = keras.Sequential([layers[0], keras.layers.Dense(2)])
+    weights.save_weights(folder / "only.weights.h5")
     layers = [keras.Input((64,)), Unknown()]
     layers += [keras.layers.Dense(4) for _ in range(20)]
     save_as_both(keras.Sequential(layers), folder / "unknown")
@@ -484,13 +511,14 @@ def files(tmp_path_factory):
         ("report --model @nowhere.h5", "which is not a file"),
         ("report --model @text.h5", "which is not an HDF5 file"),
         ("report --model @half.h5", "loads without stored code"),
-        ("report --model @lambda.h5", "loads without stored code"),
+        ("report --model @lambda.h5", "write the layer as a class"),
+        ("check --model @only.weights.h5", "and not its weights alone"),
         ("report --model @unknown.h5", "custom classes. Received: model="),
         ("report --model @", "which has another suffix"),
         ("report --model @taken", "which has another suffix"),
         ("report --model @text.keras", "is not a complete zip archive"),
         ("report --model @half.keras", "is not a complete zip archive"),
-        ("report --model @lambda.keras", "loads without stored code"),
+        ("report --model @lambda.keras", "write the layer as a class"),
         ("report --model @unknown.keras", "(Could not locate class 'Unknown'"),
         ("report --import no_such.module", "where 'no_such' is not found"),
         ("report --import @taken", "must be the name of a Python module"),

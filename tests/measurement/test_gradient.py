@@ -388,3 +388,20 @@ def test_losses_of_outputs_that_are_a_dict_go_by_name():
         "b": pytest.approx(36),
         "a": 0,
     }
+
+
+def test_labels_that_are_no_classes_and_layers_that_cannot_be_compiled():
+    model = keras.Sequential([keras.Input((2,)), L.Dense(3, "softmax")])
+    for label in (3, -1):
+        with pytest.raises(ValueError, match=f"from 0 to 2.*{label} in labels"):
+            kx.measure(
+                model,
+                np.eye(4, 2),
+                gradient=True,
+                loss="sparse_categorical_crossentropy",
+                labels=np.array([0, 1, 2, label]),
+            )
+    with keras.RematScope(mode="full"):
+        model = keras.Sequential([keras.Input((2,)), L.Dense(3)])
+    with pytest.raises(ValueError, match="RematScope"):
+        kx.measure(model, np.eye(4, 2), gradient=True)

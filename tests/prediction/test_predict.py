@@ -624,3 +624,67 @@ def test_an_unknown_initializer_is_refused_and_its_values_are_not(initializer):
     total = kx.predict(model).total[0]
     expected = 8 * np.mean(keras.ops.convert_to_numpy(layer.kernel) ** 2)
     np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+def test_tokens_outside_of_a_table_are_refused():
+    embed = L.Embedding(5, 8)
+    model = keras.Sequential([keras.Input((2,)), embed, L.Flatten()])
+    model.add(L.Dense(4))
+    tokens = np.array([[1, 2], [3, 4], [-1, 0]])
+    end = kx.predict(model, tokens)
+    # As in `keras.ops.take`, -1 is the last row.
+    assert end == kx.predict(model, tokens % 5)
+    for token in (5, -6):
+        tokens[0, 1] = token
+        with pytest.raises(ValueError, match=f"from 0 to 4.*{token} in data"):
+            kx.predict(model, tokens)
+    with pytest.raises(TypeError, match=r"keras\.saving\.load_model"):
+        kx.predict("model.keras")
+
+
+@pytest.mark.parametrize("width", ["infinite", "actual"])
+def test_stochastic_depth(width):
+    rate, networks = 0.25, 2000
+    units = 6 if width == "actual" else 64
+
+    def normal(gain):
+        return L.Dense(
+            units,
+            kernel_initializer=keras.initializers.VarianceScaling(
+                gain, "fan_in", "untruncated_normal"
+            ),
+        )
+
+    x = inputs = keras.Input((3, units))
+    first, branch, last = normal(1.0), normal(2.0), normal(1.0)
+    x = first(x)
+    drop = L.Dropout(rate, noise_shape=(None, 1, 1))
+    x = x + drop(branch(x))
+    model = keras.Model(inputs, last(x))
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(2, 3, units))
+    found = kx.predict(
+        model,
+        data,
+        training=True,
+        weights="initial",
+        width=width,
+        networks=networks,
+    )
+    # E mask^2 = 1 / (1 - rate), and masks of two samples are independent.
+    grown = [1, 2, 1 + 2 / (1 - rate)]
+    products = [1, 2, 3]
+    size = np.mean(data**2)
+    product = np.mean(data[0] * data[1])
+    back = [1 + 2 / (1 - rate), 1 / (1 - rate), 1]
+    # The relative standard deviations of 2000 networks, at most 0.05, and the
+    # product of two samples against the size.
+    rtol = 1e-6 if width == "infinite" else 0.3
+    scale = size * np.array(grown)
+    np.testing.assert_allclose(found.total / scale, 1, atol=rtol)
+    difference = found.squared_mean - product * np.array(products)
+    np.testing.assert_allclose(difference / scale, 0, atol=rtol)
+    np.testing.assert_allclose(found.gradient / back, 1, atol=rtol)
+    if width == "infinite":
+        assert "all channels of a sample" in found.notes[-1]
+        assert found.exactness[-1] == "approximated"

@@ -176,3 +176,75 @@ def test_names_are_whole_in_every_display():
         assert name in shown.table()
     assert names[-1] in str(shown.verdict)
     assert "<p>The signal vanishes" in shown._repr_html_()
+
+
+def with_gradient(gradient, fraction=0.5, names=None, total=1.0):
+    size = len(gradient)
+    names = names or [f"dense_{i}" for i in range(size)]
+    total = total * np.ones(size)
+    variance = total * np.asarray(fraction)
+    return kx.VarianceProfile(
+        names, variance, total - variance, [8] * size, gradient=gradient
+    )
+
+
+ATTENTION = ["a", "b/query", "b/key", "b/value", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "options", "state"),
+    [
+        # The ends of the ranges belong to them, as do those of the signal.
+        ([1e-4, 1, 1, 1], {}, "lives"),
+        ([0.9e-4, 1, 1, 1], {}, "gradient vanishes"),
+        ([1e4, 1, 1, 1], {}, "lives"),
+        ([1.1e4, 1, 1, 1], {}, "gradient explodes"),
+        # The last row is a head, whatever its scale.
+        ([1, 1, 1, 1e-9], {}, "lives"),
+        ([1e-9, 1e-9, 1e-9, 1], {}, "lives"),
+        ([1e-9, 1e-4, 1, 1], {"fraction": 0.1}, "gradient vanishes"),
+        ([1e-9, 1], {}, "gradient vanishes"),
+        # What is not known or not reached has no say.
+        ([np.nan, 0, 1, 1], {}, "lives"),
+        ([np.nan] * 4, {}, "lives"),
+        ([1e-9], {}, "lives"),
+        # Samples do not reach the first row.
+        ([1e-9, 1, 1, 1], {"fraction": [0, 0.5, 0.5, 0.5]}, "lives"),
+        # Queries and keys are no part of the way back.
+        ([1e-9, 1e-9, 1, 1, 1], {"names": ATTENTION[1:]}, "lives"),
+        ([1e-9, 1, 1, 1, 1, 1], {"names": ATTENTION}, "gradient vanishes"),
+        # What is wrong with the signal comes first.
+        ([1e-9, 1, 1], {"total": [1, 1e-3, 1e-6]}, "vanishes"),
+        ([1e-9, 1, 1], {"fraction": 0.01}, LOSES),
+    ],
+)
+def test_states_of_the_gradient(gradient, options, state):
+    found = with_gradient(np.array(gradient, float), **options).verdict
+    assert found.state == state
+    if state.startswith("gradient"):
+        assert found.sentence.startswith(f"The {state}: ")
+        assert "nan" not in found.sentence and "\n" not in found.sentence
+
+
+@pytest.mark.parametrize("white_noise", [True, False])
+@pytest.mark.parametrize("positions", [0.9, np.nan])
+def test_samples_are_not_judged_by_images_of_white_noise(
+    white_noise, positions
+):
+    total, fraction = np.ones(3), np.array([0.5, 0.1, 0.01])
+    found = kx.Prediction(
+        ["a", "b", "c"],
+        total * fraction,
+        total * (1 - fraction),
+        [8] * 3,
+        position_correlation=[0.1, positions, positions],
+        samples=2,
+        white_noise=white_noise,
+    )
+    assert found.verdict.state == ("lives" if white_noise else LOSES)
+    again = kx.Prediction.from_dict(found.to_dict())
+    assert again == found
+    assert (again.samples, again.white_noise) == (2, white_noise)
+    changed = {"samples": 3, "white_noise": not white_noise}
+    for name, value in changed.items():
+        assert kx.Prediction.from_dict(found.to_dict() | {name: value}) != found

@@ -16,6 +16,7 @@ L = keras.layers
 RNG = np.random.default_rng(0)
 NOISE = RNG.normal(size=(64, networks.WIDTH)).astype("float32")
 TOKENS = RNG.integers(0, 20, (32, 3))
+IMAGES = RNG.normal(size=(32, 2, 2, 32)).astype("float32")
 
 # The model, the data, the rule that gives the cause, and one more number: the
 # range in which the number of the finding lies.
@@ -351,7 +352,7 @@ def test_mixed_precision(policy):
 def test_wrong_use_is_refused():
     model = networks.chain(2, "relu", "he_normal")
     for arguments, error, message in [
-        (("model",), TypeError, "Keras model"),
+        (("model",), TypeError, r"Keras layer or model.*load_model"),
         ((keras.Sequential([L.Dense(2)]),), ValueError, "built"),
         ((model, NOISE[:1]), ValueError, "two"),
         ((model, np.full_like(NOISE, np.nan)), ValueError, "finite"),
@@ -517,3 +518,114 @@ def test_the_fans_are_those_of_the_layer():
     wrong = keras.Sequential([keras.Input((4, 4, 64)), layer])
     reading = RULES["wrong fans"](at_start(wrong))
     assert reading.found and reading.predicted == pytest.approx(1 / 64)
+
+
+@pytest.mark.slow
+def test_with_data_only_the_model_itself_is_predicted(monkeypatch):
+    calls = []
+
+    def counted(*args, **options):
+        calls.append(options["training"])
+        return kx.predict(*args, **options)
+
+    monkeypatch.setattr(case, "predict", counted)
+    findings = kx.recommend(networks.depthwise(1, batch_norm=True), IMAGES)
+    assert findings[0].rule == "wrong fans"
+    # In training mode and in inference mode.
+    assert calls == [True, False]
+    assert "dead at birth" in RULES
+    assert not np.isnan(findings[0].after)
+
+
+def test_the_verdict_of_a_profile_has_the_ranges_of_the_rules():
+    states = set()
+    for model in (
+        networks.chain(5, "relu", "he_normal"),
+        networks.chain(5, "relu", networks.normal(0.05)),
+        networks.chain(5, "relu", networks.normal(1.5)),
+        networks.chain(9, "tanh", networks.normal(2.5)),
+        networks.batch_normalized(40),
+    ):
+        one = at_start(model)
+        one.by_batch = False
+        found = one.predicted.verdict.state
+        found_by_rules = {
+            name: RULES[name](one).found for name in ("scale", "gradient")
+        }
+        assert found_by_rules["scale"] == (found in ("vanishes", "explodes"))
+        if not found_by_rules["scale"]:
+            is_gradient = found.startswith("gradient")
+            assert found_by_rules["gradient"] == is_gradient
+        states.add(found)
+    assert {"vanishes", "explodes", "gradient explodes"} <= states
+
+
+def test_a_normalization_of_samples_makes_wrong_fans_harmless():
+    def reading(*behind, beside=()):
+        x = inputs = keras.Input((4, 4, 64))
+        y = L.DepthwiseConv2D(3, depthwise_initializer="he_normal")(x)
+        outputs = [layer(y) for layer in (*behind, *beside)]
+        return RULES["wrong fans"](at_start(keras.Model(inputs, outputs)))
+
+    norms = [
+        L.LayerNormalization(epsilon=1e-6),
+        L.RMSNormalization(epsilon=1e-6),
+        L.GroupNormalization(8, epsilon=1e-6),
+    ]
+    for norm in norms:
+        each = reading(norm)
+        assert each is None or not each.found, norm.name
+    # The other uses see the scale, and so do a batch and a large epsilon.
+    for others in (
+        [norms[0], L.ReLU()],
+        [L.BatchNormalization()],
+        [L.LayerNormalization(epsilon=0.1)],
+    ):
+        assert reading(*others).found, others
+
+
+def test_offsets_inside_of_inner_models_are_moved():
+    inner = networks.batch_normalized(13)
+    inputs = keras.Input((networks.WIDTH,))
+    x = keras.Sequential(inner.layers[:-1])(inputs)
+    x = keras.Sequential(networks.batch_normalized(13).layers[:-1])(x)
+    x = L.LayerNormalization()(L.Dense(3)(x))
+    model = keras.Model(inputs, x)
+    reading = RULES["batch normalization"](at_start(model))
+    assert reading.found
+    exec(reading.lines[0], {"model": model})
+    assert not RULES["batch normalization"](at_start(model)).found
+    assert not np.any(model.layers[-1].beta)
+
+
+def test_bare_operations_are_activations():
+    x = inputs = keras.Input((8,))
+    layers = [L.Dense(8) for _ in range(3)]
+    x = keras.ops.relu(layers[0](x))
+    x = keras.ops.leaky_relu(layers[1](x), negative_slope=0.5)
+    x = keras.ops.softmax(layers[2](keras.ops.tanh(x)))
+    one = at_start(keras.Model(inputs, x))
+    assert one.activation(layers[0]) is keras.activations.relu
+    # Of another slope than its function, and of several units.
+    assert one.activation(layers[1]) is None
+    assert one.activation(layers[2]) is None
+    assert set(one.activations) == {
+        keras.activations.relu,
+        keras.activations.tanh,
+    }
+
+
+def test_what_a_training_may_have_left_is_said():
+    layers = [L.Dense(4), L.BatchNormalization(), L.LSTM(2), L.Dense(2)]
+    model = keras.Sequential([keras.Input((3, 4)), *layers])
+    assert at_start(model).changed_layers == []
+    layers[1].moving_mean.assign(np.ones(4))
+    layers[3].bias.assign([0.0, 1.0])
+    names = [layers[1].name, layers[3].name]
+    assert at_start(model).changed_layers == names
+    (said,) = [
+        text
+        for text in kx.recommend(model, ignore=list(RULES)).not_seen
+        if "trained" in text
+    ]
+    assert all(repr(name) in said for name in names)

@@ -115,15 +115,18 @@ def _dropout(steps: Propagation, layer: Any, x: MomentTensor) -> MomentTensor:
         return x
     steps.check(x)
     shared: tuple[int, ...] = ()
+    all_channels = False
     if not isinstance(layer, _L.Dropout):
         # A channel is dropped at all positions, or at none.
         shared = tuple(range(1, len(x.grid)))
     elif layer.noise_shape is not None:
         shape = layer.noise_shape
         shared = tuple(axis for axis in range(len(x.grid)) if shape[axis] == 1)
-        if any(n == 1 for n in shape[len(x.grid) :]):
-            raise Unpredictable("its dropout drops all channels together")
-    return steps.mask(x, layer.rate, shared)
+        # Stochastic depth drops a residual branch of a sample as a whole.
+        all_channels = all(n == 1 for n in shape[len(x.grid) :])
+        if not all_channels and 1 in shape[len(x.grid) :]:
+            raise Unpredictable("its dropout drops some of the axes together")
+    return steps.mask(x, layer.rate, shared, all_channels)
 
 
 @register_propagation(_L.GaussianDropout, _L.GaussianNoise, _L.AlphaDropout)

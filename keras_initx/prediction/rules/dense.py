@@ -100,9 +100,18 @@ def _embedding(steps: Propagation, layer: Any, x: Any) -> MomentTensor:
             "it needs the tokens themselves: pass data to predict"
         )
     tokens = np.asarray(tokens).astype(int)
+    size = layer.input_dim
+    outside = tokens[(tokens < -size) | (tokens >= size)]
+    if outside.size:
+        raise ValueError(
+            "The integers in data must be indices of the table that a layer "
+            f"looks them up in, from 0 to {size - 1}. Received: {outside[0]} "
+            "in data"
+        )
     moments = steps.weight(layer.embeddings, layer, "embeddings")
     steps.keep.append(layer)
-    one_hot = steps.engine.one_hot(tokens.ravel())
+    # A negative index counts from the end.
+    one_hot = steps.engine.one_hot(tokens.ravel() % size)
     signal = steps.engine.linear(
         one_hot,
         Weight(id(layer.embeddings), moments.variance, 1, layer.output_dim),

@@ -8,33 +8,29 @@ import keras
 import numpy as np
 
 from keras_initx.profile import VarianceProfile
-from keras_initx.profile.verdict import GOOD_TOTAL
+from keras_initx.profile.verdict import GOOD_TOTAL, gradient_growth
 from keras_initx.recommendation import lines
 from keras_initx.recommendation.case import Case, entries
 from keras_initx.recommendation.reading import Reading, outside
 from keras_initx.recommendation.rules.weights import has_sum, is_relu
 
+# The offsets of Batch Normalization, in models inside the model too.
 _SHIFT = (
-    "[layer.beta.assign(layer.beta + 1.0) for layer in model.layers "
-    'if hasattr(layer, "moving_variance")]'
+    "[w.assign(w + 1.0) for w in model.weights if "
+    'w.path.replace("/beta", "/moving_mean") in '
+    "{v.path for v in model.non_trainable_weights}]"
 )
 
 
 def growth_of_gradient(
     case: Case, profile: VarianceProfile | None
 ) -> float | None:
-    """Returns the gradient at the first layer over that at the last but one.
-
-    The last one has the gradient 1, whatever the scale of the head.
-    """
+    """Returns the growth of the gradient through the rows of a signal."""
     if profile is None:
         return None
-    gradient = profile.gradient
-    rows = [i for i in case.kept(profile) if gradient[i] > 0]
-    if len(rows) < 2:
-        return None
-    end = rows[-2] if len(rows) > 2 else rows[-1]
-    return float(gradient[rows[0]] / gradient[end])
+    rows = case.kept(profile)
+    names = [profile.layers[i] for i in rows]
+    return gradient_growth(names, profile.gradient[rows])
 
 
 def gradient(case: Case) -> Reading | None:

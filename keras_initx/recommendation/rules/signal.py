@@ -8,17 +8,23 @@ import keras
 import numpy as np
 
 from keras_initx.initialization.branches import BranchFinder, is_sum
+from keras_initx.prediction.record import Prediction
 from keras_initx.profile import VarianceProfile
 from keras_initx.profile.verdict import (
     GOOD_FRACTION,
     GOOD_TOTAL,
     LOST_FRACTION,
     MANY_LAYERS,
+    drift,
 )
 from keras_initx.recommendation import lines
-from keras_initx.recommendation.case import Case, entries, ratio
+from keras_initx.recommendation.case import Case, entries
 from keras_initx.recommendation.reading import Reading, outside
-from keras_initx.recommendation.rules.weights import has_sum, mean_square
+from keras_initx.recommendation.rules.weights import (
+    EPSILONS,
+    has_sum,
+    mean_square,
+)
 
 # The square of the rounding of float32 numbers near 1.
 _DEAD = 2.0**-46
@@ -26,12 +32,10 @@ _DEAD = 2.0**-46
 _STREAM = 10.0
 
 
-def drift(case: Case, profile: VarianceProfile | None) -> float | None:
-    """Returns the last total over the first one, None if no sample is seen.
+def drift_of(case: Case, profile: VarianceProfile | None) -> float | None:
+    """Returns the drift of the total, None if no sample is seen.
 
-    The last row may be a head that is drawn on its own scale. So the row
-    before it is taken where its total is nearer to the first. Last rows with a
-    kernel of zeros are left out.
+    Last rows with a kernel of zeros are left out.
     """
     if profile is None:
         return None
@@ -45,11 +49,9 @@ def drift(case: Case, profile: VarianceProfile | None) -> float | None:
         i
         for i in known
         if i == rows[0] or not _is_zero(case.layer(profile.layers[int(i)]))
-    ][-1:]
-    if ends[0] == known[-1] and known[-1] - rows[0] > 1:
-        ends.append(known[-2])
-    ratios = [ratio(total[i], total[rows[0]]) for i in ends]
-    return min(ratios, key=lambda r: abs(math.log(r)) if r > 0 else math.inf)
+    ]
+    counted = known[(known >= rows[0]) & (known <= ends[-1])]
+    return drift(total[counted])
 
 
 def _is_zero(layer: object) -> bool:
@@ -60,7 +62,7 @@ def _is_zero(layer: object) -> bool:
 
 def scale(case: Case) -> Reading | None:
     """The signal vanishes or explodes from the first to the last layer."""
-    predicted, measured = (drift(case, p) for _, p in case.profiles)
+    predicted, measured = (drift_of(case, p) for _, p in case.profiles)
     if measured is None and case.nonfinite:
         measured = math.inf
     if predicted is None and measured is None:
@@ -149,14 +151,16 @@ def growth(case: Case, profile: VarianceProfile | None) -> float | None:
     if len(rows) < 2:
         return None
     total = profile.total
-    return ratio(float(np.max(total[rows[:-1]])), total[rows[0]])
+    return float(np.max(total[rows[:-1]]) / total[rows[0]])
 
 
 def dead_at_birth(case: Case) -> Reading | None:
     """The signal is nothing in inference mode, before training."""
     if not case.by_batch:
         return None
-    predicted, measured = (drift(case, p) for _, p in case.inference_profiles)
+    predicted, measured = (
+        drift_of(case, p) for _, p in case.inference_profiles
+    )
     if predicted is None and measured is None:
         return None
     return Reading(
@@ -179,13 +183,13 @@ def sample_fraction(case: Case) -> Reading | None:
     """The samples become alike from layer to layer."""
     values: list[float | None] = []
     lost: list[bool] = []
-    for how, profile in case.profiles:
+    for _, profile in case.profiles:
         if profile is None or not case.kept(profile):
             values.append(None)
             continue
         # What no sample reaches, as a head of zeros, is no fault.
         fraction = profile.sample_fraction[case.kept(profile)]
-        if how == "predicted" and case.is_noise_of_positions:
+        if isinstance(profile, Prediction) and profile.is_noise_of_positions:
             fraction = fraction[:0]
         if not len(fraction):
             values.append(None)
@@ -238,7 +242,7 @@ def small_before_normalization(case: Case) -> Reading | None:
         ),
         default=math.inf,
     )
-    if not norms or smallest > 20 * max(one.epsilon for one in norms):
+    if not norms or smallest > EPSILONS * max(one.epsilon for one in norms):
         return None
     profile = case.predicted_at(norms)
     if profile is None or np.isnan(profile.total).all():

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_initx.initialization.branches import is_sum
 from keras_initx.inspection.graph import Graph
+from keras_initx.inspection.moving_statistics import moving_statistics
 from keras_initx.inspection.traversal import ModelWeight
 from keras_initx.prediction.weights import initializer_moments
 from keras_initx.recommendation import lines
@@ -26,6 +27,8 @@ _ATTRIBUTES = {
 # A variance that is wrong by less is no fault. The gates of an LSTM, whose
 # kernels Keras draws together, have up to 4.
 _FANS = 4.0
+# A signal that is so many times the epsilon of a normalization is normalized.
+EPSILONS = 20.0
 # How far the mean square of a weight may be from the variance it is drawn with.
 _SAMPLED = 0.3
 # E q / exp(E log q): the mean over networks of a squared signal over the
@@ -89,6 +92,8 @@ def wrong_fans(case: Case) -> Reading | None:
             continue
         looked = True
         present = mean_square(weight.variable)
+        if is_normalized(case, weight.layer, present * weight.geometry.fans[0]):
+            continue
         is_drawn = (
             present and abs(math.log(present / drawn.variance)) < _SAMPLED
         )
@@ -119,6 +124,37 @@ def wrong_fans(case: Case) -> Reading | None:
             if case.by_batch
             else ""
         ),
+    )
+
+
+def is_normalized(case: Case, layer: Any, size: float) -> bool:
+    """Whether nothing but normalizations take the output of a layer.
+
+    A normalization over the units of a sample takes away the scale of a kernel,
+    in training and in inference, if its epsilon is small beside the signal.
+    That of a batch does so in training alone.
+
+    Args:
+        case: Case. The model.
+        layer: keras.layers.Layer. The layer.
+        size: float. The mean square of its output for inputs of mean square 1.
+    """
+    if case.graph is None:
+        return False
+    steps = [
+        consumer
+        for step in case.graph.steps
+        if step.operation is layer
+        for number in step.outputs
+        for consumer in case.graph.consumers.get(number, [])
+    ]
+    return bool(steps) and all(
+        step is not None
+        and isinstance(step.operation, keras.layers.Layer)
+        and bool(case.view.rule(step.operation).normalizes)
+        and moving_statistics(step.operation) is None
+        and size > EPSILONS * getattr(step.operation, "epsilon", 0.0)
+        for step in steps
     )
 
 
