@@ -39,6 +39,10 @@ _MIXED = ("Each number of a layer's signal", "No layer that is known")
 _NONFINITE = "The signal must stay finite"
 
 
+# The mean square of what enters the first layer.
+GOOD_INPUT = (1e-2, 1e2)
+
+
 class Case:
     """A model, and what is known about its signal.
 
@@ -358,6 +362,37 @@ class Case:
             for number in step.outputs
         ]
 
+    def input_size(self, profile: VarianceProfile) -> float | None:
+        """Returns the mean square of what enters the first layer.
+
+        None if the first row is not of a layer with one kernel, or no sample
+        reaches it.
+        """
+        if 0 not in self.kept(profile):
+            return None
+        units = self.view.rule(self.layer(profile.layers[0])).units
+        if units is None or units.kernel is None:
+            return None
+        fan_in, _ = next(
+            w.geometry.fans
+            for w in self.view.weights
+            if w.variable is units.kernel
+        )
+        spread = fan_in * mean_square(units.kernel)
+        return float(profile.total[0]) / spread if spread else None
+
+    @cached_property
+    def noise_fits(self) -> bool:
+        """Whether white noise enters the first layer at about its own size.
+
+        A model that rescales pixels, say, makes next to nothing of it.
+        """
+        if self.data is not None or self.predicted is None:
+            return True
+        size = self.input_size(self.predicted)
+        low, high = GOOD_INPUT
+        return size is None or low <= size <= high
+
     def is_row_of_signal(self, row: str) -> bool:
         """Whether a row is a signal, and not a table of an embedding."""
         return not isinstance(self.layer(row), keras.layers.Embedding)
@@ -370,6 +405,11 @@ class Case:
             for i, name in enumerate(profile.layers)
             if fraction[i] > 0 and self.is_row_of_signal(name)
         ]
+
+
+def mean_square(variable: Any) -> float:
+    """Returns the mean square of the entries of a weight."""
+    return float(np.mean(np.square(entries(variable), dtype=np.float64)))
 
 
 def entries(variable: Any) -> np.ndarray:

@@ -312,6 +312,12 @@ def _not_seen(case: Case) -> list[str]:
             "The share of the signal that differs between samples was not "
             "judged, since pooling makes white noise alike: give data."
         )
+    if not case.noise_fits:
+        said.append(
+            "The scale of the signal was not judged, since the model changes "
+            "that of its inputs, and white noise of mean square 1 is not what "
+            "it is made for: give data."
+        )
     if case.data is None:
         said.append(
             "Inputs, and dead and saturated units, were not measured: give "

@@ -18,12 +18,11 @@ from keras_initx.profile.verdict import (
     drift,
 )
 from keras_initx.recommendation import lines
-from keras_initx.recommendation.case import Case, entries
+from keras_initx.recommendation.case import Case, entries, mean_square
 from keras_initx.recommendation.reading import Reading, outside
 from keras_initx.recommendation.rules.weights import (
     EPSILONS,
     has_sum,
-    mean_square,
 )
 
 # The square of the rounding of float32 numbers near 1.
@@ -62,6 +61,8 @@ def _is_zero(layer: object) -> bool:
 
 def scale(case: Case) -> Reading | None:
     """The signal vanishes or explodes from the first to the last layer."""
+    if not case.noise_fits:
+        return None
     predicted, measured = (drift_of(case, p) for _, p in case.profiles)
     if measured is None and case.nonfinite:
         measured = math.inf

@@ -11,9 +11,9 @@ import numpy as np
 
 from keras_initx.inspection.activations import saturation_bounds
 from keras_initx.recommendation import lines
-from keras_initx.recommendation.case import Case, entries
+from keras_initx.recommendation.case import GOOD_INPUT, Case, entries
 from keras_initx.recommendation.reading import Reading, listed, outside
-from keras_initx.recommendation.rules.weights import is_relu, mean_square
+from keras_initx.recommendation.rules.weights import is_relu
 from keras_initx.theory.mean_field.activations import resolve
 from keras_initx.theory.mean_field.quadrature import gaussian_moments
 
@@ -28,7 +28,6 @@ _DEAD = 0.9
 # A normal number is above that many standard deviations once in 31574.
 _SIGMAS = 4.0
 _CENTERED = 0.2
-_INPUT = (1e-2, 1e2)
 
 
 def saturation(case: Case) -> Reading | None:
@@ -182,28 +181,17 @@ def inputs(case: Case) -> Reading | None:
     """The data are far from mean 0 or from mean square 1."""
     if case.data is None or case.measured is None or case.by_batch:
         return None
-    rows = case.kept(case.measured)
-    if not rows:
+    size = case.input_size(case.measured)
+    if size is None:
         return None
-    first = rows[0]
-    name = case.measured.layers[first]
-    rule = case.view.rule(case.layer(name))
-    if first or rule.units is None or rule.units.kernel is None:
-        return None
-    geometry = next(
-        w.geometry for w in case.view.weights if w.variable is rule.units.kernel
-    )
-    fan_in, _ = geometry.fans
-    size = float(case.measured.total[first]) / (
-        fan_in * mean_square(rule.units.kernel)
-    )
-    fraction = float(case.measured.sample_fraction[first])
-    is_far = outside(None, size, *_INPUT) and not case.normalizes
+    name = case.measured.layers[0]
+    fraction = float(case.measured.sample_fraction[0])
+    is_far = outside(None, size, *GOOD_INPUT) and not case.normalizes
     is_alike = fraction < _CENTERED
     reading = Reading(
         is_far or is_alike,
         "mean square of the inputs, as the first layer sees them (good: "
-        f"{_INPUT[0]:g} to {_INPUT[1]:g})",
+        f"{GOOD_INPUT[0]:g} to {GOOD_INPUT[1]:g})",
         measured=size,
         where=f"the data, at {name!r}",
         why=(

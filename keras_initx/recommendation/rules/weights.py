@@ -15,7 +15,7 @@ from keras_initx.inspection.moving_statistics import moving_statistics
 from keras_initx.inspection.traversal import ModelWeight
 from keras_initx.prediction.weights import initializer_moments
 from keras_initx.recommendation import lines
-from keras_initx.recommendation.case import Case, entries
+from keras_initx.recommendation.case import Case, entries, mean_square
 from keras_initx.recommendation.reading import WHOLE, Reading, listed
 
 _ATTRIBUTES = {
@@ -193,11 +193,6 @@ def width_against_depth(case: Case) -> Reading | None:
             " Wider layers, residual branches or normalization help too."
         ),
     )
-
-
-def mean_square(variable: Any) -> float:
-    """Returns the mean square of the entries of a weight."""
-    return float(np.mean(np.square(entries(variable), dtype=np.float64)))
 
 
 def has_sum(graph: Graph) -> bool:
