@@ -304,7 +304,7 @@ def _not_seen(case: Case) -> list[str]:
             "the model cannot be predicted"
             if case.predicted is None
             else "through Batch Normalization it depends on the number of "
-            "points in a batch, of which a prediction can take few"
+            "positions in a batch, of which a prediction can take few"
         )
         said.append(f"The gradient was not looked at: {why}.")
     if case.predicted is not None and case.predicted.is_noise_of_positions:
