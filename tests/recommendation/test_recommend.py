@@ -629,3 +629,23 @@ def test_what_a_training_may_have_left_is_said():
         if "trained" in text
     ]
     assert all(repr(name) in said for name in names)
+
+
+def test_the_scale_of_noise_that_a_model_rescales_is_not_judged():
+    def model(factor):
+        x = inputs = keras.Input((networks.WIDTH,))
+        x = L.Dense(16, "relu")(L.Rescaling(factor)(x))
+        x = L.Dense(16)(L.BatchNormalization()(x))
+        return keras.Model(inputs, L.Dense(3)(L.ReLU()(x)))
+
+    # 1/20 squared is below the range of inputs, and 1/5 squared within.
+    for factor, fits in ((1 / 255, False), (1 / 20, False), (1 / 5, True)):
+        one = at_start(model(factor))
+        assert one.noise_fits is fits
+        assert (RULES["scale"](one) is None) is not fits
+    findings = kx.recommend(model(1 / 255), ignore=["gradient"])
+    assert any("made for: give data" in text for text in findings.not_seen)
+    # With data the inputs are known.
+    data = 255 * NOISE
+    one = case.Case(model(1 / 255), data, 8)
+    assert one.noise_fits and not RULES["scale"](one).found
