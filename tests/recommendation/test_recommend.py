@@ -606,7 +606,7 @@ def test_bare_operations_are_activations():
     x = keras.ops.softmax(layers[2](keras.ops.tanh(x)))
     one = at_start(keras.Model(inputs, x))
     assert one.activation(layers[0]) is keras.activations.relu
-    # Of another slope than its function, and of several units.
+    # Another slope than that of the function, and a function of several units.
     assert one.activation(layers[1]) is None
     assert one.activation(layers[2]) is None
     assert set(one.activations) == {
