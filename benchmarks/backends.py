@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=jax python benchmarks/backends.py
 
-The same batch runs through the same wide network in two ways:
+The same batch runs through the same network in two ways:
 
     forward   the forward pass alone, compiled but on PyTorch
     measure   a keras_initx.Meter, which is compiled once as well
@@ -31,6 +31,28 @@ def dense_net(width: int, depth: int) -> keras.Model:
         for _ in range(depth)
     ]
     return keras.Sequential([keras.Input((width,)), *layers])
+
+
+def conv_net(channels: int, size: int, depth: int) -> keras.Model:
+    layers = [
+        keras.layers.Conv2D(
+            channels,
+            3,
+            padding="same",
+            activation="relu",
+            kernel_initializer="he_normal",
+        )
+        for _ in range(depth)
+    ]
+    return keras.Sequential([keras.Input((size, size, channels)), *layers])
+
+
+# name: (model, samples in one batch)
+NETS: dict[str, tuple[Callable[[], keras.Model], int]] = {
+    "20 dense, 1024 wide": (lambda: dense_net(1024, 20), 1024),
+    "10 dense, 2048 wide": (lambda: dense_net(2048, 10), 1024),
+    "10 conv, 64 channels of 32x32": (lambda: conv_net(64, 32, 10), 32),
+}
 
 
 def compiled_forward(model: keras.Model) -> Callable[[np.ndarray], object]:
@@ -66,34 +88,41 @@ def cpu_seconds(function: Callable[[], object]) -> float:
     return time.process_time() - before
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--depth", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=15)
-    args = parser.parse_args()
+def report(name: str, rounds: int) -> str:
+    """Returns the row of a net."""
+    make, samples = NETS[name]
     keras.utils.set_random_seed(0)
-    model = dense_net(args.width, args.depth)
-    x = np.random.default_rng(0).normal(size=(args.samples, args.width))
+    model = make()
+    x = np.random.default_rng(0).normal(size=(samples, *model.input_shape[1:]))
     x = keras.ops.convert_to_tensor(x.astype("float32"))
     meter = kx.Meter(model)
     forward = compiled_forward(model)
     ways = {
         "forward": lambda: forward(x),
-        "measure": lambda: meter(x, batch_size=args.samples),
+        "measure": lambda: meter(x, batch_size=samples),
     }
-    first = {name: cpu_seconds(way) for name, way in ways.items()}
-    seconds = paired.times(ways, args.rounds, time.process_time)
+    first = {way: cpu_seconds(run) for way, run in ways.items()}
+    seconds = paired.times(ways, rounds, time.process_time)
     ratios = np.divide(seconds["measure"], seconds["forward"])
+    return (
+        f"| {keras.config.backend()} | {name}, {samples} samples "
+        f"| {np.median(seconds['forward']):.3f} s "
+        f"| {paired.median_and_quartiles(ratios)} "
+        f"| {first['forward']:.1f} s, {first['measure']:.1f} s |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "nets", nargs="*", default=[*NETS], help=f"of {[*NETS]}"
+    )
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
     print("| backend | net | forward | measure / forward | first calls |")
     print("|---|---|---|---|---|")
-    print(
-        f"| {keras.config.backend()} | {args.depth} dense, {args.width} wide, "
-        f"{args.samples} samples | {np.median(seconds['forward']):.3f} s | "
-        f"{paired.median_and_quartiles(ratios)} | "
-        f"{first['forward']:.1f} s, {first['measure']:.1f} s |"
-    )
+    for name in args.nets:
+        print(report(name, args.rounds), flush=True)
 
 
 if __name__ == "__main__":
