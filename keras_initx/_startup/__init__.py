@@ -1,9 +1,10 @@
-"""What the `keras-initx` command does before TensorFlow is imported.
+"""What the `keras-initx` command does before a backend is imported.
 
 It answers errors in its arguments, and requests for help, without waiting for
-TensorFlow. It hides TensorFlow's import notices, which TensorFlow writes to the
-standard error of the process at any log level: a library must not hide them,
-but the standard error of the command holds only its own messages.
+TensorFlow, and runs on TensorFlow if that is installed and KERAS_BACKEND names
+no other backend. It hides TensorFlow's import notices, which TensorFlow writes
+to the standard error of the process at any log level: a library must not hide
+them, but the standard error of the command holds only its own messages.
 
 This room stands beside the package's `__init__.py`, because Python imports the
 package, and with it TensorFlow, before the command.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -81,8 +83,10 @@ def import_keras() -> None:
 def quiet() -> Iterator[None]:
     """Drops what native code writes to standard error inside the context."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # A .keras file can be loaded with any backend, and measuring needs this.
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    # A .keras file can be loaded with any backend. Keras's own settings are
+    # for the training.
+    if importlib.util.find_spec("tensorflow") is not None:
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     stderr = os.dup(2)
     try:
         with open(os.devnull, "wb") as devnull:

@@ -209,7 +209,11 @@ def _summary(
 
 def _list() -> None:
     rows = {"": [*_rows(kx)]}
-    rows |= {name: [*_rows(getattr(kx, name))] for name in _LISTED_MODULES}
+    rows |= {
+        name: [*_rows(getattr(kx, name))]
+        for name in _LISTED_MODULES
+        if name in kx.__all__
+    }
     ours = plain_network.names_without_arguments()
     names = [*_KERAS_INITIALIZERS, *ours]
     names += [row[0] for each in rows.values() for row in each]

@@ -16,6 +16,7 @@ docs/compatibility.md is printed for each room.
 """
 
 import argparse
+import ast
 import concurrent.futures
 import contextlib
 import doctest
@@ -58,11 +59,28 @@ MEASURED = {
     *("coordinate_check", "measure", "measure_jacobian", "predict"),
     *("prediction", "recommend", "testing"),
 }
-# Their examples use what needs TensorFlow.
+# All other public objects run their examples. Those of these use TensorFlow.
 USE_TENSORFLOW = {
     *("FromDistribution", "SampleVarianceDecay", "register_propagation"),
 }
 X = np.linspace(-1, 1, 32, dtype="float32").reshape(8, 4)
+
+
+def check_names():
+    """Every public name is here, or is named as one of TensorFlow."""
+    module = ast.parse(Path(kx.__file__).read_text(encoding="utf-8"))
+    (names, *_) = (
+        ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+    )
+    refused = () if BACKEND == "tensorflow" else REFUSED
+    assert {*kx.__all__, *refused} == set(names)
+    assert set(kx.__all__).isdisjoint(refused)
+    rooms = [getattr(kx, name) for name in kx.__all__]
+    known = {name for room in [kx, *rooms] for name in dir(room)}
+    assert known >= USE_TENSORFLOW
+    return len(names)
 
 
 def array(tensor):
@@ -415,6 +433,39 @@ def check_coordinates():
                 rtol=1e-4,
             )
     return 2
+
+
+def check_command():
+    """The command prints what the functions return."""
+    from keras_initx.cli import main
+
+    def run(*words):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            code = main.main([*map(str, words)])
+        return code, printed.getvalue()
+
+    code, printed = run("list")
+    assert code == 0
+    for name in kx.__all__:
+        assert not callable(getattr(kx, name)) or f"\nkx.{name} " in printed
+    model = keras.Sequential([keras.Input((4,))])
+    for _ in range(3):
+        small = keras.initializers.RandomNormal(stddev=1e-4)
+        model.add(keras.layers.Dense(4, "relu", kernel_initializer=small))
+    with tempfile.TemporaryDirectory() as folder:
+        data, file = f"{folder}/x.npy", f"{folder}/model.keras"
+        np.save(data, X)
+        model.save(file)
+        if importlib.util.find_spec("matplotlib"):
+            words = ("report", "--data", data, "--out", f"{folder}/out")
+            code, printed = run(*words, "--model", file)
+            assert code == 0
+            assert str(kx.measure(model, X).table()) in printed
+            code, printed = run(*words, "--depth", 3, "--width", 8)
+            assert code == 0 and "3 dense layers, width 8" in printed
+        code, printed = run("check", "--model", file, "--data", data)
+        assert code == 1 and "kx.initialize(model" in printed, printed
+    return 3
 
 
 class Bent(keras.layers.Layer):
@@ -910,6 +961,7 @@ def main(options):
         and name not in REFUSED
     }
     checks = {
+        "public names": check_names,
         "refused with a sentence": check_refusals,
         **{
             f"examples of `{name}`": lambda room=room: check_examples(room)
@@ -934,6 +986,7 @@ def main(options):
             "`calibrate`": check_calibration,
             "`make gpu-check`": check_gpu_script,
             "`coordinate_check`": check_coordinates,
+            "the command `keras-initx`": check_command,
             "gradients of `predict`": check_passed_on,
             "`recommend`": check_recommend,
         }
