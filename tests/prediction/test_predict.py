@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import keras_initx as kx
 from keras_initx.prediction.elementwise import found_kinks
+from keras_initx.prediction.finite_width import DrawnEngine
 from keras_initx.theory.mean_field.gaussian_products import (
     Function,
     gaussian_mean,
@@ -688,3 +689,13 @@ def test_stochastic_depth(width):
     if width == "infinite":
         assert "all channels of a sample" in found.notes[-1]
         assert found.exactness[-1] == "approximated"
+
+
+def test_drawn_masks_of_all_channels_are_one():
+    engine = DrawnEngine(20, 256, np.random.default_rng(0))
+    for all_channels in (True, False):
+        kept = engine.mask(0.5, np.array([0, 0, 1, 2]), 8, all_channels).value
+        assert kept.shape == (20, 8, 4) and set(np.unique(kept)) == {0, 2}
+        assert bool(np.ptp(kept, axis=1).any()) is not all_channels
+        assert np.ptp(kept[..., 1:], axis=2).any()
+        np.testing.assert_array_equal(kept[..., 0], kept[..., 1])
