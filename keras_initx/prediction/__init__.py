@@ -21,6 +21,8 @@ E h_i h_j over its points i and j, a mean over channels and networks.
    channel is, as a function of Gaussian vectors. `moments.Moments` computes
    means and second moments of expressions, when a linear map asks for those of
    its input, by closed forms, quadrature, or draws.
+   `averaged.AveragedMoments` does so for large images, with means over
+   positions (`positions.Table`).
 5. Each operation also notes how a gradient of its result becomes gradients of
    its arguments. From the last row back, `Engine.gradients` runs these notes
    in reverse order.

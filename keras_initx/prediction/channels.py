@@ -303,8 +303,7 @@ def rows_at(matrix: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 def total_of(terms: Iterable[np.ndarray]) -> np.ndarray:
     """Returns the sum of several arrays, at least one."""
-    first, *others = terms
-    total = np.array(first)
+    total, *others = terms
     for term in others:
         total = total + term
     return total

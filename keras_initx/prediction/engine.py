@@ -28,6 +28,12 @@ class Signal(Generic[Value]):
         self.value = value
         self.width = width
         self.size = size
+        self.places: tuple[int, ...] | None = None
+
+    def place(self, places: tuple[int, ...]) -> None:
+        """Says which axes of positions the points have, if none are known."""
+        if self.places is None:
+            self.places = tuple(places)
 
 
 @dataclass(frozen=True)
@@ -116,11 +122,15 @@ class Engine:
             if gradient is None:
                 continue
             for source, part in pull(gradient):
+                self.place_gradient(part, source)
                 before = found.get(id(source))
                 found[id(source)] = (
                     part if before is None else self.sum_of(before, part)
                 )
         return [found.get(id(row)) for row in rows]
+
+    def place_gradient(self, gradient: Any, source: Signal) -> None:
+        """Says which axes of positions a gradient has: those of its signal."""
 
     def stop_gradient(self, x: Signal) -> Signal:
         """Returns the same signal, behind which there is no gradient."""

@@ -54,6 +54,8 @@ class Expression:
         function_of_one: The result of `as_function_of_one`, once it was asked
             for.
         shifts: dict. The `Shifted` channels that were made of it.
+        places: tuple of ints or None. The axes of positions of its points,
+            where they are known.
     """
 
     gaussian = False
@@ -85,6 +87,19 @@ class Expression:
         self.linear_in: Support = frozenset()
         self.function_of_one: Any = _UNKNOWN
         self.shifts: dict[int, Expression] = {}
+        self.places: tuple[int, ...] | None = None
+        for part in self.parts:
+            if part.size == size and part.places is not None:
+                self.place(part.places)
+                break
+
+    def place(self, places: tuple[int, ...]) -> None:
+        """Says which axes of positions the points have, if none are known."""
+        if self.places is None:
+            self.places = tuple(places)
+            for part in self.parts:
+                if part.size == self.size:
+                    part.place(places)
 
 
 @dataclass
@@ -282,6 +297,12 @@ class Take(Expression):
         self.exact, self.given = part.exact, part.given
         self.gaussian = part.gaussian
         self.linear_in = part.linear_in
+        self.places = None
+
+    def place(self, places: tuple[int, ...]) -> None:
+        """Implements `Expression.place`; the part may have other axes."""
+        if self.places is None:
+            self.places = tuple(places)
 
 
 class Stack(Expression):

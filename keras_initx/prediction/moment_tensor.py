@@ -52,6 +52,7 @@ class MomentTensor(keras.KerasTensor):
         grid = (*(() if samples is None else (samples,)), *positions)
         super().__init__((*grid, *channels), dtype=dtype)
         self.grid = grid
+        signal.place(tuple(positions))
         self.signal = signal
         self.samples = samples
         self.positions = tuple(positions)

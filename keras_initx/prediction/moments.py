@@ -105,7 +105,8 @@ class Moments:
         self._second: dict[tuple[int, int], np.ndarray | None] = {}
         # Expressions are known by id, so they must stay.
         self._kept: list[Expression] = []
-        self._sampled: set[int] = set()
+        # Why the moments of an expression are not exact, by its id.
+        self._marks: dict[int, set[str]] = {}
         self._products: dict[tuple[int, ...], Expression] = {}
         self._sums: dict[int, Expression | None] = {}
         self._drawn = Channels(channels, seed, self.second)
@@ -163,6 +164,10 @@ class Moments:
                 return self.first(expanded)
         if _is_of_channels(x):
             return self._on_channels(x).mean(axis=0)
+        return self._first_of_draws(x)
+
+    def _first_of_draws(self, x: Expression) -> np.ndarray:
+        """Returns the mean on drawn channels."""
         self._mark_sampled(x)
         return self._channels_for(x).values(x).mean(axis=0)
 
@@ -179,7 +184,7 @@ class Moments:
 
     def diagonal(self, x: Expression) -> np.ndarray:
         """Returns E x_i^2, of shape `(points,)`."""
-        return np.diagonal(self.second(x, x))
+        return self.second(x, x).diagonal()
 
     def second_of_blocks(self, x: Blocks, y: Blocks) -> np.ndarray:
         """Returns the mean over channels of E x_i y_j of two tensors."""
@@ -350,9 +355,13 @@ class Moments:
                     found = self._second_or_none(expanded, other)
                     return _transposed_if(found, swapped)
         if _is_of_channels(x) and _is_of_channels(y):
-            first, second = self._on_channels(x), self._on_channels(y)
-            return first.T @ second / len(first)
+            return self._second_of_given(x, y)
         return self._second_of_draws(x, y)
+
+    def _second_of_given(self, x: Expression, y: Expression) -> np.ndarray:
+        """Returns the second moments on the channels of given values."""
+        first, second = self._on_channels(x), self._on_channels(y)
+        return first.T @ second / len(first)
 
     def _second_of_draws(self, x: Expression, y: Expression) -> np.ndarray:
         """Returns the second moments on drawn channels."""
@@ -389,13 +398,17 @@ class Moments:
             if a and b:
                 term = self._second_or_none(self._product(a), self._product(b))
             elif a:
-                term = self.first(self._product(a))[:, None]
+                term = self._rows(self._product(a))
             else:
-                term = self.first(self._product(b))[None, :]
+                term = self._rows(self._product(b)).T
             if term is None or not np.any(term):
                 return None
             total = term if total is None else total * term
         return total
+
+    def _rows(self, x: Expression) -> np.ndarray:
+        """Returns E x_i as what multiplies the row i of a matrix."""
+        return self.first(x)[:, None]
 
     def _product(self, factors: Sequence[Expression]) -> Expression:
         """Returns a product, the same object for the same factors."""
@@ -427,8 +440,7 @@ class Moments:
         waiting = [x]
         while waiting:
             one = waiting.pop()
-            if id(one) in self._sampled:
-                found.add(SAMPLED)
+            found |= self._marks.get(id(one), set())
             waiting += one.parts
         return frozenset(found)
 
@@ -461,7 +473,11 @@ class Moments:
 
     def _mark_sampled(self, x: Expression) -> None:
         """Records that the moments of an expression come from draws."""
-        self._sampled.add(id(x))
+        self._mark(x, SAMPLED)
+
+    def _mark(self, x: Expression, reason: str) -> None:
+        """Records why the moments of an expression are not exact."""
+        self._marks.setdefault(id(x), set()).add(reason)
         self._kept.append(x)
 
     def _on_channels(self, x: Expression) -> np.ndarray:

@@ -26,10 +26,12 @@ from keras_initx.measurement.data import (
     map_arrays,
 )
 from keras_initx.measurement.gradient import NOT_REACHED
+from keras_initx.prediction.averaged import POSITIONS, AveragedMoments
 from keras_initx.prediction.engine import Engine
 from keras_initx.prediction.finite_width import DrawnEngine
 from keras_initx.prediction.moment_tensor import MomentTensor
 from keras_initx.prediction.moments import SAMPLED, Moments
+from keras_initx.prediction.positions import Table
 from keras_initx.prediction.propagation import (
     PredictedRow,
     Propagation,
@@ -52,6 +54,8 @@ from keras_initx.validation import (
 _POINTS = 1024
 # The same for two samples, of which no fewer can be predicted.
 _MOST_POINTS = 3072
+# The same where moments of more positions are averaged.
+_AVERAGED_POINTS = 800
 # The same with width="actual", whose cost grows with the cube of it.
 _DRAWN_POINTS = 256
 # An error of 1% that becomes this many percent is noted, and from the second
@@ -179,8 +183,11 @@ def predict(
         count = len(arrays_of(arrays)[0])
     # Large images make matrices too large. A layer then raises an error with
     # its number of points, and all is done again with fewer samples.
+    averaged = False
     while True:
         try:
+            if averaged:
+                return _averaged(task, arrays, count)
             if width == "actual":
                 return _drawn(task, arrays, count, networks)
             return _wide(task, arrays, count)
@@ -190,14 +197,23 @@ def predict(
             fewer = error.limit // places
             if fewer >= count or fewer < 2:
                 fewer = 2
-            if fewer * places > task.limit(width, fewer):
+            if averaged or (
+                width == "actual" and fewer * places > _DRAWN_POINTS
+            ):
                 most = task.limit(width, 2) // 2
+                what = (
+                    "joins them in another way than convolutions, pooling and "
+                    "functions of each entry do, and of which"
+                    if averaged
+                    else "of which"
+                )
                 raise ValueError(
-                    f"A layer has {places} positions, where predict knows the "
-                    f"moments of {most} positions at most, with "
-                    f"width={width!r}: give a model of smaller images. "
+                    f"A layer has {places} positions, {what} predict knows "
+                    f"the moments for {most} at most, with width={width!r}: "
+                    "give a model of smaller inputs. "
                     f"Received: model={model.name!r}"
                 ) from None
+            averaged = fewer * places > task.limit(width, fewer)
             count = fewer
             if arrays is not None:
                 arrays = map_arrays(lambda a, n=count: a[:n], arrays)
@@ -238,6 +254,13 @@ def _wide(task: _Task, arrays: Any, samples: int) -> Prediction:
     """Returns the prediction in the limit of wide layers."""
     limit = task.limit("infinite", samples)
     engine = WideEngine(Moments(_CHANNELS, limit, task.seed))
+    return _result(engine, task.run(engine, arrays, samples), samples)
+
+
+def _averaged(task: _Task, arrays: Any, samples: int) -> Prediction:
+    """Returns the prediction with moments that are averaged over positions."""
+    moments = AveragedMoments(_CHANNELS, _AVERAGED_POINTS, task.seed, samples)
+    engine = WideEngine(moments)
     return _result(engine, task.run(engine, arrays, samples), samples)
 
 
@@ -487,7 +510,7 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
         if gradient:
             size = 0.0
             for part in gradient:
-                squares = np.diagonal(engine.second(part))
+                squares = engine.second(part).diagonal()
                 size += float(squares.mean()) / len(row.sources)
                 reasons |= engine.reasons(part)
         if at_end > _UNKNOWN:
@@ -554,7 +577,7 @@ def _notes(here: float, at_end: float) -> list[str]:
 
 
 def pair_moments(
-    second: np.ndarray, x: MomentTensor, samples: int
+    second: np.ndarray | Table, x: MomentTensor, samples: int
 ) -> tuple[float, float]:
     """Returns the total, and the mean covariance of two samples.
 
@@ -569,17 +592,20 @@ def pair_moments(
         samples: int. The number of samples.
     """
     count = 1 if x.samples is None else samples
-    places = len(second) // count
-    total = float(np.diagonal(second).mean())
+    total = float(second.diagonal().mean())
     if count == 1:
         return total, total
-    shape = (count, places, count, places)
-    pairs = np.einsum("apbp->ab", second.reshape(shape)) / places
+    if isinstance(second, Table):
+        pairs = second.same.mean(axis=2)
+    else:
+        places = len(second) // count
+        shape = (count, places, count, places)
+        pairs = np.einsum("apbp->ab", second.reshape(shape)) / places
     covariance = (pairs.sum() - np.trace(pairs)) / (count * (count - 1))
     return total, float(covariance)
 
 
-def position_correlation(second: np.ndarray, places: int) -> float:
+def position_correlation(second: np.ndarray | Table, places: int) -> float:
     """Returns the mean correlation of two positions of one sample.
 
     With M the second moments, and an average over samples a and positions,
@@ -592,12 +618,15 @@ def position_correlation(second: np.ndarray, places: int) -> float:
         second: Array of shape `(points, points)`. The second moments.
         places: int. The number of positions.
     """
-    total = float(np.diagonal(second).sum())
+    total = float(second.diagonal().sum())
     if places < 2 or not total:
         return math.nan
-    count = len(second) // places
-    pairs = second.reshape(count, places, count, places)
-    within = float(np.einsum("apaq->", pairs))
+    if isinstance(second, Table):
+        within = float(np.trace(second.pair_sums()))
+    else:
+        count = len(second) // places
+        pairs = second.reshape(count, places, count, places)
+        within = float(np.einsum("apaq->", pairs))
     return (within - total) / (total * (places - 1))
 
 
@@ -609,6 +638,8 @@ def _exactness(engine: WideEngine, value: Any, reasons: frozenset[str]) -> str:
         value: Blocks. The signal of the row.
         reasons: frozenset of str. Why the signal or the gradient is not exact.
     """
+    if POSITIONS in reasons:
+        return "positions averaged"
     if reasons - {SAMPLED}:
         return "approximated"
     if SAMPLED in reasons:

@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy import sparse
 
 from keras_initx.inspection.layer_rule import layer_rule, measured_by_default
 from keras_initx.inspection.selection import LayerCall, names_inside
@@ -40,6 +41,8 @@ _COMPUTED = (
     "independent; if these are the embedding of its own input, its total is up "
     "to {:.2g}% higher"
 )
+# The largest number of entries of a matrix over points that is not sparse.
+_DENSE = 2**22
 _MIXES = "softmax and its like mix the units of a layer"
 
 
@@ -602,12 +605,16 @@ class Propagation:
 
         Args:
             x: MomentTensor. The tensor.
-            matrix: Array of shape `(positions of the result, positions of x)`.
+            matrix: Array or sparse array of SciPy, of shape `(positions of the
+                result, positions of x)`.
             positions: tuple of ints. The axes of positions of the result.
         """
         self.check(x)
         count = 1 if x.samples is None else x.samples
-        whole = np.kron(np.eye(count), matrix)
+        whole = sparse.kron(sparse.eye_array(count), matrix).tocsr()
+        # A matrix of many positions stays sparse.
+        if math.prod(whole.shape) <= _DENSE:
+            whole = whole.toarray()
         return x.like(self.engine.mix(x.signal, whole), positions=positions)
 
     def largest(

@@ -11,7 +11,14 @@ import numpy as np
 from keras_initx.profile import VarianceProfile
 from keras_initx.validation import refuse
 
-EXACTNESS = ("exact", "wide", "sampled", "approximated", "drawn")
+EXACTNESS = (
+    "exact",
+    "wide",
+    "sampled",
+    "approximated",
+    "positions averaged",
+    "drawn",
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,6 +39,9 @@ class Prediction(VarianceProfile):
         sampled         the limit of wide networks, by draws of channels
         approximated    the limit of wide networks, where a distribution or a
                         statistic is simplified
+        positions averaged
+                        the same, and pairs of positions of a large image are
+                        means over parts of it
         drawn           mean over drawn networks of the width of the model
 
     Args:
@@ -47,8 +57,9 @@ class Prediction(VarianceProfile):
             more than 100% at the last row.
         notes: As in `VarianceProfile`.
         remarks: As in `VarianceProfile`.
-        exactness: Sequence of str. "exact", "wide", "sampled", "approximated"
-            or "drawn" for each row. Defaults to "wide" in every row.
+        exactness: Sequence of str. "exact", "wide", "sampled",
+            "approximated", "positions averaged" or "drawn" for each row.
+            Defaults to "wide" in every row.
         samples: int. The number of samples that it is for. Defaults to not
             known.
         white_noise: bool. Whether these are white noise. Positions of it, such

@@ -67,8 +67,16 @@ from keras_initx.prediction.moments import (
     aligned,
     sliced,
 )
-from keras_initx.prediction.refusals import Unpredictable
-from keras_initx.theory.mean_field.batch_norm import normalized_spectrum
+from keras_initx.prediction.positions import (
+    Centering,
+    Table,
+    variances_of_modes,
+)
+from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
+from keras_initx.theory.mean_field.batch_norm import (
+    mean_inverse_variance,
+    normalized_spectrum,
+)
 from keras_initx.theory.mean_field.gaussian_products import (
     Function,
     UnresolvedError,
@@ -295,6 +303,8 @@ class WideEngine(Engine):
                 back = []
                 for b in gradient:
                     part = taken(b.expression, inside)
+                    if len(inside) == x.size and x.places is not None:
+                        part.place(x.places)
                     placed = Stack(x.size, [part], [index[inside]])
                     back.append(Block(b.width, placed))
                 return [(x, back)]
@@ -436,6 +446,9 @@ class WideEngine(Engine):
         arXiv:1902.08129, for networks with the statistics of a batch. Second
         moments and draws are derived here.
         """
+        seconds: list[Any] = [self.second([block]) for block in x.value]
+        if any(isinstance(second, Table) for second in seconds):
+            return self._normalize_many(x, seconds, epsilon)
 
         def forward(h: Expression, share: float) -> Expression:
             if isinstance(h, Flat):
@@ -463,6 +476,51 @@ class WideEngine(Engine):
             Block(b.width, forward(b.expression, b.width / x.width))
             for b in x.value
         ]
+        return self.with_gradient(self._signal(blocks), pull)
+
+    def _normalize_many(
+        self, x: Signal, seconds: Sequence[Table], epsilon: float
+    ) -> Signal:
+        """Normalizes each channel over a batch of many positions.
+
+            (h - <h>) / sqrt(E s^2 + epsilon)
+
+        The gradient is centered over the n points, and its mean square is
+        multiplied by
+
+            E[1 / (s^2 + epsilon)] (n - 2) / (n - 1)
+
+        where the last factor stands for the part along the values, which the
+        gradient loses.
+
+        Reference: derived here, as an approximation.
+        """
+        n = x.size
+        blocks: Blocks = []
+        backward: list[Any] = []
+        for b, second in zip(x.value, seconds, strict=True):
+            variances = variances_of_modes(second)
+            scale = 1 / math.sqrt(variances.sum() / n + epsilon)
+            spectrum = np.diag(variances * len(variances) / n)
+            inverse = mean_inverse_variance(spectrum, epsilon)
+            inverse *= (n - 2) / (n - 1)
+            backward.append(Centering(n, math.sqrt(max(inverse, 0.0))))
+            centering: Any = Centering(n, scale)
+            mixed = Mix(b.expression, centering, (STATISTICS,))
+            blocks.append(Block(b.width, mixed))
+
+        def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            pairs = zip(aligned(x.value, gradient), backward, strict=True)
+            return [
+                (
+                    x,
+                    [
+                        Block(g.width, Mix(g.expression, m))
+                        for (_, g), m in pairs
+                    ],
+                )
+            ]
+
         return self.with_gradient(self._signal(blocks), pull)
 
     def _standardized(
@@ -606,9 +664,9 @@ class WideEngine(Engine):
                 "its queries, keys or values have weights in common"
             )
         head = Head(
-            self.second(query.value),
-            self.second(key.value),
-            self.second(value.value),
+            self.matrix(query.value),
+            self.matrix(key.value),
+            self.matrix(value.value),
             samples,
             query.width // heads,
             value.width // heads,
@@ -625,7 +683,7 @@ class WideEngine(Engine):
 
         def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
             seconds = attended_gradients(
-                head, self.second(gradient), _HEADS, seed
+                head, self.matrix(gradient), _HEADS, seed
             )
             return [
                 (signal, [Block(signal.width, signal_of(second))])
@@ -638,7 +696,15 @@ class WideEngine(Engine):
 
     def cotangent(self, x: Signal) -> Blocks:
         """Implements `Engine.cotangent`."""
-        return [Block(x.width, White(x.size, "cotangent"))]
+        blocks = [Block(x.width, White(x.size, "cotangent"))]
+        self.place_gradient(blocks, x)
+        return blocks
+
+    def place_gradient(self, gradient: Blocks, source: Signal) -> None:
+        """Implements `Engine.place_gradient`."""
+        if source.places is not None:
+            for block in gradient:
+                block.expression.place(source.places)
 
     def sum_of(self, a: Blocks, b: Blocks) -> Blocks:
         """Implements `Engine.sum_of`."""
@@ -647,6 +713,17 @@ class WideEngine(Engine):
     def second(self, value: Blocks) -> np.ndarray:
         """Returns the second moments of a signal or gradient."""
         return self.moments.second_of_blocks(value, value)
+
+    def matrix(self, value: Blocks) -> np.ndarray:
+        """Returns the second moments as a matrix over all points.
+
+        Raises:
+            TooManyPointsError: If there are too many points.
+        """
+        found = self.second(value)
+        if isinstance(found, Table):
+            raise TooManyPointsError(found.grid.size, found.grid.size)
+        return found
 
     def reasons(self, value: Blocks) -> frozenset[str]:
         """Returns why the second moments of a signal are not exact."""
@@ -673,7 +750,7 @@ class WideEngine(Engine):
             factor = 1.0 if factors is None else np.mean(factors[i])
             square = 1.0
             if known:
-                square = float(np.diagonal(self.second(signal.value)).mean())
+                square = float(self.second(signal.value).diagonal().mean())
             if factors is None:
                 square *= signal.width
             sizes.append(square * factor**2 if known or moving[i] else 0.0)
@@ -695,7 +772,7 @@ class WideEngine(Engine):
             return 1.0
         if not all(b.expression.gaussian for b in x.value):
             return 1.0
-        q = float(np.diagonal(self.second(x.value)).mean())
+        q = float(self.second(x.value).diagonal().mean())
         if not 1e-30 < q < 1e30:
             return 1.0
         squares = Function(lambda z: function.values(z) ** 2, function.kinks)
@@ -716,7 +793,18 @@ class WideEngine(Engine):
 
     def _signal(self, blocks: Blocks) -> Signal:
         width = sum(block.width for block in blocks)
-        return Signal(blocks, width, blocks[0].expression.size)
+        return _Placed(blocks, width, blocks[0].expression.size)
+
+
+class _Placed(Signal[Blocks]):
+    """A signal whose expressions know the axes of positions, too."""
+
+    def place(self, places: tuple[int, ...]) -> None:
+        """Implements `Signal.place`."""
+        super().place(places)
+        for block in self.value:
+            if self.places is not None:
+                block.expression.place(self.places)
 
 
 def _is_given(x: Signal) -> bool:

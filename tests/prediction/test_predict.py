@@ -473,9 +473,9 @@ REFUSED = {
         ),
         "keras.ops",
     ),
-    "too large": (
-        lambda: keras.Sequential([keras.Input((64, 64, 1)), L.Conv2D(2, 3)]),
-        "4096 positions",
+    "too many tokens": (
+        lambda: functional(lambda x: L.MultiHeadAttention(1, 2)(x, x), 1600, 4),
+        "1600 positions, joins them in another way",
     ),
     "unknown size": (
         lambda: keras.Sequential([keras.Input((None, 2)), L.Conv1D(2, 3)]),

@@ -25,6 +25,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy import sparse
 
 from keras_initx.prediction.moment_tensor import MomentTensor
 from keras_initx.prediction.propagation import Propagation
@@ -278,11 +279,12 @@ def _average_pooling(
 ) -> MomentTensor:
     """The mean over the part of a window that is inside."""
     taps, positions = _pool_taps(layer, x)
-    matrix = np.zeros((math.prod(positions), x.places))
-    for tap in taps:
-        (inside,) = np.nonzero(tap >= 0)
-        matrix[inside, tap[inside]] += 1.0
-    return steps.mix(x, matrix / matrix.sum(axis=1, keepdims=True), positions)
+    read = np.array(taps)
+    _, rows = np.nonzero(read >= 0)
+    counts = (read >= 0).sum(axis=0)
+    entries = (1 / counts)[rows], (rows, read[read >= 0])
+    shape = (math.prod(positions), x.places)
+    return steps.mix(x, sparse.csr_array(entries, shape), positions)
 
 
 @register_propagation(_L.MaxPooling1D, _L.MaxPooling2D, _L.MaxPooling3D)

@@ -268,25 +268,108 @@ def gaussian_product(
     q_u = np.broadcast_to(np.maximum(covariance_uu, 0)[:, None], shape)
     q_v = np.broadcast_to(np.maximum(covariance_vv, 0)[None, :], shape)
     centered = not (np.any(mean_u) or np.any(mean_v))
-    if centered and f.slopes and g.slopes:
-        return piecewise_linear_product(
-            f.slopes, g.slopes, q_u, q_v, covariance_uv
-        )
-    if centered and f.steps and g.steps:
-        return step_product(f.steps, g.steps, q_u, q_v, covariance_uv)
+    known = _closed_form(f, g, q_u, q_v, covariance_uv) if centered else None
+    if known is not None:
+        return known
     m_u = np.broadcast_to(mean_u[:, None], shape)
     m_v = np.broadcast_to(mean_v[None, :], shape)
-    # Pairs that differ by rounding errors are one.
-    size = max(np.abs(q_u).max(), np.abs(q_v).max(), 1e-300)
-    columns = np.stack([a.ravel() for a in (m_u, m_v, q_u, q_v, covariance_uv)])
+    columns = [a.ravel() for a in (m_u, m_v, q_u, q_v, covariance_uv)]
+    pairs, inverse = _different_pairs(columns)
+    values = _of_different_pairs(f, g, pairs)
+    if values is None:
+        return _by_series(
+            f, g, mean_u, mean_v, covariance_uu, covariance_vv, covariance_uv
+        )
+    return values[inverse].reshape(shape)
+
+
+def gaussian_products_of_pairs(
+    f: Function,
+    g: Function,
+    mean_u: np.ndarray,
+    mean_v: np.ndarray,
+    variance_u: np.ndarray,
+    variance_v: np.ndarray,
+    covariance: np.ndarray,
+) -> np.ndarray:
+    """Returns E f(u) g(v) of pairs of jointly Gaussian u and v.
+
+    Args:
+        f: Function. The function of u.
+        g: Function. The function of v.
+        mean_u: Array of shape `(pairs,)`. The mean of u in each pair.
+        mean_v: Array of shape `(pairs,)`. That of v.
+        variance_u: Array of shape `(pairs,)`. The variance of u.
+        variance_v: Array of shape `(pairs,)`. That of v.
+        covariance: Array of shape `(pairs,)`. The covariance.
+
+    Returns:
+        Array of shape `(pairs,)`.
+
+    Reference: as `gaussian_product`.
+    """
+    q_u, q_v = np.maximum(variance_u, 0), np.maximum(variance_v, 0)
+    if not (np.any(mean_u) or np.any(mean_v)):
+        known = _closed_form(f, g, q_u, q_v, covariance)
+        if known is not None:
+            return known
+    pairs, inverse = _different_pairs([mean_u, mean_v, q_u, q_v, covariance])
+    values = _of_different_pairs(f, g, pairs)
+    if values is not None:
+        return values[inverse]
+    m_u, m_v, q_u, q_v, k = pairs
+    a, rest_a = _coefficients(f, m_u, q_u)
+    b, rest_b = _coefficients(g, m_v, q_v)
+    rho = np.cos(angles_between(q_u, q_v, k))
+    values = _series_of_pairs(a * b, rest_a * rest_b, rho, f is g)
+    return values[inverse]
+
+
+def _closed_form(
+    f: Function,
+    g: Function,
+    variance_u: np.ndarray,
+    variance_v: np.ndarray,
+    covariance: np.ndarray,
+) -> np.ndarray | None:
+    """Returns E f(u) g(v) for mean 0 where it has a closed form, or None."""
+    of_pair = variance_u, variance_v, covariance
+    if f.slopes and g.slopes:
+        return piecewise_linear_product(f.slopes, g.slopes, *of_pair)
+    if f.steps and g.steps:
+        return step_product(f.steps, g.steps, *of_pair)
+    return None
+
+
+def _different_pairs(
+    columns: list[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pairs that differ by more than rounding errors.
+
+    Args:
+        columns: list of arrays of shape `(pairs,)`. Two means, two variances
+            and a covariance.
+
+    Returns:
+        Array of shape `(5, different pairs)`, and of which of them each pair
+        is.
+    """
+    size = max(np.abs(columns[2]).max(), np.abs(columns[3]).max(), 1e-300)
+    stacked = np.stack(columns)
     scales = np.array([size**0.5, size**0.5, size, size, size])[:, None]
     _, index, inverse = np.unique(
-        np.round(columns / scales, 13),
+        np.round(stacked / scales, 13),
         axis=1,
         return_index=True,
         return_inverse=True,
     )
-    pairs = columns[:, index]
+    return stacked[:, index], inverse.ravel()
+
+
+def _of_different_pairs(
+    f: Function, g: Function, pairs: np.ndarray
+) -> np.ndarray | None:
+    """Returns E f(u) g(v) of pairs `(5, pairs)`, None where a series must."""
     m_u, m_v, q_u, q_v, k = pairs
     resolved = _resolved(f, q_u), _resolved(g, q_v)
     few = pairs.shape[1] <= _FEW_PAIRS and resolved == (f, g)
@@ -294,15 +377,8 @@ def gaussian_product(
     check_resolved(f, m_u, q_u, nodes)
     check_resolved(g, m_v, q_v, nodes)
     if pairs.shape[1] > _MANY_PAIRS:
-        values = _by_angles(f, g, *pairs)
-        if values is None:
-            return _by_series(
-                *(f, g, mean_u, mean_v),
-                *(covariance_uu, covariance_vv, covariance_uv),
-            )
-        return values[inverse.ravel()].reshape(shape)
-    values, _ = _by_quadrature(*resolved, m_u, m_v, q_u, q_v, k, nodes)
-    return values[inverse.ravel()].reshape(shape)
+        return _by_angles(f, g, *pairs)
+    return _by_quadrature(*resolved, m_u, m_v, q_u, q_v, k, nodes)[0]
 
 
 def product_and_slopes(
@@ -509,6 +585,24 @@ def _by_series(
         power *= rho
     same = 1.0 if f is g else 0.0
     return total + same * np.multiply.outer(rest_a, rest_b) * power
+
+
+def _series_of_pairs(
+    products: np.ndarray, rests: np.ndarray, rho: np.ndarray, same: bool
+) -> np.ndarray:
+    """Returns the series of `_by_series` for pairs.
+
+    Args:
+        products: Array of shape `(pairs, terms)`. The products a_k b_k.
+        rests: Array of shape `(pairs,)`. The products of the rests.
+        rho: Array of shape `(pairs,)`. The correlations.
+        same: bool. Whether both functions are one.
+    """
+    total, power = np.zeros(rho.shape), np.ones(rho.shape)
+    for k in range(_TERMS):
+        total += products[:, k] * power
+        power *= rho
+    return total + rests * power if same else total
 
 
 def _coefficients(

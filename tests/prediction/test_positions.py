@@ -1,0 +1,312 @@
+"""Tests of predictions whose moments are averaged over positions."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_initx as kx
+from keras_initx.prediction import predict as predict_module
+from keras_initx.prediction.positions import (
+    Centering,
+    Grid,
+    Whole,
+    of_channels,
+    outer,
+    read,
+    variances_of_modes,
+)
+from tests.prediction.networks import assert_predicted
+
+L = keras.layers
+GRIDS = [(7, 6), (30,), (4, 5, 3), (1, 9), (11, 11)]
+
+
+def matrices(places, seed=0):
+    """A grid of two samples, channels, and the matrix of their products."""
+    grid = Grid(2, places)
+    x = np.random.default_rng(seed).normal(size=(5, grid.size)) + 0.5
+    return grid, x, x.T @ x / len(x)
+
+
+def split(grid, matrix):
+    """A matrix as one for each two samples."""
+    shape = (grid.samples, grid.count) * 2
+    return matrix.reshape(shape).transpose(0, 2, 1, 3)
+
+
+@pytest.mark.parametrize("places", GRIDS)
+def test_a_table_holds_means_of_the_matrix(places):
+    grid, x, matrix = matrices(places)
+    table = of_channels(grid, x, x)
+    pairs = split(grid, matrix)
+    np.testing.assert_allclose(
+        table.same, np.einsum("abpp->abp", pairs), atol=1e-12
+    )
+    gap = grid.coordinates[None] - grid.coordinates[:, None]
+    cells = range(grid.cell_count)
+    for k, offset in enumerate(grid.offsets):
+        at = np.all(gap == offset, axis=-1)
+        for cell in cells:
+            mine = at & (grid.cells == cell)[:, None]
+            assert mine.sum() == grid.near_pairs[cell, k]
+            if mine.any():
+                np.testing.assert_allclose(
+                    table.near[:, :, cell, k],
+                    pairs[:, :, mine].mean(axis=-1),
+                    atol=1e-12,
+                )
+    away = np.abs(gap).max(axis=-1) > grid.radius
+    for cell in cells:
+        for other in cells:
+            both = np.multiply.outer(grid.cells == cell, grid.cells == other)
+            assert (both & away).sum() == grid.far_pairs[cell, other]
+            if (both & away).any():
+                np.testing.assert_allclose(
+                    table.far[:, :, cell, other],
+                    pairs[:, :, both & away].mean(axis=-1),
+                    atol=1e-12,
+                )
+    np.testing.assert_allclose(
+        table.pair_sums(), pairs.sum(axis=(2, 3)), rtol=1e-10
+    )
+    np.testing.assert_allclose(table.diagonal(), np.diagonal(matrix))
+    np.testing.assert_allclose(
+        table.T.same, np.einsum("abpp->bap", pairs), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("places", GRIDS)
+def test_blocks_have_a_position_of_each_class(places):
+    grid = Grid(1, places)
+    cells, size = grid.blocks.shape
+    assert (grid.cells[grid.blocks] == np.arange(cells)[:, None]).all()
+    for cell in range(cells):
+        inside = set(grid.classes[grid.cells == cell])
+        found = set(grid.classes[grid.blocks[cell]])
+        assert found == inside
+        if len(found) == size:
+            # In the order of the classes.
+            expected = cell * size + np.arange(size)
+            assert (grid.classes[grid.blocks[cell]] == expected).all()
+
+
+def test_reading_of_a_matrix():
+    _, _, matrix = matrices((6, 6))
+    target = Grid(2, (12, 12))
+    up = np.arange(36).reshape(6, 6).repeat(2, 0).repeat(2, 1).ravel()
+    up[:5] = -1
+    table = read(Whole(matrix, 2), up, up, target)
+    points = np.concatenate([up, np.where(up < 0, -1, up + 36)])
+    padded = np.pad(matrix, ((0, 1), (0, 1)))
+    whole = padded[points][:, points]
+    exact = split(target, whole)
+    np.testing.assert_allclose(
+        table.same, np.einsum("abpp->abp", exact), atol=1e-12
+    )
+    away = np.abs(target.coordinates[None] - target.coordinates[:, None])
+    assert (away.max(axis=-1) > 3).any()
+    cells = np.eye(target.cell_count)[target.cells] / target.in_cell
+    np.testing.assert_allclose(
+        table.far,
+        np.einsum("abpq,pc,qd->abcd", exact, cells, cells),
+        atol=1e-12,
+    )
+
+
+def test_a_centered_table_has_the_trace_and_the_modes_of_the_matrix():
+    grid = Grid(2, (12, 12))
+    # One number for all positions of a sample, and white noise.
+    common = np.kron([[1.0, 0.4], [0.4, 1.0]], np.ones((144, 144)))
+    matrix = common + 0.5 * np.eye(288)
+    table = read(Whole(matrix, 2), *[np.arange(144)] * 2, grid)
+    # The cell means of `read` count a position with itself as another.
+    table.far -= table.far - split(grid, common)[..., 0, 0][..., None, None]
+    centering = np.eye(288) - 1 / 288
+    exact = centering @ matrix @ centering
+    centered = Centering(288) @ (Centering(288) @ table).T
+    np.testing.assert_allclose(
+        centered.diagonal(), np.diagonal(exact), rtol=1e-3
+    )
+    modes = variances_of_modes(table)
+    np.testing.assert_allclose(modes.sum(), np.trace(exact), rtol=1e-3)
+    np.testing.assert_allclose(
+        modes.max(), np.linalg.eigvalsh(exact)[-1], rtol=1e-3
+    )
+
+
+def test_products_of_a_table():
+    grid, x, _ = matrices((7, 6))
+    table = of_channels(grid, x, x)
+    rows = np.random.default_rng(1).normal(size=grid.size)
+    scaled = rows[:, None] * table
+    np.testing.assert_allclose(
+        scaled.same, table.same * rows.reshape(2, 1, -1), atol=1e-12
+    )
+    columns = rows[None, :] * table
+    np.testing.assert_allclose(
+        columns.same, table.same * rows.reshape(1, 2, -1), atol=1e-12
+    )
+    both = outer(grid, rows, rows)
+    np.testing.assert_allclose(both.diagonal(), rows**2)
+
+
+def averaged(monkeypatch, model, limit, **kwargs):
+    """The prediction where a matrix may have no more than `limit` points."""
+    with monkeypatch.context() as patch:
+        for name in ("_MOST_POINTS", "_POINTS", "_AVERAGED_POINTS"):
+            patch.setattr(predict_module, name, limit)
+        return kx.predict(model, **kwargs)
+
+
+def block(x, units):
+    """A residual block with a depthwise convolution and a gate."""
+    y = L.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    y = L.LayerNormalization()(y)
+    y = L.Conv2D(units, 1, activation="silu")(y)
+    gate = L.GlobalAveragePooling2D(keepdims=True)(y)
+    gate = L.Conv2D(units, 1, activation="sigmoid")(gate)
+    return L.ReLU()(x + y * gate)
+
+
+def many_kinds():
+    """A network with most layers that images meet."""
+    inputs = keras.Input((14, 14, 3))
+    x = L.ZeroPadding2D(1)(inputs)
+    x = L.Conv2D(16, 3, bias_initializer="ones", activation="relu")(x)
+    x = block(L.BatchNormalization()(x), 16)
+    x = L.AveragePooling2D(3, 1, "same")(x)
+    x = L.Conv2D(16, 3, padding="same", activation="gelu")(x)
+    x = L.Concatenate()([L.SpatialDropout2D(0.1)(L.Dropout(0.1)(x)), x])
+    y = L.UpSampling2D()(L.Conv2D(32, 3, 2, padding="same")(x))
+    x = L.Conv2DTranspose(16, 3, padding="same")(L.Add()([x, y]))
+    x = L.Conv2D(16, 3, padding="same")(L.Cropping2D(1)(x))
+    x = L.Conv2D(16, 3, activation="tanh")(L.MaxPooling2D()(x))
+    return keras.Model(inputs, L.Dense(4)(L.Flatten()(x)))
+
+
+# Errors of total, sample fraction and gradient, where a cell has 3 positions
+# along each axis; a cell of 224 x 224 positions has 45. A sample fraction may
+# be off by 0.02 besides.
+CASES = {
+    "many kinds": (many_kinds, 0.08, 0.06, 0.25, {}),
+    "batch statistics": (
+        lambda: keras.Sequential(
+            [
+                keras.Input((20, 20, 3)),
+                L.Conv2D(16, 3, padding="same", activation="relu"),
+                L.Conv2D(16, 3, 2, padding="same"),
+                L.BatchNormalization(),
+                L.Conv2DTranspose(16, 3, 2, padding="same"),
+                L.Conv2D(16, 3, padding="same", activation="relu"),
+                L.BatchNormalization(),
+                L.Conv2D(16, 3, padding="same"),
+                L.Flatten(),
+                L.Dense(4),
+            ]
+        ),
+        0.02,
+        0.03,
+        0.06,
+        {"training": True},
+    ),
+    "three axes": (
+        lambda: keras.Sequential(
+            [
+                keras.Input((6, 7, 6, 2)),
+                L.Conv3D(16, 3, padding="same", activation="relu"),
+                L.MaxPooling3D(2),
+                L.Conv3D(16, 2, activation="relu"),
+                L.GlobalMaxPooling3D(),
+                L.Dense(4),
+            ]
+        ),
+        0.05,
+        0.12,
+        0.3,
+        {},
+    ),
+    "one axis": (
+        lambda: keras.Sequential(
+            [
+                keras.Input((200, 2)),
+                L.Conv1D(16, 5, dilation_rate=3, activation="relu"),
+                L.MaxPooling1D(3, 1, "same"),
+                L.SeparableConv1D(16, 3, 2, activation="relu"),
+                L.LayerNormalization(axis=[1, 2]),
+                L.Conv1D(16, 3, 2, activation="relu"),
+                L.AveragePooling1D(4),
+                L.Conv1D(16, 1),
+                L.Flatten(),
+                L.Dense(4),
+            ]
+        ),
+        0.02,
+        0.04,
+        0.05,
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_close_to_the_matrix(name, monkeypatch):
+    build, of_total, of_fraction, of_gradient, kwargs = CASES[name]
+    model = build()
+    kwargs = kwargs | {"samples": 2, "weights": "initial"}
+    exact = kx.predict(model, **kwargs)
+    found = averaged(monkeypatch, model, 300, **kwargs)
+    assert found.layers == exact.layers
+    assert "positions averaged" not in exact.exactness
+    assert "positions averaged" in found.exactness
+    np.testing.assert_allclose(found.total, exact.total, rtol=of_total)
+    np.testing.assert_allclose(
+        found.sample_fraction,
+        exact.sample_fraction,
+        rtol=of_fraction,
+        atol=0.02,
+    )
+    np.testing.assert_allclose(found.gradient, exact.gradient, rtol=of_gradient)
+
+
+def test_rows_without_pooling_are_those_of_the_matrix(monkeypatch):
+    model = keras.Sequential(
+        [
+            keras.Input((20, 20, 3)),
+            L.Conv2D(8, 5, 2, padding="same", activation="relu"),
+            L.DepthwiseConv2D(3, padding="same", activation="tanh"),
+            L.Conv2D(8, 3, padding="same", activation="leaky_relu"),
+            L.Flatten(),
+            L.Dense(4),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(2, 20, 20, 3)).cumsum(axis=1)
+    for x in (None, data):
+        kwargs = {"data": x, "weights": "initial", "samples": 2}
+        exact = kx.predict(model, **kwargs)
+        found = averaged(monkeypatch, model, 60, **kwargs)
+        for column in ("total", "sample_fraction", "gradient"):
+            np.testing.assert_allclose(
+                getattr(found, column), getattr(exact, column), rtol=1e-7
+            )
+        assert found.exactness == exact.exactness
+
+
+def test_drawn_networks_of_large_images():
+    model = keras.Sequential(
+        [
+            keras.Input((56, 56, 3)),
+            L.Conv2D(96, 3, padding="same", activation="relu"),
+            L.MaxPooling2D(3, 2),
+            L.Conv2D(96, 3, 2, padding="same", activation="relu"),
+            L.GlobalAveragePooling2D(),
+            L.Dense(32),
+        ]
+    )
+    kx.initialize(model, "he_normal", seed=0)
+    x = np.random.default_rng(0).normal(size=(2, 56, 56, 3))
+    prediction = kx.predict(model, x.astype("float32"))
+    assert prediction.exactness[-1] == "positions averaged"
+    assert "positions averaged: " in prediction.notes[-1]
+    assert_predicted(prediction, model, x.astype("float32"), 0, wide=0.02)
+    assert kx.Prediction.from_dict(prediction.to_dict()) == prediction
