@@ -250,6 +250,15 @@ def rng(seed):
     return np.random.default_rng(seed)
 
 
+@pytest.fixture(scope="module")
+def frozen_objects():
+    """Keeps present objects out of `gc.collect` and `gc.get_objects`.
+
+    To walk through all of them takes half a second.
+    """
+    gc.freeze()
+
+
 @pytest.fixture
 def no_matplotlib(monkeypatch):
     """Hides Matplotlib: callbacks write no figures, which takes them time."""

@@ -85,8 +85,12 @@ def client():
         yield client
 
 
-# Graphs are not optimized, which takes longer than it saves at small sizes.
+# Graphs are not optimized, which takes longer than it saves at small sizes, and
+# the collections of `%reset` and Keras leave alone what is there already.
 FORGET = """\
+import gc
+
+gc.freeze()
 %reset -f in out
 import keras, matplotlib.pyplot, tensorflow
 

@@ -445,6 +445,7 @@ def stack(process, depth=7):
     return keras.Model(inputs, x)
 
 
+@pytest.mark.usefixtures("frozen_objects")
 @pytest.mark.parametrize("kind", ["smooth", "fractional"])
 def test_paths_are_freed_with_the_process_and_its_initializers(kind):
     process = process_of(kind, 100)
@@ -468,6 +469,7 @@ def test_paths_are_freed_with_the_process_and_its_initializers(kind):
     assert values() is None
 
 
+@pytest.mark.usefixtures("frozen_objects")
 @pytest.mark.slow
 def test_the_memory_of_dropped_processes_is_freed():
     """100 processes of 1.6 MB, none of which is used up."""
@@ -486,6 +488,7 @@ def test_the_memory_of_dropped_processes_is_freed():
     assert now < size
 
 
+@pytest.mark.usefixtures("frozen_objects")
 @pytest.mark.parametrize("kind", ["smooth", "fractional"])
 def test_models_of_one_process_compute_its_paths_once_each(
     kind, computed, tmp_path

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 import keras_initx as kx
 
+pytestmark = pytest.mark.usefixtures("frozen_objects")
+
 X = np.linspace(-1, 1, 160, dtype="float32").reshape(40, 4)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.polynomial.legendre import leggauss
 from scipy import fft
 
 from keras_initx.theory.mean_field.activations import (
@@ -143,13 +142,19 @@ def gauss_legendre(
     Returns:
         Two float64 arrays of shape (..., panels * nodes).
     """
-    points, weights = leggauss(nodes)
+    points, weights = _legendre(nodes)
     middle = (edges[..., 1:, None] + edges[..., :-1, None]) / 2
     half = (edges[..., 1:, None] - edges[..., :-1, None]) / 2
     shape = (*edges.shape[:-1], -1)
     return (middle + half * points).reshape(shape), (half * weights).reshape(
         shape
     )
+
+
+@functools.cache
+def _legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns points and weights of the Gauss-Legendre rule on [-1, 1]."""
+    return np.polynomial.legendre.leggauss(nodes)
 
 
 def panel_slopes(
@@ -167,7 +172,7 @@ def panel_slopes(
     Returns:
         Array of that shape, 0 on panels of width 0.
     """
-    x, _ = leggauss(nodes)
+    x, _ = _legendre(nodes)
     shape = (*values.shape[:-1], -1, nodes)
     ends = points.reshape(shape)[..., [0, -1]]
     half = (ends[..., 1] - ends[..., 0]) / (x[-1] - x[0])
@@ -282,7 +287,7 @@ def _moments_on_panels(
 @functools.cache
 def _differentiation(nodes: int) -> np.ndarray:
     """Returns the matrix from values at the nodes to those of the slope."""
-    x, _ = leggauss(nodes)
+    x, _ = _legendre(nodes)
     gaps = np.subtract.outer(x, x) + np.eye(nodes)
     # Logarithms, since the products of many gaps are tiny.
     log = np.log(np.abs(gaps)).sum(1)
