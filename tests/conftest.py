@@ -223,14 +223,18 @@ def _how_to_repeat(config):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def unoptimized_graphs():
+def quick_graphs():
     """Switches off an optimizer, which takes longer than most graphs run.
 
-    It stays on in the processes that tests start.
+    It stays on in the processes that tests start. No operation keeps a stack of
+    its own.
     """
     # Not at the top, since the process that only hands out tests loads this.
     import tensorflow as tf
 
+    from tests.helpers import stacks
+
+    stacks.keep_one_stack()
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": True}
     )

@@ -93,7 +93,9 @@ import gc
 gc.freeze()
 %reset -f in out
 import keras, matplotlib.pyplot, tensorflow
+from tests.helpers import stacks
 
+stacks.keep_one_stack()
 keras.utils.clear_session()
 keras.config.set_dtype_policy("float32")
 matplotlib.pyplot.close("all")

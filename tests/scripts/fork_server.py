@@ -16,6 +16,8 @@ import sys
 
 import keras  # noqa: F401
 
+from tests.helpers import stacks
+
 
 def run(request):
     """Runs a script as a new interpreter would."""
@@ -30,6 +32,7 @@ def run(request):
 
 
 def main():
+    stacks.keep_one_stack()
     # Otherwise a collection in each process copies all that it shares.
     gc.collect()
     gc.freeze()
