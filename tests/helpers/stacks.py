@@ -1,8 +1,8 @@
 """Operations of TensorFlow without the stack of their creation.
 
-Each operation of a graph keeps the Python stack of its creation, for messages of
-errors. Stacks are deep in tests, and to keep them takes an eighth of the time.
-TensorFlow has no public switch for it.
+Each operation of a graph keeps the Python stack of its creation, for messages
+of errors. Stacks are deep in tests, and to keep them takes an eighth of the
+time. TensorFlow has no public switch for it.
 """
 
 import functools
