@@ -85,8 +85,8 @@ def client():
         yield client
 
 
-# Graphs are not optimized, which takes longer than it saves at small sizes, and
-# the collections of `%reset` and Keras leave alone what is there already.
+# Graphs are not optimized, which takes longer than it saves at small sizes,
+# and the collections of `%reset` and Keras pass over what is there already.
 FORGET = """\
 import gc
 
