@@ -911,17 +911,6 @@ def test_a_compiled_model_is_measured_too(jit, rng):
     )
 
 
-def test_another_backend_is_refused_in_one_sentence(monkeypatch):
-    model = good()
-    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    assert kx.theory.sample_variance_decay(1).sample_fraction[0] == 1
-    sentence = r"^keras_initx's {} runs on Keras's TensorFlow backend; .*'jax'$"
-    for refused in (kx.measure_jacobian, kx.calibrate, kx.predict):
-        match = sentence.format(refused.__name__)
-        with pytest.raises(RuntimeError, match=match):
-            refused(model, X)
-
-
 @pytest.mark.slow
 @pytest.mark.isolated
 def test_a_model_under_a_strategy_of_two_devices():

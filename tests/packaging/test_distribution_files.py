@@ -141,6 +141,7 @@ def test_metadata(metadata):
         "stable",
         "tensorflow",
         "test",
+        "torch",
     }
 
 
