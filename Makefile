@@ -8,25 +8,25 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-quick test-torch test-versions gpu-wheels gpu-check lint docs bench clean
+.PHONY: demo test test-quick test-backends test-versions gpu-wheels gpu-check lint docs bench clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/keras-initx report --out demo
 
 test: $(VENV)/test.done
-	$(PYTEST)
+	$(PYTEST) -m "not backends"
 
 # Two rows of each table, without the tests that take long or start processes.
 test-quick: $(VENV)/test.done
-	$(PYTEST) -m "not slow and not isolated" --rows 2
+	$(PYTEST) -m "not slow and not isolated and not backends" \
+		--rows 2
 
-# What runs on PyTorch. `make test` skips it where PyTorch is not installed: on
-# Linux, PyPI has it with several GB of CUDA. A build without is preferred where
-# pip finds one, as by
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-torch
+# What runs on JAX and PyTorch. On Linux, PyPI has PyTorch with several GB of
+# CUDA. A build without is preferred where pip finds one, as by
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test-backends
 TORCH ?= torch==2.13.0
-test-torch: $(VENV)/torch.done
-	$(PYTEST) tests/test_backends.py -k torch
+test-backends: $(VENV)/torch.done
+	$(BIN)/python -m pytest -n 2 -m backends tests/test_backends.py
 
 # Environments of the versions that others have, by the script's names: make
 # test-versions VERSIONS="colab oldest". It takes Python 3.11 and 3.13.

@@ -28,6 +28,7 @@ from tests.helpers.stat_checks import assert_shares
 SCRIPT = Path(__file__).parent / "scripts" / "check_backend.py"
 
 
+@pytest.mark.backends
 @pytest.mark.slow
 @pytest.mark.isolated
 @pytest.mark.parametrize("name", ["jax", "torch"])
