@@ -72,6 +72,7 @@ bench: $(VENV)/bench.done
 	$(BIN)/python benchmarks/resnet_scaling.py
 	$(BIN)/python benchmarks/layer_variance.py
 	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/prediction.py --applications
 	$(BIN)/python benchmarks/recommend.py
 	$(BIN)/python benchmarks/first_aid.py
 	$(BIN)/python benchmarks/isometry.py

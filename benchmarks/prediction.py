@@ -16,16 +16,24 @@ a gradient.
 Run `python benchmarks/prediction.py`; each model is printed when it is done.
 With `--results FILE`, each network is added to a file, from which a run that
 was cut short goes on.
+
+`python benchmarks/prediction.py --applications` predicts every class of
+keras.applications in inference and in training mode, as Keras draws it, without
+data, and has the seconds of `predict` or the sentence of its refusal. With
+`--results FILE`, each row is added to a file, and a later run skips it.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import keras
@@ -228,12 +236,133 @@ def compared(
     return predicted / mean - 1, error, seconds
 
 
+# The CPU seconds after which a prediction of --applications is given up.
+LIMIT = 60
+# Classes that take no images of 32 x 32, and those also taken at their usual
+# size.
+SIZES = {"Xception": [71], "InceptionV3": [75], "InceptionResNetV2": [75]}
+SIZES |= {name: [32, 224] for name in ("MobileNet", "ResNet50", "VGG16")}
+
+
+class OutOfTimeError(BaseException):
+    """A prediction has taken too long.
+
+    It is no `Exception`, so that no layer takes it for an error of its own.
+    """
+
+
+def applications() -> list[tuple[str, int]]:
+    """Returns all classes of keras.applications, with the size of images."""
+    names = [
+        name
+        for name in sorted(dir(keras.applications))
+        if name[0].isupper() and callable(getattr(keras.applications, name))
+    ]
+    return [(name, size) for name in names for size in SIZES.get(name, [32])]
+
+
+def predicted_application(
+    model: keras.Model, training: bool
+) -> dict[str, float | int | str]:
+    """Returns what `predict` says of a model, and how long it takes."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise OutOfTimeError
+
+    before = signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
+    cpu, wall = time.process_time(), time.perf_counter()
+    row: dict[str, float | int | str] = {"refused": ""}
+    try:
+        found = kx.predict(model, training=training)
+        row["rows"] = len(found)
+        row["averaged"] = found.exactness.count("positions averaged")
+        numbers = [found.total, found.sample_fraction, found.gradient]
+        unknown = ~np.isfinite(numbers).all(axis=0)
+        row["unknown"] = int(unknown.sum())
+        # A row without a number must have a note.
+        row["unsaid"] = sum(
+            bool(u) and not note
+            for u, note in zip(unknown, found.notes, strict=True)
+        )
+    except OutOfTimeError:
+        row["refused"] = f"more than {LIMIT} s"
+    except Exception as error:
+        row["refused"] = f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    row["cpu"] = time.process_time() - cpu
+    row["wall"] = time.perf_counter() - wall
+    return row
+
+
+def predict_applications(names: Sequence[str], path: Path | None) -> None:
+    """Prints a table of the models of keras.applications.
+
+    Args:
+        names: Sequence of str. The classes; all of them if it is empty.
+        path: Path or None. The file that holds a row in each line.
+    """
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if path and path.exists():
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            rows[row["model"], row["size"], row["training"]] = row
+    every = applications()
+    for name in names or dict(every):
+        for _, size in (pair for pair in every if pair[0] == name):
+            modes = [t for t in (False, True) if (name, size, t) not in rows]
+            if not modes:
+                continue
+            keras.utils.set_random_seed(0)
+            model = getattr(keras.applications, name)(
+                weights=None, input_shape=(size, size, 3), classes=10
+            )
+            for training in modes:
+                row = {"model": name, "size": size, "training": training}
+                row |= predicted_application(model, training)
+                rows[name, size, training] = row
+                print(json.dumps(row), flush=True)
+                if path:
+                    with path.open("a") as file:
+                        print(json.dumps(row), file=file)
+            del model
+            keras.backend.clear_session()
+            gc.collect()
+    report.print_table(
+        "predict of the models of keras.applications",
+        [
+            *("model", "size", "mode", "rows", "positions averaged"),
+            *("unknown", "unsaid", "CPU s", "wall s", "refused"),
+        ],
+        [
+            [
+                row["model"],
+                row["size"],
+                "training" if row["training"] else "inference",
+                *(
+                    row.get(name, "-")
+                    for name in ("rows", "averaged", "unknown", "unsaid")
+                ),
+                *(f"{row[name]:.1f}" for name in ("cpu", "wall")),
+                row["refused"],
+            ]
+            for row in rows.values()
+        ],
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", type=int, help="the same for all models")
-    parser.add_argument("--models", nargs="*", default=list(CASES))
+    parser.add_argument("--models", nargs="*")
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--applications", action="store_true")
     options = parser.parse_args(argv)
+    if options.applications:
+        predict_applications(options.models or (), options.results)
+        return
     results: dict[str, list[dict[str, Any]]] = {}
     if options.results and options.results.exists():
         results = json.loads(options.results.read_text())
@@ -246,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *("model", "networks", "rows", "total", "s.e."),
         *("1 - correlation", "s.e.", "gradient", "s.e.", "seconds"),
     ]
-    for name in options.models:
+    for name in options.models or CASES:
         case = CASES[name]
         if options.networks:
             case = replace(case, networks=options.networks)

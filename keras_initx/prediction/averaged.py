@@ -25,6 +25,7 @@ from keras_initx.prediction.expressions import (
     Map,
     Mask,
     Mix,
+    OneWeight,
     Product,
     Shifted,
     Stack,
@@ -51,14 +52,15 @@ from keras_initx.prediction.positions import (
     variances_of_pairs,
     zeros,
 )
-from keras_initx.prediction.refusals import TooManyPointsError
+from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
 from keras_initx.theory.mean_field.gaussian_products import (
     gaussian_products_of_pairs,
 )
 
 POSITIONS = (
     "positions averaged: pairs of different positions are known as means over "
-    "parts of the image, so that a sample fraction below 0.05 may be too large"
+    "parts of the image; behind two poolings totals were 14% to 31% lower than "
+    "those of drawn networks, and gradients up to 9% off"
 )
 # The largest window of a mean over positions.
 _MOST_READINGS = 32
@@ -145,6 +147,12 @@ class AveragedMoments(Moments):
             y, Take | Stack | Mix
         ):
             return self._second_of_reading(x, y)
+        if isinstance(x, OneWeight) and isinstance(y, OneWeight):
+            raise Unpredictable(
+                "weights of a depthwise convolution are drawn in training "
+                f"mode, for {self.most} positions times samples at most: give "
+                "a model of smaller inputs"
+            )
         grid = self.grid(x)
         if isinstance(x, Unflat) and isinstance(y, Unflat):
             inner = self._second_or_none(x.parts[0], y.parts[0])

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from keras_initx.prediction.elementwise import Elementwise
-from keras_initx.prediction.refusals import Unpredictable
+from keras_initx.prediction.refusals import Unpredictable, refusals_of
 
 Value = TypeVar("Value")
 
@@ -79,12 +79,15 @@ class Engine:
 
     Attributes:
         tape: list. For each operation its result, the function from a
-            gradient of the result to gradients of the arguments, and the
-            arguments with their parts in a relative error.
+            gradient of the result to gradients of the arguments, the
+            arguments with their parts in a relative error, and the layer.
+        layer_call: LayerCall or None. The layer that runs, which a refusal of
+            its gradient names.
     """
 
     def __init__(self) -> None:
-        self.tape: list[tuple[Signal, Pull, Parts]] = []
+        self.tape: list[tuple[Signal, Pull, Parts, Any]] = []
+        self.layer_call: Any = None
 
     def with_gradient(
         self, output: Signal, pull: Pull, parts: Parts = ()
@@ -99,7 +102,7 @@ class Engine:
                 of the mean square passes on, each with the relative error of
                 the result over that of the argument. Defaults to none.
         """
-        self.tape.append((output, pull, parts))
+        self.tape.append((output, pull, parts, self.layer_call))
         return output
 
     def gradients(
@@ -115,18 +118,22 @@ class Engine:
         Returns:
             List of gradients, one for each of `rows`. None for a signal that
             `last` does not depend on.
+
+        Raises:
+            Unpredictable: If there is no formula for a gradient.
         """
         found: dict[int, Any] = {id(last): self.cotangent(last)}
-        for output, pull, _ in reversed(self.tape):
+        for output, pull, _, layer_call in reversed(self.tape):
             gradient = found.get(id(output))
             if gradient is None:
                 continue
-            for source, part in pull(gradient):
-                self.place_gradient(part, source)
-                before = found.get(id(source))
-                found[id(source)] = (
-                    part if before is None else self.sum_of(before, part)
-                )
+            with refusals_of(layer_call):
+                for source, part in pull(gradient):
+                    self.place_gradient(part, source)
+                    before = found.get(id(source))
+                    found[id(source)] = (
+                        part if before is None else self.sum_of(before, part)
+                    )
         return [found.get(id(row)) for row in rows]
 
     def place_gradient(self, gradient: Any, source: Signal) -> None:
@@ -149,7 +156,7 @@ class Engine:
             rows: Sequence of Signals. Where the error is.
         """
         found = {id(last): 1.0}
-        for output, _, parts in reversed(self.tape):
+        for output, _, parts, _ in reversed(self.tape):
             size = found.get(id(output), 0.0)
             if size:
                 for source, factor in parts:
@@ -166,7 +173,7 @@ class Engine:
         """
         found: dict[int, float] = {}
         starts = set(map(id, rows))
-        for output, _, parts in self.tape:
+        for output, _, parts, _ in self.tape:
             size = sum(found.get(id(s), 0.0) * factor for s, factor in parts)
             found[id(output)] = max(size, float(id(output) in starts))
         return [max(found.get(id(row), 1.0), 1.0) for row in rows]

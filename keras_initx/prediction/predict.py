@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -38,7 +40,11 @@ from keras_initx.prediction.propagation import (
     given_tensor,
 )
 from keras_initx.prediction.record import Prediction
-from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
+from keras_initx.prediction.refusals import (
+    TooManyPointsError,
+    Unpredictable,
+    refusals_of,
+)
 from keras_initx.prediction.walk import Walk
 from keras_initx.prediction.weights import Source, has_paired_halves
 from keras_initx.prediction.wide import WideEngine
@@ -61,8 +67,18 @@ _DRAWN_POINTS = 256
 # An error of 1% that becomes this many percent is noted, and from the second
 # number on there is no prediction.
 _GROWS, _UNKNOWN = 2.0, 100.0
+# With averaged positions a sample fraction below this is not known: it is a
+# small difference of two numbers that are each off by some percent.
+_SMALLEST_FRACTION = 0.05
 # The number of channels that are drawn where no closed form is known.
 _CHANNELS = 8192
+
+
+_BLURRED = (
+    "the sample fraction is not known: it is below "
+    f"{_SMALLEST_FRACTION:g}, where the predicted one may be several times too "
+    "large"
+)
 
 
 def predict(
@@ -104,7 +120,10 @@ def predict(
 
     Where an error of 1% in one layer would be more than 100% in a later one, as
     in deep networks of GELU or SiLU without normalization, the total is NaN,
-    and a note says why.
+    and a note says why. In images of more than 1536 positions the moments of
+    pairs of positions are means over parts of the image. Such rows are
+    "positions averaged", behind several poolings their total may be a third
+    too low, and a sample fraction below 0.05 is NaN.
 
     A layer that has no formula is refused by name, with the reason. Among
     these are heavy-tailed, paired and constructed weights, matrix products of
@@ -131,8 +150,9 @@ def predict(
             Defaults to 64.
         samples: int. The number of samples, at least 2. Those of an array are
             evenly spaced in it. Fewer are used where images have many
-            positions. Defaults to 8 with data, and without data to 2, or to 32
-            with `training`.
+            positions: two where a tensor has more than 512, and always where
+            positions are averaged. Defaults to 8 with data, and without data
+            to 2, or to 32 with `training`.
         seed: int. The seed of what is drawn: channels, heads of attention and
             networks. Defaults to 0.
 
@@ -186,11 +206,12 @@ def predict(
     averaged = False
     while True:
         try:
-            if averaged:
-                return _averaged(task, arrays, count)
-            if width == "actual":
-                return _drawn(task, arrays, count, networks)
-            return _wide(task, arrays, count)
+            with _refusals_named(model):
+                if averaged:
+                    return _averaged(task, arrays, count)
+                if width == "actual":
+                    return _drawn(task, arrays, count, networks)
+                return _wide(task, arrays, count)
         except TooManyPointsError as error:
             # The positions of one sample, rounded up.
             places = -(-error.points // count)
@@ -245,7 +266,7 @@ class _Task(NamedTuple):
         steps = Propagation(engine, samples, self.weights, select)
         steps.white_noise = arrays is None
         inputs = _inputs(engine, self.model, arrays, samples)
-        _run(self.model, steps, inputs, self.training)
+        Walk(steps).run(self.model, inputs, self.training)
         check_all_matched(self.layers, seen)
         return steps
 
@@ -352,17 +373,15 @@ def _widest(model: Any) -> int:
     return max((int(w.shape[-1]) for w in model.weights if w.shape), default=1)
 
 
-def _run(
-    model: keras.Model, steps: Propagation, inputs: Any, training: bool
-) -> None:
-    """Runs a model on tensors of moments; `steps` then has its rows.
+@contextlib.contextmanager
+def _refusals_named(model: keras.Model) -> Iterator[None]:
+    """The context in which a refusal says which layer is meant.
 
     Raises:
         ValueError: If a layer cannot be predicted.
     """
     try:
-        walk = Walk(steps)
-        walk.run(model, inputs, training)
+        yield
     except Unpredictable as error:
         call = error.layer_call
         where = "the model" if call is None else f"layer {call.name!r}"
@@ -498,31 +517,42 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
     for row, gradient, (here, at_end) in zip(
         rows, gradients, growth, strict=True
     ):
-        value = row.tensor.signal.value
-        second = engine.second(value)
-        total, covariance = pair_moments(second, row.tensor, samples)
-        columns["position_correlation"].append(
-            position_correlation(second, row.tensor.places)
-        )
-        size = math.nan
-        reasons = engine.reasons(value)
-        unreached = [] if gradient else [NOT_REACHED]
-        if gradient:
-            size = 0.0
-            for part in gradient:
-                squares = engine.second(part).diagonal()
-                size += float(squares.mean()) / len(row.sources)
-                reasons |= engine.reasons(part)
+        with refusals_of(row.call):
+            value = row.tensor.signal.value
+            second = engine.second(value)
+            total, covariance = pair_moments(second, row.tensor, samples)
+            columns["position_correlation"].append(
+                position_correlation(second, row.tensor.places)
+            )
+            size = math.nan
+            reasons = engine.reasons(value)
+            blurred = (
+                POSITIONS in reasons
+                and row.tensor.samples is not None
+                and total > 0
+                and total - covariance < _SMALLEST_FRACTION * total
+            )
+            unreached = [] if gradient else [NOT_REACHED]
+            if gradient:
+                size = 0.0
+                for part in gradient:
+                    squares = engine.second(part).diagonal()
+                    size += float(squares.mean()) / len(row.sources)
+                    reasons |= engine.reasons(part)
         if at_end > _UNKNOWN:
             size = math.nan
         unknown = here > _UNKNOWN
-        variance = math.nan if unknown else max(total - covariance, 0.0)
+        variance = max(total - covariance, 0.0)
+        if unknown or blurred:
+            variance = math.nan
         columns["sample_variance"].append(variance)
-        columns["squared_mean"].append(math.nan if unknown else covariance)
+        common = total if blurred else covariance
+        columns["squared_mean"].append(math.nan if unknown else common)
         columns["units"].append(row.tensor.places * row.tensor.width)
         columns["gradient"].append(size)
         columns["exactness"].append(_exactness(engine, value, reasons))
         notes = [*sorted(reasons - {SAMPLED}), *unreached]
+        notes += [_BLURRED] if blurred else []
         notes += _notes(here, at_end)
         columns["notes"].append("; ".join(notes))
     remarks: tuple[str, ...] = ()

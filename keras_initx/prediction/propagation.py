@@ -80,11 +80,13 @@ class PredictedRow:
         tensor: MomentTensor. The pre-activation.
         sources: list of Signals. What it consists of: the signal of the tensor,
             or those of all steps of a loop. Its gradient is theirs.
+        call: LayerCall. The layer, which a refusal of its moments names.
     """
 
     name: str
     tensor: MomentTensor
     sources: list[Signal]
+    call: LayerCall
 
 
 class Loop:
@@ -128,7 +130,7 @@ class Loop:
                     x = steps.choose(kept, x, before)
                 tensors.append(x)
             whole = steps.stack(tensors) if all_steps else tensors[-1]
-            steps.add_row(step[0].name, whole, sources)
+            steps.add_row(step[0].call, whole, sources)
 
 
 @dataclass
@@ -196,6 +198,7 @@ class Propagation:
             bool(training),
         )
         self.frames.append(frame)
+        self.engine.layer_call = call
         return frame
 
     def leave(self, output: Any) -> None:
@@ -212,6 +215,7 @@ class Propagation:
                     self.record(leaf)
                     break
         self.frames.pop()
+        self.engine.layer_call = self.frames[-1].call if self.frames else None
         if self.frames and (frame.recorded or frame.recorded_inner):
             self.frames[-1].recorded_inner = True
 
@@ -223,24 +227,23 @@ class Propagation:
         frame.recorded = True
         if not frame.selected:
             return
-        self.add_row(frame.call.name, x)
+        self.add_row(frame.call, x)
 
     def add_row(
         self,
-        name: str,
+        call: LayerCall,
         x: MomentTensor,
         sources: list[Signal] | None = None,
     ) -> None:
         """Adds a row; the second one of a name has ":2" behind it."""
         sources = [x.signal] if sources is None else sources
         if self.loops:
-            row = PredictedRow(name, x, sources)
+            row = PredictedRow(call.name, x, sources, call)
             self.loops[-1].recorded[-1].append(row)
             return
-        count = self.counts[name] = self.counts.get(name, 0) + 1
-        self.rows.append(
-            PredictedRow(name if count == 1 else f"{name}:{count}", x, sources)
-        )
+        count = self.counts[call.name] = self.counts.get(call.name, 0) + 1
+        name = call.name if count == 1 else f"{call.name}:{count}"
+        self.rows.append(PredictedRow(name, x, sources, call))
 
     @contextlib.contextmanager
     def in_loop(self) -> Iterator[Loop]:

@@ -47,8 +47,11 @@ class Prediction(VarianceProfile):
     Args:
         layers: As in `VarianceProfile`.
         sample_variance: As in `VarianceProfile`. NaN where an error of 1% in an
-            earlier layer would be more than 100%, so that no number is known.
-        squared_mean: As in `VarianceProfile`, NaN in the same rows.
+            earlier layer would be more than 100%, so that no number is known,
+            and where positions are averaged and it is less than 5% of the
+            total.
+        squared_mean: As in `VarianceProfile`, NaN in the former rows. In the
+            latter it is the total.
         units: As in `VarianceProfile`.
         dead_fraction: As in `VarianceProfile`. NaN: it is not predicted.
         saturated_fraction: As in `VarianceProfile`. NaN: it is not predicted.
@@ -167,6 +170,15 @@ class Prediction(VarianceProfile):
         if self.white_noise:
             config["white_noise"] = True
         return config
+
+    @property
+    def total(self) -> np.ndarray:
+        """Mean square of the pre-activations, shape `(layers,)`.
+
+        It is m^2 + v^2, or m^2 alone where v^2 is not known.
+        """
+        unknown = np.isnan(self.sample_variance)
+        return self.squared_mean + np.where(unknown, 0, self.sample_variance)
 
     @property
     def is_noise_of_positions(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -16,6 +18,21 @@ class Unpredictable(ValueError):
     """
 
     layer_call: Any = None
+
+
+@contextlib.contextmanager
+def refusals_of(layer_call: Any) -> Iterator[None]:
+    """The context in which a refusal that names no layer is one of a layer.
+
+    Args:
+        layer_call: LayerCall or None. The layer, where it is known.
+    """
+    try:
+        yield
+    except Unpredictable as error:
+        if error.layer_call is None:
+            error.layer_call = layer_call
+        raise
 
 
 class TooManyPointsError(Exception):

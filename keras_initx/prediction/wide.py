@@ -618,6 +618,11 @@ class WideEngine(Engine):
             )
 
         def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
+            if len(gradient) > 1:
+                raise Unpredictable(
+                    "it flattens positions whose gradients differ in "
+                    "distribution"
+                )
             (block,) = gradient
             return [(x, [Block(x.width, _unflat(block.expression, positions))])]
 

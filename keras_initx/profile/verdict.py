@@ -106,7 +106,8 @@ def verdict(
     Args:
         layers: Sequence of str. The names of the rows.
         total: Array of shape `(layers,)`.
-        sample_fraction: Array of shape `(layers,)`.
+        sample_fraction: Array of shape `(layers,)`. NaN where it is not known,
+            or the total is 0.
         dead_fraction: Array of shape `(layers,)`, NaN where not measured.
         gradient: Array of shape `(layers,)`, NaN where it is not known.
             Defaults to not known.
@@ -132,14 +133,16 @@ def verdict(
         return Verdict(
             "vanishes", f"The signal vanishes: in every layer it is {_ZERO}."
         )
-    first = first_reached(sample_fraction)
-    if first is None:
+    # Where it is not known, a prediction has a total all the same.
+    unknown = np.isnan(sample_fraction) & (total > SMALLEST_TOTAL)
+    reached = np.flatnonzero((sample_fraction > 0) | unknown)
+    if not len(reached):
         return Verdict(
             _LOSES,
             "The signal loses its differences: every layer returns the same "
             "for all samples.",
         )
-    last = int(np.flatnonzero(sample_fraction > 0)[-1])
+    first, last = int(reached[0]), int(reached[-1])
     if dead_fraction[last] == 1:
         return Verdict(
             "dies",
@@ -158,7 +161,6 @@ def verdict(
             f"The signal loses its differences: from {layers[last + 1]} on "
             "every layer returns the same for all samples.",
         )
-    reached = np.flatnonzero(sample_fraction > 0)
     growth = None
     if gradient is not None:
         names = [layers[int(i)] for i in reached]
@@ -254,14 +256,18 @@ def _by_range(
             f"while that of the signal is {ratio[-1]:.2g} times as large at "
             f"{end} as at {start}.",
         )
-    if fraction is None:
+    if fraction is None or np.isnan(fraction[-1]):
         if backward is not None:
             return backward
         return Verdict(
             "lives",
             f"The signal lives: at {end} its mean square is {ratio[-1]:.2g} "
             f"times that of {start}. How much of it differs between samples is "
-            "not judged, since positions of white noise become alike.",
+            + (
+                "not judged, since positions of white noise become alike."
+                if fraction is None
+                else "not known."
+            ),
         )
     if fraction[-1] < GOOD_FRACTION:
         since = _since(~(fraction >= GOOD_FRACTION))

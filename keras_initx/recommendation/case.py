@@ -398,12 +398,17 @@ class Case:
         return not isinstance(self.layer(row), keras.layers.Embedding)
 
     def kept(self, profile: VarianceProfile) -> list[int]:
-        """The indices of the rows that samples reach, embeddings left out."""
+        """The indices of the rows that samples reach, embeddings left out.
+
+        A prediction may have a row whose total is known and whose sample
+        fraction is not.
+        """
         fraction = profile.sample_fraction
+        reached = (fraction > 0) | (np.isnan(fraction) & (profile.total > 0))
         return [
             i
             for i, name in enumerate(profile.layers)
-            if fraction[i] > 0 and self.is_row_of_signal(name)
+            if reached[i] and self.is_row_of_signal(name)
         ]
 
 

@@ -403,7 +403,40 @@ def initialized(initializer, *layers):
     return model
 
 
+class Repeated(L.Layer):
+    """Copies the heads of its input."""
+
+    def call(self, x):
+        return keras.ops.repeat(x, 2, axis=1)
+
+
+def halves(x):
+    """Two activations, so that channels differ in distribution."""
+    a, b = keras.ops.split(x, 2, axis=-1)
+    return dense()(L.Concatenate()([keras.ops.relu(a), keras.ops.tanh(b)]))
+
+
 REFUSED = {
+    # Where the gradient is formed.
+    "gradient of copies": (
+        lambda: functional(
+            lambda x: halves(
+                L.Reshape((32,))(
+                    Repeated(name="copies")(
+                        L.EinsumDense("ab,bcd->acd", (2, 8))(x)
+                    )
+                )
+            ),
+            4,
+        ),
+        r"^layer 'copies' \(Repeated\).*channels that differ.*Received: model=",
+    ),
+    "gradient of a flatten": (
+        lambda: functional(
+            lambda x: halves(L.Flatten(name="flat")(x)), 2, 2, 4
+        ),
+        r"^layer 'flat' \(Flatten\) cannot be predicted: it flattens",
+    ),
     "softmax": (
         lambda: keras.Sequential(
             [keras.Input((4,)), dense(name="a"), L.Softmax(), dense(name="b")]

@@ -192,7 +192,7 @@ def sample_fraction(case: Case) -> Reading | None:
         fraction = profile.sample_fraction[case.kept(profile)]
         if isinstance(profile, Prediction) and profile.is_noise_of_positions:
             fraction = fraction[:0]
-        if not len(fraction):
+        if not len(fraction) or np.isnan(fraction[-1]):
             values.append(None)
             continue
         below = fraction < GOOD_FRACTION
