@@ -160,12 +160,17 @@ def _in_jax(function: Callable[..., Any], tensors: Sequence[Any]) -> Any:
                 lambda x: function(*before, x, *after), (x,), (tangent,)
             )[1]
 
-        jaxpr = jax.make_jaxpr(derivative)(tensor).jaxpr
-        reached = set(map(id, jaxpr.invars))
-        for equation in jaxpr.eqns:
-            if not reached.isdisjoint(map(id, equation.invars)):
-                reached.update(map(id, equation.outvars))
-        yield id(jaxpr.outvars[0]) in reached
+        (reached,) = reached_results(jax.make_jaxpr(derivative)(tensor).jaxpr)
+        yield reached
+
+
+def reached_results(jaxpr: Any) -> list[bool]:
+    """Tells which results of a jaxpr are computed from an argument."""
+    reached = set(map(id, jaxpr.invars))
+    for equation in jaxpr.eqns:
+        if not reached.isdisjoint(map(id, equation.invars)):
+            reached.update(map(id, equation.outvars))
+    return [id(variable) in reached for variable in jaxpr.outvars]
 
 
 def _as_float64(function: Callable[..., Any]) -> Callable[..., Any]:

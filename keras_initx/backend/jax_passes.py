@@ -22,6 +22,7 @@ import jax.extend.core
 import jax.numpy as jnp
 import keras
 
+from keras_initx.backend.float64 import reached_results
 from keras_initx.backend.passes import (
     NewSlot,
     Observe,
@@ -275,15 +276,11 @@ class JaxPasses(Passes):
             return jax.jvp(run, (tensors,), (tangents,))[1]
 
         # A tangent that is known to be 0 is computed from no other one.
-        jaxpr = jax.make_jaxpr(products)(tangents).jaxpr
-        reached = set(map(id, jaxpr.invars))
-        for equation in jaxpr.eqns:
-            if not reached.isdisjoint(map(id, equation.invars)):
-                reached.update(map(id, equation.outvars))
+        reached = reached_results(jax.make_jaxpr(products)(tangents).jaxpr)
         return [
-            product if id(variable) in reached else None
-            for product, variable in zip(
-                products(tangents), jaxpr.outvars, strict=True
+            product if is_reached else None
+            for product, is_reached in zip(
+                products(tangents), reached, strict=True
             )
         ]
 

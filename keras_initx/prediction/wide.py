@@ -501,7 +501,7 @@ class WideEngine(Engine):
         for b, second in zip(x.value, seconds, strict=True):
             variances = variances_of_modes(second)
             scale = 1 / math.sqrt(variances.sum() / n + epsilon)
-            spectrum = np.diag(variances * len(variances) / n)
+            spectrum = variances * len(variances) / n
             inverse = mean_inverse_variance(spectrum, epsilon)
             inverse *= (n - 2) / (n - 1)
             backward.append(Centering(n, math.sqrt(max(inverse, 0.0))))

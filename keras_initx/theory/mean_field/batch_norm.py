@@ -95,7 +95,7 @@ def batch_norm_gradient_growth(
 
 
 def mean_inverse_variance(
-    covariance: np.ndarray, epsilon: float = 0.0
+    eigenvalues: np.ndarray, epsilon: float = 0.0
 ) -> float:
     """Returns the mean of 1 / (s^2 + epsilon) of a batch of normal values.
 
@@ -108,18 +108,22 @@ def mean_inverse_variance(
     n / (n - 3).
 
     Args:
-        covariance: Array of shape `(n, n)`. The covariance, of rows and columns
-            whose sum is 0.
+        eigenvalues: Array of shape `(n,)`. The l_j, >= 0, one of which is 0.
         epsilon: float. What the normalization adds to the variance, >= 0.
             Defaults to 0.
 
     Returns:
         The mean, a float; inf if there are too few independent values.
 
+    Example:
+
+    >>> round(mean_inverse_variance(np.array([0.0, 1.0, 1.0, 1.0])), 6)
+    4.0
+
     Reference: the integral is Laplace's, as in Yang et al., ICLR (2019),
     arXiv:1902.08129. This form is derived here.
     """
-    share = np.maximum(np.linalg.eigvalsh(covariance), 0) / len(covariance)
+    share = np.maximum(eigenvalues, 0) / len(eigenvalues)
     scale = share.sum()
     if scale <= 0:
         return 1 / epsilon if epsilon > 0 else math.inf
@@ -136,7 +140,7 @@ def mean_inverse_variance(
         )
 
     value, _ = integrate.quad(integrand, -40, 60, limit=500, epsabs=0)
-    return value / scale
+    return float(value / scale)
 
 
 def normalized_spectrum(
