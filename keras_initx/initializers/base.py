@@ -170,6 +170,17 @@ class FanInInitializer(keras.initializers.VarianceScaling):
         }
 
 
+def axes_of(initializer: Any) -> tuple[Any, Any]:
+    """Returns the axes that an initializer was given, or None twice.
+
+    Keras's own initializers have them from Keras 3.15 on.
+    """
+    return (
+        getattr(initializer, "input_axes", None),
+        getattr(initializer, "output_axes", None),
+    )
+
+
 def compute_fans(
     shape: Sequence[int],
     input_axes: Sequence[int] | None = None,

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_initx.initializers import Scaled
-from keras_initx.initializers.base import compute_fans
+from keras_initx.initializers.base import axes_of, compute_fans
 from keras_initx.inspection.traversal import ModelWeight
 
 _I = keras.initializers
@@ -106,8 +106,14 @@ def _keras_fans(initializer: Any, weight: ModelWeight) -> tuple[int, int]:
     `EinsumDense` names the axes to it.
     """
     shape = tuple(weight.variable.shape)
-    axes = initializer.input_axes, initializer.output_axes
-    if None in axes and isinstance(weight.layer, keras.layers.EinsumDense):
+    axes = axes_of(initializer)
+    # Before Keras 3.15 it names none.
+    names_axes = hasattr(initializer, "input_axes")
+    if (
+        names_axes
+        and None in axes
+        and isinstance(weight.layer, keras.layers.EinsumDense)
+    ):
         geometry = weight.geometry
         axes = (
             geometry.input_axes,

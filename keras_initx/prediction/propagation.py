@@ -851,7 +851,11 @@ class Propagation:
         if not isinstance(variable, keras.Variable):
             return value_moments(numbers(variable).astype(np.float64)[part])
         fans = None
-        if isinstance(layer, keras.layers.EinsumDense) and name == "kernel":
+        if (
+            isinstance(layer, keras.layers.EinsumDense)
+            and name == "kernel"
+            and hasattr(initializer, "input_axes")
+        ):
             # The shape of the kernel does not say which axes are summed.
             fans = layer_rule(layer).weights["kernel"].fans
         return weight_moments(variable, initializer, self.source, fans, part)

@@ -11,7 +11,11 @@ import numpy as np
 from scipy import special
 
 from keras_initx.initializers.alpha_stable import AlphaStable
-from keras_initx.initializers.base import FanInInitializer, compute_fans
+from keras_initx.initializers.base import (
+    FanInInitializer,
+    axes_of,
+    compute_fans,
+)
 from keras_initx.initializers.depth_process import DepthWeights
 from keras_initx.initializers.paired import Paired
 from keras_initx.initializers.scaled import Scaled
@@ -141,9 +145,7 @@ def initializer_moments(
     if isinstance(initializer, k.VarianceScaling) and not isinstance(
         initializer, FanInInitializer
     ):
-        fans = fans or compute_fans(
-            shape, initializer.input_axes, initializer.output_axes
-        )
+        fans = fans or compute_fans(shape, *axes_of(initializer))
         fan = {
             "fan_in": fans[0],
             "fan_out": fans[1],
