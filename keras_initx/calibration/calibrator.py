@@ -41,8 +41,8 @@ from keras_initx.inspection.traversal import ModelView
 from keras_initx.measurement.data import taken_as_inputs
 from keras_initx.measurement.nonfinite import naming_nonfinite, refuse_nonfinite
 from keras_initx.measurement.refusals import (
+    explained,
     no_signal,
-    outside_of_table,
     too_large,
 )
 
@@ -321,7 +321,7 @@ class Calibrator:
             ):
                 self._view.model(batch, training=self._training)
         except Exception as error:
-            failure = outside_of_table(error) or error
+            failure = explained(error) or error
         self._calls |= calls
         # Keras adds the arguments of the layer to an error in its call.
         if self._refusal is not None:

@@ -61,6 +61,11 @@ Selector: TypeAlias = (
 Layers: TypeAlias = Selector | Iterable[Selector] | None
 
 
+# Parts of the message about a model in which no layer is chosen by default.
+NO_KERNEL = "No layer that is known to hold a kernel"
+NAME_THE_LAYERS = "Name the layers in layers=, or register"
+
+
 def selectors(layers: Layers) -> tuple[Selector, ...]:
     """The argument `layers` as a tuple of selectors, one of which must match.
 
@@ -127,11 +132,16 @@ def check_all_matched(
         if any(matches(selector, call) for call in calls):
             continue
         if selector is measured_by_default:
+            if not any(call.layer.weights for call in calls):
+                raise ValueError(
+                    "The model has no weights, and so no layer that is chosen "
+                    "by default. Name the layers in layers=. Received: "
+                    f"layers=None, among {_names(calls)}"
+                )
             raise ValueError(
-                "No layer that is known to hold a kernel ran in this model. "
-                "Name the layers in layers=, or register a rule for your own "
-                "class (inspection.register_layer). Received: layers=None, "
-                f"among {_names(calls)}"
+                f"{NO_KERNEL} ran in this model. {NAME_THE_LAYERS} a rule for "
+                "your own class (inspection.register_layer). Received: "
+                f"layers=None, among {_names(calls)}"
             )
         raise ValueError(
             f"Each of layers must pick {what} that the model runs. "

@@ -182,9 +182,14 @@ def inspect_model(model: keras.layers.Layer) -> ModelView:
             f"Expected a Keras layer or model.{hint} Received: {model!r}"
         )
     if not model.built and not (has_no_call(model) and model.weights):
+        if isinstance(model, keras.Sequential) and not model.layers:
+            raise ValueError(
+                f"The model must have layers. Received: {model!r}, which has "
+                "none"
+            )
         raise ValueError(
-            "The model has no weights before it is built: call it on data, or "
-            f"its build method. Received: {model!r}"
+            "The model has no weights before it is built. Call the model on "
+            f"data, or call model.build(input_shape). Received: {model!r}"
         )
     view = ModelView(model)
     _walk(model, (), "", (), "", view, Counter())

@@ -183,6 +183,8 @@ def batches(
             )
         known = [n for n in (count, steps) if n is not None]
         return Batches(data, None, min(known, default=None), required)
+    if data is None:
+        refuse("data must hold samples.", data=data)
     arrays = map_arrays(_array, data)
     size = batch_size or fixed or 32
     samples = _check_samples(arrays)
@@ -271,6 +273,14 @@ def _explains_shapes(model: keras.Model, batch: Any) -> Iterator[None]:
         if not all(hasattr(x, "shape") for x in arrays_of(batch)):
             raise
         given, taken = _shapes(batch), _shapes(_inputs_of(model))
+        if taken and len(given) < len(taken) and not isinstance(batch, dict):
+            # Keras says of a dict which names are missing.
+            raise ValueError(
+                "data must hold an array for each input of the model, in a "
+                "list, or in a dict by their names. Received: data of shape "
+                f"{_listed(given)}, where model {model.name!r} takes "
+                f"{_listed(taken)}"
+            ) from error
         if len(given) != len(taken) or all(map(_fits, given, taken)):
             raise
         raise ValueError(

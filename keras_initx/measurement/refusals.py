@@ -101,6 +101,11 @@ def explained(error: Exception) -> ValueError | None:
             "The integers in labels must be classes of the model, from 0 to "
             f"{int(classes) - 1}. Received: {index} in labels"
         )
+    if re.search(r"Cast string to \w+ is not supported", text):
+        return ValueError(
+            "data must be numbers, unless a layer takes text. Received: data "
+            "of text"
+        )
     # What TensorFlow says of the layers of a `keras.RematScope`.
     if "custom_gradient decorator" in text and "keyword" in text:
         return ValueError(

@@ -43,8 +43,10 @@ from keras_initx.prediction.record import Prediction
 from keras_initx.prediction.refusals import (
     TooManyPointsError,
     Unpredictable,
+    WrongDataError,
     refusals_of,
 )
+from keras_initx.prediction.registry import rule_of
 from keras_initx.prediction.walk import Walk
 from keras_initx.prediction.weights import Source, has_paired_halves
 from keras_initx.prediction.wide import WideEngine
@@ -382,13 +384,20 @@ def _refusals_named(model: keras.Model) -> Iterator[None]:
     """
     try:
         yield
+    except WrongDataError as error:
+        raise ValueError(str(error)) from None
     except Unpredictable as error:
         call = error.layer_call
         where = "the model" if call is None else f"layer {call.name!r}"
         kind = "" if call is None else f" ({type(call.layer).__name__})"
+        advice = ""
+        if call is None or rule_of(call.layer) is None:
+            advice = (
+                "A rule that prediction.register_propagation takes would "
+                "predict it. "
+            )
         raise ValueError(
-            f"{where}{kind} cannot be predicted: {error}. A rule that "
-            "prediction.register_propagation takes would predict it. "
+            f"{where}{kind} cannot be predicted: {error}. {advice}"
             f"Received: model={model.name!r}"
         ) from error
 
@@ -462,6 +471,13 @@ def _samples_of_data(
 def _inputs(engine: Engine, model: Any, arrays: Any, samples: int) -> Any:
     """Returns the inputs as tensors of moments, in the model's structure."""
     if arrays is not None:
+        specs = getattr(model, "inputs", None)
+        for array in arrays_of(arrays):
+            # Only a `call` may know that the model takes text.
+            if array.dtype.kind in "OSU" and (
+                not specs or any(spec.dtype == "string" for spec in specs)
+            ):
+                raise _text(f"data of dtype {array.dtype}")
         return map_arrays(lambda a: given_input(engine, a), arrays)
     if not getattr(model, "inputs", None):
         raise ValueError(
@@ -471,6 +487,8 @@ def _inputs(engine: Engine, model: Any, arrays: Any, samples: int) -> Any:
 
     def white(spec: Any) -> MomentTensor:
         shape = tuple(spec.shape[1:])
+        if spec.dtype == "string":
+            raise _text("an input of dtype 'string'")
         if None in shape:
             raise ValueError(
                 "Inputs of unknown size are predicted for data: pass them. "
@@ -485,6 +503,14 @@ def _inputs(engine: Engine, model: Any, arrays: Any, samples: int) -> Any:
     if isinstance(model, keras.Sequential):
         return white(model.inputs[0])
     return keras.tree.map_structure(white, model.input)
+
+
+def _text(received: str) -> ValueError:
+    """Returns the error for inputs of text."""
+    return ValueError(
+        "A model of text cannot be predicted: kx.measure(model, data) measures "
+        f"it. Received: {received}"
+    )
 
 
 def given_input(engine: Engine, array: np.ndarray) -> MomentTensor:

@@ -35,6 +35,13 @@ def refusals_of(layer_call: Any) -> Iterator[None]:
         raise
 
 
+class WrongDataError(ValueError):
+    """Data that the model does not take, of which only a layer knows.
+
+    The message is a sentence of its own.
+    """
+
+
 class TooManyPointsError(Exception):
     """A tensor has more points than the matrices of second moments may have.
 

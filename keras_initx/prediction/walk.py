@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +25,11 @@ from keras_initx.prediction.elementwise import (
 )
 from keras_initx.prediction.moment_tensor import MomentTensor
 from keras_initx.prediction.propagation import Propagation, numbers
-from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
+from keras_initx.prediction.refusals import (
+    TooManyPointsError,
+    Unpredictable,
+    WrongDataError,
+)
 from keras_initx.prediction.registry import operation_rule, rule_of
 
 _COMPARISONS = frozenset(
@@ -104,14 +110,10 @@ class Walk:
         with self._around_activation(layer):
             try:
                 return layer.call(*args, **kwargs)
-            except (Unpredictable, TooManyPointsError):
+            except (Unpredictable, TooManyPointsError, WrongDataError):
                 raise
             except Exception as error:
-                raise Unpredictable(
-                    "its call needs numbers, or calls functions of a backend, "
-                    "where moments pass through keras.ops: "
-                    f"{_first_line(error)}"
-                ) from error
+                raise Unpredictable(_why_not(error)) from error
 
     def _around_activation(
         self, layer: keras.layers.Layer
@@ -270,9 +272,21 @@ def _has_moments(structure: Any) -> bool:
     )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:200]
+def _why_not(error: Exception) -> str:
+    """Returns why a `call` does not run on tensors of moments."""
+    text = str(error)
+    found = re.search(r"cannot be used as input to an? (\w+) function", text)
+    if found is not None:
+        return (
+            f"it calls functions of {found[1]}, and moments pass through those "
+            "of keras.ops alone"
+        )
+    first = next(iter(text.strip().splitlines()), "")
+    why = f"{type(error).__name__}: {first}".removesuffix(".")
+    return (
+        "its call does not run on symbolic tensors of keras.ops: "
+        f"{textwrap.shorten(why, 200)}"
+    )
 
 
 def _snake(name: str) -> str:

@@ -18,6 +18,7 @@ from keras_initx.inspection.activations import (
 )
 from keras_initx.inspection.graph import Graph, has_graph, read_graph
 from keras_initx.inspection.moving_statistics import moving_statistics
+from keras_initx.inspection.selection import NAME_THE_LAYERS, NO_KERNEL
 from keras_initx.inspection.traversal import ModelView, inspect_model
 from keras_initx.measurement.data import batches
 from keras_initx.measurement.measure import measure
@@ -35,7 +36,7 @@ _BATCH, _TRAINING_SAMPLES = 16, 32
 # Beginnings of messages: data that cannot be predicted or measured at all, and
 # signals that cannot be measured.
 _WRONG = ("data must", "Variance between samples", "The integers in data")
-_MIXED = ("Each number of a layer's signal", "No layer that is known")
+_MIXED = ("Each number of a layer's signal", NO_KERNEL)
 _NONFINITE = "The signal must stay finite"
 
 
@@ -261,7 +262,7 @@ class Case:
         except ValueError as error:
             if str(error).startswith(_WRONG):
                 raise
-            self.refusal = str(error).partition(" Received:")[0]
+            self.refusal = _reason(error)
         except (ArithmeticError, np.linalg.LinAlgError, TypeError) as error:
             self.refusal = f"the prediction failed ({error})"
         return None
@@ -289,7 +290,7 @@ class Case:
             ):
                 raise
             self.nonfinite = str(error).startswith(_NONFINITE)
-            self.unmeasured = str(error)
+            self.unmeasured = _reason(error)
         return None
 
     def _measure(
@@ -410,6 +411,12 @@ class Case:
             for i, name in enumerate(profile.layers)
             if reached[i] and self.is_row_of_signal(name)
         ]
+
+
+def _reason(error: Exception) -> str:
+    """Returns what an error expected, without arguments of `measure`."""
+    text = str(error).partition(" Received:")[0]
+    return text.replace(NAME_THE_LAYERS, "Register")
 
 
 def mean_square(variable: Any) -> float:

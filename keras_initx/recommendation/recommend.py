@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_initx.initialization.trained import trained_layers
 from keras_initx.inspection.checks import check_eager
+from keras_initx.inspection.selection import NO_KERNEL
 from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.data import Data, batches, build
 from keras_initx.recommendation.case import Case
@@ -84,7 +85,7 @@ def recommend(
 
     Raises:
         ValueError: If the model is not built and there are no data, if it has
-            been trained, or if the data cannot be measured.
+            no weights or has been trained, or if the data cannot be measured.
         TypeError: If `model` is no Keras layer.
 
     Example:
@@ -108,7 +109,14 @@ def recommend(
     rules = _chosen(ignore)
     if data is not None:
         build(model, batches(data, steps=steps, model=model))
-    for layer, count in trained_layers(inspect_model(model)):
+    view = inspect_model(model)
+    if not view.weights:
+        raise ValueError(
+            "recommend looks at the weights of a model before training, and "
+            "this model has none, so that there is nothing to initialize. "
+            f"Received: model={model.name!r}"
+        )
+    for layer, count in trained_layers(view):
         raise ValueError(
             "recommend looks at weights before training, and the ranges of its "
             "rules say nothing about trained ones: build the model anew, or "
@@ -268,7 +276,9 @@ def _unknown(case: Case) -> list[Finding]:
     if case.measured is not None or case.nonfinite:
         return []
     where = WHOLE
-    reasons = [text for text in (case.refusal, case.unmeasured) if text]
+    # Both may be one reason.
+    reasons = [*dict.fromkeys(filter(None, (case.refusal, case.unmeasured)))]
+    needs_data = case.data is None and not case.refusal.startswith(NO_KERNEL)
     if case.predicted is not None:
         (unknown,) = np.nonzero(np.isnan(case.predicted.total))
         if not len(unknown):
@@ -283,12 +293,10 @@ def _unknown(case: Case) -> list[Finding]:
             "signal and gradient",
             None,
             None,
-            f"The signal could not be looked at: {'; '.join(reasons)}".rstrip(
-                "."
-            )
-            + ".",
-            "kx.recommend(model, data)" if case.data is None else "",
-            note="" if case.data is not None else "The call needs your data.",
+            "The signal could not be looked at: "
+            f"{'; '.join(text.rstrip('.') for text in reasons)}.",
+            "kx.recommend(model, data)" if needs_data else "",
+            note="The call needs your data." if needs_data else "",
         )
     ]
 
@@ -323,7 +331,12 @@ def _not_seen(case: Case) -> list[str]:
             "Inputs, and dead and saturated units, were not measured: give "
             "data."
         )
-    elif case.measured is None and not case.nonfinite:
+    elif (
+        case.measured is None
+        and case.predicted is not None
+        and not case.nonfinite
+    ):
+        # Without a prediction, the finding "unknown" says so.
         said.append(f"The signal was not measured: {case.unmeasured}")
     if case.changed_layers:
         said.append(

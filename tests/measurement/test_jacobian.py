@@ -266,6 +266,7 @@ class Constant(keras.Model):
         (dense, np.ones((2, 9), np.int32), {}, "floating-point.*int32"),
         (dense, np.full((2, 9), np.nan), {}, "NaN or inf in the Jacobian"),
         (dense, np.ones((0, 9), np.float32), {}, "empty data"),
+        (dense, None, {}, "Received: data=None"),
         (dense, [[1.0]], {}, "data must be an array"),
         (dense, np.ones((2, 9)), {"layers": "nonsense"}, "nonsense"),
         (dense, np.ones((2, 9)), {"iterations": 0}, "iterations"),

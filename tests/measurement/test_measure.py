@@ -651,6 +651,8 @@ ENDLESS = tf.data.Dataset.from_tensor_slices(X).batch(2).repeat()
         (lambda: 3, X, {}, "keras.Model. Received: model=3 of type int"),
         (unbuilt, np.zeros((4, 2, 2, 0)), {}, None),
         (good, X[:0], {}, "must hold samples. Received: empty data"),
+        (good, X.astype(str), {}, "data must be numbers, unless"),
+        (good, None, {}, "must hold samples. Received: data=None"),
         (good, EMPTY, {}, "must hold samples. Received: empty data"),
         (good, X[:1], {}, "at least two.* Received: data of one sample"),
         (good, NAN, {}, "data must be finite. Received: NaN or inf in data"),

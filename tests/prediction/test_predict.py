@@ -416,6 +416,20 @@ def halves(x):
     return dense()(L.Concatenate()([keras.ops.relu(a), keras.ops.tanh(b)]))
 
 
+class NeedsNumbers(L.Layer):
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        if type(x).__name__ == "MomentTensor":
+            raise TypeError("a word " * 40)
+        return x
+
+
+def text_vectorization():
+    return L.TextVectorization(vocabulary=["a", "b"], output_sequence_length=4)
+
+
 REFUSED = {
     # Where the gradient is formed.
     "gradient of copies": (
@@ -486,7 +500,7 @@ REFUSED = {
     ),
     "tokens": (
         lambda: keras.Sequential([keras.Input((5,)), L.Embedding(4, 3)]),
-        "pass data",
+        "it needs the tokens themselves: pass data to predict. Received",
     ),
     "pairs": (
         lambda: initialized(kx.paired, dense(16, activation="relu")),
@@ -504,7 +518,23 @@ REFUSED = {
         lambda: keras.Sequential(
             [keras.Input((5,)), L.Lambda(lambda x: tf.nn.relu(x)), dense()]
         ),
-        "keras.ops",
+        "it calls functions of TensorFlow, and .*keras.ops alone. A rule",
+    ),
+    # The error of its call is cut at a word.
+    "long error": (
+        lambda: functional(lambda x: dense()(NeedsNumbers()(x)), 4),
+        r"\(NeedsNumbers\).*TypeError: (a word ){20,}(a )?\[\.{3}\]\. A rule",
+    ),
+    "text": (
+        lambda: keras.Sequential(
+            [keras.Input((), dtype="string"), text_vectorization(), dense()]
+        ),
+        "of text.*measure.*an input of dtype 'string'",
+    ),
+    "no layers": (keras.Sequential, "must have layers.*none"),
+    "no weights": (
+        lambda: keras.Sequential([keras.Input((4,)), L.ReLU()]),
+        "no weights.*layers=None",
     ),
     "too many tokens": (
         lambda: functional(lambda x: L.MultiHeadAttention(1, 2)(x, x), 1600, 4),
@@ -514,7 +544,10 @@ REFUSED = {
         lambda: keras.Sequential([keras.Input((None, 2)), L.Conv1D(2, 3)]),
         "unknown size",
     ),
-    "not built": (lambda: keras.Sequential([dense()]), "built"),
+    "not built": (
+        lambda: keras.Sequential([dense()]),
+        r"built. Call the model on data, or call model.build\(input_shape\).",
+    ),
     "noise": (
         lambda: functional(
             lambda x: L.LSTM(3)(
@@ -582,6 +615,22 @@ def test_data_of_another_shape_are_refused(name):
     for shape in shapes:
         with pytest.raises(ValueError, match="data must have the shapes"):
             kx.predict(model, np.ones((3, *shape)))
+
+
+def test_data_of_too_few_arrays_and_of_other_tokens_are_refused():
+    a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
+    two = keras.Model([a, b], dense()(L.Concatenate()([a, b])))
+    x = np.ones((3, 4))
+    for data in (x, [x], (x,)):
+        for function in (kx.predict, kx.measure):
+            with pytest.raises(
+                ValueError,
+                match=r"an array for each input.*4\), where.*4\), \(None, 2\)",
+            ):
+                function(two, data)
+    tokens = functional(lambda x: dense()(L.Embedding(4, 3)(x)), 5)
+    with pytest.raises(ValueError, match=r"^The integers in.* Received: 9 in"):
+        kx.predict(tokens, np.full((3, 5), 9))
 
 
 def test_data_that_a_call_of_ones_own_does_not_take():

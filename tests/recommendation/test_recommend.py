@@ -248,6 +248,52 @@ def test_tokens_that_become_alike_are_found():
     assert 0.98 < finding.predicted < 1
 
 
+def stack(*layers):
+    return keras.Sequential([keras.Input(NOISE.shape[1:]), *layers])
+
+
+def test_a_model_of_text_is_judged_by_its_measurement():
+    texts = np.array([f"{a} {b}" for a in "abcd" for b in "abcd"])
+    words = L.TextVectorization(vocabulary=[*"abcd"], output_sequence_length=4)
+    normal = keras.initializers.RandomNormal
+
+    def model(stddev=0.35):
+        layers = [
+            L.Dense(16, "relu", kernel_initializer=normal(stddev=stddev))
+            for _ in range(4)
+        ]
+        return keras.Sequential(
+            [
+                keras.Input((), dtype="string"),
+                words,
+                L.Embedding(6, 8),
+                L.Flatten(),
+                *layers,
+            ]
+        )
+
+    (finding,) = kx.recommend(model())
+    assert finding.rule == "unknown"
+    assert finding.call == "kx.recommend(model, data)"
+    for data in (texts, texts.astype(object), tf.constant(texts)):
+        findings = kx.recommend(model(), data)
+        assert "unknown" not in [finding.rule for finding in findings]
+    small = model(stddev=0.02)
+    (scale,) = [f for f in kx.recommend(small, texts) if f.rule == "scale"]
+    assert scale.measured < 1e-2
+    exec(scale.call, {"model": small, "kx": kx, "data": texts})
+    assert "scale" not in [f.rule for f in kx.recommend(small, texts)]
+
+
+def test_a_model_without_kernels_is_not_known():
+    for data in (None, NOISE):
+        findings = kx.recommend(stack(L.LayerNormalization()), data)
+        (finding,) = findings
+        assert finding.rule == "unknown" and not finding.call
+        assert str(findings).count("No layer that is known") == 1
+        assert "layers=" not in str(findings)
+
+
 def test_what_is_not_known_is_no_health():
     model = keras.Sequential([keras.Input((4,)), Raw(name="raw"), L.Dense(2)])
     (finding,) = kx.recommend(model)
@@ -361,6 +407,10 @@ def test_wrong_use_is_refused():
     for arguments, error, message in [
         (("model",), TypeError, r"Keras layer or model.*load_model"),
         ((keras.Sequential([L.Dense(2)]),), ValueError, "built"),
+        ((keras.Sequential(),), ValueError, "must have layers"),
+        ((stack(L.ReLU(), L.Flatten()),), ValueError, "nothing to initialize"),
+        ((stack(L.ReLU()), NOISE), ValueError, "nothing to initialize"),
+        ((model, NOISE.astype(str)), ValueError, "must be numbers"),
         ((model, NOISE[:1]), ValueError, "two"),
         ((model, np.full_like(NOISE, np.nan)), ValueError, "finite"),
         ((model, NOISE[:, :3]), ValueError, "."),

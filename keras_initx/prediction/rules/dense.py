@@ -22,7 +22,7 @@ import numpy as np
 from keras_initx.prediction.engine import Weight
 from keras_initx.prediction.moment_tensor import MomentTensor
 from keras_initx.prediction.propagation import Propagation, numbers
-from keras_initx.prediction.refusals import Unpredictable
+from keras_initx.prediction.refusals import Unpredictable, WrongDataError
 from keras_initx.prediction.registry import register_propagation
 
 _L = keras.layers
@@ -103,7 +103,7 @@ def _embedding(steps: Propagation, layer: Any, x: Any) -> MomentTensor:
     size = layer.input_dim
     outside = tokens[(tokens < -size) | (tokens >= size)]
     if outside.size:
-        raise ValueError(
+        raise WrongDataError(
             "The integers in data must be indices of the table that a layer "
             f"looks them up in, from 0 to {size - 1}. Received: {outside[0]} "
             "in data"
