@@ -128,10 +128,13 @@ class Grid:
             two = np.stack([middle, other], axis=1)
             sides.append(np.where(two[:, :1] % 2, two[:, ::-1], two))
             width = np.minimum(high - low, _SAMPLED)
-            begin = low + (high - low - width) // 2
+            # Neighbors, one even and one odd, from side to side of a cell.
             step = np.arange(_SAMPLED)
+            rest = (high - low)[:, None] - 2
+            spread = step // 2 * rest // (_SAMPLED // 2 - 1) + step % 2
+            spread = np.where(rest + 2 > _SAMPLED, spread, step)
             strides.append(
-                np.where(step < width[:, None], begin[:, None] + step, -1)
+                np.where(step < width[:, None], low[:, None] + spread, -1)
             )
         self.blocks = self._joined(sides)
         self._sampled = self._joined(strides)
@@ -183,6 +186,31 @@ class Grid:
         """Returns means over the cells of values `(..., positions)`."""
         return _grouped(values, self.cells, self.in_cell)
 
+    def pair_means(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Returns means of x_p y_(p+e) over the pairs of `near`.
+
+        Args:
+            x: Array of shape `(samples, positions)`.
+            y: Array of shape `(samples, positions)`.
+
+        Returns:
+            Array of shape `(samples, samples, cells, offsets)`.
+        """
+        samples, rank = len(x), len(self.places)
+        border = [(0, 0)] + [(self.radius, self.radius)] * rank
+        padded = np.pad(y.reshape(samples, *self.places), border)
+        sums = np.empty((samples, samples, *self.near_pairs.shape))
+        for k, offset in enumerate(self.offsets):
+            begin = offset + self.radius
+            window = tuple(
+                slice(b, b + n) for b, n in zip(begin, self.places, strict=True)
+            )
+            moved = padded[(slice(None), *window)].reshape(samples, -1)
+            products = x[:, None] * moved[None]
+            sums[..., k] = self.means(products)
+        pairs = np.maximum(self.near_pairs, 1)
+        return sums * self.in_cell[:, None] / pairs
+
     def class_means(self, values: np.ndarray) -> np.ndarray:
         """Returns means over the classes of values `(..., positions)`."""
         counts = np.bincount(self.classes, minlength=self.class_count)
@@ -218,6 +246,11 @@ def _grouped(
     return means.reshape(*values.shape[:-1], len(counts))
 
 
+def _quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns x / y, 0 where y is 0."""
+    return np.where(y > 0, x / np.where(y > 0, y, 1.0), 0.0)
+
+
 class Table:
     """Second moments E x_i y_j of two tensors of one grid.
 
@@ -241,6 +274,7 @@ class Table:
         self.same = same
         self.near = near
         self.far = far
+        self._of_roots: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -345,15 +379,40 @@ class Table:
             close, self.near[:, :, mine, offset], self.far[:, :, mine, theirs]
         )
         if profile:
-            shares = self._shares()
-            found *= shares[:, None, a] * shares[None, :, b]
+            near, far = self._correlations()
+            found = np.where(
+                close, near[:, :, mine, offset], far[:, :, mine, theirs]
+            )
+            roots = self._roots()
+            found *= roots[:, None, a] * roots[None, :, b]
         found = np.where(a == b, self.same[:, :, a], found)
         return np.where((first >= 0) & (second >= 0), found, 0.0)
 
+    def _roots(self) -> np.ndarray:
+        """Returns roots of mean squares, of shape `(samples, positions)`."""
+        squares = np.einsum("aap->ap", self.same)
+        return np.sqrt(np.maximum(squares, 0))
+
+    def _correlations(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `near` and `far` over means of products of two roots.
+
+        These are means over the same pairs, so that an entry of `near` is at
+        most 1.
+        """
+        if self._of_roots is None:
+            roots = self._roots()
+            near = self.grid.pair_means(roots, roots)
+            means = self.grid.means(roots)
+            far = means[:, None, :, None] * means[None, :, None, :]
+            self._of_roots = (
+                np.clip(_quotient(self.near, near), -1, 1),
+                _quotient(self.far, far),
+            )
+        return self._of_roots
+
     def _shares(self) -> np.ndarray:
         """Returns roots of mean squares over their mean in the cell."""
-        squares = np.einsum("aap->ap", self.same)
-        roots = np.sqrt(np.maximum(squares, 0))
+        roots = self._roots()
         mean = self.grid.means(roots)[:, self.grid.cells]
         return np.where(mean > 0, roots / np.maximum(mean, 1e-300), 1.0)
 
@@ -390,6 +449,9 @@ class Table:
         grid = self.grid
         mean = grid.class_means(self.same)[:, :, grid.classes]
         table = Table(grid, mean, self.near, self.far)
+        if profile:
+            # The correlations of the positions are kept, not their products.
+            table._of_roots = self._correlations()
         return table.at(points, others, profile)
 
     def at(
@@ -483,9 +545,9 @@ def variances_of_pairs(
 ) -> list[Table]:
     """Returns the variances of x_i and of y_j of each entry of a table.
 
-    Those of pairs of different positions are squares of the mean standard
-    deviation of the cell, so that the correlation of the pair is that of the
-    positions where all pairs have one correlation.
+    For a pair of different positions, the product of both is the squared mean
+    of the product of the two standard deviations, so that the correlation of
+    the pair is that of the positions where all pairs have one correlation.
 
     Args:
         grid: Grid.
@@ -495,18 +557,19 @@ def variances_of_pairs(
     Returns:
         List of two tables.
     """
-    found: list[Table] = []
     ones = np.ones(grid.size)
-    for table, values in (
-        (outer(grid, np.sqrt(first), ones), first),
-        (outer(grid, ones, np.sqrt(second)), second),
-    ):
-        squares = table * table
-        split = values.reshape(grid.samples, 1, grid.count)
-        if found:
-            split = split.transpose(1, 0, 2)
-        squares.same = np.broadcast_to(split, table.same.shape)
-        found.append(squares)
+    roots = np.sqrt(first), np.sqrt(second)
+    tables = outer(grid, roots[0], ones), outer(grid, ones, roots[1])
+    found = [table * table for table in tables]
+    split = [root.reshape(grid.samples, -1) for root in roots]
+    products = grid.pair_means(*split)
+    factor = _quotient(products, tables[0].near * tables[1].near)
+    for table in found:
+        table.near = table.near * factor
+    shape = found[0].same.shape
+    u, v = (each.reshape(grid.samples, -1) for each in (first, second))
+    found[0].same = np.broadcast_to(u[:, None], shape)
+    found[1].same = np.broadcast_to(v[None], shape)
     return found
 
 

@@ -270,6 +270,48 @@ def test_rows_without_pooling_are_those_of_the_matrix(monkeypatch):
         assert found.exactness == exact.exactness
 
 
+def test_pooling_where_mean_squares_change_within_a_cell(monkeypatch):
+    """A cell has 4 positions along each axis, more in larger images."""
+    model = keras.Sequential(
+        [
+            keras.Input((20, 20, 1)),
+            L.Conv2D(8, 2, activation="relu"),
+            L.MaxPooling2D(2),
+            L.Conv2D(8, 2),
+        ]
+    )
+    # Images with a spectrum of 1/f, as photographs have.
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(20), np.fft.fftfreq(20)))
+    f[0, 0] = 1 / 20
+    noise = np.random.default_rng(0).normal(size=(2, 20, 20))
+    x = np.fft.ifft2(np.fft.fft2(noise) / f).real
+    x = (x - x.min(axis=(1, 2), keepdims=True))[..., None]
+    kwargs = {"data": x, "weights": "initial", "samples": 2}
+    exact = kx.predict(model, **kwargs)
+    found = averaged(monkeypatch, model, 60, **kwargs)
+    np.testing.assert_allclose(found.total, exact.total, rtol=0.25)
+
+
+def test_an_indicator_of_a_wide_variable_is_drawn(monkeypatch):
+    def indicator(x):
+        return keras.ops.cast((x > 0) & (x < 0.6), x.dtype)
+
+    model = keras.Sequential(
+        [
+            keras.Input((18, 18, 3)),
+            L.Conv2D(4, 3, activation=indicator),
+            L.Conv2D(4, 1),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(2, 18, 18, 3))
+    x[1] = x[0] + 0.3 * x[1]
+    kwargs = {"data": 20 * x, "weights": "initial", "samples": 2}
+    found = averaged(monkeypatch, model, 60, **kwargs)
+    exact = kx.predict(model, **kwargs)
+    np.testing.assert_allclose(found.total, exact.total, rtol=0.1)
+    assert "drawn" in found.notes[-1]
+
+
 @pytest.mark.parametrize("with_data", [False, True])
 def test_a_small_sample_fraction_is_not_known(with_data, monkeypatch, tmp_path):
     model = keras.Sequential(

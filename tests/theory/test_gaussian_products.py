@@ -16,6 +16,7 @@ from keras_initx.theory.mean_field.gaussian_products import (
     UnresolvedError,
     gaussian_mean,
     gaussian_product,
+    gaussian_products_of_pairs,
 )
 
 RELU = Function(lambda z: np.maximum(z, 0), (0.0,))
@@ -254,3 +255,16 @@ def test_a_series_that_leaves_much_is_refused():
         expected = np.arcsin(2 * whole / np.outer(roots, roots)) * 2 / np.pi
         found = gaussian_product(f, f, zero, zero, variances, variances, whole)
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_pairs_take_the_series_only_where_it_ends():
+    """An indicator of a wide variable has no short series."""
+    f = Function(lambda z: ((z > 0) & (z < 0.6)) * 1.0, (0.0, 0.6))
+    rng = np.random.default_rng(0)
+    variances = 100 * (
+        1 + 0.2 * rng.random((2, gaussian_products._MANY_PAIRS + 1))
+    )
+    zero = np.zeros(variances.shape[1])
+    covariance = rng.uniform(-90, 90, len(zero))
+    with pytest.raises(UnresolvedError, match="a series of 160 terms"):
+        gaussian_products_of_pairs(f, f, zero, zero, *variances, covariance)

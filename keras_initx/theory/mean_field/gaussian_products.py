@@ -306,6 +306,9 @@ def gaussian_products_of_pairs(
     Returns:
         Array of shape `(pairs,)`.
 
+    Raises:
+        UnresolvedError: As `gaussian_product`.
+
     Reference: as `gaussian_product`.
     """
     q_u, q_v = np.maximum(variance_u, 0), np.maximum(variance_v, 0)
@@ -566,17 +569,10 @@ def _by_series(
     leave of E f(u)^2 and E g(v)^2 is taken to be at the next power of rho.
 
     Raises:
-        UnresolvedError: If a share of E f(u)^2 or E g(v)^2 above 3% is left.
+        UnresolvedError: As `_coefficients`.
     """
     a, rest_a = _coefficients(f, mean_u, variance_u)
     b, rest_b = _coefficients(g, mean_v, variance_v)
-    for first, rest in ((a, rest_a), (b, rest_b)):
-        square = np.sum(first**2, axis=1) + rest**2
-        if np.any(rest**2 > _REST * square):
-            raise UnresolvedError(
-                f"a series of {_TERMS} terms leaves more than {_REST:.0%} of "
-                "the mean square of a function of a wide variable"
-            )
     rho = np.cos(angles_between(variance_u[:, None], variance_v, covariance))
     total = np.zeros(covariance.shape)
     power = np.ones(covariance.shape)
@@ -608,7 +604,11 @@ def _series_of_pairs(
 def _coefficients(
     f: Function, mean: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns Hermite coefficients `(n, terms)`, and the root of the rest."""
+    """Returns Hermite coefficients `(n, terms)`, and the root of the rest.
+
+    Raises:
+        UnresolvedError: If a share of E f(u)^2 above 3% is left.
+    """
     f = _resolved(f, variance)
     pairs, inverse = np.unique(
         np.stack([mean, variance]), axis=1, return_inverse=True
@@ -624,5 +624,10 @@ def _coefficients(
         below, polynomial = polynomial, above
     squares = np.sum(weights * values**2, axis=1)
     rest = np.maximum(squares - np.sum(coefficients**2, axis=1), 0)
+    if np.any(rest > _REST * squares):
+        raise UnresolvedError(
+            f"a series of {_TERMS} terms leaves more than {_REST:.0%} of "
+            "the mean square of a function of a wide variable"
+        )
     inverse = inverse.ravel()
     return coefficients[inverse], np.sqrt(rest)[inverse]
