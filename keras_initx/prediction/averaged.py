@@ -60,8 +60,8 @@ from keras_initx.theory.mean_field.gaussian_products import (
 POSITIONS = (
     "positions averaged: pairs of different positions are known as means over "
     "parts of the image; behind two poolings totals were 14% to 31% lower than "
-    "those of drawn networks, and gradients up to 9% off; behind one pooling of "
-    "photographs the total was 19% too large"
+    "those of drawn networks, and gradients up to 9% off; behind one "
+    "pooling of photographs the total was 19% too large"
 )
 # The largest window of a mean over positions.
 _MOST_READINGS = 32
