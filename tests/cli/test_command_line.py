@@ -529,9 +529,9 @@ def files(tmp_path_factory):
         ),
         ("report --model @conv.keras --data @wide.npy", r"(4, 65)"),
         ("report --model @conv.keras --data @channels_first.npy", "(4, 8, 1"),
-        ("report --model @conv.keras --data @text64.npy", "string"),
+        ("report --model @conv.keras --data @text64.npy", "data of text"),
         ("report --model @conv.keras --data @two.npz", "Expected: input_"),
-        ("report --model @joined.keras", "keys ['a', 'b']"),
+        ("report --model @joined.keras", "an array for each input"),
         ("report --model @embedding.keras", "data=digits of shape (1797, 64)"),
         (
             "report --model @embedding.keras --data @ids.npy",

@@ -39,7 +39,9 @@ def test_a_selector_without_a_layer_is_refused_with_advice(selector, advice):
 
 
 def test_without_a_layer_that_holds_a_kernel_it_says_how_to_name_some():
-    calls = [LayerCall("own", keras.layers.Layer(name="own"))]
+    own = keras.layers.Layer(name="own")
+    own.add_weight(shape=(2,))
+    calls = [LayerCall("own", own)]
     advice = r"layers=, or register a rule.* Received: layers=None.*'own'"
     with pytest.raises(ValueError, match=advice):
         check_all_matched(selectors(None), calls)
