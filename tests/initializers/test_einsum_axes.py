@@ -8,6 +8,7 @@ import pytest
 
 import keras_initx as kx
 from keras_initx.initializers import einsum_axes
+from keras_initx.prediction.weights import initializer_moments
 
 NAMES_AXES = einsum_axes.KERAS_NAMES_AXES
 I = kx.initializers  # noqa: E741
@@ -147,3 +148,21 @@ def test_attention_kernels_and_initialize(monkeypatch):
     assert len(done) == 4
     stds = [np.std(np.asarray(w)) for w in model.weights]
     np.testing.assert_allclose(stds, right, rtol=0.0097)
+
+
+@pytest.mark.parametrize(
+    ("mode", "with_axes", "without"),
+    [("fan_in", 32, 4 * 32), ("fan_out", 4 * 16, 16 * 32)],
+)
+def test_moments_of_an_initializer_with_axes_and_without(
+    mode, with_axes, without
+):
+    shape = (32, 4, 16)
+    initializer = keras.initializers.VarianceScaling(1.0, mode)
+    initializer.input_axes, initializer.output_axes = [0], [1, 2]
+    moments = initializer_moments(initializer, shape)
+    assert moments.variance == pytest.approx(1 / with_axes)
+    # Keras before 3.15 has no axes.
+    del initializer.input_axes, initializer.output_axes
+    moments = initializer_moments(initializer, shape)
+    assert moments.variance == pytest.approx(1 / without)
