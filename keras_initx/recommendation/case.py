@@ -30,6 +30,8 @@ from keras_initx.profile import VarianceProfile
 # How many samples a prediction takes of the data, and a measurement of white
 # noise.
 _PREDICTED, _NOISE = 4, 64
+# How many tokens a text has whose length is not known.
+_STEPS = 8
 # The number of points of a batch, positions times samples, whose variance is
 # near enough to that of all, and the samples of a prediction in training mode.
 _BATCH, _TRAINING_SAMPLES = 16, 32
@@ -271,6 +273,59 @@ class Case:
         """The prediction at other layers than those with kernels."""
         return self._predict(self.by_batch, layers)
 
+    def measured_at(self, layers: Any) -> VarianceProfile | None:
+        """The measurement at other layers than those with kernels.
+
+        Without data a model of tokens is measured on random ones. None if the
+        model, or its data, cannot be measured.
+        """
+        data = self._random_tokens() if self.data is None else self.data
+        if data is None:
+            return None
+        try:
+            return self._measure(data, self.by_batch, False, layers)
+        except (ValueError, RuntimeError, TypeError):
+            return None
+
+    def _random_tokens(self) -> Any:
+        """Random inputs of a model of tokens, None if they are not known.
+
+        An input that enters a layer with embeddings has tokens of the smallest
+        of them. Other integers, as those of a mask, are 1.
+        """
+        if self.graph is None:
+            return None
+        rows: dict[int, int] = {}
+        for weight in self.view.weights:
+            if weight.role == "embedding":
+                for layer in weight.layers:
+                    count = int(weight.variable.shape[0])
+                    rows[id(layer)] = min(count, rows.get(id(layer), count))
+        rng = np.random.default_rng(0)
+        arrays = []
+        for number, tensor in enumerate(self.model.inputs):
+            if tensor.dtype == "string":
+                return None
+            shape = (_NOISE, *(n or _STEPS for n in tensor.shape[1:]))
+            tokens = [
+                rows[id(step.operation)]
+                for step in self.graph.consumers.get(number, [])
+                if step is not None and id(step.operation) in rows
+            ]
+            if tokens:
+                arrays.append(rng.integers(0, min(tokens), shape))
+            elif "int" in tensor.dtype or tensor.dtype == "bool":
+                arrays.append(np.ones(shape, tensor.dtype))
+            else:
+                arrays.append(rng.standard_normal(shape).astype("float32"))
+        if isinstance(self.model, keras.Sequential):
+            return arrays[0]
+        # The structure of the inputs may have other places than their list.
+        places = dict(zip(map(id, self.model.inputs), arrays, strict=True))
+        return keras.tree.map_structure(
+            lambda tensor: places[id(tensor)], self.model.input
+        )
+
     @cached_property
     def measured(self) -> VarianceProfile | None:
         """The measurement, None with the reason in `unmeasured`.
@@ -294,7 +349,7 @@ class Case:
         return None
 
     def _measure(
-        self, data: Any, training: bool, gradient: bool
+        self, data: Any, training: bool, gradient: bool, layers: Any = None
     ) -> VarianceProfile:
         try:
             with warnings.catch_warnings():
@@ -302,6 +357,7 @@ class Case:
                 return measure(
                     self.model,
                     data,
+                    layers=layers,
                     training=training,
                     steps=self.steps,
                     gradient=gradient,
@@ -309,7 +365,7 @@ class Case:
         except (ValueError, RuntimeError):
             if not gradient:
                 raise
-        return self._measure(data, training, gradient=False)
+        return self._measure(data, training, False, layers)
 
     def _noise(self) -> Any:
         if not self.is_paired or self.graph is None:

@@ -706,3 +706,99 @@ def test_the_scale_of_noise_that_a_model_rescales_is_not_judged():
     data = 255 * NOISE
     one = case.Case(model(1 / 255), data, 8)
     assert one.noise_fits and not RULES["scale"](one).found
+
+
+def signs(size):
+    """Makes tables of entries of one size, half of them negative."""
+
+    def table(shape, dtype=None):
+        numbers = np.arange(np.prod(shape)).reshape(shape)
+        return size * keras.ops.cast(1 - 2 * (numbers % 2), dtype)
+
+    return table
+
+
+class Positions(L.Layer):
+    """Tokens and their positions, and the read-out by the same table."""
+
+    def __init__(self, token, position):
+        super().__init__()
+        self.tokens = L.ReversibleEmbedding(9, 8, embeddings_initializer=token)
+        self.places = L.Embedding(3, 8, embeddings_initializer=position)
+
+    def call(self, x, reverse=False):
+        if reverse:
+            return self.tokens(x, reverse=True)
+        return self.tokens(x) + self.places(keras.ops.arange(3))
+
+
+def embedded(size, epsilon, kind="tokens", norm=L.LayerNormalization):
+    """A model of tokens, of tokens and positions, or of text."""
+    x = inputs = keras.Input(
+        () if kind == "text" else (3,),
+        dtype="string" if kind == "text" else "int32",
+    )
+    if kind == "text":
+        words = L.TextVectorization(
+            vocabulary=[*"abcde"], output_sequence_length=3
+        )
+        x = words(x)
+    layer = L.Embedding(9, 8, embeddings_initializer=signs(size))
+    if kind == "positions":
+        layer = Positions(signs(size), "zeros")
+    x = L.Dense(8, "relu")(norm(epsilon=epsilon)(layer(x)))
+    x = layer(x, reverse=True) if kind == "positions" else L.Dense(2)(x)
+    return keras.Model(inputs, x)
+
+
+TEXTS = np.array([f"{a} {b} c" for a in "abcd" for b in "abcd"])
+
+
+@pytest.mark.parametrize(
+    ("size", "epsilon", "kind", "data", "found"),
+    [
+        (0.0005, 1e-6, "tokens", None, True),
+        (0.0005, 1e-3, "tokens", TOKENS % 9, True),
+        (0.0005, 1e-6, "positions", None, True),
+        (0.0005, 1e-3, "positions", TOKENS % 9, True),
+        (0.0005, 1e-6, "text", TEXTS, True),
+        # The size of Keras at its own epsilon.
+        (0.05 / 3**0.5, 1e-3, "text", TEXTS, True),
+        # Epsilon takes 5.1% of the variance, and 4.9%.
+        ((0.949 / 0.051 * 1e-6) ** 0.5, 1e-6, "tokens", None, True),
+        ((0.951 / 0.049 * 1e-6) ** 0.5, 1e-6, "positions", None, False),
+        # The size of BERT.
+        (0.02, 1e-6, "positions", TOKENS % 9, False),
+        (0.05 / 3**0.5, 1e-6, "text", TEXTS, False),
+    ],
+)
+def test_an_embedding_against_epsilon(size, epsilon, kind, data, found):
+    model = embedded(size, epsilon, kind)
+    reading = RULES["embedding"](case.Case(model, data, 8))
+    assert (reading is not None and reading.found) is found
+    if reading is not None:
+        kept = size**2 / (size**2 + epsilon)
+        assert reading.measured == pytest.approx(kept, rel=1e-3)
+    if found:
+        names = {"model": model, "kx": kx}
+        exec(reading.lines[-1], names)
+        again = RULES["embedding"](case.Case(model, data, 8, is_trial=True))
+        assert not again.found and again.measured > 0.99
+
+
+@pytest.mark.parametrize("norm", [L.RMSNormalization, L.LayerNormalization])
+def test_normalizations_that_an_embedding_is_not_judged_by(norm):
+    model = embedded(0.0005, 1e-6, norm=norm)
+    rule = RULES["embedding"]
+    assert rule(at_start(model)).found
+    # Behind other scales and offsets the mean square says nothing.
+    (layer,) = (one for one in model.layers if isinstance(one, norm))
+    for weight in layer.weights:
+        before = weight.numpy()
+        weight.assign(before + 1)
+        assert rule(at_start(model)) is None
+        weight.assign(before)
+    # Without tokens, or without a table, there is nothing to look at.
+    assert rule(at_start(keras.Sequential([keras.Input((8,)), norm()]))) is None
+    unknown = embedded(0.0005, 1e-6, "text")
+    assert rule(at_start(unknown)) is None

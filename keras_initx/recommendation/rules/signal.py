@@ -19,14 +19,17 @@ from keras_initx.profile.verdict import (
 )
 from keras_initx.recommendation import lines
 from keras_initx.recommendation.case import Case, entries, mean_square
-from keras_initx.recommendation.reading import Reading, outside
+from keras_initx.recommendation.reading import Reading, listed, outside
 from keras_initx.recommendation.rules.weights import (
     EPSILONS,
+    epsilon_of,
     has_sum,
 )
 
 # The square of the rounding of float32 numbers near 1.
 _DEAD = 2.0**-46
+# Behind a normalization, epsilon takes less than 5% of the variance.
+_NORMALIZED = 0.95
 # Branches that are scaled by 1/sqrt(L) multiply the stream by less than e.
 _STREAM = 10.0
 
@@ -226,39 +229,36 @@ def sample_fraction(case: Case) -> Reading | None:
 
 def small_before_normalization(case: Case) -> Reading | None:
     """An embedding is so small that epsilon outweighs its variance."""
-    layers = case.view.layers
-    if not any(isinstance(one, keras.layers.Embedding) for one in layers):
+    tables = {
+        case.view.name(w.layer): mean_square(w.variable)
+        for w in case.view.weights
+        if w.role == "embedding"
+    }
+    norms = [one for one in case.view.layers if is_fresh(one)]
+    epsilons = [epsilon_of(case, one) or 0.0 for one in norms]
+    norms = [n for n, e in zip(norms, epsilons, strict=True) if e]
+    if not tables or not norms:
         return None
-    kinds = (
-        keras.layers.LayerNormalization,
-        keras.layers.RMSNormalization,
-        keras.layers.GroupNormalization,
-    )
-    norms = [one for one in layers if isinstance(one, kinds) and is_fresh(one)]
-    smallest = min(
-        (
-            mean_square(w.variable)
-            for w in case.view.weights
-            if w.role == "embedding"
-        ),
-        default=math.inf,
-    )
-    if not norms or smallest > EPSILONS * max(one.epsilon for one in norms):
+    # Far above each epsilon nothing is measured, which takes time.
+    largest = max(epsilons)
+    if min(tables.values()) > EPSILONS * largest and not case.is_trial:
         return None
-    profile = case.predicted_at(norms)
+    predicted, measured = None, case.measured_at(norms)
+    if measured is None:
+        predicted = case.predicted_at(norms)
+    profile = predicted if measured is None else measured
     if profile is None or np.isnan(profile.total).all():
         return None
     worst = int(np.nanargmin(profile.total))
-    names = [
-        case.view.name(one)
-        for one in layers
-        if isinstance(one, keras.layers.Embedding)
-    ]
+    kept = float(profile.total[worst])
+    names = list(tables)
     return Reading(
-        bool(profile.total[worst] < 0.9),
-        f"mean square behind {profile.layers[worst]!r} (good: 0.9 to 1)",
-        float(profile.total[worst]),
-        where=", ".join(map(repr, names)),
+        kept < _NORMALIZED,
+        f"mean square behind {profile.layers[worst]!r} (good: {_NORMALIZED:g} "
+        "to 1)",
+        None if predicted is None else kept,
+        None if measured is None else kept,
+        where=listed(names),
         why=(
             "A normalization divides by sqrt(q + epsilon): where the mean "
             "square q of an embedding is of the order of epsilon, it does not "
@@ -271,13 +271,20 @@ def small_before_normalization(case: Case) -> Reading | None:
             )
             for g in (0.1, 1.0)
         ],
+        note=(
+            "It was measured on random tokens."
+            if case.data is None and measured is not None
+            else ""
+        ),
     )
 
 
 def is_fresh(layer: object) -> bool:
-    """Whether the scale of a normalization is 1, or there is none."""
-    for name in ("gamma", "scale"):
+    """Whether a normalization has the scale 1 and no offset, or has neither."""
+    for name, value in (("gamma", 1), ("scale", 1), ("beta", 0)):
         weight = getattr(layer, name, None)
-        if isinstance(weight, keras.Variable):
-            return bool(np.all(entries(weight) == 1))
+        if isinstance(weight, keras.Variable) and np.any(
+            entries(weight) != value
+        ):
+            return False
     return True

@@ -150,12 +150,24 @@ def is_normalized(case: Case, layer: Any, size: float) -> bool:
     ]
     return bool(steps) and all(
         step is not None
-        and isinstance(step.operation, keras.layers.Layer)
-        and bool(case.view.rule(step.operation).normalizes)
-        and moving_statistics(step.operation) is None
-        and size > EPSILONS * getattr(step.operation, "epsilon", 0.0)
+        and (epsilon := epsilon_of(case, step.operation)) is not None
+        and size > EPSILONS * epsilon
         for step in steps
     )
+
+
+def epsilon_of(case: Case, operation: Any) -> float | None:
+    """Returns the epsilon of a normalization over the units of a sample.
+
+    None for another operation, and for a normalization of a batch.
+    """
+    if not isinstance(operation, keras.layers.Layer):
+        return None
+    if not case.view.rule(operation).normalizes:
+        return None
+    if moving_statistics(operation) is not None:
+        return None
+    return float(getattr(operation, "epsilon", 0.0))
 
 
 def width_against_depth(case: Case) -> Reading | None:
