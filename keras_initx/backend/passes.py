@@ -354,6 +354,20 @@ class Passes(abc.ABC):
     def lengths(self, tensors: Sequence[Tensor]) -> Tensor:
         """Returns the size of the first axis of each tensor, int32."""
 
+    def first_rows(self, tensor: Tensor, rows: Any) -> Tensor:
+        """Returns the first rows of a matrix, at most all of them."""
+        return tensor[:rows]
+
+    def first_row(self, stack: Tensor) -> Tensor:
+        """Returns the first row, with an axis of size 1, of each matrix."""
+        return stack[..., :1, :]
+
+    def parts(self, tensor: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+        """Divides a tensor along the first axis into parts of some sizes."""
+        if len(sizes) == 1:
+            return [tensor]
+        return keras.ops.split(tensor, np.cumsum(sizes)[:-1].tolist())
+
     @abc.abstractmethod
     def half_sum_of_squares(self, tensor: Tensor) -> Tensor:
         """Returns half the sum of squares, summed in parts, in its dtype."""

@@ -143,7 +143,22 @@ class TensorFlowPasses(Passes):
         return _fused(function)
 
     def lengths(self, tensors: Sequence[Tensor]) -> Tensor:
-        return tf.stack([tf.shape(tensor) for tensor in tensors])[:, 0]
+        if len(tensors) == 1:
+            return tf.slice(tf.shape(tensors[0]), [0], [1])
+        return tf.stack(tf.shape_n(tensors))[:, 0]
+
+    # Python's form of a slice, and Keras's split, are traced into several times
+    # the operations.
+
+    def first_rows(self, tensor: Tensor, rows: Any) -> Tensor:
+        return tf.slice(tensor, [0, 0], [rows, -1])
+
+    def first_row(self, stack: Tensor) -> Tensor:
+        size = [-1] * (stack.shape.rank - 2) + [1, -1]
+        return tf.slice(stack, [0] * len(size), size)
+
+    def parts(self, tensor: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+        return tf.split(tensor, sizes) if len(sizes) > 1 else [tensor]
 
     def half_sum_of_squares(self, tensor: Tensor) -> Tensor:
         # On a CPU this kernel sums in a tree over several threads; reduce_mean

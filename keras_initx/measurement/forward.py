@@ -188,7 +188,7 @@ def forward_pass(
         ),
         tuple(rows.places),
         tuple(rows.place_of.doubtful),
-        all_finite(batch),
+        all_finite(batch, few),
         tuple(written),
         new_states,
         tuple(ran),

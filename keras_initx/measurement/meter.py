@@ -278,8 +278,8 @@ class Meter:
                     structure, placed, states, written, all_batches
                 )
                 with refusing_other_axes():
-                    new, new_finite, states, new_sums = compiled.function(
-                        placed.batch, states
+                    (new, numbers), new_finite, states, new_sums = (
+                        compiled.function(placed.batch, states)
                     )
             except Exception as error:
                 found = explained(error)
@@ -292,13 +292,15 @@ class Meter:
                 raise _BeginAgain
             samples += samples_of(batch)
             written = compiled.written
-            moments = compiled.merge(moments, new) if moments else new
+            if moments:
+                new, numbers = compiled.merge(moments, new)
+            moments = new
             sums = sums + new_sums
             finite = ops.logical_and(finite, new_finite)
             on_batch()
         if moments is None:
             return None
-        layers, outputs = compiled.summarize(moments)
+        layers, outputs = numbers
         variance, square = compiled.by_call(passes().to_numpy(layers))
         shares = _of_rows(
             passes().to_numpy(outputs), compiled.activation_of, samples
@@ -439,12 +441,18 @@ class Meter:
             moments = traced.moments, traced.outputs
             return moments, traced.finite, traced.states, sums
 
+        on_all = placed.moments(forward)
+
+        def run(batch: Any, states: tuple[Tensor, ...]) -> tuple:
+            moments, finite, states, sums = on_all(batch, states)
+            return _with_numbers(moments), finite, states, sums
+
         inputs = placed.spec
         if self._task is not None:
             inputs = inputs["inputs"]
         with taken_as_inputs(self._model, inputs):
-            function, (moments, *_) = passes().compile_pass(
-                placed.moments(forward), placed.batch, placed.spec, states
+            function, ((moments, _), *_) = passes().compile_pass(
+                run, placed.batch, placed.spec, states
             )
         # Each replica has traced one, and all of these are equal.
         (traced,) = traces
@@ -455,8 +463,9 @@ class Meter:
             )
         return _CompiledForward(
             function,
-            passes().compile_when_called(merged, moments, moments),
-            passes().compile(_summarize, moments)[0],
+            passes().compile_when_called(
+                lambda a, b: _with_numbers(merged(a, b)), moments, moments
+            ),
             traced.names,
             traced.order,
             traced.activation_of,
@@ -509,13 +518,12 @@ class _Result(NamedTuple):
 
 
 class _CompiledForward(NamedTuple):
-    """A compiled forward pass, and compiled functions of its moments.
+    """A compiled forward pass, and a compiled function of its moments.
 
     Args:
-        function: Returns moments, whether the batch is finite, states, and
-            the sums of squared gradients.
-        merge: Merges the moments of two batches.
-        summarize: Returns the numbers of each layer and activation.
+        function: Returns what `_with_numbers` returns of moments, whether the
+            batch is finite, states, and the sums of squared gradients.
+        merge: Merges the moments of two batches, and returns the same of them.
         names: The names of the layers' calls.
         order: The index of the call of each row of `Moments`.
         activation_of: The index of the activation of each, or None.
@@ -527,7 +535,6 @@ class _CompiledForward(NamedTuple):
 
     function: Callable
     merge: Callable
-    summarize: Callable
     names: tuple[str, ...]
     order: tuple[int, ...]
     activation_of: tuple[int | None, ...]
@@ -612,14 +619,18 @@ def _same_spec(batch: Any, before: Any) -> Any:
     return spec
 
 
-def _summarize(moments: Moments) -> tuple[Tensor, Tensor]:
-    """The numbers of each layer, and those of each activation.
+def _with_numbers(moments: Moments) -> tuple[Moments, tuple[Tensor, Tensor]]:
+    """Moments, with the numbers of each layer and those of each activation.
+
+    All in one function, since to trace another takes longer than to compute a
+    few numbers after each batch.
 
     Returns:
-        Sample variances and squared means, shape `(2, layers)`; the number of
-        samples and the dead and saturated fractions, `(3, activations)`.
+        The moments. Sample variances and squared means, shape `(2, layers)`;
+        the number of samples and the dead and saturated fractions,
+        `(3, activations)`.
     """
-    return (
+    return moments, (
         ops.stack([moments.variance, mean_squares(moments.means)]),
         ops.stack(
             [moments.outputs, dead_fractions(moments), moments.saturated]

@@ -17,12 +17,12 @@ layer, and Python few tensors.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_initx import backend
@@ -201,57 +201,65 @@ def _constants_and_saturated(
     layers: int, bounds: tuple[float, float] | None, few: bool
 ) -> Callable:
     def function(joined: Tensor) -> tuple[Tensor, Tensor]:
-        stack = _stacked(joined, layers)
+        stack, samples = _stacked(joined, layers)
+        first = passes().first_row(stack)
+        is_constant = _are_constant(stack, first, few)
         nan = ops.cast(float("nan"), stack.dtype)
-        first = _first(stack)
-        is_constant = _are_constant(stack, few)
-        constants = ops.where(is_constant, first[..., 0, :], nan)
-        saturated = nan if bounds is None else _saturated(stack, bounds, few)
-        return (
-            ops.reshape(constants, (layers, -1)),
-            ops.broadcast_to(saturated, (layers,)),
-        )
+        constants = _matrix(ops.where(is_constant, first, nan), layers)
+        if bounds is None:
+            dtype = keras.backend.standardize_dtype(stack.dtype)
+            saturated = np.full(layers, float("nan"), dtype)
+            return constants, ops.convert_to_tensor(saturated)
+        share = _share(samples, stack.dtype)
+        shares = _matrix(_near_bounds(stack, share, bounds, few), layers)
+        # A share, also where its terms are rounded.
+        return constants, ops.minimum(ops.mean(shares, axis=-1), 1)
 
     return function
 
 
-def _saturated(stack: Tensor, bounds: tuple[float, float], few: bool) -> Tensor:
-    """The share of outputs that are near a bound."""
+def _near_bounds(
+    stack: Tensor, share: Tensor, bounds: tuple[float, float], few: bool
+) -> Tensor:
+    """The share of samples of each unit that are near a bound."""
     middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
     limit = half * (1 - 2 * _NEAR_A_BOUND)
-    share = _share(stack)
-    shares = _sum_of_rows(
+    return _sum_of_rows(
         stack,
         lambda rows: (
             ops.cast(ops.abs(rows - middle) > limit, stack.dtype) * share
         ),
         few,
     )
-    # A share, also where its terms are rounded.
-    return ops.minimum(ops.mean(shares, axis=-1), 1)
 
 
-def _stacked(joined: Tensor, layers: int) -> Tensor:
-    """The signals of some layers, shape `(layers, samples, units)`.
+def _stacked(joined: Tensor, layers: int) -> tuple[Tensor, Any]:
+    """The signals of some layers, and the number of samples.
 
-    That of one layer keeps the shape `(samples, units)`, since XLA would store
-    more of it otherwise.
+    The shape is `(layers, samples, units)`. That of one layer keeps the shape
+    `(samples, units)`, since XLA would store more of it otherwise.
     """
-    if layers == 1:
-        return joined
     rows, units = ops.shape(joined)
+    if layers == 1:
+        return joined, rows
     samples = rows // layers
-    return ops.reshape(joined[: layers * samples], (layers, samples, units))
+    kept = passes().first_rows(joined, layers * samples)
+    return ops.reshape(kept, (layers, samples, units)), samples
 
 
-def _share(stack: Tensor) -> Tensor:
+def _matrix(reduced: Tensor, layers: int) -> Tensor:
+    """What `_stacked` was reduced to, shape `(layers, units)`.
+
+    Args:
+        reduced: tensor. An axis of size 1 is left of the samples.
+        layers: int. The number of layers.
+    """
+    return reduced if layers == 1 else ops.reshape(reduced, (layers, -1))
+
+
+def _share(samples: Any, dtype: Any) -> Tensor:
     """What one sample adds to a mean over samples."""
-    return 1 / ops.cast(ops.shape(stack)[-2], stack.dtype)
-
-
-def _first(stack: Tensor) -> Tensor:
-    """The first sample, with an axis of one sample."""
-    return stack[..., :1, :]
+    return 1 / ops.cast(samples, dtype)
 
 
 def _wide(signal: Tensor) -> Tensor:
@@ -283,21 +291,21 @@ def _widest(vectors: Sequence[Tensor]) -> Tensor:
     dtype = backend.widest_float()
     if not vectors:
         return ops.zeros((0,), dtype)
-    return ops.concatenate([ops.cast(x, dtype) for x in vectors], axis=0)
+    wide = [ops.cast(x, dtype) for x in vectors]
+    return wide[0] if len(wide) == 1 else ops.concatenate(wide, axis=0)
 
 
 def merged(a: Moments, b: Moments) -> Moments:
     """Returns the moments of the samples of `a` and of `b` together."""
     count = a.count + b.count
     share = b.count / count
-    sizes = [mean.shape[0] for mean in a.means]
-    ends = list(itertools.accumulate(sizes))
-    shares = [
-        share[end - size : end] for size, end in zip(sizes, ends, strict=True)
-    ]
+    # As a column each, beside the units.
+    shares = passes().parts(
+        ops.expand_dims(share, 1), [mean.shape[0] for mean in a.means]
+    )
     shifts = [new - old for old, new in zip(a.means, b.means, strict=True)]
     means = tuple(
-        old + ops.cast(each, old.dtype)[:, None] * shift
+        old + ops.cast(each, old.dtype) * shift
         for old, each, shift in zip(a.means, shares, shifts, strict=True)
     )
     variance = merged_variance(
@@ -359,7 +367,7 @@ def half_squares(stack: Tensor) -> Tensor:
     """Returns half the sum of squares of each row of a matrix."""
     layers, units = stack.shape
     if units is not None and units <= _SMALL:
-        return ops.sum(stack**2, axis=1) / 2
+        return ops.sum(ops.square(stack), axis=1) / 2
     return ops.stack(
         [passes().half_sum_of_squares(x) for x in ops.unstack(stack, layers)]
     )
@@ -369,6 +377,10 @@ def _mean_squares(
     squares: Sequence[Tensor], stacks: Sequence[Tensor]
 ) -> Tensor:
     dtype = backend.widest_float()
+    layers, units = zip(*(stack.shape for stack in stacks), strict=True)
+    if None not in units:
+        counts = np.repeat(units, layers).astype(dtype)
+        return 2 * _widest(squares) / ops.convert_to_tensor(counts)
     return ops.concatenate(
         [
             2 * ops.cast(square, dtype) / ops.cast(ops.shape(stack)[1], dtype)
@@ -378,23 +390,28 @@ def _mean_squares(
     )
 
 
-def all_finite(tensors: Any) -> Tensor:
+def all_finite(tensors: Any, few: bool = False) -> Tensor:
     """Returns whether no floating-point number is NaN or infinite.
 
     Args:
         tensors: Structure of tensors. Those of other dtypes are finite, and so
             is None.
+        few: bool. Whether there are at most `FEW_SAMPLES` samples, which are
+            examined at once. Defaults to False.
     """
     floats = [
         x
         for x in keras.tree.flatten(tensors)
         if x is not None and backend.is_floating_tensor(x)
     ]
-    finite = [_finite(x) for x in floats]
-    return ops.all(ops.stack(finite)) if finite else ops.cast(True, "bool")
+    if not floats:
+        return ops.cast(True, "bool")
+    return functools.reduce(ops.logical_and, [_finite(x, few) for x in floats])
 
 
-def _finite(x: Tensor) -> Tensor:
+def _finite(x: Tensor, few: bool) -> Tensor:
+    if few:
+        return ops.all(ops.isfinite(x))
     # For almost all data the fast sum of squares is finite, and so are they. It
     # overflows before its elements do; only then each of them is examined.
     return ops.cond(
@@ -407,34 +424,30 @@ def _finite(x: Tensor) -> Tensor:
 @functools.cache
 def _mean_and_deviation(layers: int, few: bool) -> Callable:
     def function(joined: Tensor) -> tuple[Tensor, Tensor]:
-        stack = _stacked(joined, layers)
-        share = _share(stack)
-        first = _first(stack)
+        stack, samples = _stacked(joined, layers)
+        share = _share(samples, stack.dtype)
+        first = passes().first_row(stack)
         # Sums are about the first sample: a sum of a part that all samples
         # share would round it, and a constant signal would have a variance.
         shift = _sum_of_rows(stack, lambda rows: (rows - first) * share, few)
-        mean = first + ops.expand_dims(shift, -2)
+        mean = first + shift
         square = _sum_of_rows(
-            stack, lambda rows: (rows - mean) ** 2 * share, few
+            stack, lambda rows: ops.square(rows - mean) * share, few
         )
-        return (
-            ops.reshape(mean, (layers, -1)),
-            ops.reshape(ops.sqrt(square), (layers, -1)),
-        )
+        return _matrix(mean, layers), _matrix(ops.sqrt(square), layers)
 
     return function
 
 
-def _are_constant(stack: Tensor, few: bool) -> Tensor:
-    """Whether each unit is the same for all samples.
+def _are_constant(stack: Tensor, first: Tensor, few: bool) -> Tensor:
+    """Whether each unit is the same for all samples as for the first one.
 
     The samples are looked at until no unit is left that may be, which is soon
     where none is.
     """
-    first = _first(stack)
     return passes().reduce_rows(
         stack,
-        lambda rows: ops.all(ops.equal(rows, first), axis=-2),
+        lambda rows: ops.all(ops.equal(rows, first), axis=-2, keepdims=True),
         ops.logical_and,
         few,
         goes_on=ops.any,
@@ -446,9 +459,10 @@ def _sum_of_rows(
     function: Callable[[Tensor], Tensor],
     few: bool,
 ) -> Tensor:
+    """The sum over samples, with an axis of size 1 in their place."""
     return passes().reduce_rows(
         stack,
-        lambda rows: ops.sum(function(rows), axis=-2),
+        lambda rows: ops.sum(function(rows), axis=-2, keepdims=True),
         ops.add,
         few,
     )

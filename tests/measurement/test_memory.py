@@ -16,7 +16,7 @@ import keras_initx as kx
 conv = dict(padding="same", activation="relu", kernel_initializer="he_normal")
 model = keras.Sequential(
     [keras.Input((64, 64, 16))]
-    + [keras.layers.Conv2D(16, 3, **conv) for _ in range(3)]
+    + [keras.layers.Conv2D(16, 1, **conv) for _ in range(3)]
 )
 with_first_signal = keras.Model(
     model.inputs, [model.layers[0].output, model.outputs[0]]
