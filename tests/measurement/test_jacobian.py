@@ -154,7 +154,8 @@ def test_the_last_row_is_that_of_the_explicit_jacobian(
 def test_fewer_vectors_pass_at_once_where_they_are_large(rng, monkeypatch):
     model, x = convolutional(), numbers((5, 5, 2), rng)
     monkeypatch.setattr(jacobian, "_EXACT_INPUTS", 0)
-    expected = kx.measure_jacobian(model, x, iterations=2)
+    given = {"iterations": 2, "probes": 4}
+    expected = kx.measure_jacobian(model, x, **given)
     counts = []
     push = jacobian._LocalMaps.push
 
@@ -164,7 +165,7 @@ def test_fewer_vectors_pass_at_once_where_they_are_large(rng, monkeypatch):
 
     monkeypatch.setattr(jacobian._LocalMaps, "push", counted)
     monkeypatch.setattr(jacobian, "_BYTES", 0)
-    result = kx.measure_jacobian(model, x, iterations=2)
+    result = kx.measure_jacobian(model, x, **given)
     assert 1 <= max(counts) <= jacobian._FEW
     for name in ("mean_square", "largest", "smallest"):
         np.testing.assert_allclose(
