@@ -13,12 +13,12 @@ NETS = 16
 LIMIT = stats.t.isf(1.5e-9, NETS - 1)
 
 
-def rows_of_network(model, x, seed, training=False):
-    """Returns the names of rows, and for each row three numbers.
+def signals_of_network(model, x, seed, training=False):
+    """Runs a model once, forward and back from its last row.
 
-    They are the mean square, the mean product of two samples, and the squared
-    gradient for a standard normal cotangent at the last row, over that of the
-    cotangent itself.
+    Returns:
+        The signals of the rows by their names, their gradients for a standard
+        normal cotangent at the last one, and this cotangent.
     """
     names, signals = [], []
     with tf.GradientTape() as tape:
@@ -33,7 +33,21 @@ def rows_of_network(model, x, seed, training=False):
             model(x, training=training)
         noise = tf.random.stateless_normal(tf.shape(signals[-1]), (seed, 1))
         total = tf.reduce_sum(tf.cast(signals[-1], tf.float32) * noise)
-    gradients = tape.gradient(total, signals)
+    gradients = [
+        None if each is None else tf.convert_to_tensor(each)
+        for each in tape.gradient(total, signals)
+    ]
+    return names, signals, gradients, noise
+
+
+def rows_of_network(model, x, seed, training=False, run=signals_of_network):
+    """Returns the names of rows, and for each row three numbers.
+
+    They are the mean square, the mean product of two samples, and the squared
+    gradient for a standard normal cotangent at the last row, over that of the
+    cotangent itself.
+    """
+    names, signals, gradients, noise = run(model, x, seed, training)
     last = np.mean(noise.numpy() ** 2)
     rows = []
     for signal, gradient in zip(signals, gradients, strict=True):
@@ -46,9 +60,30 @@ def rows_of_network(model, x, seed, training=False):
         product = (mean * n - square) / (n - 1) if samples else square
         size = np.nan
         if gradient is not None:
-            size = np.mean(tf.convert_to_tensor(gradient).numpy() ** 2) / last
+            size = np.mean(gradient.numpy() ** 2) / last
         rows.append((square, product, size))
     return names, np.array(rows)
+
+
+def compiled(run):
+    """Returns `run`, traced at the first call for all that follow."""
+    found = []
+
+    def traced(model, x, seed, training):
+        if not found:
+            names = []
+
+            def of_seed(seed):
+                names[:], *tensors = run(model, x, seed, training)
+                return tensors
+
+            spec = tf.TensorSpec((), tf.int32)
+            function = tf.function(of_seed, autograph=False)
+            found[:] = names, function.get_concrete_function(spec)
+        names, function = found
+        return names, *function(tf.constant(seed))
+
+    return traced
 
 
 def redraw(model, rng):
@@ -67,10 +102,12 @@ def assert_predicted(prediction, model, x, seed, wide=0.0, training=False):
     over `NETS` networks and a share `wide`, which the finite width may make.
     """
     rng = np.random.default_rng(seed)
+    # A graph runs many times sooner than it is traced.
+    run = compiled(signals_of_network)
     drawn = []
     for net in range(NETS):
         redraw(model, rng)
-        names, rows = rows_of_network(model, x, net, training)
+        names, rows = rows_of_network(model, x, net, training, run)
         drawn.append(rows)
     assert list(prediction.layers) == names
     mean = np.mean(drawn, axis=0)
