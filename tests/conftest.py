@@ -4,6 +4,7 @@ import collections
 import gc
 import os
 import resource
+import shlex
 import sys
 import zlib
 
@@ -83,6 +84,14 @@ def pytest_configure(config):
 def pytest_xdist_auto_num_workers():
     """One process more than cores, since some tests wait for processes."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs):
+    """Forks the processes of pytest-xdist from one that has imported Keras."""
+    for spec in specs:
+        if spec.popen and not spec.python:
+            spec.python = shlex.join(processes.forked_python())
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,5 +1,6 @@
 """Tests that the notebooks run, and that the commands in README exist."""
 
+import json
 import os
 import re
 import shlex
@@ -72,11 +73,36 @@ def test_notebook_is_kept_with_its_outputs(notebook):
     assert not any(output.get("name") == "stderr" for output in kept)
 
 
+RUN_KERNEL = "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+
+
 @pytest.fixture(scope="module")
-def client():
+def forked_kernel(tmp_path_factory):
+    """Name of a kernel of IPython in a process that has imported Keras."""
+    name = "forked"
+    folder = tmp_path_factory.mktemp("jupyter")
+    spec = {
+        "argv": [
+            *processes.forked_python(),
+            *("-c", RUN_KERNEL, "-f", "{connection_file}"),
+        ],
+        "display_name": name,
+        "language": "python",
+    }
+    file = folder / "kernels" / name / "kernel.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder))
+        yield name
+
+
+@pytest.fixture(scope="module")
+def client(forked_kernel):
     """Runs cells in one kernel for all notebooks: TensorFlow starts once."""
     client = NotebookClient(
         nbformat.v4.new_notebook(),
+        kernel_name=forked_kernel,
         timeout=1800,  # For a kernel that hangs.
         resources={"metadata": {"path": str(ROOT)}},
     )

@@ -5,7 +5,10 @@ import contextlib
 import functools
 import json
 import os
+import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +18,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "tests" / "scripts" / "fork_server.py"
+FORKED_PYTHON = SERVER.with_name("forked_python.py")
+# The name of the environment variable with the address of the server.
+ADDRESS = "KERAS_INITX_FORK_SERVER"
 # Seconds after which a process is taken to hang, also on a busy machine.
 HANGS = 3600
 # Where XLA's kernels run once, optimizing their code does not pay. This changes
@@ -33,31 +39,51 @@ class Ended(NamedTuple):
     errors: str
 
 
-@functools.cache
-def _server():
-    """Starts fork_server.py, which ends with this process."""
+def start_server():
+    """Starts fork_server.py, which ends with this process.
+
+    Returns:
+        The address of the server, which the processes that this one starts find
+        in their environment.
+    """
+    folder = tempfile.mkdtemp()
+    address = str(Path(folder) / "server")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
     # A process is forked safely only while it has no other threads.
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [sys.executable, str(SERVER)],
+        [sys.executable, str(SERVER), str(listener.fileno())],
         env={**os.environ, **one_thread, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        pass_fds=[listener.fileno()],
     )
+    listener.close()
+    atexit.register(shutil.rmtree, folder)
     atexit.register(server.communicate)
-    return server
+    os.environ[ADDRESS] = address
+    return address
+
+
+@functools.cache
+def _address():
+    """The address of the server of all processes of pytest-xdist, or of one."""
+    return os.environ.get(ADDRESS) or start_server()
+
+
+def forked_python():
+    """Returns the words of a command that runs `-c CODE` as Python does.
+
+    Keras is imported already.
+    """
+    # Options that let an interpreter start in an instant.
+    return [sys.executable, "-I", "-S", str(FORKED_PYTHON), _address()]
 
 
 def cpu_seconds():
     """Returns the CPU time of all processes that have ended."""
     return sum(_cpu_seconds)
-
-
-def _ask(command, argument):
-    server = _server()
-    print(json.dumps([command, argument]), file=server.stdin, flush=True)
-    return json.loads(server.stdout.readline())
 
 
 class Process:
@@ -70,33 +96,48 @@ class Process:
         for path in self._paths:
             path.touch()
         self._code = None
-        self._number = _ask(
-            "start",
-            {
-                "arguments": [str(ROOT / script), *map(str, arguments)],
-                "environment": {**os.environ, **environment},
-                "streams": [str(path) for path in self._paths],
-            },
-        )
+        request = [
+            str(ROOT / script),
+            [str(each) for each in arguments],
+            {**os.environ, **environment},
+            os.getcwd(),
+        ]
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.connect(_address())
+        message = json.dumps(request).encode() + b"\n"
+        with contextlib.ExitStack() as stack:
+            streams = [
+                stack.enter_context(open(path, mode)).fileno()
+                for path, mode in zip(
+                    [os.devnull, *self._paths], "rww", strict=True
+                )
+            ]
+            sent = socket.send_fds(self._server, [message], streams)
+        self._server.sendall(message[sent:])
+        self._answers = self._server.makefile()
+        self._number = json.loads(self._answers.readline())
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         self.kill()
+        self._answers.close()
+        self._server.close()
         self._folder.cleanup()
 
     def poll(self):
         """Returns the exit code, or None while the process runs."""
-        if self._code is None and (answer := _ask("poll", self._number)):
-            self._code, seconds = answer
+        if self._code is None and select.select([self._server], [], [], 0)[0]:
+            self._code, seconds = json.loads(self._answers.readline())
             _cpu_seconds.append(seconds)
         return self._code
 
     def kill(self):
-        # The number of an ended process is free only after a poll.
+        # The number of an ended process is free, and may be another one's.
         if self.poll() is None:
-            os.kill(self._number, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._number, signal.SIGKILL)
             self.wait()
 
     def wait(self):

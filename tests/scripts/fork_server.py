@@ -1,34 +1,116 @@
-"""Forks processes that run scripts, after one import of Keras.
+"""Forks processes that run Python, after one import of Keras.
 
 The import takes seconds of CPU time. It does not start TensorFlow, so that a
 forked process can still configure devices and workers.
 
-A line of standard input is a JSON list. `["start", request]` is answered with
-the number of the new process, `["poll", number]` with its exit code and CPU
-seconds, or with 0 while it runs. The server ends with its standard input.
+The argument is the number of a file descriptor: a Unix socket that listens. A
+client connects for each process, and sends `[command, arguments, environment,
+folder]` as JSON, with the descriptors of its three standard streams. The
+command is the path of a script, or "-c", where the first argument is the code.
+The answers are lines of JSON: the number of the process, and at its end the
+exit code and the CPU seconds. A process whose client goes away is killed. The
+server ends with its standard input.
 """
 
+import contextlib
 import gc
 import json
 import os
 import runpy
+import selectors
+import signal
+import socket
 import sys
+import types
 
 import keras  # noqa: F401
 
 from tests.helpers import stacks
 
+# A pause between two looks at the processes that run, in seconds.
+PAUSE = 0.03
 
-def run(request):
-    """Runs a script as a new interpreter would."""
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for number, path in enumerate(request["streams"], start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+
+def run(command, arguments, environment, folder):
+    """Runs a script, or code, as a new interpreter would."""
+    os.chdir(folder)
     os.environ.clear()
-    os.environ.update(request["environment"])
-    sys.argv = request["arguments"]
-    sys.path[0] = os.path.dirname(sys.argv[0])
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    os.environ.update(environment)
+    sys.argv = [command, *arguments]
+    if command != "-c":
+        sys.path[0] = os.path.dirname(command)
+        runpy.run_path(command, run_name="__main__")
+        return
+    sys.path[0] = ""
+    code = sys.argv.pop(1)
+    sys.modules["__main__"] = main_module = types.ModuleType("__main__")
+    exec(code, vars(main_module))
+
+
+class Server:
+    """The processes that run, by the connections of their clients."""
+
+    def __init__(self, listener):
+        self.selector = selectors.DefaultSelector()
+        self.listener = listener
+        self.numbers = {}
+        for each in (listener, sys.stdin):
+            self.selector.register(each, selectors.EVENT_READ)
+
+    def serve(self):
+        """Returns at the end of standard input, or what a new process runs."""
+        while True:
+            pause = PAUSE if self.numbers else None
+            for key, _ in self.selector.select(pause):
+                if key.fileobj is sys.stdin:
+                    return None
+                if key.fileobj is not self.listener:
+                    # A client writes nothing after its request.
+                    os.kill(self.numbers[key.fileobj], signal.SIGKILL)
+                    self.selector.unregister(key.fileobj)
+                elif request := self.start():
+                    return request
+            self.tell_ends()
+
+    def start(self):
+        """Forks a process, where it returns the request of a client."""
+        client, _ = self.listener.accept()
+        message, streams, _, _ = socket.recv_fds(client, 2**16, 3)
+        while not message.endswith(b"\n"):
+            message += client.recv(2**16)
+        request = json.loads(message)
+        number = os.fork()
+        if number == 0:
+            for place, stream in enumerate(streams):
+                os.dup2(stream, place)
+                os.close(stream)
+            for each in (self.selector, self.listener, client, *self.numbers):
+                each.close()
+            return request
+        for stream in streams:
+            os.close(stream)
+        self.numbers[client] = number
+        self.selector.register(client, selectors.EVENT_READ)
+        tell(client, number)
+        return None
+
+    def tell_ends(self):
+        """Tells clients of the processes that have ended."""
+        for client, number in [*self.numbers.items()]:
+            ended, status, usage = os.wait4(number, os.WNOHANG)
+            if ended:
+                seconds = usage.ru_utime + usage.ru_stime
+                tell(client, [os.waitstatus_to_exitcode(status), seconds])
+                with contextlib.suppress(KeyError):
+                    self.selector.unregister(client)
+                client.close()
+                del self.numbers[client]
+
+
+def tell(client, answer):
+    # A client that was killed reads nothing.
+    with contextlib.suppress(ConnectionError):
+        client.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def main():
@@ -36,19 +118,9 @@ def main():
     # Otherwise a collection in each process copies all that it shares.
     gc.collect()
     gc.freeze()
-    for line in sys.stdin:
-        command, argument = json.loads(line)
-        if command == "start":
-            answer = os.fork()
-            if answer == 0:
-                return run(argument)
-        else:
-            number, status, usage = os.wait4(argument, os.WNOHANG)
-            answer = number and [
-                os.waitstatus_to_exitcode(status),
-                usage.ru_utime + usage.ru_stime,
-            ]
-        print(json.dumps(answer), flush=True)
+    request = Server(socket.socket(fileno=int(sys.argv[1]))).serve()
+    if request:
+        run(*request)
 
 
 if __name__ == "__main__":
