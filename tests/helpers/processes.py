@@ -48,18 +48,16 @@ def start_server():
     """
     folder = tempfile.mkdtemp()
     address = str(Path(folder) / "server")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen()
+    incoming = socket.create_server(address, family=socket.AF_UNIX)
     # A process is forked safely only while it has no other threads.
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [sys.executable, str(SERVER), str(listener.fileno())],
+        [sys.executable, str(SERVER), str(incoming.fileno())],
         env={**os.environ, **one_thread, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
-        pass_fds=[listener.fileno()],
+        pass_fds=[incoming.fileno()],
     )
-    listener.close()
+    incoming.close()
     atexit.register(shutil.rmtree, folder)
     atexit.register(server.communicate)
     os.environ[ADDRESS] = address

@@ -3,7 +3,7 @@
 The import takes seconds of CPU time. It does not start TensorFlow, so that a
 forked process can still configure devices and workers.
 
-The argument is the number of a file descriptor: a Unix socket that listens. A
+The argument is the number of a file descriptor: a Unix socket for clients. A
 client connects for each process, and sends `[command, arguments, environment,
 folder]` as JSON, with the descriptors of its three standard streams. The
 command is the path of a script, or "-c", where the first argument is the code.
@@ -50,11 +50,11 @@ def run(command, arguments, environment, folder):
 class Server:
     """The processes that run, by the connections of their clients."""
 
-    def __init__(self, listener):
+    def __init__(self, incoming):
         self.selector = selectors.DefaultSelector()
-        self.listener = listener
+        self.incoming = incoming
         self.numbers = {}
-        for each in (listener, sys.stdin):
+        for each in (incoming, sys.stdin):
             self.selector.register(each, selectors.EVENT_READ)
 
     def serve(self):
@@ -64,7 +64,7 @@ class Server:
             for key, _ in self.selector.select(pause):
                 if key.fileobj is sys.stdin:
                     return None
-                if key.fileobj is not self.listener:
+                if key.fileobj is not self.incoming:
                     # A client writes nothing after its request.
                     os.kill(self.numbers[key.fileobj], signal.SIGKILL)
                     self.selector.unregister(key.fileobj)
@@ -74,7 +74,7 @@ class Server:
 
     def start(self):
         """Forks a process, where it returns the request of a client."""
-        client, _ = self.listener.accept()
+        client, _ = self.incoming.accept()
         message, streams, _, _ = socket.recv_fds(client, 2**16, 3)
         while not message.endswith(b"\n"):
             message += client.recv(2**16)
@@ -84,7 +84,7 @@ class Server:
             for place, stream in enumerate(streams):
                 os.dup2(stream, place)
                 os.close(stream)
-            for each in (self.selector, self.listener, client, *self.numbers):
+            for each in (self.selector, self.incoming, client, *self.numbers):
                 each.close()
             return request
         for stream in streams:
