@@ -58,7 +58,7 @@ def detected(row):
 
 @rows
 def test_weights_have_their_distribution_and_scale(row, seed):
-    weights = np.asarray(row.make(seed=seed)((64, 65536)))
+    weights = np.asarray(row.make(seed=seed)((64, row.columns)))
     row.assert_drawn(weights, 64)
     if row.check is None:
         assert_half_are_positive(weights)
