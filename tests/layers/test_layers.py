@@ -121,16 +121,34 @@ def test_config_holds_every_argument(make, expected):
 
 
 @rows
-def test_trains_and_passes_masks_on(make, expected, x):
+def test_passes_masks_on(make, expected, x):
     inputs = keras.Input((None, 4))
     y = make()(keras.layers.Masking(0.0)(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(4)(y))
     masked = np.stack([x, 0 * x], axis=1)
     kept = keras.Model(inputs, y)(masked)._keras_mask
     np.testing.assert_array_equal(kept, [[True, False]] * 5)
+
+
+@pytest.mark.slow
+def test_all_train(x):
+    """One model has all rows, so that it is compiled once."""
+    inputs = keras.Input((None, 4))
+    steps = keras.layers.Masking(0.0)(inputs)
+    parts = {name: make() for name, (make, _) in ROWS.items()}
+    outputs = [
+        keras.layers.Dense(4, name=f"after-{name}")(part(steps))
+        for name, part in parts.items()
+    ]
+    model = keras.Model(inputs, keras.layers.Concatenate()(outputs))
+    masked = np.stack([x, 0 * x], axis=1)
+    before = [w.copy() for w in model.get_weights()]
     model.compile("sgd", "mse")
-    model.fit(masked, masked, verbose=0)
-    assert all(np.isfinite(w).all() for w in model.get_weights())
+    model.fit(masked, np.tile(masked, len(parts)), verbose=0)
+    for weight, start in zip(model.weights, before, strict=True):
+        value = np.asarray(weight)
+        assert np.isfinite(value).all(), weight.path
+        if weight.path.startswith("after") and weight.name == "bias":
+            assert (value != start).any(), weight.path
 
 
 def test_a_functional_branch_is_saved_with_its_weights(x, tmp_path):

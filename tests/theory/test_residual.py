@@ -67,18 +67,24 @@ def test_growth_of_other_activations_and_extreme_arguments():
 
 
 def norm_ratios(rng, depth, width, exponent, count, matrices):
-    """Returns |h_L| / |h_0| of independent residual relu nets."""
-    h = rng.standard_normal((count, width, 1))
+    """Returns |h_L| / |h_0| of independent residual relu nets.
+
+    A matrix of independent standard normal numbers, times a vector that does
+    not depend on it, is a vector of such numbers times the vector's norm. No
+    matrix is used twice, so that none is drawn.
+    """
+
+    def times_normal_matrix(x):
+        norm = np.linalg.norm(x, axis=1, keepdims=True)
+        return norm * rng.standard_normal((count, width))
+
+    h = rng.standard_normal((count, width))
     start = np.linalg.norm(h, axis=1)
     scale = depth**-exponent / math.sqrt(width)
     for _ in range(depth):
-        x = h
-        if matrices == 2:
-            w = rng.standard_normal((count, width, width)) / math.sqrt(width)
-            x = w @ h
-        v = rng.standard_normal((count, width, width))
-        h = h + scale * (v @ np.maximum(x, 0))
-    return (np.linalg.norm(h, axis=1) / start)[:, 0]
+        x = times_normal_matrix(h) / math.sqrt(width) if matrices == 2 else h
+        h = h + scale * times_normal_matrix(np.maximum(x, 0))
+    return np.linalg.norm(h, axis=1) / start
 
 
 @pytest.mark.slow
@@ -153,13 +159,16 @@ def test_critical_exponent_of_random_nets_is_the_hurst_index(hurst, rng):
     exponent that is wrong by 0.5 is detected with the same certainty.
     """
     depths, width, count = (125, 2000), 20, 20
+    weights = [
+        fractional_process(depth, hurst)
+        .sample(count * width**2, rng)
+        .reshape(depth, count, width, width)
+        for depth in depths
+    ]
 
     def growth_exponent(exponent):
         moved = []
-        for depth in depths:
-            process = fractional_process(depth, hurst)
-            w = process.sample(count * width**2, rng)
-            w = w.reshape(depth, count, width, width)
+        for depth, w in zip(depths, weights, strict=True):
             start = h = rng.standard_normal((count, width, 1))
             scale = depth**-exponent / math.sqrt(width)
             for layer in w:

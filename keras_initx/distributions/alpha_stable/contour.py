@@ -105,7 +105,7 @@ def contour_integrals(
         A list of tensors, one for each order.
     """
     path = _path(params, axis)
-    constant = where(axis.on, 0.0, 0.5 + path.start[1] / math.pi)
+    constant = _tail_constant(path, axis)
     integrals = sums(
         [
             _tail_integrand(params, path)
@@ -124,16 +124,20 @@ def contour_integrals(
 def contour_derivatives(
     params: StableParameters, axis: Axis, tail: bool
 ) -> list[tf.Tensor]:
-    """Returns the derivatives of an integral in z, stability and skewness.
+    """Returns an integral and its derivatives in z, stability and skewness.
 
-    The path moves with the parameters, but not the value of the integral along
-    it, so that the derivatives are taken at fixed nodes L. They are integrals
-    of -exp(-psi) d psi / d parameter.
+    The integral is that of `contour_integrals`. The path moves with the
+    parameters, but not the value of the integral along it, so that the
+    derivatives are taken at fixed nodes L. They are integrals of
+    -exp(-psi) d psi / d parameter.
 
     Args:
         params: StableParameters. Points z >= 0, as vectors.
         axis: Axis. Which points to integrate along the axis.
         tail: bool. Whether to differentiate P(Z > z) instead of the density.
+
+    Returns:
+        A list of four tensors.
     """
     path = _path(params, axis)
     first, second, third = (
@@ -163,10 +167,17 @@ def contour_derivatives(
         where(path.on_axis, -sine * path.power, by_skewness[1]),
     )
     integrand = path.integrand if tail else _density_integrand(path, 0, 1.0)
-    return [
+    total = tf.reduce_sum(
+        _tail_integrand(params, path) if tail else integrand[0], axis=[0, 1]
+    )
+    total = total * _STEP
+    if tail:
+        total = _tail_constant(path, axis) + total
+    slopes = [
         -_STEP * tf.reduce_sum(multiply(integrand, each)[tail], axis=[0, 1])
         for each in (by_z, by_stability, by_skewness)
     ]
+    return [total, *slopes]
 
 
 class _Path(NamedTuple):
@@ -193,7 +204,7 @@ class _Path(NamedTuple):
 
 def _path(params: StableParameters, axis: Axis) -> _Path:
     """Returns the nodes of the path of each z."""
-    start, rate = tf.nest.map_structure(tf.stop_gradient, _spiral(params))
+    start, rate = _spiral(tf.nest.map_structure(tf.stop_gradient, params))
     start = start[0], where(axis.on, -math.pi / 2, start[1])
     rate = rate[0], where(axis.on, 0.0, rate[1])
     d = tf.maximum(1.0 / params.stability, 1.0)
@@ -240,6 +251,11 @@ def _tail_integrand(params: StableParameters, path: _Path) -> tf.Tensor:
     return where(path.on_axis, path.integrand[1], by_parts)
 
 
+def _tail_constant(path: _Path, axis: Axis) -> tf.Tensor:
+    """Returns what the integral leaves out of P(Z > z)."""
+    return where(axis.on, 0.0, 0.5 + path.start[1] / math.pi)
+
+
 def _density_integrand(
     path: _Path, order: int, unit: tf.Tensor | float
 ) -> Pair:
@@ -258,39 +274,55 @@ def _spiral(params: StableParameters) -> tuple[Pair, Pair]:
     the integral does not depend on the path.
     """
     start = logarithm((tf.ones_like(params.z), params.z))
-    start = _solve_log_psi((-start[0], -start[1]), 0.0, params)
     point = real_path_point(_LOG_PSI_2 / params.stability, params.e)
     guess = logarithm((point.q[0], params.tau * point.big_e[0] + params.z))
-    end = _solve_log_psi((_LOG_PSI_2 - guess[0], -guess[1]), _LOG_PSI_2, params)
-    turn = tf.clip_by_value(end[1] - start[1], -_LARGEST_TURN, _LARGEST_TURN)
-    start = start[0], end[1] - turn
-    return start, ((end[0] - start[0]) / _LOG_PSI_2, turn / _LOG_PSI_2)
+    # Both at once, since XLA takes long to compile the steps.
+    (start_size, size), (start_angle, angle) = map(
+        tf.unstack,
+        _solve_log_psi(
+            (
+                tf.stack([-start[0], _LOG_PSI_2 - guess[0]]),
+                tf.stack([-start[1], -guess[1]]),
+            ),
+            tf.stack([tf.zeros_like(params.z), _LOG_PSI_2 + 0 * params.z]),
+            params,
+        ),
+    )
+    turn = tf.clip_by_value(angle - start_angle, -_LARGEST_TURN, _LARGEST_TURN)
+    rate = (size - start_size) / _LOG_PSI_2, turn / _LOG_PSI_2
+    return (start_size, angle - turn), rate
 
 
 def _solve_log_psi(
-    log_t: Pair, target: float, params: StableParameters
+    log_t: Pair, target: tf.Tensor, params: StableParameters
 ) -> Pair:
     """Returns an approximate root L of log(psi) = target.
 
     Args:
-        log_t: Pair. The first guess.
-        target: float. The real logarithm of psi to reach.
+        log_t: Pair. The first guesses; the last axis is that of `params`.
+        target: Tensor. The real logarithms of psi to reach.
         params: StableParameters.
     """
-    for _ in range(_NEWTON_STEPS):
+
+    def step(i: tf.Tensor, *log_t: tf.Tensor) -> tuple[tf.Tensor, ...]:
         point = path_point(log_t, params.e)
         psi = exponent(point, params)
         log_psi = logarithm(psi)
         slope = exponent_derivative(point, psi, params)
         # The step of L is (log(psi) - target) psi / psi'.
-        step = multiply((log_psi[0] - target, log_psi[1]), psi)
-        step = multiply(step, (slope[0], -slope[1]))
+        change = multiply((log_psi[0] - target, log_psi[1]), psi)
+        change = multiply(change, (slope[0], -slope[1]))
         norm = slope[0] * slope[0] + slope[1] * slope[1]
         # No step is longer than 1.5: near a saddle point psi' vanishes.
-        size = tf.sqrt(step[0] * step[0] + step[1] * step[1])
+        size = tf.sqrt(change[0] * change[0] + change[1] * change[1])
         norm = tf.maximum(norm, size / 1.5)
-        log_t = log_t[0] - step[0] / norm, log_t[1] - step[1] / norm
-    return log_t
+        return i + 1, log_t[0] - change[0] / norm, log_t[1] - change[1] / norm
+
+    # A loop, of which XLA compiles one step.
+    _, *root = tf.while_loop(
+        lambda i, *_: i < _NEWTON_STEPS, step, (tf.constant(0), *log_t)
+    )
+    return root[0], root[1]
 
 
 def _nodes(values: np.ndarray, params: StableParameters) -> tf.Tensor:

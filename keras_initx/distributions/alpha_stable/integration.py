@@ -328,19 +328,14 @@ def _log_derivatives(
     params = stable_parameters(tf.minimum(z, _FAR), stability, skewness)
     saddle = saddle_point(params)
     axis = _axis(params, saddle)
-    order = -1 if tail else 0
     # Without tf.cond, which XLA could not differentiate.
-    (light,) = saddle_integrals(params, saddle, [order])
-    (heavy,) = contour_integrals(params, axis, [order])
+    light, *light_slopes = saddle_derivatives(params, saddle, tail)
+    heavy, *heavy_slopes = contour_derivatives(params, axis, tail)
     total, heavy_factor, light_factor = _combine(params, saddle, heavy, light)
     outside = _is_outside_support(params)
     by_z, by_stability, by_skewness = (
         where(outside, 0.0, heavy * heavy_factor + light * light_factor)
-        for heavy, light in zip(
-            contour_derivatives(params, axis, tail),
-            saddle_derivatives(params, saddle, tail),
-            strict=True,
-        )
+        for heavy, light in zip(heavy_slopes, light_slopes, strict=True)
     )
     beyond, power = _log_beyond_far(z), _light_power(params)
     only_light = _has_light_tail_only(params)

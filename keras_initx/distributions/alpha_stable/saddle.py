@@ -144,23 +144,28 @@ def saddle_integrals(
 def saddle_derivatives(
     params: StableParameters, saddle: SaddlePoint, tail: bool
 ) -> list[tf.Tensor]:
-    """Returns derivatives of an integral in z, stability and skewness.
+    """Returns an integral and its derivatives in z, stability and skewness.
 
-    The factor exp(Re W) is not differentiated.
+    The integral is that of `saddle_integrals`. The factor exp(Re W) is not
+    differentiated.
 
     Args:
         params: StableParameters. Points z >= 0, as vectors.
         saddle: SaddlePoint. Their saddle points.
         tail: bool. Whether to differentiate P(Z > z) instead of the density.
+
+    Returns:
+        A list of four tensors.
     """
     path = _path(params, saddle)
     point = path_point(path.log_t, params.e)
     rate = big_e_derivative(point, params.e)
     integrand = _integrand(path, -1 if tail else 0, 1.0)
-    return [
+    slopes = [
         -tf.reduce_sum(multiply(integrand, each)[0], axis=0)
         for each in parameter_derivatives(point, rate, params)
     ]
+    return [tf.reduce_sum(integrand[0], axis=[0]), *slopes]
 
 
 class _Path(NamedTuple):
