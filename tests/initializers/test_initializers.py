@@ -1170,7 +1170,7 @@ MAKERS = [
     lambda: kx.initializers.Dirac(0.01),
 ]
 
-def weights():
+def weights(fit):
     keras.utils.set_random_seed(3)
     layers = [
         keras.layers.Dense(8, "tanh", kernel_initializer=make())
@@ -1182,18 +1182,21 @@ def weights():
     ]
     # Without an Input: built by fit, symbolically first.
     model = keras.Sequential(layers)
-    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
     x = np.ones((4, 8), np.float32)
-    model.fit(x, x, batch_size=4, verbose=0)
+    if fit:
+        model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+        model.fit(x, x, batch_size=4, verbose=0)
+    else:
+        model(x)
     # As large as draws in pieces are.
     large = keras.layers.Dense(1030, kernel_initializer=MAKERS[1]())
     large.build((None, 1030))
     return model.get_weights() + large.get_weights()
 
-alone = weights()
+alone = weights(fit=False)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
-    mirrored = weights()
+    mirrored = weights(fit=True)
     assert strategy.num_replicas_in_sync == 2
 kernels = 0
 for one, two in zip(alone, mirrored, strict=True):

@@ -304,8 +304,10 @@ def _solve_log_psi(
         params: StableParameters.
     """
 
-    def step(i: tf.Tensor, *log_t: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        point = path_point(log_t, params.e)
+    def step(
+        i: tf.Tensor, size: tf.Tensor, angle: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        point = path_point((size, angle), params.e)
         psi = exponent(point, params)
         log_psi = logarithm(psi)
         slope = exponent_derivative(point, psi, params)
@@ -314,15 +316,15 @@ def _solve_log_psi(
         change = multiply(change, (slope[0], -slope[1]))
         norm = slope[0] * slope[0] + slope[1] * slope[1]
         # No step is longer than 1.5: near a saddle point psi' vanishes.
-        size = tf.sqrt(change[0] * change[0] + change[1] * change[1])
-        norm = tf.maximum(norm, size / 1.5)
-        return i + 1, log_t[0] - change[0] / norm, log_t[1] - change[1] / norm
+        length = tf.sqrt(change[0] * change[0] + change[1] * change[1])
+        norm = tf.maximum(norm, length / 1.5)
+        return i + 1, size - change[0] / norm, angle - change[1] / norm
 
     # A loop, of which XLA compiles one step.
-    _, *root = tf.while_loop(
+    _, size, angle = tf.while_loop(
         lambda i, *_: i < _NEWTON_STEPS, step, (tf.constant(0), *log_t)
     )
-    return root[0], root[1]
+    return size, angle
 
 
 def _nodes(values: np.ndarray, params: StableParameters) -> tf.Tensor:
