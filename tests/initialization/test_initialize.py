@@ -33,6 +33,13 @@ WIDER = {
     "DepthwiseConv2D, multiplier 2": {"shape": (6, 6, 1024), "count": 18432},
     "SeparableConv1D": {"shape": (12, 1024), "count": 5120},
     "SeparableConv2D": {"shape": (6, 6, 1024), "count": 9216},
+    # The mean square of a score over inputs is the sum of the squared weights.
+    "AdditiveAttention": {
+        "shape": (4096,),
+        "count": 4096,
+        "output": lambda layer, x: 64 * np.asarray(layer.scale),
+        "outputs": None,
+    },
 }
 
 
