@@ -1,6 +1,7 @@
 """SampleVarianceDecay: it reports what measure returns, when it is asked to."""
 
 import csv
+import functools
 import re
 import warnings
 
@@ -16,7 +17,7 @@ KEY, TOTAL = "sample_variance_decay", "signal_total"
 DEAD, GRADIENT = "dead_fraction", "gradient_ratio"
 
 
-def small_model():
+def new_model():
     model = keras.Sequential(
         [
             keras.Input((4,)),
@@ -26,6 +27,25 @@ def small_model():
         ]
     )
     model.compile(keras.optimizers.SGD(0.01), "mse")
+    return model
+
+
+@functools.cache
+def shared_model():
+    model = new_model()
+    return model, model.get_weights()
+
+
+def small_model():
+    """The model of `new_model` as new, whose training step is traced once.
+
+    All calls return the same one, for tests that change no more of it than its
+    variables.
+    """
+    model, weights = shared_model()
+    model.set_weights(weights)
+    model.optimizer.iterations.assign(0)
+    model.optimizer.learning_rate = 0.01
     return model
 
 
@@ -116,7 +136,7 @@ def test_measures_after_epochs_or_batches(xy, update_freq, options, steps):
 
 @pytest.mark.slow
 def test_several_steps_in_an_execution_are_all_counted(xy):
-    model = small_model()
+    model = new_model()
     model.compile("sgd", "mse", steps_per_execution=2)
     callback = kx.callbacks.SampleVarianceDecay(xy[0], update_freq=2, verbose=0)
     fit(model, xy, callback, epochs=1)
@@ -142,7 +162,7 @@ def test_steps_are_batches_not_executions(xy, kind, accumulated, batches):
     if kind != "arrays":
         options["batch_size"] = None
     sgd = keras.optimizers.SGD(1e-3, gradient_accumulation_steps=accumulated)
-    model = small_model()
+    model = new_model()
     model.compile(sgd, "mse", steps_per_execution=3)
     callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
     for before in (0, 2 * batches):
@@ -273,7 +293,7 @@ def test_tensorboard_steps_continue_in_a_second_fit(xy, tmp_path, optimizer):
     callback = kx.callbacks.SampleVarianceDecay(
         xy[0], update_freq=2, log_dir=tmp_path, verbose=0
     )
-    model = small_model()
+    model = new_model()
     model.compile(optimizer(), "mse")
     fit(model, xy, epochs=2)
     fit(model, xy, callback, initial_epoch=2, epochs=3)
@@ -353,7 +373,7 @@ def test_a_fit_traces_the_model_once(xy):
 
 @pytest.mark.slow
 def test_a_change_between_two_fits_is_seen(xy):
-    model = small_model()
+    model = new_model()
     callback = kx.callbacks.SampleVarianceDecay(xy[0], verbose=0)
     fit(model, xy, callback, epochs=1)
     model.layers[0].activation = keras.activations.linear

@@ -65,12 +65,11 @@ WITH_STATISTICS = {
 )
 def test_fresh_statistics_are_remarked_once(layers, count):
     model = net(*layers())
-    (remark,) = kx.measure(model, X).remarks
+    meter = kx.Meter(model)
+    (remark,) = meter(X).remarks
     assert f"of {count} normalization layer" in remark
     assert "training=True" in remark
     assert kx.measure(model, X, training=True, batch_size=8).remarks == ()
-    meter = kx.Meter(model)
-    meter(X)
     model(X, training=True)
     assert meter(X).remarks == ()
 
