@@ -75,7 +75,7 @@ def test_the_numbers_equal_those_of_all_pairs(kernel, rng):
 
 @pytest.mark.slow
 def test_xla_computes_the_same_numbers(rng):
-    # Of one shape and dtype, so that it is compiled once.
+    # The kernels have one shape, so that it is compiled once.
     compiled = tf.function(kernel_symmetry, jit_compile=True)
     for name in ("random", "some constant", "zero"):
         kernel = tf.constant(KERNELS[name](rng)[:4, :3, :5], "float32")
