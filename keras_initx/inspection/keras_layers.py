@@ -171,16 +171,18 @@ def _spectral_normalization(layer: Any) -> LayerRule:
 
 @register_layer(_L.MultiHeadAttention, _L.GroupQueryAttention)
 def _attention_with_projections(layer: Any) -> LayerRule:
-    # The attribute that holds it is public in one of the two classes only.
-    projections = [
-        inner
-        for inner in vars(layer).values()
-        if isinstance(inner, keras.layers.Layer)
-        and inner.name == "attention_output"
-    ]
+    # The attributes that hold them are public in one of the two classes only.
+    inner = {
+        one.name: one
+        for one in vars(layer).values()
+        if isinstance(one, keras.layers.Layer)
+    }
     return LayerRule(
         skip_calibration="attention",
-        output_layer=projections[0] if projections else None,
+        output_layer=inner.get("attention_output"),
+        score_layers=tuple(
+            inner[name] for name in ("query", "key") if name in inner
+        ),
     )
 
 

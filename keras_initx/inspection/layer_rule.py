@@ -141,6 +141,10 @@ class LayerRule:
             Defaults to False.
         activates: bool. Whether the layer is an activation, in whose output
             `measure` looks for dead units. Defaults to False.
+        score_layers: tuple of keras.layers.Layer. The layers inside this one
+            whose outputs are queries and keys of attention. Their gradients
+            are those of scores, and no part of the way back through the
+            model. Defaults to none.
 
     Raises:
         ValueError: If an argument is of another type.
@@ -162,6 +166,7 @@ class LayerRule:
     output_layer: keras.layers.Layer | None = None
     symbolic: bool | None = None
     activates: bool | None = None
+    score_layers: tuple[keras.layers.Layer, ...] | None = None
 
     def __post_init__(self) -> None:
         check_instance("weights", self.weights, Mapping, "a dict")
@@ -176,6 +181,7 @@ class LayerRule:
             ("output_layer", keras.layers.Layer, "a Keras layer"),
             ("symbolic", bool, "True, False"),
             ("activates", bool, "True, False"),
+            ("score_layers", tuple, "a tuple of layers"),
         ):
             value = getattr(self, name)
             check_instance(name, value, classes, wanted, optional=True)

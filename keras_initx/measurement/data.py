@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from keras_initx.measurement.refusals import empty_data
 from keras_initx.validation import check_int, refuse
 
 Data = Any
+
+# So many numbers show whether data are white noise.
+_NOISE_ENTRIES = 2**18
 
 
 class Example(NamedTuple):
@@ -120,6 +124,47 @@ class Batches:
 def arrays_of(structure: Any) -> list[Any]:
     """Returns the arrays in a structure, without inputs that are None."""
     return [x for x in keras.tree.flatten(structure) if x is not None]
+
+
+def is_white_noise(batch: Any) -> bool:
+    """Whether samples with several positions are white noise.
+
+    White noise has mean 0, and its numbers are independent, so that those of
+    neighbors have the products
+
+        sum x_p x_q = z (sum x_p^2 x_q^2)^(1/2),    z ~ N(0, 1)
+
+    Here |z| must be below 5 along each axis of positions, and the correlation
+    below 0.1, which is far less than that of photographs, sounds and texts.
+    Integers are no noise.
+
+    Args:
+        batch: A structure of arrays.
+
+    Reference: derived here.
+    """
+    found = False
+    for array in arrays_of(batch):
+        dtype = getattr(array.dtype, "name", str(array.dtype))
+        if "float" not in dtype:
+            return False
+        if len(array.shape) < 3:
+            continue
+        found = True
+        count = max(2, _NOISE_ENTRIES // math.prod(array.shape[1:]))
+        x = np.asarray(ops.convert_to_numpy(array[:count]), np.float64)
+        squares = float(np.mean(x**2))
+        for axis in range(1, x.ndim - 1):
+            size = x.shape[axis]
+            if size < 2:
+                continue
+            products = x.take(range(1, size), axis) * x.take(
+                range(size - 1), axis
+            )
+            z = abs(products.sum()) / max(np.sum(products**2) ** 0.5, 1e-300)
+            if not (z < 5 and abs(products.mean()) < 0.1 * squares):
+                return False
+    return found
 
 
 def map_arrays(function: Callable[..., Any], *structures: Any) -> Any:

@@ -17,6 +17,7 @@ from keras_initx.backend.passes import Tensor, passes
 from keras_initx.hooks.recurrent import refusing_other_axes
 from keras_initx.inspection.checks import check_call, check_model
 from keras_initx.inspection.equal_kernels import warn_of_equal_kernels
+from keras_initx.inspection.row_roles import have_positions, row_roles
 from keras_initx.inspection.selection import Layers, selectors
 from keras_initx.inspection.traversal import inspect_model
 from keras_initx.measurement.data import (
@@ -24,6 +25,7 @@ from keras_initx.measurement.data import (
     Data,
     batches,
     build,
+    is_white_noise,
     map_arrays,
     samples_of,
     taken_as_inputs,
@@ -196,6 +198,8 @@ class Meter:
             raise empty_data()
         self._check(result, all_batches)
         columns = {} if gradients is None else {"gradient": gradients.values}
+        view = inspect_model(self._model)
+        rows = result.names, result.units
         return VarianceProfile(
             result.names,
             result.sample_variance,
@@ -205,6 +209,8 @@ class Meter:
             saturated_fraction=result.shares[1],
             notes=_notes(result.places, gradients),
             remarks=remarks(result.statistics, self._training),
+            roles=row_roles(view, *rows, result.sample_variance),
+            white_noise=result.white_noise and have_positions(view, *rows),
             **columns,
         )
 
@@ -266,8 +272,11 @@ class Meter:
         sums: Tensor = 0.0
         finite = ops.cast(True, "bool")
         samples = 0
+        white_noise = True
         for example in all_batches.examples(self._needs_labels):
             batch = example.inputs
+            # Its first batch shows what the data are.
+            white_noise = white_noise and (samples > 0 or is_white_noise(batch))
             if self._task is not None:
                 batch = self._task.feed(example, samples, scale)
             spec = _same_spec(batch, spec)
@@ -317,6 +326,7 @@ class Meter:
             compiled.places,
             compiled.statistics,
             np.asarray(passes().to_numpy(sums), np.float64),
+            white_noise,
         )
 
     def _placed(self, batch: Any, spec: Any) -> Placed:
@@ -510,6 +520,8 @@ class _Result(NamedTuple):
     statistics: tuple[Statistics, ...]
     # The sum of the squared gradients of each call, and their number.
     gradients: np.ndarray
+    # Whether the first batch is white noise of several positions.
+    white_noise: bool
 
     def first_nonfinite(self) -> str | None:
         """The first layer whose moments are NaN or infinite."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import keras
 import numpy as np
 
+from keras_initx.inspection.row_roles import row_roles
 from keras_initx.inspection.selection import (
     LayerCall,
     Layers,
@@ -25,6 +26,7 @@ from keras_initx.measurement.data import (
     batches,
     build,
     check_taken,
+    is_white_noise,
     map_arrays,
 )
 from keras_initx.measurement.gradient import NOT_REACHED
@@ -266,7 +268,7 @@ class _Task(NamedTuple):
             return matches_any(self.layers, call)
 
         steps = Propagation(engine, samples, self.weights, select)
-        steps.white_noise = arrays is None
+        steps.white_noise = arrays is None or is_white_noise(arrays)
         inputs = _inputs(engine, self.model, arrays, samples)
         Walk(steps).run(self.model, inputs, self.training)
         check_all_matched(self.layers, seen)
@@ -277,14 +279,16 @@ def _wide(task: _Task, arrays: Any, samples: int) -> Prediction:
     """Returns the prediction in the limit of wide layers."""
     limit = task.limit("infinite", samples)
     engine = WideEngine(Moments(_CHANNELS, limit, task.seed))
-    return _result(engine, task.run(engine, arrays, samples), samples)
+    steps = task.run(engine, arrays, samples)
+    return _result(engine, task.model, steps, samples)
 
 
 def _averaged(task: _Task, arrays: Any, samples: int) -> Prediction:
     """Returns the prediction with moments that are averaged over positions."""
     moments = AveragedMoments(_CHANNELS, _AVERAGED_POINTS, task.seed, samples)
     engine = WideEngine(moments)
-    return _result(engine, task.run(engine, arrays, samples), samples)
+    steps = task.run(engine, arrays, samples)
+    return _result(engine, task.model, steps, samples)
 
 
 def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
@@ -324,7 +328,8 @@ def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
         gradient=gradient.mean(axis=1),
         exactness=["drawn"] * len(rows),
         samples=samples,
-        white_noise=arrays is None,
+        white_noise=steps.white_noise,
+        **_judged(task.model, rows, variance, gradient.mean(axis=1)),
         notes=["" if row.any() else NOT_REACHED for row in reached],
         quartiles=quartiles,
         remarks=(f"Means over {networks} networks of this width.",),
@@ -528,7 +533,9 @@ def given_input(engine: Engine, array: np.ndarray) -> MomentTensor:
     return given_tensor(engine, array)
 
 
-def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
+def _result(
+    engine: WideEngine, model: Any, steps: Propagation, samples: int
+) -> Prediction:
     """Returns the prediction from the moments of each row and its gradient."""
     rows = steps.rows
     gradients = _gradients(engine, rows)
@@ -589,8 +596,28 @@ def _result(engine: WideEngine, steps: Propagation, samples: int) -> Prediction:
         remarks=remarks,
         samples=samples,
         white_noise=steps.white_noise,
+        **_judged(model, rows, columns["sample_variance"], columns["gradient"]),
         **columns,
     )
+
+
+def _judged(
+    model: Any, rows: list[PredictedRow], variance: Any, gradient: Any
+) -> dict[str, Any]:
+    """Returns columns for the verdict: roles of rows, and dead units.
+
+    A row behind which nothing depends on the samples, and whose gradient is 0,
+    is dead, unless the next kernel is zero.
+    """
+    units = [row.tensor.places * row.tensor.width for row in rows]
+    names = [row.name for row in rows]
+    roles = row_roles(inspect_model(model), names, units, variance)
+    dead = np.full(len(rows), np.nan)
+    reached = np.flatnonzero(np.array(variance) != 0)
+    last = reached[-1] if len(reached) else len(rows)
+    if last + 1 < len(rows) and roles[last + 1] == "signal":
+        dead[last] = 1.0 if gradient[last] == 0 else math.nan
+    return {"roles": roles, "dead_fraction": dead}
 
 
 def _growth(

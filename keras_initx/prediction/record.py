@@ -53,21 +53,22 @@ class Prediction(VarianceProfile):
         squared_mean: As in `VarianceProfile`, NaN in the former rows. In the
             latter it is the total.
         units: As in `VarianceProfile`.
-        dead_fraction: As in `VarianceProfile`. NaN: it is not predicted.
+        dead_fraction: As in `VarianceProfile`. 1 in the last row that samples
+            reach if nothing passes its activation, as where all relu units are
+            off. NaN in all other rows.
         saturated_fraction: As in `VarianceProfile`. NaN: it is not predicted.
         gradient: As in `VarianceProfile`. NaN where the last row does not
             depend on the layer, and where an error of 1% of the total would be
             more than 100% at the last row.
         notes: As in `VarianceProfile`.
         remarks: As in `VarianceProfile`.
+        roles: As in `VarianceProfile`.
+        white_noise: As in `VarianceProfile`.
         exactness: Sequence of str. "exact", "wide", "sampled",
             "approximated", "positions averaged" or "drawn" for each row.
             Defaults to "wide" in every row.
         samples: int. The number of samples that it is for. Defaults to not
             known.
-        white_noise: bool. Whether these are white noise. Positions of it, such
-            as pixels, become alike behind pooling, so that the sample fraction
-            then says nothing about data. Defaults to False.
         quartiles: dict. For "total", "sample_fraction" and "gradient" three
             lists: the lower quartile over networks, the median and the upper
             quartile of each row. Defaults to none.
@@ -90,7 +91,6 @@ class Prediction(VarianceProfile):
     quartiles: Mapping[str, Any] = field(default_factory=dict)
     position_correlation: np.ndarray = None  # type: ignore[assignment]
     samples: int | None = None
-    white_noise: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,8 +135,7 @@ class Prediction(VarianceProfile):
         return (
             bool(super().__eq__(other))
             and self.exactness == other.exactness
-            and (self.samples, self.white_noise)
-            == (other.samples, other.white_noise)
+            and self.samples == other.samples
             and self.quartiles.keys() == other.quartiles.keys()
             and np.array_equal(
                 self.position_correlation,
@@ -167,8 +166,6 @@ class Prediction(VarianceProfile):
             ]
         if self.samples is not None:
             config["samples"] = self.samples
-        if self.white_noise:
-            config["white_noise"] = True
         return config
 
     @property
@@ -182,10 +179,6 @@ class Prediction(VarianceProfile):
 
     @property
     def is_noise_of_positions(self) -> bool:
-        """Whether it is for white noise of several positions."""
+        """Whether it is for white noise of several positions, if known."""
         known = np.isfinite(self.position_correlation)
         return self.white_noise and bool(known.any())
-
-    @property
-    def _judges_samples(self) -> bool:
-        return not self.is_noise_of_positions

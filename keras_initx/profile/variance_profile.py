@@ -18,6 +18,7 @@ from keras_initx.profile.files import write_whole
 from keras_initx.profile.verdict import (
     GOOD_FRACTION,
     GOOD_TOTAL,
+    ROLES,
     Verdict,
     first_reached,
     verdict,
@@ -151,6 +152,14 @@ class VarianceProfile:
             there is nothing to say. Defaults to "" in every row.
         remarks: Sequence of str. What a reader should know of the whole
             profile. Defaults to none.
+        roles: Sequence of str. What each row is for `verdict`: "signal", the
+            "table" of an embedding, "scores" for the queries and keys of
+            attention, or "zeros" for a kernel of zeros. Defaults to "signal"
+            in every row.
+        white_noise: bool. Whether the samples are white noise: independent
+            numbers of mean 0. Positions of it, such as pixels, become alike
+            behind pooling and sums over positions, so that the sample fraction
+            then says nothing about data. Defaults to False.
 
     Raises:
         ValueError: If the arrays differ in length, or hold values that no
@@ -183,6 +192,8 @@ class VarianceProfile:
     gradient: np.ndarray = None  # type: ignore[assignment]
     notes: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    roles: Sequence[str] = ()
+    white_noise: bool = False
     # Whether sample_variance and squared_mean may be NaN.
     _may_be_unknown: ClassVar[bool] = False
 
@@ -210,6 +221,14 @@ class VarianceProfile:
             object.__setattr__(self, column, texts)
         if not self.notes:
             object.__setattr__(self, "notes", ("",) * len(layers))
+        roles = tuple(self.roles) or ("signal",) * len(layers)
+        if len(roles) != len(layers) or not set(roles) <= set(ROLES):
+            refuse(
+                f"roles must hold one of {ROLES} for each of the "
+                f"{len(layers)} layers.",
+                roles=self.roles,
+            )
+        object.__setattr__(self, "roles", roles)
         if len(self.notes) != len(layers):
             raise ValueError(
                 f"notes must hold one text for each of the {len(layers)} "
@@ -283,13 +302,14 @@ class VarianceProfile:
             self.sample_fraction[known],
             self.dead_fraction[known],
             self.gradient[known],
-            self._judges_samples,
+            not self.is_noise_of_positions,
+            tuple(self.roles[int(i)] for i in known),
         )
 
     @property
-    def _judges_samples(self) -> bool:
-        """Whether the sample fraction says something about the network."""
-        return True
+    def is_noise_of_positions(self) -> bool:
+        """Whether it is for white noise of several positions."""
+        return self.white_noise
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -319,7 +339,7 @@ class VarianceProfile:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, VarianceProfile):
             return NotImplemented
-        texts = ("layers", "notes", "remarks")
+        texts = ("layers", "notes", "remarks", "roles", "white_noise")
         return all(
             getattr(self, name) == getattr(other, name) for name in texts
         ) and all(
@@ -535,8 +555,8 @@ class VarianceProfile:
         """Returns the profile as lists for JSON; infinite units are None.
 
         The dict has the keys `dead_fraction`, `saturated_fraction`,
-        `gradient`, `notes` and `remarks` only where they hold something. A
-        value that was not measured is None.
+        `gradient`, `notes`, `remarks`, `roles` and `white_noise` only where
+        they hold something. A value that was not measured is None.
         """
 
         def with_none(values: np.ndarray, missing: np.ndarray) -> list:
@@ -545,7 +565,7 @@ class VarianceProfile:
                 None if is_missing else value for value, is_missing in pairs
             ]
 
-        config = {
+        config: dict[str, Any] = {
             "layers": list(self.layers),
             "sample_variance": with_none(
                 self.sample_variance, np.isnan(self.sample_variance)
@@ -563,6 +583,10 @@ class VarianceProfile:
             config["notes"] = list(self.notes)
         if self.remarks:
             config["remarks"] = list(self.remarks)
+        if set(self.roles) != {"signal"}:
+            config["roles"] = list(self.roles)
+        if self.white_noise:
+            config["white_noise"] = True
         return config
 
     @classmethod

@@ -29,6 +29,9 @@ RANGES = {
         f"{LOST_FRACTION:g} or after more than {MANY_LAYERS} such layers."
     ),
 }
+# What a row may be: the signal, the output of a table of embeddings, the
+# queries and keys of attention, or the output of a kernel of zeros.
+ROLES = ("signal", "table", "scores", "zeros")
 # A mean square. Far below it, the squares of a layer's units underflow in
 # float32.
 SMALLEST_TOTAL = 1e-32
@@ -70,11 +73,14 @@ def verdict(
     dead_fraction: np.ndarray,
     gradient: np.ndarray | None = None,
     judges_samples: bool = True,
+    roles: Sequence[str] | None = None,
 ) -> Verdict:
     """Returns what the rows of a profile say about a network.
 
     The first row is the first one that samples reach, `total` the mean square,
-    and the first condition that holds decides.
+    and the first condition that holds decides. Tables of embeddings are left
+    out, since their scale is that of no signal, and so are last rows of kernels
+    of zeros, as usual heads that start at zero: `judged` says which rows count.
 
         dies         all units of the last row that samples reach are dead
         vanishes     the total is 0, or below 1e-32, at the last row
@@ -113,6 +119,8 @@ def verdict(
             Defaults to not known.
         judges_samples: bool. Whether the sample fraction says something about
             the network. Defaults to True.
+        roles: Sequence of str. What each row is, one of `ROLES`. Defaults to
+            "signal" in every row.
 
     Returns:
         A `Verdict`.
@@ -128,6 +136,30 @@ def verdict(
 
     Reference: derived here, from the figures in the benchmarks.
     """
+    roles = roles or ("signal",) * len(layers)
+    rows = judged(roles)
+    if len(rows) < len(layers):
+        found = verdict(
+            [layers[i] for i in rows],
+            total[rows],
+            sample_fraction[rows],
+            dead_fraction[rows],
+            None if gradient is None else gradient[rows],
+            judges_samples,
+            # A table or a head that is left is judged as it is.
+            [
+                "signal" if roles[i] in ("table", "zeros") else roles[i]
+                for i in rows
+            ],
+        )
+        heads = [name for name in layers[rows[-1] + 1 :]]
+        if not heads or roles[-1] != "zeros":
+            return found
+        return found._replace(
+            sentence=f"{found.sentence} Behind it {heads[0]} starts at zero, "
+            "as a head may: its output is the same for all samples until it "
+            "is trained."
+        )
     seen = np.flatnonzero(total > SMALLEST_TOTAL)
     if not len(seen):
         return Verdict(
@@ -163,10 +195,35 @@ def verdict(
         )
     growth = None
     if gradient is not None:
-        names = [layers[int(i)] for i in reached]
-        growth = gradient_growth(names, gradient[reached])
+        kinds = [roles[int(i)] for i in reached]
+        growth = gradient_growth(gradient[reached], kinds)
     fraction = sample_fraction if judges_samples else None
     return _by_range(layers, total / total[first], fraction, first, growth)
+
+
+def judged(roles: Sequence[str]) -> list[int]:
+    """Returns the rows of a profile by which a network is judged.
+
+    Tables of embeddings and last rows of kernels of zeros are left out, unless
+    there are no other rows.
+
+    Args:
+        roles: Sequence of str. What each row is, one of `ROLES`.
+
+    Example:
+
+    >>> judged(["table", "signal", "zeros", "signal", "zeros", "zeros"])
+    [1, 2, 3]
+    >>> judged(["table", "zeros"])
+    [0]
+
+    Reference: derived here.
+    """
+    end = len(roles)
+    while end > 1 and roles[end - 1] == "zeros":
+        end -= 1
+    rows = [i for i in range(end) if roles[i] != "table"]
+    return rows or list(range(end))
 
 
 def drift(total: np.ndarray) -> float:
@@ -191,9 +248,7 @@ def drift(total: np.ndarray) -> float:
         return ends[int(np.argmin(np.abs(np.log(ends))))]
 
 
-def gradient_growth(
-    layers: Sequence[str], gradient: np.ndarray
-) -> float | None:
+def gradient_growth(gradient: np.ndarray, roles: Sequence[str]) -> float | None:
     """Returns the gradient at the first row over that at the last but one.
 
     The gradient at the last row is given, whatever the scale of that row. With
@@ -202,13 +257,13 @@ def gradient_growth(
     scores, which is small by itself, and no part of the way back.
 
     Args:
-        layers: Sequence of str. The names of the rows.
         gradient: Array of shape `(layers,)`. Rows where it is not positive, or
             not known, are left out.
+        roles: Sequence of str. What each row is, one of `ROLES`.
 
     Reference: derived here.
     """
-    on_the_way = [not name.endswith(("/query", "/key")) for name in layers]
+    on_the_way = [role != "scores" for role in roles]
     known = gradient[(gradient > 0) & np.array(on_the_way, dtype=bool)]
     if len(known) < 2:
         return None

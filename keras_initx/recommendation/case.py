@@ -26,6 +26,7 @@ from keras_initx.prediction.predict import predict
 from keras_initx.prediction.record import Prediction
 from keras_initx.prediction.weights import has_paired_halves
 from keras_initx.profile import VarianceProfile
+from keras_initx.profile.verdict import judged
 
 # How many samples a prediction takes of the data, and a measurement of white
 # noise.
@@ -450,23 +451,15 @@ class Case:
         low, high = GOOD_INPUT
         return size is None or low <= size <= high
 
-    def is_row_of_signal(self, row: str) -> bool:
-        """Whether a row is a signal, and not a table of an embedding."""
-        return not isinstance(self.layer(row), keras.layers.Embedding)
-
     def kept(self, profile: VarianceProfile) -> list[int]:
-        """The indices of the rows that samples reach, embeddings left out.
+        """The indices of the rows that are judged and that samples reach.
 
         A prediction may have a row whose total is known and whose sample
         fraction is not.
         """
         fraction = profile.sample_fraction
         reached = (fraction > 0) | (np.isnan(fraction) & (profile.total > 0))
-        return [
-            i
-            for i, name in enumerate(profile.layers)
-            if reached[i] and self.is_row_of_signal(name)
-        ]
+        return [i for i in judged(profile.roles) if reached[i]]
 
 
 def _reason(error: Exception) -> str:

@@ -315,10 +315,11 @@ def _not_seen(case: Case) -> list[str]:
             "positions in a batch, of which a prediction can take few"
         )
         said.append(f"The gradient was not looked at: {why}.")
-    if case.predicted is not None and case.predicted.is_noise_of_positions:
+    if any(p is not None and p.is_noise_of_positions for _, p in case.profiles):
+        what = "data" if case.data is None else "other data"
         said.append(
             "The share of the signal that differs between samples was not "
-            "judged, since pooling makes white noise alike: give data."
+            f"judged, since pooling makes white noise alike: give {what}."
         )
     if not case.noise_fits:
         said.append(

@@ -8,6 +8,7 @@ import pytest
 import keras_initx as kx
 
 LOSES = "loses its differences"
+VANISHES = "gradient vanishes"
 
 
 def profile(total, fraction, dead=None):
@@ -178,17 +179,22 @@ def test_names_are_whole_in_every_display():
     assert "<p>The signal vanishes" in shown._repr_html_()
 
 
-def with_gradient(gradient, fraction=0.5, names=None, total=1.0):
+def with_gradient(gradient, fraction=0.5, total=1.0, roles=()):
     size = len(gradient)
-    names = names or [f"dense_{i}" for i in range(size)]
+    names = [f"dense_{i}" for i in range(size)]
     total = total * np.ones(size)
     variance = total * np.asarray(fraction)
     return kx.VarianceProfile(
-        names, variance, total - variance, [8] * size, gradient=gradient
+        names,
+        variance,
+        total - variance,
+        [8] * size,
+        gradient=gradient,
+        roles=roles,
     )
 
 
-ATTENTION = ["a", "b/query", "b/key", "b/value", "c", "d"]
+ATTENTION = ["signal", "scores", "scores", "signal", "signal", "signal"]
 
 
 @pytest.mark.parametrize(
@@ -211,8 +217,12 @@ ATTENTION = ["a", "b/query", "b/key", "b/value", "c", "d"]
         # Samples do not reach the first row.
         ([1e-9, 1, 1, 1], {"fraction": [0, 0.5, 0.5, 0.5]}, "lives"),
         # Queries and keys are no part of the way back.
-        ([1e-9, 1e-9, 1, 1, 1], {"names": ATTENTION[1:]}, "lives"),
-        ([1e-9, 1, 1, 1, 1, 1], {"names": ATTENTION}, "gradient vanishes"),
+        ([1e-9, 1e-9, 1, 1, 1], {"roles": ATTENTION[1:]}, "lives"),
+        ([1e-9, 1e-9, 1, 1, 1], {}, "gradient vanishes"),
+        ([1e-9, 1, 1, 1, 1, 1], {"roles": ATTENTION}, "gradient vanishes"),
+        # Neither is a table, nor a head of zeros the last row.
+        ([1e-9, 1, 1, 1], {"roles": ["table", *ATTENTION[3:]]}, "lives"),
+        ([1e-9, 1, 1], {"roles": ["signal", "signal", "zeros"]}, VANISHES),
         # What is wrong with the signal comes first.
         ([1e-9, 1, 1], {"total": [1, 1e-3, 1e-6]}, "vanishes"),
         ([1e-9, 1, 1], {"fraction": 0.01}, LOSES),
@@ -248,3 +258,52 @@ def test_samples_are_not_judged_by_images_of_white_noise(
     changed = {"samples": 3, "white_noise": not white_noise}
     for name, value in changed.items():
         assert kx.Prediction.from_dict(found.to_dict() | {name: value}) != found
+
+
+TABLE, SIGNAL, ZEROS = "table", "signal", "zeros"
+
+
+@pytest.mark.parametrize(
+    ("total", "roles", "state"),
+    [
+        # An embedding is as small as it likes.
+        ([1e-7, 1, 1], [TABLE, SIGNAL, SIGNAL], "lives"),
+        ([1e-7, 1, 1], [SIGNAL] * 3, "explodes"),
+        ([1e-7, 1, 1e-7, 1], [TABLE, SIGNAL, TABLE, SIGNAL], "lives"),
+        ([1e-7, 1, 1e-5], [TABLE, SIGNAL, SIGNAL], "vanishes"),
+        # Heads of zeros are no end of a signal, and zeros before a layer are.
+        ([1, 1, 0], [SIGNAL, SIGNAL, ZEROS], "lives"),
+        ([1, 1, 0], [SIGNAL] * 3, "vanishes"),
+        ([1, 1, 0, 0], [SIGNAL, SIGNAL, ZEROS, ZEROS], "lives"),
+        ([1, 1, 0, 0], [SIGNAL, SIGNAL, ZEROS, SIGNAL], "vanishes"),
+        ([1, 1e-5, 0], [SIGNAL, SIGNAL, ZEROS], "vanishes"),
+        ([1e-7, 1, 1, 0], [TABLE, SIGNAL, SIGNAL, ZEROS], "lives"),
+        # Where there is nothing else, these rows are judged.
+        ([1, 1e-5], [TABLE, TABLE], "vanishes"),
+        ([0], [ZEROS], "vanishes"),
+        ([1, 0], [TABLE, ZEROS], "lives"),
+    ],
+)
+def test_tables_and_heads_of_zeros(total, roles, state):
+    total = np.array(total, float)
+    size = len(total)
+    found = kx.VarianceProfile(
+        [f"row{i}" for i in range(size)],
+        total / 2,
+        total / 2,
+        [4] * size,
+        roles=roles,
+    )
+    assert found.verdict.state == state
+    is_head = roles[-1] == ZEROS and size > 1
+    assert ("starts at zero" in str(found.verdict)) == is_head
+    assert kx.VarianceProfile.from_dict(found.to_dict()) == found
+    plain = {k: v for k, v in found.to_dict().items() if k != "roles"}
+    same = set(roles) == {SIGNAL}
+    assert (kx.VarianceProfile.from_dict(plain) == found) is same
+
+
+def test_roles_are_checked():
+    for roles in (["signal"], ["signal", "head"]):
+        with pytest.raises(ValueError, match="roles must hold one of"):
+            kx.VarianceProfile(["a", "b"], [1, 1], [0, 0], [1, 1], roles=roles)

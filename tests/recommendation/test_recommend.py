@@ -641,6 +641,21 @@ def test_a_normalization_of_samples_makes_wrong_fans_harmless():
         assert reading(*others).found, others
 
 
+def test_what_is_concatenated_is_a_skip():
+    def normalized(x):
+        return L.ReLU()(L.BatchNormalization()(L.Dense(8)(x)))
+
+    rule = RULES["batch normalization"]
+    for joined in (False, True):
+        x = inputs = keras.Input((8,))
+        for _ in range(26):
+            y = normalized(x)
+            x = L.Concatenate()([x, y]) if joined else y
+        reading = rule(at_start(keras.Model(inputs, x)))
+        assert (reading is None) is joined
+        assert joined or reading.found
+
+
 def test_offsets_inside_of_inner_models_are_moved():
     inner = networks.batch_normalized(13)
     inputs = keras.Input((networks.WIDTH,))

@@ -12,7 +12,7 @@ from keras_initx.profile.verdict import GOOD_TOTAL, gradient_growth
 from keras_initx.recommendation import lines
 from keras_initx.recommendation.case import Case, entries
 from keras_initx.recommendation.reading import Reading, outside
-from keras_initx.recommendation.rules.weights import has_sum, is_relu
+from keras_initx.recommendation.rules.weights import has_merge, is_relu
 
 # The offsets of Batch Normalization, in models inside the model too.
 _SHIFT = (
@@ -29,8 +29,8 @@ def growth_of_gradient(
     if profile is None:
         return None
     rows = case.kept(profile)
-    names = [profile.layers[i] for i in rows]
-    return gradient_growth(names, profile.gradient[rows])
+    roles = [profile.roles[i] for i in rows]
+    return gradient_growth(profile.gradient[rows], roles)
 
 
 def gradient(case: Case) -> Reading | None:
@@ -69,7 +69,7 @@ def gradient(case: Case) -> Reading | None:
 def batch_normalization(case: Case) -> Reading | None:
     """Batch Normalization without skips multiplies the gradient."""
     graph = case.graph
-    if graph is None or not case.by_batch or has_sum(graph):
+    if graph is None or not case.by_batch or has_merge(graph):
         return None
     if not case.activations or not is_relu(case.activations[0]):
         return None

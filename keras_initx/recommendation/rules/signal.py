@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from keras_initx.initialization.branches import BranchFinder, is_sum
-from keras_initx.prediction.record import Prediction
 from keras_initx.profile import VarianceProfile
 from keras_initx.profile.verdict import (
     GOOD_FRACTION,
@@ -16,6 +15,7 @@ from keras_initx.profile.verdict import (
     LOST_FRACTION,
     MANY_LAYERS,
     drift,
+    judged,
 )
 from keras_initx.recommendation import lines
 from keras_initx.recommendation.case import Case, entries, mean_square
@@ -35,10 +35,7 @@ _STREAM = 10.0
 
 
 def drift_of(case: Case, profile: VarianceProfile | None) -> float | None:
-    """Returns the drift of the total, None if no sample is seen.
-
-    Last rows with a kernel of zeros are left out.
-    """
+    """Returns the drift of the total, None if no sample is seen."""
     if profile is None:
         return None
     rows = case.kept(profile)
@@ -46,20 +43,12 @@ def drift_of(case: Case, profile: VarianceProfile | None) -> float | None:
         return None
     total = profile.total
     # `predict` does not know the last rows of an unstable network.
-    known = np.flatnonzero(~np.isnan(total))
-    ends = [
+    counted = [
         i
-        for i in known
-        if i == rows[0] or not _is_zero(case.layer(profile.layers[int(i)]))
+        for i in judged(profile.roles)
+        if i >= rows[0] and not np.isnan(total[i])
     ]
-    counted = known[(known >= rows[0]) & (known <= ends[-1])]
     return drift(total[counted])
-
-
-def _is_zero(layer: object) -> bool:
-    """Whether the kernel of a layer is drawn as zeros."""
-    kernel = getattr(layer, "kernel", None)
-    return isinstance(kernel, keras.Variable) and not np.any(entries(kernel))
 
 
 def scale(case: Case) -> Reading | None:
@@ -193,7 +182,7 @@ def sample_fraction(case: Case) -> Reading | None:
             continue
         # What no sample reaches, as a head of zeros, is no fault.
         fraction = profile.sample_fraction[case.kept(profile)]
-        if isinstance(profile, Prediction) and profile.is_noise_of_positions:
+        if profile.is_noise_of_positions:
             fraction = fraction[:0]
         if not len(fraction) or np.isnan(fraction[-1]):
             values.append(None)

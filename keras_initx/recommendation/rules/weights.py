@@ -212,6 +212,14 @@ def has_sum(graph: Graph) -> bool:
     return any(is_sum(step) for step in graph.steps)
 
 
+def has_merge(graph: Graph) -> bool:
+    """Whether a model joins tensors, so that it is no chain of layers.
+
+    What is concatenated skips layers too, as in DenseNet, or runs beside them.
+    """
+    return any(len(set(step.inputs)) > 1 for step in graph.steps)
+
+
 def is_relu(activation: Any) -> bool:
     """Whether an activation is the relu of Keras, as a function or layer."""
     return activation is keras.activations.relu or (
