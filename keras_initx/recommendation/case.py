@@ -61,6 +61,12 @@ class Case:
         is_trial: bool. Whether the model is a copy that a line was carried out
             on. What is measured decides, so that only what cannot be measured
             is predicted of it. Defaults to False.
+
+    Attributes:
+        waits: bool. Whether there is no prediction yet where there is a
+            measurement, as always in a trial.
+        was_asked: bool. Whether a rule has asked for a prediction since this
+            was set to False.
     """
 
     def __init__(
@@ -74,6 +80,8 @@ class Case:
         self.data = data
         self.steps = steps
         self.is_trial = is_trial
+        self.waits = is_trial
+        self.was_asked = False
         self.refusal = ""
         self.unmeasured = ""
         self.nonfinite = False
@@ -235,8 +243,9 @@ class Case:
 
     @property
     def predicted(self) -> Prediction | None:
-        """The prediction; None if it is not known, or not needed in a trial."""
-        if self.is_trial and (self.measured is not None or self.nonfinite):
+        """The prediction; None if it is not known, or waits."""
+        self.was_asked = True
+        if self.waits and (self.measured is not None or self.nonfinite):
             return None
         return self.prediction
 
@@ -390,22 +399,24 @@ class Case:
             # A signal that explodes is not dead.
             with contextlib.suppress(ValueError):
                 measured = self._measure(self.data, False, gradient=False)
-        known = self.is_trial and measured is not None
+        self.was_asked = True
+        known = self.waits and measured is not None
         predicted = None if known else self._predict(training=False)
         return [("predicted", predicted), ("measured", measured)]
 
-    @cached_property
+    @property
     def gradient_is_known(self) -> bool:
         """Whether the predicted gradients stand for those in training.
 
         Through Batch Normalization they depend on the number of points in a
         batch, which `predict` must keep low for large images.
         """
-        if self.predicted is None:
+        prediction = self.predicted
+        if prediction is None:
             return False
         if not self.by_batch:
             return True
-        samples = self.predicted.samples or 0
+        samples = prediction.samples or 0
         positions = self._normalized_positions()
         return bool(positions) and samples * min(positions) >= _BATCH
 

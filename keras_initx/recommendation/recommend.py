@@ -136,9 +136,23 @@ def recommend(
 
 
 def readings(case: Case, rules: Sequence[str]) -> dict[str, Reading]:
-    """Returns what rules read off a model, without those that see nothing."""
-    found = {name: RULES[name](case) for name in rules}
-    return {name: each for name, each in found.items() if each is not None}
+    """Returns what rules read off a model, without those that see nothing.
+
+    What is measured decides, and takes less time, so that the model is
+    predicted only for a rule that finds something, or cannot measure it.
+    """
+    found = {}
+    for name in rules:
+        case.waits, case.was_asked = True, False
+        reading = RULES[name](case)
+        undecided = reading is None or reading.found or reading.measured is None
+        if case.was_asked and undecided and not case.is_trial:
+            case.waits = False
+            reading = RULES[name](case)
+        if reading is not None:
+            found[name] = reading
+    case.waits = True
+    return found
 
 
 def _chosen(ignore: Sequence[str]) -> list[str]:
@@ -305,9 +319,8 @@ def _not_seen(case: Case) -> list[str]:
     """What no rule could look at, in sentences."""
     said: list[str] = []
     measured = case.measured
-    if not case.gradient_is_known and (
-        measured is None or np.isnan(measured.gradient).all()
-    ):
+    case.waits = measured is not None and not np.isnan(measured.gradient).all()
+    if not case.waits and not case.gradient_is_known:
         why = (
             "the model cannot be predicted"
             if case.predicted is None

@@ -89,8 +89,9 @@ def carried_out(case: Case, line: str) -> Case | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # The line is made of the names of layers, in quotes, and of
-            # numbers.
+            # What is printed is what was tried, so that the text of the line
+            # is the only place that knows the call. It holds names of layers,
+            # in quotes, and numbers, and nothing that a user has written.
             exec(line, names)
     except (ValueError, TypeError, AttributeError):
         return None

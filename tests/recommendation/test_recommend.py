@@ -578,7 +578,9 @@ def test_the_fans_are_those_of_the_layer():
 
 
 @pytest.mark.slow
-def test_with_data_only_the_model_itself_is_predicted(monkeypatch):
+def test_with_data_only_a_model_with_a_fault_of_its_signal_is_predicted(
+    monkeypatch,
+):
     calls = []
 
     def counted(*args, **options):
@@ -587,11 +589,15 @@ def test_with_data_only_the_model_itself_is_predicted(monkeypatch):
 
     monkeypatch.setattr(case, "predict", counted)
     findings = kx.recommend(networks.depthwise(1, batch_norm=True), IMAGES)
-    assert findings[0].rule == "wrong fans"
-    # In training mode and in inference mode.
-    assert calls == [True, False]
-    assert "dead at birth" in RULES
-    assert not np.isnan(findings[0].after)
+    assert [finding.rule for finding in findings] == ["wrong fans"]
+    assert calls == []
+    for depth in (3, 8):
+        model = networks.chain(depth, "relu", networks.normal(0.05))
+        findings = kx.recommend(model, NOISE, ignore="sample fraction")
+        # The copies are measured.
+        assert calls == ([False] if findings else [])
+    (finding,) = [one for one in findings if one.rule == "scale"]
+    assert finding.predicted < 1e-4 and finding.after_by == "measured"
 
 
 def test_the_verdict_of_a_profile_has_the_ranges_of_the_rules():
@@ -817,3 +823,28 @@ def test_normalizations_that_an_embedding_is_not_judged_by(norm):
     assert rule(at_start(keras.Sequential([keras.Input((8,)), norm()]))) is None
     unknown = embedded(0.0005, 1e-6, "text")
     assert rule(at_start(unknown)) is None
+
+
+def test_scores_of_grouped_queries_are_looked_at():
+    values = []
+    for gain in (1.0, 5.0):
+        x = inputs = keras.Input((3, 16))
+        x = L.GroupQueryAttention(4, 4, 2, name="group")(x, x)
+        model = keras.Model(inputs, L.Dense(3)(x))
+        for weight in model.weights:
+            if "query" in weight.path or "key" in weight.path:
+                weight.assign(gain * weight)
+        tokens = RNG.normal(size=(16, 3, 16)).astype("float32")
+        one = case.Case(model, tokens, 8)
+        reading = RULES["query and key"](one)
+        assert reading.found is (gain > 1)
+        profile = one.measured
+        rows = dict(zip(profile.layers, profile.total, strict=True))
+        # The variance of a score over 2 log 3.
+        variance = rows["group/query"] * rows["group/key"]
+        expected = variance / (2 * np.log(3))
+        assert reading.measured == pytest.approx(expected, rel=1e-6)
+        if reading.found:
+            assert "'group/key'" in reading.lines[0]
+        values.append(reading.measured)
+    assert values[1] > 100 * values[0]

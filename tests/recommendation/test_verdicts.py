@@ -89,7 +89,7 @@ MODELS = {
         NOISE,
         "lives",
     ),
-    # Of these the fraction of white noise is 0.01 behind the pooling.
+    # The fraction of white noise is here 0.01 behind the pooling.
     "images": (images, IMAGES, "lives"),
     "residual images": (lambda: images(skips=True), IMAGES, "lives"),
     "images that vanish": (
@@ -143,7 +143,7 @@ def test_what_each_row_is():
         assert role == roles.get(name, "signal"), name
 
 
-def test_white_noise_of_positions_is_told_from_data():
+def test_white_noise_of_positions_is_no_data():
     smooth = np.cumsum(IMAGES, axis=1)
     for data, expected in [
         (IMAGES, True),
@@ -163,7 +163,7 @@ def test_white_noise_of_positions_is_told_from_data():
         (np.array([["a", "b"]]), False),
     ]:
         assert is_white_noise(data) is expected
-    # Of a model without rows at positions they do not count.
+    # In a model without rows at positions they do not count.
     flat = keras.Sequential([keras.Input((8, 8, 3)), L.Flatten(), L.Dense(4)])
     assert not kx.measure(flat, IMAGES).is_noise_of_positions
     findings = kx.recommend(images(), IMAGES)

@@ -15,6 +15,9 @@ from keras_initx.recommendation.reading import Reading, listed
 
 def query_key_scale(case: Case) -> Reading | None:
     """The scores are so large that a query attends to one key alone."""
+    attentions = _attentions(case)
+    if not attentions:
+        return None
     names: list[str] = []
     readings: dict[str, float] = {}
     for how, each in case.profiles:
@@ -26,7 +29,7 @@ def query_key_scale(case: Case) -> Reading | None:
             names = [name for name, value in values.items() if value > 1]
     if not readings:
         return None
-    heads = [f"{name}/{part}" for name in names for part in ("query", "key")]
+    heads = [part for name in names for part in attentions[name]]
     return Reading(
         bool(names),
         "variance of the scores over 2 log T, for T keys (good: below 1)",
@@ -54,37 +57,42 @@ def _scores(case: Case, profile: Any) -> list[tuple[str, float]]:
     """Returns for each attention layer E s^2 over 2 log T."""
     rows = dict(zip(profile.layers, range(len(profile)), strict=True))
     found = []
-    for name, i in rows.items():
-        if not name.endswith("/query"):
+    for name, (query, key) in _attentions(case).items():
+        i, j = rows.get(query), rows.get(key)
+        kernel = getattr(case.layer(key), "kernel", None)
+        if i is None or j is None or kernel is None:
             continue
-        whole = name.removesuffix("/query")
-        layer, j = case.layer(whole), rows.get(f"{whole}/key")
-        if j is None or not hasattr(layer, "key_dense"):
-            continue
-        width = math.prod(layer.key_dense.kernel.shape[1:])
-        keys = float(profile.units[j]) / width
+        keys = float(profile.units[j]) / math.prod(kernel.shape[1:])
         if keys > 1:
             variance = float(profile.total[i] * profile.total[j])
             if not math.isnan(variance):
-                found.append((whole, variance / (2 * math.log(keys))))
+                found.append((name, variance / (2 * math.log(keys))))
     return found
+
+
+def _attentions(case: Case) -> dict[str, list[str]]:
+    """Returns the names of the query and the key of each attention layer."""
+    layers = {
+        case.view.name(layer): case.view.rule(layer).score_layers or ()
+        for layer in case.view.layers
+    }
+    return {
+        name: [case.view.name(part) for part in parts]
+        for name, parts in layers.items()
+        if len(parts) == 2
+    }
 
 
 def alike_tokens(case: Case) -> Reading | None:
     """The tokens of a sample become alike."""
-    heads = [
-        case.view.name(layer)
-        for layer in case.view.layers
-        if hasattr(layer, "query_dense") and hasattr(layer, "key_dense")
-    ]
+    parts = [part for both in _attentions(case).values() for part in both]
     # Correlations of tokens are predicted, and not measured.
-    if not heads or case.prediction is None:
+    if not parts or case.prediction is None:
         return None
     known = case.prediction.position_correlation
     known = known[~np.isnan(known)]
     if not len(known):
         return None
-    parts = [f"{name}/{part}" for name in heads for part in ("query", "key")]
     return Reading(
         bool(known[-1] > 1 - LOST_FRACTION),
         "mean correlation of two tokens at the last layer that has tokens "

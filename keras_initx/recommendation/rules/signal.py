@@ -174,6 +174,8 @@ def dead_at_birth(case: Case) -> Reading | None:
 
 def sample_fraction(case: Case) -> Reading | None:
     """The samples become alike from layer to layer."""
+    if case.measured is not None and case.measured.is_noise_of_positions:
+        return None
     values: list[float | None] = []
     lost: list[bool] = []
     for _, profile in case.profiles:

@@ -33,7 +33,7 @@ _CENTERED = 0.2
 def saturation(case: Case) -> Reading | None:
     """Units of tanh and the like are near their bounds."""
     predicted, names = None, []
-    if case.predicted is not None:
+    if _saturates(case) and case.predicted is not None:
         for name, total in zip(
             case.predicted.layers, case.predicted.total, strict=True
         ):
@@ -83,6 +83,11 @@ def saturation(case: Case) -> Reading | None:
     )
 
 
+def _saturates(case: Case) -> bool:
+    """Whether there is an activation that has bounds."""
+    return any(saturation_bounds(one) is not None for one in case.activations)
+
+
 def slope(activation: Any, variance: float) -> float | None:
     """Returns E phi'(u)^2 over phi'(0)^2 of an activation that has bounds.
 
@@ -123,7 +128,7 @@ def slope(activation: Any, variance: float) -> float | None:
 def dead_units(case: Case) -> Reading | None:
     """Units are the same for all samples behind their activation."""
     predicted, names = None, []
-    if case.predicted is not None:
+    if any(map(is_relu, case.activations)) and case.predicted is not None:
         for name, total in zip(
             case.predicted.layers, case.predicted.total, strict=True
         ):
