@@ -35,7 +35,7 @@ def run(script, *arguments):
 # ---- Several devices -------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, 3])
 def relative_errors(request):
     """Returns the largest relative error of each comparison of replicas."""
     output = run("tests/scripts/compare_replicas.py", request.param)

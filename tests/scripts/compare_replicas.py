@@ -434,8 +434,8 @@ def main():
         (
             "unequal pieces and batches",
             dense,
-            55,
-            {"batch_size": 27, "gradient": True},
+            51,
+            {"batch_size": 25, "gradient": True},
         ),
         # Batches of one sample for each replica, and of a single sample.
         ("a sample each", dense, REPLICAS + 1, {"batch_size": REPLICAS}),
@@ -447,7 +447,7 @@ def main():
     errors["measure synchronized layers"] = compare_synchronized(strategy)
     errors["measure NaN"] = nan_error(strategy)
     errors["weights calibrate in batches"] = compare_weights(
-        strategy, lambda m: kx.calibrate(m, X, batch_size=9)
+        strategy, lambda m: kx.calibrate(m, X, batch_size=11)
     )
     print(json.dumps(errors))
 
