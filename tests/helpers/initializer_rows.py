@@ -160,7 +160,7 @@ def stable(stability, scale, **parameters):
     )
 
 
-def drawn(distribution, twin, **parameters):
+def drawn(distribution, twin, columns=65536, **parameters):
     """Returns a row of FromDistribution, whose twin is of SciPy."""
     stddev = twin.std()
     return Row(
@@ -169,6 +169,7 @@ def drawn(distribution, twin, **parameters):
         ),
         he,
         tuple(q / stddev for q in quantiles(twin)),
+        columns=columns,
         wide=True,
     )
 
@@ -205,7 +206,10 @@ ROWS = {
         1.0, {64: 0.0087597, 256: 0.0016893, 1024: 0.00034598}
     ),
     "drawn-normal": drawn(lambda: tfd().Normal(0.0, 3.0), stats.norm(0, 3)),
-    "drawn-student": drawn(lambda: tfd().StudentT(3.0, 0.0, 2.0), stats.t(3)),
+    # 1% of the scale changes the share below LEVELS[1] by 12 deviations.
+    "drawn-student": drawn(
+        lambda: tfd().StudentT(3.0, 0.0, 2.0), stats.t(3), columns=32768
+    ),
     "drawn-laplace": drawn(lambda: tfd().Laplace(0.0, 2.0), stats.laplace),
     "drawn-mixture": Row(
         lambda **keywords: kx.initializers.FromDistribution(

@@ -135,11 +135,11 @@ def assert_stable(values, stability, skewness):
     x = np.asarray(values, np.float64).ravel()
     for t in (0.1, 0.3, 1.0):
         once, twice = (stable_cf(k * t, stability, skewness) for k in (1, 2))
-        for values_at_t, mean, square in (
-            (np.cos(t * x), once.real, (1 + twice.real) / 2),
-            (np.sin(t * x), once.imag, (1 - twice.real) / 2),
+        for function, mean, square in (
+            (np.cos, once.real, (1 + twice.real) / 2),
+            (np.sin, once.imag, (1 - twice.real) / 2),
         ):
-            error = values_at_t.mean() - mean
+            error = function(t * x).mean() - mean
             band = bernstein(square - mean**2, 2, x.size, 1e-7)
             assert abs(error) <= band, (
                 f"at t = {t} off by {error}, where {band} is chance"

@@ -417,7 +417,8 @@ def test_lazily_built_model_fits(rng):
     """One model has all rows, so that it is traced once."""
     made = {name: [ROWS[name].make() for _ in range(3)] for name in BY_LAYER}
     model = OneOfEach([iter(each).__next__ for each in made.values()])
-    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    # `fit` builds it symbolically first, in eager mode too.
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
     x = rng.standard_normal((8, 5, 4)).astype(np.float32)
     model.fit(x, np.zeros((8, 5, len(made))), verbose=0)
     for (name, (first, _, last)), part in zip(
@@ -1231,7 +1232,7 @@ def test_in_another_process_models_load_and_replicas_agree(tmp_path):
 # ---- Deep networks ---------------------------------------------------------
 
 
-NETS, DEPTH, WIDTH = 20, 50, 256
+NETS, DEPTH, WIDTH = 16, 50, 256
 
 
 def log_norm_growth(initializer, rng):
@@ -1269,7 +1270,7 @@ def textbook(shape, dtype=None):
 def test_stable_weights_neither_explode_nor_vanish_in_50_layers(rng):
     # From layer to layer log |x| moves by independent steps, whose standard
     # deviation at 256 units is 0.433. A band of 6 of those of their mean, here
-    # 0.08: false alarms are below 1e-8.
+    # 0.092: false alarms are below 1e-8.
     band = 6 * 0.433 / np.sqrt(NETS * DEPTH)
     ours = log_norm_growth(
         lambda: kx.initializers.AlphaStable(1.5, fan_in=WIDTH), rng

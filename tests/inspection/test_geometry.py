@@ -1,5 +1,6 @@
 """The rules of the layers of Keras, against plain readings of the layers."""
 
+import functools
 import inspect
 
 import keras
@@ -136,6 +137,7 @@ SHAPES = [
 ]
 
 
+@functools.cache
 def built(name):
     """A layer of Keras on the first input that it takes, None without one."""
     cls = getattr(L, name)

@@ -572,8 +572,10 @@ def test_recursion_of_a_wide_random_network(rng):
     expected = stable_scale_recursion(4, stability, bias_scale=0.3)
     y = draw(rng, stability, (nets, width))
     for _ in range(3):
-        kernel = draw(rng, stability, (nets, width, width))
-        y = np.einsum("ni,nij->nj", np.tanh(y), kernel)
+        # A sum of x_i times independent draws is a draw of the scale |x|_a.
+        # No kernel is used twice, so that none is drawn.
+        norm = np.sum(np.abs(np.tanh(y)) ** stability, axis=1, keepdims=True)
+        y = norm ** (1 / stability) * draw(rng, stability, (nets, width))
         y = y * width ** (-1 / stability)
         y = y + 0.3 * draw(rng, stability, y.shape)
         mean, _ = stable_log_moments(stability)
