@@ -53,7 +53,7 @@ def pre_activations(model, x):
 
 @pytest.mark.slow
 def test_fifty_layers(rng):
-    model, x = dense_net(50, 256), rng.standard_normal((1024, 256), np.float32)
+    model, x = dense_net(50, 128), rng.standard_normal((512, 128), np.float32)
     done = kx.calibrate(model, x)
     assert not done.skipped
     assert not any(done.notes)
@@ -70,7 +70,7 @@ def test_fifty_layers(rng):
         assert (signal.mean(axis=0) ** 2).max() < 1e-6
     # The same kernels ran in the same order, so no error is amplified.
     assert np.abs(signals[-1].var(axis=0) - 1).max() < 1e-5
-    profile = kx.measure(model, x, batch_size=1024)
+    profile = kx.measure(model, x, batch_size=512)
     assert np.allclose(profile.sample_variance, 1, atol=1e-3)
     assert (profile.squared_mean < 1e-6).all()
 

@@ -177,8 +177,8 @@ def test_text_in_arrays_is_that_of_the_tensor():
 
 @pytest.mark.slow
 def test_a_fixed_batch_size_is_that_of_the_batches():
-    model = stateful()
-    assert kx.measure(model, STEPS) == kx.measure(model, STEPS, batch_size=4)
+    meter = kx.Meter(stateful())
+    assert meter(STEPS) == meter(STEPS, batch_size=4)
 
 
 MASKED = np.ma.masked_array(X, X > 1)
