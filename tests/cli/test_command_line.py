@@ -265,7 +265,7 @@ def test_report_takes_an_initializer_by_its_registered_name(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 def test_check_exits_by_what_it_finds(tmp_path, capsys):
-    layers = [keras.layers.Dense(8, "relu") for _ in range(20)]
+    layers = [keras.layers.Dense(8, "relu") for _ in range(15)]
     model = keras.Sequential([keras.Input((4,)), *layers])
     kx.initialize(model, "glorot_normal", seed=0)
     path = tmp_path / "model.keras"
@@ -770,7 +770,7 @@ def test_models_of_custom_classes_are_loaded_with_their_module(
 
 @contextlib.contextmanager
 def recursion_limit(more):
-    """Lowers the recursion limit, so that 150 layers are enough to reach it.
+    """Lowers the recursion limit, so that a hundred layers reach it.
 
     Args:
         more: int. Number of calls that remain.
@@ -803,11 +803,11 @@ def test_plain_network_is_not_bounded_by_the_recursion_limit(rng):
 @pytest.mark.slow
 def test_deep_saved_model_is_loaded(tmp_path, rng):
     path, data = tmp_path / "model.keras", rng.normal(size=(9, 4))
-    layers = [keras.layers.Identity() for _ in range(150)]
+    layers = [keras.layers.Identity() for _ in range(100)]
     layers = [keras.Input((4,)), *layers, keras.layers.Dense(4)]
     model = keras.Sequential(layers)
     model.save(path)
-    with recursion_limit(130):
+    with recursion_limit(90):
         with pytest.raises(RecursionError):
             keras.saving.load_model(path)
         loaded = report.load_model(str(path))

@@ -81,6 +81,7 @@ class Server:
         request = json.loads(message)
         number = os.fork()
         if number == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             for place, stream in enumerate(streams):
                 os.dup2(stream, place)
                 os.close(stream)
@@ -118,6 +119,8 @@ def main():
     # Otherwise a collection in each process copies all that it shares.
     gc.collect()
     gc.freeze()
+    # An interrupt from the keyboard is for the processes, whose end is awaited.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = Server(socket.socket(fileno=int(sys.argv[1]))).serve()
     if request:
         run(*request)

@@ -7,11 +7,14 @@ process passes its streams on, waits, and exits as the other one does.
 
 import json
 import os
+import signal
 import socket
 import sys
 
 
 def main():
+    # An interrupt from the keyboard is for the other process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     address, *arguments = sys.argv[1:]
     arguments = arguments[arguments.index("-c") + 1 :]
     request = ["-c", arguments, dict(os.environ), os.getcwd()]
