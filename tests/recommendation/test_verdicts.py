@@ -78,9 +78,9 @@ MODELS = {
     "dead": (dead, NOISE, "dies"),
     "dead with biases behind it": (lambda: dead(0.1), NOISE, "dies"),
     "saturated": (
-        lambda: networks.chain(6, "tanh", networks.normal(10.0)),
+        lambda: networks.chain(3, "tanh", networks.normal(1.5)),
         NOISE,
-        "gradient explodes",
+        "lives",
     ),
     "tanh": (
         lambda: body(networks.chain(2, "tanh", "glorot_uniform")),
