@@ -278,10 +278,21 @@ def no_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras(seed):
-    """Resets Keras's layer names and seeds its random numbers."""
+@pytest.fixture(scope="module", autouse=True)
+def fresh_kernels():
+    """Drops the kernels of TensorFlow's operations, those of functions too."""
     import keras
 
     keras.utils.clear_session(free_memory=False)
-    keras.utils.set_random_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras(fresh_kernels, seed):
+    """Resets Keras's layer names and seeds its random numbers."""
+    import keras
+
+    from tests.helpers import kernels
+
+    with kernels.kept():
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(seed)
