@@ -3,17 +3,19 @@
 `AveragedMoments` computes a `positions.Table` where `moments.Moments` would
 compute a matrix that is too large, by the same rules. Where a rule needs the
 channels themselves, as pooling by the largest value does, expressions are
-restricted to a block of positions in each cell (`restricted`), and `Moments`
-computes the matrix of these few points.
+computed on channels that are drawn for a pair of positions and what they read
+(`PairsOfPositions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
+from keras_initx.prediction.channels import Channels, whitened_normal
 from keras_initx.prediction.expressions import (
     Constant,
     Drawn,
@@ -43,17 +45,17 @@ from keras_initx.prediction.positions import (
     Grid,
     Table,
     Whole,
-    of_blocks,
     of_channels,
+    of_drawn,
     of_groups,
     outer,
     read,
     repaired,
-    variances_of_pairs,
     zeros,
 )
 from keras_initx.prediction.refusals import TooManyPointsError, Unpredictable
 from keras_initx.theory.mean_field.gaussian_products import (
+    ProductsOfPoints,
     gaussian_products_of_pairs,
 )
 
@@ -66,6 +68,16 @@ POSITIONS = (
 )
 # The largest window of a mean over positions.
 _MOST_READINGS = 32
+# About how many values are drawn for a table, how many of them at once, and the
+# bounds of how many channels that makes.
+_VALUES, _AT_ONCE = 2**25, 2**21
+_FEWEST, _MOST = 128, 4096
+# The number of entries of the covariances at all offsets.
+_ENTRIES = 2**24
+# How many positions stand for all of them in a mean within a pooling window.
+_SPREAD = 16
+# The share of a variance that is taken to be a rounding error.
+_NOTHING = 1e-9
 
 
 class AveragedMoments(Moments):
@@ -85,7 +97,7 @@ class AveragedMoments(Moments):
         self._grids: dict[tuple[int, tuple[int, ...]], Grid] = {}
         self._windows: dict[int, bool] = {}
         self._large: dict[int, bool] = {}
-        self._blocks: dict[tuple[int, bytes], np.ndarray] = {}
+        self._draws = 0
 
     def is_large(self, x: Expression) -> bool:
         """Returns whether the moments of an expression are a table."""
@@ -125,11 +137,9 @@ class AveragedMoments(Moments):
             return super()._first_of_draws(x)
         grid = self.grid(x)
         self._mark_averaged(x)
-        inner, (restricted,) = self._in_blocks(grid, [x])
-        values = inner.first(restricted).reshape(grid.samples, -1)
-        if SAMPLED in inner.reasons(restricted):
-            self._mark_sampled(x)
-        return values[:, grid.classes].ravel()
+        self._mark_sampled(x)
+        every = np.arange(grid.count)
+        return PairsOfPositions(self, x, x).means(every).ravel()
 
     def _compute_second(self, x: Expression, y: Expression) -> Any:
         if not (self.is_large(x) or self.is_large(y)):
@@ -140,6 +150,8 @@ class AveragedMoments(Moments):
             return self._outer(x, y)
         if x.size != y.size or self.grid(x) is not self.grid(y):
             raise TooManyPointsError(max(x.size, y.size), self.most)
+        if x.given and y.given and len(x.support | y.support) == 1:
+            return self._second_of_given(x, y)
         if self._has_windows(x) or self._has_windows(y):
             return self._second_of_draws(x, y)
         for one in (x, y):
@@ -162,7 +174,7 @@ class AveragedMoments(Moments):
                 return None
             table = zeros(grid)
             table.same[:] = inner[:, :, None]
-            table.near[..., len(grid.offsets) // 2] = inner[:, :, None]
+            table.near[:, :, grid.middle] = inner[:, :, None]
             return table
         if isinstance(x, White) and isinstance(y, White):
             return of_groups(grid, x.same, y.same, 1.0, 0.0)
@@ -346,27 +358,39 @@ class AveragedMoments(Moments):
         means = [self.first(s) for s in (source_x, source_y)]
         if means[0].any() and means[1].any():
             covariance = covariance + -1.0 * outer(grid, *means)
-        ones = np.ones(grid.size)
-        flat = [
-            np.concatenate([t.same.ravel(), t.near.ravel(), t.far.ravel()])
-            for t in (
-                outer(grid, means[0], ones),
-                outer(grid, ones, means[1]),
-                *variances_of_pairs(
-                    grid, self._variance(source_x), self._variance(source_y)
-                ),
-                covariance,
+        split = (grid.samples, grid.count)
+        m_x, m_y = (mean.reshape(split) for mean in means)
+        q_x, q_y = (self._variance(s).reshape(split) for s in (source_x, source_y))
+        mean_x, mean_y = grid.means(m_x), grid.means(m_y)
+        root_x, root_y = grid.means(np.sqrt(q_x)), grid.means(np.sqrt(q_y))
+        of_x, of_y = np.s_[:, None, :, None], np.s_[None, :, None, :]
+        shape = covariance.far.shape
+        columns = [
+            np.concatenate([same.ravel(), np.broadcast_to(far, shape).ravel()])
+            for same, far in (
+                (np.repeat(m_x, grid.samples, axis=0), mean_x[of_x]),
+                (np.tile(m_y, (grid.samples, 1)), mean_y[of_y]),
+                (np.repeat(q_x, grid.samples, axis=0), root_x[of_x] ** 2),
+                (np.tile(q_y, (grid.samples, 1)), root_y[of_y] ** 2),
+                (covariance.same, covariance.far),
             )
         ]
-        values = gaussian_products_of_pairs(f.function, g.function, *flat)
-        ends = np.cumsum([covariance.same.size, covariance.near.size])
-        same, near, far = np.split(values, ends)
-        return Table(
-            grid,
-            same.reshape(covariance.same.shape),
-            near.reshape(covariance.near.shape),
-            far.reshape(covariance.far.shape),
+        values = gaussian_products_of_pairs(f.function, g.function, *columns)
+        table = zeros(grid)
+        same, far = np.split(values, [covariance.same.size])
+        table.same, table.far = same.reshape(table.same.shape), far.reshape(shape)
+        products = ProductsOfPoints(
+            f.function, g.function, *(v.ravel() for v in (m_x, m_y, q_x, q_y))
         )
+        for k, q in enumerate(grid.moved):
+            (p,) = np.nonzero(q >= 0)
+            starts = np.arange(grid.samples) * grid.count
+            table.near[:, :, k, p] = products.at(
+                starts[:, None, None] + p,
+                starts[None, :, None] + q[p],
+                covariance.near[:, :, k, p],
+            )
+        return table
 
     def _has_windows(self, x: Expression) -> bool:
         """Returns whether an expression compares values of a window."""
@@ -382,35 +406,31 @@ class AveragedMoments(Moments):
             return super()._second_of_draws(x, y)
         grid = self.grid(x)
         self._mark_averaged(x, y)
-        inner, (a, b) = self._in_blocks(grid, [x, y])
-        found = of_blocks(
-            grid, inner.second(a, b), x is y, _filled(x), _filled(y)
-        )
-        if SAMPLED in inner.reasons(a) | inner.reasons(b):
-            self._mark_sampled(x)
-            self._mark_sampled(y)
+        self._mark_sampled(x)
+        self._mark_sampled(y)
+        pairs = PairsOfPositions(self, x, y)
+        found = of_drawn(grid, pairs.products, x is y, pairs.most())
         if self.is_large(x):
             return found
         every = np.arange(x.size)
-        matrix = found.at(every, every)
+        matrix = found.at(every, every, x is y)
         return repaired(matrix, every % grid.count) if x is y else matrix
 
-    def at_classes(self, x: Expression, points: np.ndarray) -> np.ndarray:
-        """Returns second moments at points, means over their classes."""
-        key = (id(x), points.tobytes())
-        if key not in self._blocks:
-            found = self.second(x, x)
-            if isinstance(found, Table):
-                matrix = found.in_classes(points, points, True)
-            else:
-                matrix = found[np.ix_(points, points)]
-            self._blocks[key] = matrix
-        return self._blocks[key]
+    def new_seed(self) -> list[int]:
+        """Returns a seed that no other draws have."""
+        self._draws += 1
+        return [self.seed, self._draws]
 
-    def _in_blocks(
-        self, grid: Grid, roots: list[Expression]
-    ) -> tuple[Moments, list[Expression]]:
-        return _BlockMoments(self), Restriction(self).of(roots, grid)
+    def lookup_of(self, x: Expression) -> Table | Whole:
+        """Returns the second moments of an expression, to look entries up."""
+        return self.lookup_between(x, x)
+
+    def lookup_between(self, x: Expression, y: Expression) -> Table | Whole:
+        """Returns the second moments of two, to look entries up."""
+        found = self.second(x, y)
+        if isinstance(found, Table):
+            return found
+        return Whole(found, self.grid(x).samples)
 
     def _mark_averaged(self, *xs: Expression) -> None:
         for x in xs:
@@ -418,169 +438,256 @@ class AveragedMoments(Moments):
 
 
 class Restricted(Known):
-    """The values of a Gaussian vector at some of its points.
-
-    Its second moments are means over all points of the class of each one.
+    """A Gaussian vector at some of its points, in groups.
 
     Args:
         source: Expression. The Gaussian vector.
-        points: int array. The points.
-        moments: AveragedMoments. It knows the second moments of the source.
+        codes: int array. The group of each point times the number of points of
+            the source, and its number, sorted.
     """
 
     gaussian = True
 
-    def __init__(
-        self, source: Expression, points: np.ndarray, moments: AveragedMoments
-    ):
-        self.source = source
-        self.chosen = points
-        self.moments = moments
+    def __init__(self, source: Expression, codes: np.ndarray):
         (family,) = source.support
-        second = moments.at_classes(source, points)
-        super().__init__(second, family, tuple(moments.reasons(source)))
-
-    def with_other(self, other: Restricted) -> np.ndarray:
-        """Returns the second moments with those of another one."""
-        found = self.moments.second(self.source, other.source)
-        if isinstance(found, Table):
-            same = self.source is other.source
-            return found.in_classes(self.chosen, other.chosen, same)
-        return found[np.ix_(self.chosen, other.chosen)]
+        super().__init__(np.zeros((len(codes), 0)), family, ())
+        self.source = source
+        self.codes = codes
 
 
-class _BlockMoments(Moments):
-    """Computes the moments of expressions that are restricted.
+class PairsOfPositions:
+    """Draws two expressions at pairs of positions.
+
+    Each pair is a group: what the expressions read of other positions is drawn
+    for the pair alone, for all samples together. A point of a group is known by
+    a code, the number of the group times the number of points, and its own
+    number.
 
     Args:
-        outer: AveragedMoments. It knows those of the whole expressions.
+        moments: AveragedMoments. It knows the second moments of what is drawn.
+        x: Expression.
+        y: Expression. Of the same grid.
     """
 
-    def __init__(self, moments: AveragedMoments):
-        super().__init__(moments.channels // 2, 2**20, moments.seed)
-
-    def _compute_second(self, x: Expression, y: Expression) -> Any:
-        if isinstance(x, Restricted) and isinstance(y, Restricted):
-            if x is y:
-                return x.second
-            return x.with_other(y) if x.support & y.support else None
-        return super()._compute_second(x, y)
-
-
-class Restriction:
-    """Expressions at the blocks of a grid, and what these are made of.
-
-    Args:
-        moments: AveragedMoments.
-    """
-
-    def __init__(self, moments: AveragedMoments):
+    def __init__(self, moments: AveragedMoments, x: Expression, y: Expression):
         self.moments = moments
-        self.needed: dict[int, list[np.ndarray]] = {}
-        self.made: dict[int, tuple[np.ndarray, Expression]] = {}
+        self.x, self.y = x, y
+        self.grid = moments.grid(x)
+        self.middle = np.array([self.grid.count // 2])
+        self.order = _from_users_to_parts([x, y])
 
-    def of(self, roots: Sequence[Expression], grid: Grid) -> list[Expression]:
-        """Returns expressions at the blocks of their grid."""
-        points = self.at_blocks(grid)
-        for root in roots:
-            self.needed.setdefault(id(root), []).append(points)
+    def products(self, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        """Returns E x_(a,p) y_(b,q), of shape `(samples, samples, pairs)`."""
+        parts = [
+            np.einsum("cga,cgb->abg", x, y) / len(x)
+            for x, y in self._values(p, q)
+        ]
+        return np.concatenate(parts, axis=-1)
+
+    def means(self, p: np.ndarray) -> np.ndarray:
+        """Returns E x_(a,p), of shape `(samples, positions)`."""
+        parts = [x.mean(axis=0).T for x, _ in self._values(p, p)]
+        return np.concatenate(parts, axis=-1)
+
+    def most(self) -> int:
+        """Returns how many pairs of different positions may be drawn."""
+        return max(_ENTRIES // self._size(np.array([0]), self.middle) ** 2, 1)
+
+    def _size(self, p: np.ndarray, q: np.ndarray) -> int:
+        """Returns how many values are drawn for a pair of positions."""
+        return sum(map(len, self._needed(p, q)[0].values()))
+
+    def _values(
+        self, p: np.ndarray, q: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Draws x at p and y at q, each `(channels, pairs, samples)`."""
+        if not len(p):
+            empty = np.zeros((1, 0, self.grid.samples))
+            yield empty, empty
+            return
+        half = slice(len(p) // 2, len(p) // 2 + 1)
+        size = self._size(p[half], q[half])
+        channels = _VALUES // (size * len(p))
+        channels = min(max(channels, _FEWEST), _MOST) // 2 * 2
+        step = max(1, _AT_ONCE // (size * channels))
+        rng = np.random.default_rng(self.moments.new_seed())
+        for start in range(0, len(p), step):
+            part = slice(start, start + step)
+            yield self._drawn(p[part], q[part], channels, rng)
+
+    def _needed(
+        self, p: np.ndarray, q: np.ndarray
+    ) -> tuple[dict[int, np.ndarray], np.ndarray, np.ndarray]:
+        """Returns the codes at which each expression is needed, sorted."""
+        starts = np.arange(self.grid.samples) * self.grid.count
+        groups = np.arange(len(p))[:, None] * self.grid.size
+        of_x = groups + starts + p[:, None]
+        of_y = groups + starts + q[:, None]
+        waiting: dict[int, list[np.ndarray]] = {}
+        waiting.setdefault(id(self.x), []).append(of_x.ravel())
+        waiting.setdefault(id(self.y), []).append(of_y.ravel())
+        needed: dict[int, np.ndarray] = {}
         # What an expression needs is known when all that use it are.
-        order = _from_users_to_parts(roots)
-        for x in order:
-            every = np.unique(np.concatenate(self.needed[id(x)]))
-            self.needed[id(x)] = [every]
-            for part, wanted in self.reads(x, every):
-                self.needed.setdefault(id(part), []).append(wanted)
-        for x in reversed(order):
-            every = self.needed[id(x)][0]
-            self.made[id(x)] = every, self.build(x, every)
-        return [self.at(root, points) for root in roots]
+        for x in self.order:
+            wanted = np.unique(np.concatenate(waiting[id(x)]))
+            # One point where no window is read, as at an uneven border.
+            needed[id(x)] = wanted if len(wanted) else np.zeros(1, int)
+            for part, wanted in self._reads(x, needed[id(x)]):
+                waiting.setdefault(id(part), []).append(wanted[wanted >= 0])
+        return needed, of_x, of_y
 
-    def at_blocks(self, grid: Grid) -> np.ndarray:
-        """Returns the points of all blocks of a grid."""
-        starts = np.arange(grid.samples)[:, None] * grid.count
-        return (starts + grid.blocks.ravel()).ravel()
+    def _drawn(
+        self,
+        p: np.ndarray,
+        q: np.ndarray,
+        channels: int,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.needed, of_x, of_y = self._needed(p, q)
+        self.made: dict[int, Expression] = {}
+        for x in reversed(self.order):
+            self.made[id(x)] = self._build(x, self.needed[id(x)])
+        drawn = Channels(channels, int(rng.integers(2**32)), _no_second)
+        families: dict[Any, list[Restricted]] = {}
+        for each in self.made.values():
+            if isinstance(each, Restricted):
+                families.setdefault(each.source.support, []).append(each)
+        for family in families.values():
+            values = self._of_family(family, channels, rng, len(p))
+            for each, value in zip(family, values, strict=True):
+                drawn.set_values(each, value)
+        return tuple(
+            drawn.values(self.made[id(x)])[
+                :, np.searchsorted(self.needed[id(x)], codes)
+            ]
+            for x, codes in ((self.x, of_x), (self.y, of_y))
+        )
 
-    def reads(
-        self, x: Expression, points: np.ndarray
+    def _of_family(
+        self,
+        family: list[Restricted],
+        channels: int,
+        rng: np.random.Generator,
+        groups: int,
+    ) -> list[np.ndarray]:
+        """Draws Gaussian vectors of one family in all groups."""
+        places = []
+        for each in family:
+            grid = self.moments.grid(each.source)
+            group, point = np.divmod(each.codes, grid.size)
+            places.append(_in_rows(group, point % grid.count, groups))
+        samples = self.grid.samples
+        rows = []
+        for x, at in zip(family, places, strict=True):
+            row = []
+            for y, others in zip(family, places, strict=True):
+                second = self.moments.lookup_between(x.source, y.source)
+                found = second.lookup(
+                    at[:, :, None], others[:, None, :], x is y
+                )
+                found = found.transpose(2, 3, 0, 4, 1)
+                row.append(
+                    found.reshape(
+                        groups, at.shape[1] * samples, others.shape[1] * samples
+                    )
+                )
+            rows.append(np.concatenate(row, axis=2))
+        root = _roots(np.concatenate(rows, axis=1))
+        normal = whitened_normal(rng, channels, root.shape[2])
+        values = root @ normal.T
+        found, start = [], 0
+        for x, at in zip(family, places, strict=True):
+            stop = start + at.shape[1] * samples
+            part = values[:, start:stop].reshape(
+                groups, at.shape[1], samples, channels
+            )
+            grid = self.moments.grid(x.source)
+            group, point = np.divmod(x.codes, grid.size)
+            # The rank of a position among those of its group.
+            rank = (at[group] == (point % grid.count)[:, None]).argmax(axis=1)
+            found.append(part[group, rank, point // grid.count].T)
+            start = stop
+        return found
+
+    def _reads(
+        self, x: Expression, codes: np.ndarray
     ) -> list[tuple[Expression, np.ndarray]]:
-        """Returns the points of its parts that an expression needs."""
-
-        def inside(index: np.ndarray) -> np.ndarray:
-            return index[index >= 0]
-
+        """Returns the codes of its parts that an expression needs, or -1."""
         if _is_leaf(x):
             return []
         if isinstance(x, Take):
-            return [(x.parts[0], inside(x.index[points]))]
+            return [(x.parts[0], _moved(codes, x, x.index, x.parts[0]))]
         if isinstance(x, Stack):
             return [
-                (part, inside(_inverse(at, x.size)[points]))
+                (part, _moved(codes, x, _inverse(at, x.size), part))
                 for part, at in zip(x.parts, x.at, strict=True)
             ]
         if isinstance(x, Largest):
-            taps = [inside(tap[points]) for tap in x.taps]
+            taps = [_moved(codes, x, tap, x.parts[0]) for tap in x.taps]
             return [(x.parts[0], np.concatenate(taps))]
         if isinstance(x, Winner):
             return [
-                (x.parts[0], points),
-                (x.parts[1], inside(x.owner[points])),
+                (x.parts[0], codes),
+                (x.parts[1], _moved(codes, x, x.owner, x.parts[1])),
             ]
         if _is_centered(x):
-            everywhere = self.at_blocks(self.moments.grid(x))
-            return [(x.parts[0], np.concatenate([points, everywhere]))]
+            everywhere = self._spread(x, codes)
+            return [(x.parts[0], np.concatenate([codes, everywhere]))]
         if isinstance(x, Mix):
-            rows = x.matrix[points]
-            columns = np.unique(rows.nonzero()[1])
-            return [(x.parts[0], columns)]
+            return [(x.parts[0], _entries(x, codes)[1])]
         if isinstance(x, Shifted):
-            return [(x.part, points)]
+            return [(x.part, codes)]
         if isinstance(x, Sum | Product | Map | Drawn):
-            return [(part, points) for part in x.parts]
+            return [(part, codes) for part in x.parts]
         raise TooManyPointsError(x.size, self.moments.most)
 
-    def build(self, x: Expression, points: np.ndarray) -> Expression:
-        """Returns an expression at points."""
-        if isinstance(x, White):
-            (family,) = x.support
-            return White(len(points), family, x.same[points])
+    def _build(self, x: Expression, codes: np.ndarray) -> Expression:
+        """Returns an expression at codes."""
+        group, points = np.divmod(codes, x.size)
         if isinstance(x, Values):
             (family,) = x.support
             return Values(x.values[:, points], family)
         if isinstance(x, Mask):
             (family,) = x.support
-            return Mask(x.rate, x.groups[points], family)
+            groups = x.groups[points] + group * (x.groups.max() + 1)
+            return Mask(x.rate, groups, family)
         if isinstance(x, Constant):
             return Constant(x.values[points])
         if _is_leaf(x):
-            return Restricted(x, points, self.moments)
+            return Restricted(x, codes)
         if isinstance(x, Take):
-            return self.at(x.parts[0], x.index[points])
+            return self._at(x.parts[0], _moved(codes, x, x.index, x.parts[0]))
         if isinstance(x, Stack):
             terms = [
-                self.at(part, _inverse(at, x.size)[points])
+                self._at(part, _moved(codes, x, _inverse(at, x.size), part))
                 for part, at in zip(x.parts, x.at, strict=True)
             ]
             return Sum(terms, [1.0] * len(terms))
         if isinstance(x, Largest):
-            part, every = self.whole(x.parts[0])
-            return Largest(part, [_local(every, t[points]) for t in x.taps])
+            part = x.parts[0]
+            taps = [
+                _local(self.needed[id(part)], _moved(codes, x, tap, part))
+                for tap in x.taps
+            ]
+            return Largest(self.made[id(part)], taps)
         if isinstance(x, Winner):
-            largest, windows = self.whole(x.parts[1])
-            every = self.made[id(x.parts[0])][0]
+            part, windows = x.parts
+            every = self.needed[id(part)]
+            largest = self.made[id(windows)]
             assert isinstance(largest, Largest)
-            winner = Winner(largest, _local(windows, x.owner[every]))
-            return taken(winner, _local(every, points))
+            owner = _moved(every, x, x.owner, windows)
+            winner = Winner(largest, _local(self.needed[id(windows)], owner))
+            return taken(winner, _local(every, codes))
         if isinstance(x, Mix):
-            return self.mixed(x, points)
+            return self._mixed(x, codes)
         if isinstance(x, Shifted):
-            return Shifted(self.at(x.part, points), x.shift)
-        parts = [self.at(part, points) for part in x.parts]
+            return Shifted(self._at(x.part, codes), x.shift)
+        parts = [self._at(part, codes) for part in x.parts]
         if isinstance(x, Sum):
             factors = [
                 np.asarray(f)[points] if np.ndim(f) else f for f in x.factors
             ]
-            return Sum(parts, factors, tuple(x.reasons))
+            return Sum(parts, factors)
         if isinstance(x, Product):
             return Product(parts)
         if isinstance(x, Map):
@@ -588,36 +695,102 @@ class Restriction:
         assert isinstance(x, Drawn)
         return Drawn(parts[0])
 
-    def whole(self, x: Expression) -> tuple[Expression, np.ndarray]:
-        """Returns an expression at all points that are needed, and these."""
-        points, made = self.made[id(x)]
-        return made, points
+    def _at(self, x: Expression, codes: np.ndarray) -> Expression:
+        """Returns an expression at codes, which it was made for, or -1."""
+        return taken(self.made[id(x)], _local(self.needed[id(x)], codes))
 
-    def at(self, x: Expression, points: np.ndarray) -> Expression:
-        """Returns an expression at points, which it was made for, or -1."""
-        every, made = self.made[id(x)]
-        return taken(made, _local(every, points))
+    def _spread(self, x: Expression, codes: np.ndarray) -> np.ndarray:
+        """Returns points of each group that stand for all points."""
+        points = np.linspace(0, x.size - 1, _SPREAD).astype(int)
+        groups = np.unique(codes // x.size) * x.size
+        return (groups[:, None] + points).ravel()
 
-    def mixed(self, x: Mix, points: np.ndarray) -> Expression:
-        """Returns a matrix times an expression, at points.
+    def _mixed(self, x: Mix, codes: np.ndarray) -> Expression:
+        """Returns a matrix times an expression, at codes.
 
         The mean over all points of a channel that is not normal is taken over
-        the blocks.
+        a few of them.
         """
-        part, every = self.whole(x.parts[0])
+        every = self.needed[id(x.parts[0])]
         if isinstance(x.matrix, Centering):
-            everywhere = self.at_blocks(self.moments.grid(x))
-            counts = np.bincount(
-                _local(every, everywhere), minlength=len(every)
-            )
-            rows = (points[:, None] == every).astype(float)
-            matrix = x.matrix.scale * (rows - counts / counts.sum())
+            everywhere = self._spread(x, codes)
+            same = (codes // x.size)[:, None] == everywhere // x.size
+            rows, columns = np.nonzero(same)
+            rows = np.concatenate([np.arange(len(codes)), rows])
+            read = np.concatenate([codes, everywhere[columns]])
+            share = x.matrix.scale / _SPREAD
+            values = np.full(len(read), -share)
+            values[: len(codes)] = x.matrix.scale
         else:
-            chosen = x.matrix[points][:, every]
-            matrix = np.asarray(
-                chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
-            )
-        return Mix(part, matrix, tuple(x.reasons))
+            rows, read, values = _entries(x, codes)
+        at = rows, np.searchsorted(every, read)
+        matrix = sparse.coo_matrix((values, at), (len(codes), len(every)))
+        return Mix(self.made[id(x.parts[0])], matrix.tocsr())
+
+
+def _no_second(x: Expression, y: Expression) -> np.ndarray:
+    raise AssertionError("all Gaussian vectors are drawn before")
+
+
+def _in_rows(group: np.ndarray, place: np.ndarray, groups: int) -> np.ndarray:
+    """Returns the different positions of each group, -1 behind the last.
+
+    Args:
+        group: int array of shape `(points,)`.
+        place: int array. The position of each point.
+        groups: int. The number of groups.
+    """
+    both = np.unique(np.stack([group, place]), axis=1)
+    counts = np.bincount(both[0], minlength=groups)
+    rank = np.arange(both.shape[1]) - (np.cumsum(counts) - counts)[both[0]]
+    found = np.full((groups, counts.max()), -1)
+    found[both[0], rank] = both[1]
+    return found
+
+
+def _roots(covariances: np.ndarray) -> np.ndarray:
+    """Returns lower triangular roots of matrices that are near covariances.
+
+    A Cholesky decomposition, in which an entry is at most what the diagonal
+    leaves for it, so that the diagonal is that of the matrix in any case.
+
+    Args:
+        covariances: Array of shape `(groups, n, n)`. Covariances, of which
+            entries of distant positions may not be exact.
+    """
+    rest = covariances.transpose(1, 2, 0).copy()
+    size = rest.shape[0]
+    known = np.einsum("iig->ig", rest).copy()
+    roots = np.zeros_like(rest)
+    for j in range(size):
+        left = np.maximum(np.einsum("iig->ig", rest[j:, j:]), 0)
+        pivot = np.where(left[0] > _NOTHING * known[j], left[0], 0.0)
+        column = rest[j:, j] / np.sqrt(np.where(pivot > 0, pivot, np.inf))
+        most = np.sqrt(left)
+        column = np.clip(column, -most, most)
+        roots[j:, j] = column
+        rest[j:, j:] -= column[:, None] * column[None]
+    return roots.transpose(2, 0, 1)
+
+
+def _moved(
+    codes: np.ndarray, x: Expression, index: np.ndarray, part: Expression
+) -> np.ndarray:
+    """Returns the codes in a part that points of x read, -1 for none."""
+    group, point = np.divmod(codes, x.size)
+    read = index[point]
+    return np.where(read >= 0, group * part.size + read, -1)
+
+
+def _entries(
+    x: Mix, codes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns rows, codes of the part and entries of a matrix at codes."""
+    group, point = np.divmod(codes, x.size)
+    chosen = x.matrix[point]
+    rows, columns = chosen.nonzero()
+    values = np.asarray(chosen[rows, columns]).ravel()
+    return rows, group[rows] * x.parts[0].size + columns, values
 
 
 def _is_centered(x: Expression) -> bool:
@@ -637,24 +810,11 @@ def _is_mean(x: Expression) -> bool:
     )
 
 
-def _filled(x: Expression) -> np.ndarray:
-    """Returns where an expression is not 0 in all channels, `(points,)`."""
-    if isinstance(x, Winner):
-        return x.owner >= 0
-    if isinstance(x, Take):
-        return (x.index >= 0) & _filled(x.parts[0])[np.maximum(x.index, 0)]
-    every = [_filled(p) for p in x.parts if p.size == x.size]
-    if not every or not isinstance(x, Product | Sum):
-        return np.ones(x.size, bool)
-    join = np.logical_and if isinstance(x, Product) else np.logical_or
-    return join.reduce(every)
-
-
 def _is_leaf(x: Expression) -> bool:
-    """Returns whether an expression is restricted without its parts."""
+    """Returns whether an expression is drawn without its parts."""
     if isinstance(x, White | Values | Mask | Constant | Linear | Unflat):
         return True
-    return _is_centered(x) and x.gaussian and len(x.support) == 1
+    return isinstance(x, Mix) and x.gaussian and len(x.support) == 1
 
 
 def _children(x: Expression) -> list[Expression]:

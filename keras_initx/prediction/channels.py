@@ -92,6 +92,11 @@ class Channels:
             self._values[id(x)] = self._compute_values(x)
         return self._values[id(x)]
 
+    def set_values(self, x: Expression, values: np.ndarray) -> None:
+        """Sets an expression on the channels, which are drawn elsewhere."""
+        self._kept.append(x)
+        self._values[id(x)] = values
+
     def _values_of_drawn(self, x: Drawn) -> np.ndarray:
         """Returns the values of the part, and drops those it is made of.
 

@@ -4,19 +4,21 @@ The matrix E h_i h_j over all points of an image of 224 x 224 positions has too
 many entries. A `Table` keeps of it, for each pair of samples a and b,
 
     same   E h_(a,p) h_(b,p)        at each position p
-    near   E h_(a,p) h_(b,p+e)      mean over the positions p of a cell, for
-                                    each offset e of at most 3 positions
+    near   E h_(a,p) h_(b,p+e)      at each position p, for each offset e of at
+                                    most 3 positions
     far    E h_(a,p) h_(b,p')       mean over the positions p of one cell and p'
-                                    of another one, or the same
+                                    of another one, or the same, that are
+                                    further apart
 
-where the cells divide the image in 5 x 5 parts. A linear map, an activation and
+where the cells divide the image in 8 x 8 parts. A linear map, an activation and
 a sum change `same` exactly, since the taps of a window have independent
-weights:
+weights,
 
     E u_p u_p' = n var(W) sum over taps o of E h_p(o) h_p'(o)
 
-`near` and `far` are what pooling, means over positions, batch statistics and a
-flattened image need of other positions.
+and `near` too, where the map keeps the gap between two positions. Pooling needs
+`near` for the values of a window; means over positions and batch statistics
+need all of it.
 
 Reference: `same` alone, Xiao et al., arXiv:1806.05393. `near` and `far` are
 derived here.
@@ -34,11 +36,12 @@ import numpy as np
 from keras_initx.prediction.refusals import Unpredictable
 
 # The number of cells along each axis, and the largest offset, by the number of
-# axes of positions.
-_CELLS = {1: 25, 2: 5, 3: 3}
-_RADIUS = {1: 16, 2: 3, 3: 1}
-# How many positions of a cell stand for it along an axis, in means over pairs.
-_SAMPLED = 6
+# axes of positions. The offset is one less with more than so many positions.
+_CELLS = {1: 25, 2: 8, 3: 3}
+_RADIUS = {1: 16, 2: 4, 3: 1}
+_MANY = 2**15
+# How many pairs of positions are tried, to find one for two cells.
+_TRIED = 16
 # How many directions stand for those that means over cells do not know.
 _OTHER_MODES = 400
 # How often a matrix is made a covariance.
@@ -60,18 +63,10 @@ class Grid:
         in_cell: int array. The number of positions of each cell.
         offsets: int array of shape `(offsets, axes)`, symmetric about its
             middle, which is 0.
-        near_pairs: int array of shape `(cells, offsets)`. How many positions p
-            of a cell have a position p + e.
-        near_between: int array of shape `(offsets, cells, cells)`. How many of
-            them have p + e in each cell.
+        moved: int array of shape `(offsets, positions)`. The position p + e,
+            -1 outside of the image.
         far_pairs: int array of shape `(cells, cells)`. How many pairs of
             positions of two cells are further apart than the offsets.
-        sides: int array of shape `(cells,)`. Which sides of the image a cell
-            is at.
-        classes: int array of shape `(positions,)`. The class of each position:
-            its cell, and whether its coordinates are even.
-        blocks: int array of shape `(cells, positions)`. A block of 2 positions
-            along each axis in the middle of each cell, one of each class.
     """
 
     def __init__(self, samples: int, places: tuple[int, ...]):
@@ -88,133 +83,106 @@ class Grid:
         parts = self.coordinates * along // shape
         self.cells = np.ravel_multi_index(tuple(parts.T), tuple(along))
         self.cell_count = int(along.prod())
-        cell = np.indices(tuple(along)).reshape(rank, -1).T
-        kinds = np.where(cell == 0, 0, np.where(cell == along - 1, 1, 2))
-        self.sides = np.ravel_multi_index(tuple(kinds.T), (3,) * rank)
         self.in_cell = np.bincount(self.cells, minlength=self.cell_count)
         self.radius = _RADIUS[rank]
+        if self.count > _MANY:
+            self.radius = max(self.radius - 1, 1)
         steps = range(-self.radius, self.radius + 1)
         self.offsets = np.array(list(itertools.product(steps, repeat=rank)))
-        self._set_pairs()
-        self._set_blocks(along, shape)
-
-    def _set_pairs(self) -> None:
-        cells, pairs = self.cell_count, self.cell_count**2
-        near = np.zeros((cells, len(self.offsets)), int)
-        between = np.zeros((len(self.offsets), pairs), int)
-        for k, offset in enumerate(self.offsets):
-            other = self.moved(np.arange(self.count), offset)
-            (inside,) = np.nonzero(other >= 0)
-            mine, theirs = self.cells[inside], self.cells[other[inside]]
-            near[:, k] = np.bincount(mine, minlength=cells)
-            between[k] = np.bincount(mine * cells + theirs, minlength=pairs)
-        self.near_pairs = near
-        self.near_between = between.reshape(-1, cells, cells)
+        self.middle = len(self.offsets) // 2
+        self.moved = np.array([self._at(e) for e in self.offsets])
+        near = np.ones(self.moved.shape)
         every = np.multiply.outer(self.in_cell, self.in_cell)
-        self.far_pairs = every - self.near_between.sum(axis=0)
+        self.far_pairs = every - self.sums_of_pairs(near).round().astype(int)
 
-    def _set_blocks(self, along: np.ndarray, shape: np.ndarray) -> None:
-        rank = len(shape)
-        sides, strides = [], []
-        for axis in range(rank):
-            cell = np.arange(along[axis])
-            low = -(-cell * shape[axis] // along[axis])
-            high = -(-(cell + 1) * shape[axis] // along[axis])
-            # The even and the odd coordinate next to the middle of each cell;
-            # in a cell of one position it is both.
-            middle = (low + high - 1) // 2
-            other = np.where(middle + 1 < high, middle + 1, middle - 1)
-            other = np.maximum(other, low)
-            two = np.stack([middle, other], axis=1)
-            sides.append(np.where(two[:, :1] % 2, two[:, ::-1], two))
-            width = np.minimum(high - low, _SAMPLED)
-            # Neighbors, one even and one odd, from side to side of a cell.
-            step = np.arange(_SAMPLED)
-            rest = (high - low)[:, None] - 2
-            spread = step // 2 * rest // (_SAMPLED // 2 - 1) + step % 2
-            spread = np.where(rest + 2 > _SAMPLED, spread, step)
-            strides.append(
-                np.where(step < width[:, None], low[:, None] + spread, -1)
-            )
-        self.blocks = self._joined(sides)
-        self._sampled = self._joined(strides)
-        odd = self.coordinates % 2
-        code = np.ravel_multi_index(tuple(odd.T), (2,) * rank)
-        self.classes = self.cells * 2**rank + code
-        self.class_count = self.cell_count * 2**rank
-
-    def _joined(self, axes: list[np.ndarray]) -> np.ndarray:
-        """Returns positions from coordinates of cells along each axis.
-
-        It is -1 where a coordinate is.
-        """
-        found = []
-        for cell in itertools.product(*axes):
-            grid = np.stack(np.meshgrid(*cell, indexing="ij"), axis=-1)
-            found.append(self._index(grid.reshape(-1, len(cell)), 0))
-        return np.array(found)
-
-    def _index(self, at: np.ndarray, offset: Any) -> np.ndarray:
-        """Returns positions from coordinates, -1 outside of the image."""
-        at = at + offset
+    def _at(self, offset: np.ndarray) -> np.ndarray:
+        """Returns positions at an offset, -1 outside of the image."""
+        at = self.coordinates + offset
         inside = np.all((at >= 0) & (at < self.places), axis=-1)
-        safe = np.where(inside[..., None], at, 0)
-        index = np.ravel_multi_index(
-            tuple(np.moveaxis(safe, -1, 0)), self.places
-        )
+        safe = np.where(inside[:, None], at, 0)
+        index = np.ravel_multi_index(tuple(safe.T), self.places)
         return np.where(inside, index, -1)
 
-    def moved(self, positions: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """Returns positions at an offset, -1 outside of the image."""
-        found = self._index(self.coordinates[positions], offset)
-        return np.where(positions >= 0, found, -1)
+    def offset_between(self, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        """Returns which offset leads from p to q, -1 for none."""
+        gap = self.coordinates[q] - self.coordinates[p] + self.radius
+        side = 2 * self.radius + 1
+        close = np.all((gap >= 0) & (gap < side), axis=-1)
+        powers = side ** np.arange(gap.shape[-1])[::-1]
+        return np.where(close, gap @ powers, -1)
 
-    def near_samples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns pairs of positions that stand for the pairs of `near`.
-
-        Two arrays that broadcast to `(cells, offsets, pairs)`, with -1 for a
-        position outside of the image.
-        """
-        first = self._sampled[:, None, :]
-        second = np.stack(
-            [self.moved(self._sampled, offset) for offset in self.offsets],
-            axis=1,
-        )
-        return first, second
+    def around(self, values: np.ndarray) -> np.ndarray:
+        """Returns `(..., offsets, positions)`, at p + e, 0 outside."""
+        return np.where(self.moved >= 0, values[..., self.moved], 0.0)
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Returns means over the cells of values `(..., positions)`."""
-        return _grouped(values, self.cells, self.in_cell)
+        flat = values.reshape(-1, values.shape[-1])
+        sums = [np.bincount(self.cells, row, self.cell_count) for row in flat]
+        means = np.array(sums) / self.in_cell
+        return means.reshape(*values.shape[:-1], self.cell_count)
 
-    def pair_means(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Returns means of x_p y_(p+e) over the pairs of `near`.
+    def sums_of_pairs(self, near: np.ndarray) -> np.ndarray:
+        """Returns sums of values of pairs p, p + e over each two cells.
 
         Args:
-            x: Array of shape `(samples, positions)`.
-            y: Array of shape `(samples, positions)`.
+            near: Array of shape `(..., offsets, positions)`.
 
         Returns:
-            Array of shape `(samples, samples, cells, offsets)`.
+            Array of shape `(..., cells, cells)`.
         """
-        samples, rank = len(x), len(self.places)
-        border = [(0, 0)] + [(self.radius, self.radius)] * rank
-        padded = np.pad(y.reshape(samples, *self.places), border)
-        sums = np.empty((samples, samples, *self.near_pairs.shape))
-        for k, offset in enumerate(self.offsets):
-            begin = offset + self.radius
-            window = tuple(
-                slice(b, b + n) for b, n in zip(begin, self.places, strict=True)
-            )
-            moved = padded[(slice(None), *window)].reshape(samples, -1)
-            products = x[:, None] * moved[None]
-            sums[..., k] = self.means(products)
-        pairs = np.maximum(self.near_pairs, 1)
-        return sums * self.in_cell[:, None] / pairs
+        code = self.cells * self.cell_count + self.cells[self.moved]
+        inside = self.moved >= 0
+        size = self.cell_count**2
+        flat = near.reshape(-1, *self.moved.shape)
+        sums = [np.bincount(code[inside], row[inside], size) for row in flat]
+        shape = (*near.shape[:-2], self.cell_count, self.cell_count)
+        return np.array(sums).reshape(shape)
 
-    def class_means(self, values: np.ndarray) -> np.ndarray:
-        """Returns means over the classes of values `(..., positions)`."""
-        counts = np.bincount(self.classes, minlength=self.class_count)
-        return _grouped(values, self.classes, counts)
+    def far_samples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a pair of positions that stands for those of two cells.
+
+        Two arrays of shape `(cells, cells)`. The pair of B and A is that of A
+        and B.
+        """
+        rng = np.random.default_rng(0)
+        shape = (_TRIED, self.cell_count)
+        order = np.argsort(self.cells, kind="stable")
+        starts = np.cumsum(self.in_cell) - self.in_cell
+        p, q = (
+            order[starts + (rng.random(shape) * self.in_cell).astype(int)]
+            for _ in range(2)
+        )
+        p, q = np.broadcast_arrays(p[:, :, None], q[:, None, :])
+        # One that is further apart than the offsets, if there is one.
+        best = np.argmin(self.offset_between(p, q), axis=0)[None]
+        p, q = (np.take_along_axis(each, best, axis=0)[0] for each in (p, q))
+        upper = np.triu(np.ones(p.shape, bool))
+        return np.where(upper, p, q.T), np.where(upper, q, p.T)
+
+    def like(self, most: int) -> np.ndarray:
+        """Returns for each position one that stands for it and others around.
+
+        Both are even, or both odd, along each axis.
+
+        Args:
+            most: int. About the largest number of different positions.
+        """
+        share = self.count / most
+        step = max(1, math.ceil(share ** (1 / len(self.places))))
+        if step == 1:
+            return np.arange(self.count)
+        cell = self.coordinates // (2 * step) * (2 * step)
+        middle = cell + step // 2 * 2 + self.coordinates % 2
+        # At the border too, all offsets lead to positions of the image.
+        last = np.array(self.places) - 1 - self.radius
+        beyond = np.maximum(middle - last, 0)
+        middle -= beyond + beyond % 2
+        before = np.maximum(self.radius - middle, 0)
+        middle += before + before % 2
+        inside = np.all((middle >= 0) & (middle < self.places), axis=-1)
+        middle = np.where(inside[:, None], middle, self.coordinates)
+        return np.ravel_multi_index(tuple(middle.T), self.places)
 
     def per_sample(self, index: np.ndarray, source: int) -> np.ndarray:
         """Returns an index of points as one of positions, equal in samples.
@@ -236,16 +204,6 @@ class Grid:
         return local[0]
 
 
-def _grouped(
-    values: np.ndarray, groups: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
-    """Returns means over groups of the last axis, 0 for an empty group."""
-    flat = values.reshape(-1, values.shape[-1])
-    sums = [np.bincount(groups, row, minlength=len(counts)) for row in flat]
-    means = np.array(sums) / np.maximum(counts, 1)
-    return means.reshape(*values.shape[:-1], len(counts))
-
-
 def _quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns x / y, 0 where y is 0."""
     return np.where(y > 0, x / np.where(y > 0, y, 1.0), 0.0)
@@ -260,7 +218,8 @@ class Table:
     Args:
         grid: Grid. The points of both.
         same: Array of shape `(samples, samples, positions)`.
-        near: Array of shape `(samples, samples, cells, offsets)`.
+        near: Array of shape `(samples, samples, offsets, positions)`, 0 where
+            p + e is outside of the image.
         far: Array of shape `(samples, samples, cells, cells)`.
     """
 
@@ -274,7 +233,6 @@ class Table:
         self.same = same
         self.near = near
         self.far = far
-        self._of_roots: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -311,13 +269,12 @@ class Table:
         """The transposed matrix."""
         grid = self.grid
         # The pair of p and p + e is that of p + e and -e.
-        near = np.einsum(
-            "eAB,baBe->abAe", grid.near_between, self.near[..., ::-1]
-        )
+        near = self.near.transpose(1, 0, 2, 3)[:, :, ::-1]
+        back = np.take_along_axis(near, np.maximum(grid.moved, 0)[None, None], 3)
         return Table(
             grid,
             self.same.transpose(1, 0, 2),
-            near / np.maximum(grid.near_pairs, 1),
+            np.where(grid.moved >= 0, back, 0.0),
             self.far.transpose(1, 0, 3, 2),
         )
 
@@ -331,22 +288,16 @@ class Table:
 
     def pair_sums(self) -> np.ndarray:
         """Returns the sums over two positions, `(samples, samples)`."""
-        near = self.near * self.grid.near_pairs
-        near[..., len(self.grid.offsets) // 2] = 0
-        far = self.far * self.grid.far_pairs
-        return (
-            self.same.sum(axis=2) + near.sum(axis=(2, 3)) + far.sum(axis=(2, 3))
-        )
+        near = self.near.sum(axis=(2, 3)) + self.same.sum(axis=2)
+        near -= self.near[:, :, self.grid.middle].sum(axis=2)
+        return near + (self.far * self.grid.far_pairs).sum(axis=(2, 3))
 
     def means_of_cells(self) -> np.ndarray:
         """Returns means over all pairs, `(samples, samples, cells, cells)`."""
         grid = self.grid
-        cells = np.arange(grid.cell_count)
         near = self.near.copy()
-        near[..., len(grid.offsets) // 2] = 0
-        sums = self.far * grid.far_pairs
-        sums += np.einsum("abAe,eAB->abAB", near, grid.near_between)
-        sums[..., cells, cells] += grid.means(self.same) * grid.in_cell
+        near[:, :, grid.middle] = self.same
+        sums = self.far * grid.far_pairs + grid.sums_of_pairs(near)
         return sums / np.multiply.outer(grid.in_cell, grid.in_cell)
 
     def lookup(
@@ -366,55 +317,35 @@ class Table:
         """
         grid = self.grid
         first, second = np.broadcast_arrays(first, second)
-        a, b = np.maximum(first, 0), np.maximum(second, 0)
-        gap = grid.coordinates[b] - grid.coordinates[a]
-        close = np.all(np.abs(gap) <= grid.radius, axis=-1)
-        side = 2 * grid.radius + 1
-        safe = np.where(close[..., None], gap + grid.radius, grid.radius)
-        offset = np.ravel_multi_index(
-            tuple(np.moveaxis(safe, -1, 0)), (side,) * gap.shape[-1]
-        )
-        mine, theirs = grid.cells[a], grid.cells[b]
-        found = np.where(
-            close, self.near[:, :, mine, offset], self.far[:, :, mine, theirs]
-        )
-        if profile:
-            near, far = self._correlations()
-            found = np.where(
-                close, near[:, :, mine, offset], far[:, :, mine, theirs]
-            )
-            roots = self._roots()
-            found *= roots[:, None, a] * roots[None, :, b]
-        found = np.where(a == b, self.same[:, :, a], found)
-        return np.where((first >= 0) & (second >= 0), found, 0.0)
-
-    def _roots(self) -> np.ndarray:
-        """Returns roots of mean squares, of shape `(samples, positions)`."""
-        squares = np.einsum("aap->ap", self.same)
-        return np.sqrt(np.maximum(squares, 0))
-
-    def _correlations(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns `near` and `far` over means of products of two roots.
-
-        These are means over the same pairs, so that an entry of `near` is at
-        most 1.
-        """
-        if self._of_roots is None:
-            roots = self._roots()
-            near = self.grid.pair_means(roots, roots)
-            means = self.grid.means(roots)
-            far = means[:, None, :, None] * means[None, :, None, :]
-            self._of_roots = (
-                np.clip(_quotient(self.near, near), -1, 1),
-                _quotient(self.far, far),
-            )
-        return self._of_roots
+        p, q = np.maximum(first, 0), np.maximum(second, 0)
+        inside = (first >= 0) & (second >= 0)
+        offset = np.where(inside, grid.offset_between(p, q), grid.middle)
+        low, high = offset.min(initial=0), offset.max(initial=0)
+        if low == high and low >= 0:
+            found = self.near[:, :, low].take(p, axis=2)
+        else:
+            found = self.near[:, :, offset, p]
+        if low < 0:
+            far = self.far[:, :, grid.cells[p], grid.cells[q]]
+            if profile:
+                shares = self._shares()
+                far = far * shares[:, None, p] * shares[None, :, q]
+            found = np.where(offset >= 0, found, far)
+        at_middle = p == q
+        if at_middle.any():
+            found = np.where(at_middle, self.same.take(p, axis=2), found)
+        return np.where(inside, found, 0.0)
 
     def _shares(self) -> np.ndarray:
         """Returns roots of mean squares over their mean in the cell."""
-        roots = self._roots()
+        roots = self.roots()
         mean = self.grid.means(roots)[:, self.grid.cells]
         return np.where(mean > 0, roots / np.maximum(mean, 1e-300), 1.0)
+
+    def roots(self) -> np.ndarray:
+        """Returns roots of mean squares, of shape `(samples, positions)`."""
+        squares = np.einsum("aap->ap", self.same)
+        return np.sqrt(np.maximum(squares, 0))
 
     def reading(
         self, index: np.ndarray, target: Grid, profile: bool
@@ -433,27 +364,6 @@ class Table:
         cells = self.grid.cells, self.grid.cell_count
         return _reading(index, target, *cells, shares)
 
-    def in_classes(
-        self, points: np.ndarray, others: np.ndarray, profile: bool
-    ) -> np.ndarray:
-        """Returns the matrix at points, averaged over the class of each.
-
-        Args:
-            points: int array. Points of x.
-            others: int array. Points of y.
-            profile: bool. As in `lookup`.
-
-        Returns:
-            Array of shape `(points, others)`.
-        """
-        grid = self.grid
-        mean = grid.class_means(self.same)[:, :, grid.classes]
-        table = Table(grid, mean, self.near, self.far)
-        if profile:
-            # The correlations of the positions are kept, not their products.
-            table._of_roots = self._correlations()
-        return table.at(points, others, profile)
-
     def at(
         self, points: np.ndarray, others: np.ndarray, profile: bool = False
     ) -> np.ndarray:
@@ -468,6 +378,39 @@ class Table:
             inverse[:, None],
             of_theirs[None, :],
         ]
+
+
+class Given(Table):
+    """The table of given channels, which knows all pairs of positions.
+
+    Args:
+        table: Table. Their table.
+        x: Array of shape `(channels, samples, positions)`.
+        y: Array of that shape.
+    """
+
+    def __init__(self, table: Table, x: np.ndarray, y: np.ndarray):
+        super().__init__(table.grid, table.same, table.near, table.far)
+        self.x, self.y = x, y
+
+    def __mul__(self, other: Any) -> Table:
+        found = super().__mul__(other)
+        if isinstance(other, Table) or np.ndim(other):
+            return found
+        return Given(found, self.x * other, self.y)
+
+    __rmul__ = __mul__
+
+    def lookup(
+        self, first: np.ndarray, second: np.ndarray, profile: bool = False
+    ) -> np.ndarray:
+        """Returns entries at pairs of positions, as `Table.lookup`."""
+        first, second = np.broadcast_arrays(first, second)
+        total = 0.0
+        for x, y in zip(self.x, self.y, strict=True):
+            total = total + x[:, None, first] * y[None, :, second]
+        inside = (first >= 0) & (second >= 0)
+        return np.where(inside, total / len(self.x), 0.0)
 
 
 class Whole:
@@ -531,57 +474,22 @@ def outer(grid: Grid, first: np.ndarray, second: np.ndarray) -> Table:
     x = first.reshape(grid.samples, grid.count)
     y = second.reshape(grid.samples, grid.count)
     mean_x, mean_y = grid.means(x), grid.means(y)
-    ones = np.ones((1, 1, 1, len(grid.offsets)))
     return Table(
         grid,
         x[:, None] * y[None],
-        (mean_x[:, None] * mean_y[None])[..., None] * ones,
+        x[:, None, None] * grid.around(y)[None],
         mean_x[:, None, :, None] * mean_y[None, :, None, :],
     )
-
-
-def variances_of_pairs(
-    grid: Grid, first: np.ndarray, second: np.ndarray
-) -> list[Table]:
-    """Returns the variances of x_i and of y_j of each entry of a table.
-
-    For a pair of different positions, the product of both is the squared mean
-    of the product of the two standard deviations, so that the correlation of
-    the pair is that of the positions where all pairs have one correlation.
-
-    Args:
-        grid: Grid.
-        first: Array of shape `(points,)`. The variances of x.
-        second: Array of shape `(points,)`. Those of y.
-
-    Returns:
-        List of two tables.
-    """
-    ones = np.ones(grid.size)
-    roots = np.sqrt(first), np.sqrt(second)
-    tables = outer(grid, roots[0], ones), outer(grid, ones, roots[1])
-    found = [table * table for table in tables]
-    split = [root.reshape(grid.samples, -1) for root in roots]
-    products = grid.pair_means(*split)
-    factor = _quotient(products, tables[0].near * tables[1].near)
-    for table in found:
-        table.near = table.near * factor
-    shape = found[0].same.shape
-    u, v = (each.reshape(grid.samples, -1) for each in (first, second))
-    found[0].same = np.broadcast_to(u[:, None], shape)
-    found[1].same = np.broadcast_to(v[None], shape)
-    return found
 
 
 def zeros(grid: Grid) -> Table:
     """Returns a table of zeros."""
     pair = (grid.samples, grid.samples)
-    cells = grid.cell_count
     return Table(
         grid,
         np.zeros((*pair, grid.count)),
-        np.zeros((*pair, cells, len(grid.offsets))),
-        np.zeros((*pair, cells, cells)),
+        np.zeros((*pair, *grid.moved.shape)),
+        np.zeros((*pair, grid.cell_count, grid.cell_count)),
     )
 
 
@@ -602,19 +510,15 @@ def read(
         target: Grid.
         profile: bool. As in `Table.lookup`.
     """
-    p, q = target.near_samples()
-    exists = np.broadcast_to(q >= 0, np.broadcast_shapes(p.shape, q.shape))
-    there = np.where(q >= 0, second[np.maximum(q, 0)], -1)
-    pairs = source.lookup(first[p], there, profile)
-    near = pairs.sum(axis=-1) / np.maximum(exists.sum(axis=-1), 1)
+    table = zeros(target)
+    table.same = source.lookup(first, second, profile)
+    for near, q in zip(table.near.swapaxes(0, 2), target.moved, strict=True):
+        there = np.where(q >= 0, second[q], -1)
+        near[:] = source.lookup(first, there, profile).swapaxes(0, 1)
     left = source.reading(first, target, profile)
     right = source.reading(second, target, profile)
-    return Table(
-        target,
-        source.lookup(first, second, profile),
-        near,
-        left[:, None] @ source.far @ right[None].transpose(0, 1, 3, 2),
-    )
+    table.far = left[:, None] @ source.far @ right[None].transpose(0, 1, 3, 2)
+    return table
 
 
 def of_channels(grid: Grid, x: np.ndarray, y: np.ndarray) -> Table:
@@ -633,27 +537,21 @@ def of_channels(grid: Grid, x: np.ndarray, y: np.ndarray) -> Table:
     def products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.einsum("cap,cbp->abp", first, second) / channels
 
-    same = products(x, y)
-    near = np.zeros((*same.shape[:2], grid.cell_count, len(grid.offsets)))
+    table = zeros(grid)
+    table.same = products(x, y)
+    for k, other in enumerate(grid.moved):
+        (inside,) = np.nonzero(other >= 0)
+        table.near[:, :, k, inside] = products(
+            x[..., inside], y[..., other[inside]]
+        )
     total = np.einsum(
         "caA,cbB->abAB",
         grid.means(x) * grid.in_cell,
         grid.means(y) * grid.in_cell,
     )
-    total /= channels
-    for k, offset in enumerate(grid.offsets):
-        other = grid.moved(np.arange(grid.count), offset)
-        (inside,) = np.nonzero(other >= 0)
-        found = products(x[..., inside], y[..., other[inside]])
-        mine, theirs = grid.cells[inside], grid.cells[other[inside]]
-        code = mine * grid.cell_count + theirs
-        for a, b in np.ndindex(*same.shape[:2]):
-            sums = np.bincount(mine, found[a, b], minlength=grid.cell_count)
-            near[a, b, :, k] = sums / np.maximum(grid.near_pairs[:, k], 1)
-            total[a, b] -= np.bincount(
-                code, found[a, b], minlength=grid.cell_count**2
-            ).reshape(total.shape[2:])
-    return Table(grid, same, near, total / np.maximum(grid.far_pairs, 1))
+    total = total / channels - grid.sums_of_pairs(table.near)
+    table.far = total / np.maximum(grid.far_pairs, 1)
+    return Given(table, x, y)
 
 
 def of_groups(
@@ -680,89 +578,66 @@ def of_groups(
         return np.where(equals, equal, other)
 
     every = np.arange(grid.count)
-    p, q = grid.near_samples()
-    near = np.where(q >= 0, entries(*np.broadcast_arrays(p, q)), 0.0)
-    counts = np.maximum((q >= 0).sum(axis=-1), 1)
-    ends = grid.blocks[:, 0], grid.blocks[:, -1]
+    near = entries(np.broadcast_to(every, grid.moved.shape), grid.moved)
+    p, q = grid.far_samples()
     return Table(
         grid,
         entries(every, every),
-        near.sum(axis=-1) / counts,
-        entries(*np.broadcast_arrays(ends[0][:, None], ends[1][None])),
+        np.where(grid.moved >= 0, near, 0.0),
+        entries(p, q),
     )
 
 
-def of_blocks(
+def of_drawn(
     grid: Grid,
-    matrix: np.ndarray,
+    entries: Callable[[np.ndarray, np.ndarray], np.ndarray],
     profile: bool,
-    filled: np.ndarray,
-    of_other: np.ndarray,
+    most: int,
 ) -> Table:
-    """Returns the table of a matrix that is known at the blocks of a grid.
+    """Returns the table of a matrix whose entries are drawn.
 
-    A position gets what the one of its class in the block has. What is further
-    away than the positions of a block is as the mean over other cells.
+    `same` is drawn at each position. `near` is drawn at some, and `far` at one
+    pair for two cells, and others have the same correlation.
 
     Args:
         grid: Grid.
-        matrix: Array of shape `(points, points)`, with the positions of all
-            blocks for each sample.
+        entries: callable. From positions of x and of y, int arrays of shape
+            `(pairs,)`, to an array of shape `(samples, samples, pairs)`.
         profile: bool. Whether it is the matrix of one tensor.
-        filled: Array of bool of shape `(points,)`. Where x is not 0.
-        of_other: Array of bool of shape `(points,)`. Where y is not 0.
+        most: int. About how many entries may be drawn for `near`.
     """
-    cells, size = grid.blocks.shape
-    shape = (grid.samples, cells, size, grid.samples, cells, size)
-    split = matrix.reshape(shape).transpose(0, 3, 1, 4, 2, 5)
-    every = np.arange(cells)
-    # (samples, samples, cells, size, size)
-    inside = split[:, :, every, every]
-    same = np.einsum("abcss->abcs", inside)
-    same = same.reshape(*same.shape[:2], -1)[..., grid.classes]
-    far = split.mean(axis=(-2, -1))
-    around = inside.mean(axis=(-2, -1))
-    if cells > 1:
-        # The correlation with other cells, for what lies within a cell.
-        roots = np.ones((grid.samples, cells))
-        if profile:
-            squares = np.einsum("aacss->acs", inside)
-            roots = np.sqrt(np.maximum(squares, 0)).mean(axis=-1)
-            roots = np.where(roots > 0, roots, 1.0)
-        others = far / (roots[:, None, :, None] * roots[None, :, None, :])
-        # Those at the same sides of the image, where there are some.
-        like = grid.sides[:, None] == grid.sides
-        like &= ~np.eye(cells, dtype=bool)
-        like |= ~like.any(axis=1, keepdims=True) & ~np.eye(cells, dtype=bool)
-        around = (others * like).sum(axis=-1) / like.sum(axis=1)
-        around = around * roots[:, None] * roots[None, :]
-    far[:, :, every, every] = around
-    near = np.repeat(around[..., None], len(grid.offsets), axis=-1)
-    place = grid.coordinates[grid.blocks]
-    gap = place[:, None, :] - place[:, :, None]
-    for k, offset in enumerate(grid.offsets):
-        pairs = np.all(gap == offset, axis=-1)
-        counts = pairs.sum(axis=(-2, -1))
-        sums = np.sum(inside * pairs, axis=(-2, -1))
-        near[..., k] = np.where(
-            counts > 0, sums / np.maximum(counts, 1), near[..., k]
-        )
-    shares = []
-    for each in (filled, of_other):
-        split_mask = each.reshape(grid.samples, grid.count).astype(float)
-        in_block = split_mask[:, grid.blocks].mean(axis=-1)
-        mean = grid.means(split_mask)
-        shares.append(
-            np.where(in_block > 0, mean / np.maximum(in_block, 1e-9), 0.0)
-        )
-    left, right = shares[0][:, None], shares[1][None]
-    x, y = (each.reshape(grid.samples, -1) for each in (filled, of_other))
-    return Table(
-        grid,
-        same * (x[:, None] & y[None]),
-        near * (left * right)[..., None],
-        far * left[..., :, None] * right[..., None, :],
-    )
+    every = np.arange(grid.count)
+    table = zeros(grid)
+    table.same = entries(every, every)
+    roots = table.roots() if profile else np.ones((grid.samples, grid.count))
+
+    def correlations(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        sizes = roots[:, None, p] * roots[None, :, q]
+        return _quotient(entries(p, q), sizes)
+
+    # With one tensor, the pair of p and p + e is that of p + e and -e.
+    offsets = np.arange(grid.middle if profile else len(grid.offsets))
+    like = grid.like(most // len(offsets))
+    chosen, of_chosen = np.unique(like, return_inverse=True)
+    k, p = np.meshgrid(offsets, chosen, indexing="ij")
+    q = grid.moved[k, p]
+    found = np.zeros((*table.same.shape[:2], *q.shape))
+    found[:, :, q >= 0] = correlations(p[q >= 0], q[q >= 0])
+    table.near[:, :, offsets] = found[..., of_chosen]
+    table.near *= roots[:, None, None] * grid.around(roots)[None]
+    if profile:
+        table.near += table.T.near
+    table.near[:, :, grid.middle] = table.same
+    p, q = grid.far_samples()
+    cells = np.triu_indices(len(p)) if profile else np.indices(p.shape)
+    found = np.zeros(table.far.shape)
+    values = correlations(p[tuple(cells)], q[tuple(cells)])
+    found[:, :, cells[0], cells[1]] = values
+    if profile:
+        found[:, :, cells[1], cells[0]] = values.swapaxes(0, 1)
+    means = grid.means(roots)
+    table.far = found * means[:, None, :, None] * means[None, :, None, :]
+    return table
 
 
 def variances_of_modes(table: Table) -> np.ndarray:
