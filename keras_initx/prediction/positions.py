@@ -105,11 +105,14 @@ class Grid:
 
     def offset_between(self, p: np.ndarray, q: np.ndarray) -> np.ndarray:
         """Returns which offset leads from p to q, -1 for none."""
-        gap = self.coordinates[q] - self.coordinates[p] + self.radius
-        side = 2 * self.radius + 1
-        close = np.all((gap >= 0) & (gap < side), axis=-1)
-        powers = side ** np.arange(gap.shape[-1])[::-1]
-        return np.where(close, gap @ powers, -1)
+        gap = self.coordinates[q] - self.coordinates[p]
+        close = np.all(np.abs(gap) <= self.radius, axis=-1)
+        return np.where(close, self.code_of(gap), -1)
+
+    def code_of(self, gap: np.ndarray) -> np.ndarray:
+        """Returns which offset a gap is, if it is one."""
+        powers = (2 * self.radius + 1) ** np.arange(len(self.places))[::-1]
+        return (gap + self.radius) @ powers
 
     def around(self, values: np.ndarray) -> np.ndarray:
         """Returns `(..., offsets, positions)`, at p + e, 0 outside."""
@@ -231,8 +234,9 @@ class Table:
     ):
         self.grid = grid
         self.same = same
-        self.near = near
+        self.near = near.astype(np.float32, copy=False)
         self.far = far
+        self._kept: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -270,7 +274,9 @@ class Table:
         grid = self.grid
         # The pair of p and p + e is that of p + e and -e.
         near = self.near.transpose(1, 0, 2, 3)[:, :, ::-1]
-        back = np.take_along_axis(near, np.maximum(grid.moved, 0)[None, None], 3)
+        back = np.take_along_axis(
+            near, np.maximum(grid.moved, 0)[None, None], 3
+        )
         return Table(
             grid,
             self.same.transpose(1, 0, 2),
@@ -288,9 +294,10 @@ class Table:
 
     def pair_sums(self) -> np.ndarray:
         """Returns the sums over two positions, `(samples, samples)`."""
-        near = self.near.sum(axis=(2, 3)) + self.same.sum(axis=2)
-        near -= self.near[:, :, self.grid.middle].sum(axis=2)
-        return near + (self.far * self.grid.far_pairs).sum(axis=(2, 3))
+        far = (self.far * self.grid.far_pairs).sum(axis=(2, 3))
+        near = self.near.sum(axis=3, dtype=float)
+        near[:, :, self.grid.middle] = self.same.sum(axis=2)
+        return near.sum(axis=2) + far
 
     def means_of_cells(self) -> np.ndarray:
         """Returns means over all pairs, `(samples, samples, cells, cells)`."""
@@ -326,21 +333,35 @@ class Table:
         else:
             found = self.near[:, :, offset, p]
         if low < 0:
-            far = self.far[:, :, grid.cells[p], grid.cells[q]]
-            if profile:
-                shares = self._shares()
-                far = far * shares[:, None, p] * shares[None, :, q]
-            found = np.where(offset >= 0, found, far)
+            found = np.where(offset >= 0, found, self._far(p, q, profile))
         at_middle = p == q
         if at_middle.any():
             found = np.where(at_middle, self.same.take(p, axis=2), found)
         return np.where(inside, found, 0.0)
 
+    def fill(self, offsets: np.ndarray, profile: bool) -> None:
+        """Sets `near` at some offsets, an array of bool, as `far` is."""
+        for k in np.flatnonzero(offsets):
+            (p,) = np.nonzero(self.grid.moved[k] >= 0)
+            self.near[:, :, k, p] = self._far(p, self.grid.moved[k, p], profile)
+
+    def _far(self, p: np.ndarray, q: np.ndarray, profile: bool) -> np.ndarray:
+        """Returns entries of `far` at pairs of positions."""
+        found = self.far[:, :, self.grid.cells[p], self.grid.cells[q]]
+        if profile:
+            shares = self._shares()
+            found = found * shares[:, None, p] * shares[None, :, q]
+        return found
+
     def _shares(self) -> np.ndarray:
         """Returns roots of mean squares over their mean in the cell."""
-        roots = self.roots()
-        mean = self.grid.means(roots)[:, self.grid.cells]
-        return np.where(mean > 0, roots / np.maximum(mean, 1e-300), 1.0)
+        if self._kept is None:
+            roots = self.roots()
+            mean = self.grid.means(roots)[:, self.grid.cells]
+            self._kept = np.where(
+                mean > 0, roots / np.maximum(mean, 1e-300), 1.0
+            )
+        return self._kept
 
     def roots(self) -> np.ndarray:
         """Returns roots of mean squares, of shape `(samples, positions)`."""
@@ -488,7 +509,7 @@ def zeros(grid: Grid) -> Table:
     return Table(
         grid,
         np.zeros((*pair, grid.count)),
-        np.zeros((*pair, *grid.moved.shape)),
+        np.zeros((*pair, *grid.moved.shape), np.float32),
         np.zeros((*pair, grid.cell_count, grid.cell_count)),
     )
 
@@ -499,8 +520,11 @@ def read(
     second: np.ndarray,
     target: Grid,
     profile: bool = False,
-) -> Table:
+) -> tuple[Table, np.ndarray]:
     """Returns the table of the values that a target reads from a source.
+
+    `near` is 0 at offsets that are beyond those of the source, in each tap of a
+    stride. `Table.fill` fills it when the taps are added.
 
     Args:
         source: Table or Whole. The second moments of what is read.
@@ -512,13 +536,54 @@ def read(
     """
     table = zeros(target)
     table.same = source.lookup(first, second, profile)
-    for near, q in zip(table.near.swapaxes(0, 2), target.moved, strict=True):
-        there = np.where(q >= 0, second[q], -1)
-        near[:] = source.lookup(first, there, profile).swapaxes(0, 1)
+    there = np.where(target.moved >= 0, second[target.moved], -1)
+    known = np.ones(len(target.offsets), bool)
+    step = None
+    if np.array_equal(first, second):
+        step = _step(first, source, target)
+    if step is None or not isinstance(source, Table):
+        for k, q in enumerate(there):
+            table.near[:, :, k] = source.lookup(first, q, profile)
+    else:
+        # All gaps at one offset are one gap in the source.
+        gaps = target.offsets * step
+        known = np.all(np.abs(gaps) <= source.grid.radius, axis=-1)
+        code = source.grid.code_of(gaps)
+        for k in np.flatnonzero(known).tolist():
+            near = source.near[:, :, code[k]].take(np.maximum(first, 0), axis=2)
+            table.near[:, :, k] = near * ((first >= 0) & (there[k] >= 0))
     left = source.reading(first, target, profile)
     right = source.reading(second, target, profile)
     table.far = left[:, None] @ source.far @ right[None].transpose(0, 1, 3, 2)
-    return table
+    return table, known
+
+
+def _step(
+    index: np.ndarray, source: Table | Whole, target: Grid
+) -> np.ndarray | None:
+    """Returns the steps along each axis of positions that are read, or None.
+
+    The position p reads step * p + shift, or nothing. None, too, where all
+    entries of the source are known anyway.
+
+    Args:
+        index: int array. The position that each one of the target reads, or -1.
+        source: Table or Whole.
+        target: Grid.
+    """
+    if isinstance(source, Whole | Given):
+        return None
+    grid = source.grid
+    (inside,) = np.nonzero(index >= 0)
+    if len(grid.places) != len(target.places) or not len(inside):
+        return None
+    mine, theirs = target.coordinates[inside], grid.coordinates[index[inside]]
+    length = mine[-1] - mine[0]
+    step = np.where(
+        length > 0, (theirs[-1] - theirs[0]) // np.maximum(length, 1), 1
+    )
+    shift = theirs - step * mine
+    return np.asarray(step) if np.all(shift == shift[0]) else None
 
 
 def of_channels(grid: Grid, x: np.ndarray, y: np.ndarray) -> Table:
@@ -537,21 +602,19 @@ def of_channels(grid: Grid, x: np.ndarray, y: np.ndarray) -> Table:
     def products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.einsum("cap,cbp->abp", first, second) / channels
 
-    table = zeros(grid)
-    table.same = products(x, y)
+    same = products(x, y)
+    near = np.zeros((*same.shape[:2], *grid.moved.shape))
     for k, other in enumerate(grid.moved):
         (inside,) = np.nonzero(other >= 0)
-        table.near[:, :, k, inside] = products(
-            x[..., inside], y[..., other[inside]]
-        )
+        near[:, :, k, inside] = products(x[..., inside], y[..., other[inside]])
     total = np.einsum(
         "caA,cbB->abAB",
         grid.means(x) * grid.in_cell,
         grid.means(y) * grid.in_cell,
     )
-    total = total / channels - grid.sums_of_pairs(table.near)
-    table.far = total / np.maximum(grid.far_pairs, 1)
-    return Given(table, x, y)
+    total = total / channels - grid.sums_of_pairs(near)
+    far = total / np.maximum(grid.far_pairs, 1)
+    return Given(Table(grid, same, near, far), x, y)
 
 
 def of_groups(
@@ -596,19 +659,21 @@ def of_drawn(
 ) -> Table:
     """Returns the table of a matrix whose entries are drawn.
 
-    `same` is drawn at each position. `near` is drawn at some, and `far` at one
-    pair for two cells, and others have the same correlation.
+    `same` is drawn at many positions, which stand for those around them. `near`
+    is drawn at some, and `far` at one pair for two cells, and others have the
+    same correlation.
 
     Args:
         grid: Grid.
         entries: callable. From positions of x and of y, int arrays of shape
             `(pairs,)`, to an array of shape `(samples, samples, pairs)`.
         profile: bool. Whether it is the matrix of one tensor.
-        most: int. About how many entries may be drawn for `near`.
+        most: int. About how many entries may be drawn for `same`, and for
+            `near`.
     """
-    every = np.arange(grid.count)
     table = zeros(grid)
-    table.same = entries(every, every)
+    chosen, of_chosen = np.unique(grid.like(most), return_inverse=True)
+    table.same = entries(chosen, chosen)[:, :, of_chosen]
     roots = table.roots() if profile else np.ones((grid.samples, grid.count))
 
     def correlations(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -617,7 +682,8 @@ def of_drawn(
 
     # With one tensor, the pair of p and p + e is that of p + e and -e.
     offsets = np.arange(grid.middle if profile else len(grid.offsets))
-    like = grid.like(most // len(offsets))
+    # Few, since each one needs many draws: their errors would widen a maximum.
+    like = grid.like(max(most // (4 * len(offsets)), 1))
     chosen, of_chosen = np.unique(like, return_inverse=True)
     k, p = np.meshgrid(offsets, chosen, indexing="ij")
     q = grid.moved[k, p]

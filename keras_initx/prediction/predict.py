@@ -72,7 +72,8 @@ _DRAWN_POINTS = 256
 # number on there is no prediction.
 _GROWS, _UNKNOWN = 2.0, 100.0
 # With averaged positions a sample fraction below this is not known: it is a
-# small difference of two numbers that are each off by some percent.
+# small difference of two numbers that are each off by some percent. It is not
+# known in later rows either, where a normalization may enlarge it again.
 _SMALLEST_FRACTION = 0.05
 # The number of channels that are drawn where no closed form is known.
 _CHANNELS = 8192
@@ -80,8 +81,8 @@ _CHANNELS = 8192
 
 _BLURRED = (
     "the sample fraction is not known: it is below "
-    f"{_SMALLEST_FRACTION:g}, where the predicted one may be several times too "
-    "large"
+    f"{_SMALLEST_FRACTION:g} here or in an earlier row, where the predicted "
+    "one may be several times too large"
 )
 
 
@@ -125,9 +126,9 @@ def predict(
     Where an error of 1% in one layer would be more than 100% in a later one, as
     in deep networks of GELU or SiLU without normalization, the total is NaN,
     and a note says why. In images of more than 1536 positions the moments of
-    pairs of positions are means over parts of the image. Such rows are
-    "positions averaged", behind several poolings their total may be a third
-    too low, and a sample fraction below 0.05 is NaN.
+    pairs of distant positions are means over parts of the image. Such rows are
+    "positions averaged", behind two poolings their total may be 7% off, and a
+    sample fraction below 0.05 is NaN, also in the rows behind it.
 
     A layer that has no formula is refused by name, with the reason. Among
     these are heavy-tailed, paired and constructed weights, matrix products of
@@ -547,6 +548,7 @@ def _result(
         )
     }
     growth = _growth(engine, rows)
+    was_blurred = False
     for row, gradient, (here, at_end) in zip(
         rows, gradients, growth, strict=True
     ):
@@ -563,8 +565,12 @@ def _result(
                 POSITIONS in reasons
                 and row.tensor.samples is not None
                 and total > 0
-                and total - covariance < _SMALLEST_FRACTION * total
+                and (
+                    was_blurred
+                    or total - covariance < _SMALLEST_FRACTION * total
+                )
             )
+            was_blurred |= blurred
             unreached = [] if gradient else [NOT_REACHED]
             if gradient:
                 size = 0.0

@@ -49,7 +49,7 @@ class Prediction(VarianceProfile):
         sample_variance: As in `VarianceProfile`. NaN where an error of 1% in an
             earlier layer would be more than 100%, so that no number is known,
             and where positions are averaged and it is less than 5% of the
-            total.
+            total, there or in an earlier row.
         squared_mean: As in `VarianceProfile`, NaN in the former rows. In the
             latter it is the total.
         units: As in `VarianceProfile`.

@@ -363,24 +363,22 @@ class ProductsOfPoints:
         self.q_u = np.maximum(variance_u, 0)
         self.q_v = np.maximum(variance_v, 0)
         centered = not (np.any(mean_u) or np.any(mean_v))
-        none = np.zeros(1)
-        self.closed = (
-            centered and _closed_form(f, g, none, none, none) is not None
+        self.closed = centered and bool(
+            (f.slopes and g.slopes) or (f.steps and g.steps)
         )
         if not self.closed:
             a, rest_a = _coefficients(f, mean_u, self.q_u)
             b, rest_b = _coefficients(g, mean_v, self.q_v)
-            terms, tails = [], []
-            for c, rest in ((a, rest_a), (b, rest_b)):
-                left = np.cumsum(c[:, ::-1] ** 2, axis=1)[:, ::-1]
-                left += rest[:, None] ** 2
-                terms.append(
-                    np.count_nonzero((left > _LEFT * left[:, :1]).any(axis=0))
-                )
-                tails.append(left)
-            count = min(max(*terms, 1), _FEW_TERMS)
+            # What is left of the mean squares from each term on.
+            left_a, left_b = (
+                np.cumsum(c[:, ::-1] ** 2, axis=1)[:, ::-1] + rest[:, None] ** 2
+                for c, rest in ((a, rest_a), (b, rest_b))
+            )
+            many = (left_a > _LEFT * left_a[:, :1]).any(axis=0)
+            many |= (left_b > _LEFT * left_b[:, :1]).any(axis=0)
+            count = min(int(many.sum()) + 1, _FEW_TERMS)
             self.a, self.b = a[:, :count].T.copy(), b[:, :count].T.copy()
-            self.rests = [np.sqrt(left[:, count]) for left in tails]
+            self.rests = np.sqrt(left_a[:, count]), np.sqrt(left_b[:, count])
 
     def at(
         self, i: np.ndarray, j: np.ndarray, covariance: np.ndarray
@@ -394,7 +392,9 @@ class ProductsOfPoints:
         """
         q_u, q_v = self.q_u[i], self.q_v[j]
         if self.closed:
-            return _closed_form(self.f, self.g, q_u, q_v, covariance)
+            known = _closed_form(self.f, self.g, q_u, q_v, covariance)
+            assert known is not None
+            return known
         rho = np.cos(angles_between(q_u, q_v, covariance))
         total = np.zeros(rho.shape)
         if self.f is self.g:
