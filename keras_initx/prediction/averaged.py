@@ -471,7 +471,7 @@ class PairsOfPositions:
     Args:
         moments: AveragedMoments. It knows the second moments of what is drawn.
         x: Expression.
-        y: Expression. Of the same grid.
+        y: Expression, with the same grid.
     """
 
     def __init__(self, moments: AveragedMoments, x: Expression, y: Expression):
