@@ -95,7 +95,6 @@ class AveragedMoments(Moments):
         self.samples = samples
         self._grids: dict[tuple[int, tuple[int, ...]], Grid] = {}
         self._windows: dict[int, bool] = {}
-        self._large: dict[int, bool] = {}
         self._draws = 0
 
     def is_large(self, x: Expression) -> bool:
@@ -142,7 +141,7 @@ class AveragedMoments(Moments):
 
     def _compute_second(self, x: Expression, y: Expression) -> Any:
         if not (self.is_large(x) or self.is_large(y)):
-            if self._reads_large(x) or self._reads_large(y):
+            if self._is_or_reads_large(x) or self._is_or_reads_large(y):
                 return self._small_of_large(x, y)
             return super()._compute_second(x, y)
         if not x.support & y.support and not (x.given and y.given):
@@ -277,15 +276,9 @@ class AveragedMoments(Moments):
             return repaired(total, np.arange(x.size) % target.count)
         return total
 
-    def _reads_large(self, x: Expression) -> bool:
-        """Returns whether a part of an expression has a table."""
-        return any(map(self._is_or_reads_large, x.parts))
-
     def _is_or_reads_large(self, x: Expression) -> bool:
-        if id(x) not in self._large:
-            self._kept.append(x)
-            self._large[id(x)] = self.is_large(x) or self._reads_large(x)
-        return self._large[id(x)]
+        """Returns whether an expression or a part of it has a table."""
+        return x.points > self.most
 
     def _small_of_large(self, x: Expression, y: Expression) -> Any:
         for one, other, swapped in ((x, y, False), (y, x, True)):

@@ -7,7 +7,8 @@ each given those before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 from scipy import linalg
@@ -39,6 +40,8 @@ _COMBINED = (
     *(Sum, Product, Map, Take, Stack, Mix, Largest, Winner),
     StandardizedGradient,
 )
+# How many numbers are kept of what can be computed again.
+_KEPT_VALUES = 2**26
 
 
 class _Family:
@@ -52,6 +55,34 @@ class _Family:
         self.members: list[Expression] = []
         self.root = np.zeros((0, 0))
         self.normal: list[np.ndarray] = []
+
+
+class _Recent:
+    """The arrays that were used last, up to a number of entries together."""
+
+    def __init__(self) -> None:
+        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._entries = 0
+
+    def get(self, key: Hashable) -> np.ndarray | None:
+        if key in self._arrays:
+            self._arrays.move_to_end(key)
+        return self._arrays.get(key)
+
+    def add(self, key: Hashable, array: np.ndarray) -> None:
+        self.drop(key)
+        self._arrays[key] = array
+        self._entries += array.size
+        while self._entries > _KEPT_VALUES and len(self._arrays) > 1:
+            self.drop(next(iter(self._arrays)))
+
+    def drop(self, key: Hashable) -> None:
+        array = self._arrays.pop(key, None)
+        if array is not None:
+            self._entries -= array.size
+
+    def keys(self) -> set[Hashable]:
+        return set(self._arrays)
 
 
 class Channels:
@@ -72,7 +103,10 @@ class Channels:
         self.count = count
         self.seed = seed
         self.second = second
-        self._values: dict[int, np.ndarray] = {}
+        # The values of variables, which must not be drawn again, and those of
+        # sums, products and functions.
+        self._values: dict[Hashable, np.ndarray] = {}
+        self._computed = _Recent()
         self._kept: list[Expression] = []
         # The Gaussian vectors that are drawn, by family.
         self._families: dict[Hashable, _Family] = {}
@@ -84,13 +118,23 @@ class Channels:
 
     def values(self, x: Expression) -> np.ndarray:
         """Returns an expression on drawn channels, `(channels, points)`."""
-        if id(x) not in self._values:
+        if isinstance(x, Shifted):
+            return self._at_shift(x.shift).values(x.part)
+        key = _key(x)
+        found = self._values.get(key)
+        if found is None:
+            found = self._computed.get(key)
+        if found is None:
             # An expression is known by its id, so it must stay.
             self._kept.append(x)
             if isinstance(x, Drawn):
                 return self._values_of_drawn(x)
-            self._values[id(x)] = self._compute_values(x)
-        return self._values[id(x)]
+            found = self._compute_values(x)
+            if isinstance(x, _COMBINED):
+                self._computed.add(key, found)
+            else:
+                self._values[key] = found
+        return found
 
     def set_values(self, x: Expression, values: np.ndarray) -> None:
         """Sets an expression on the channels, which are drawn elsewhere."""
@@ -102,14 +146,32 @@ class Channels:
 
         Variables, which must not be drawn again, and other `Drawn` are kept.
         """
-        before = set(self._values)
+        before = self._computed.keys()
         values = self.values(x.parts[0])
         for one in self._made_of(x, before):
-            self._values.pop(id(one), None)
+            self._computed.drop(_key(one))
         self._values[id(x)] = values
         return values
 
-    def _made_of(self, x: Drawn, before: set[int]) -> list[Expression]:
+    def _product(self, factors: Sequence[Expression]) -> np.ndarray:
+        """Returns the values of a product.
+
+        Going back through a network, each product is one of before, times one
+        more factor, the first one.
+        """
+        ids = tuple(map(id, factors))
+        at = len(factors) - 1
+        product = self.values(factors[at])
+        for i in range(1, at):
+            known = self._computed.get(ids[i:])
+            if known is not None:
+                at, product = i, known
+                break
+        for factor in reversed(factors[:at]):
+            product = self.values(factor) * product
+        return product
+
+    def _made_of(self, x: Drawn, before: set[Hashable]) -> list[Expression]:
         """Returns the sums, products and functions that a `Drawn` is made of.
 
         Those whose values were known before are left out.
@@ -118,7 +180,7 @@ class Channels:
         waiting = list(x.parts)
         while waiting:
             one = waiting.pop()
-            if id(one) in before or isinstance(one, Drawn):
+            if _key(one) in before or isinstance(one, Drawn):
                 continue
             if isinstance(one, _COMBINED):
                 found.append(one)
@@ -128,6 +190,8 @@ class Channels:
     def _compute_values(self, x: Expression) -> np.ndarray:
         if isinstance(x, Constant):
             return np.broadcast_to(x.values, (self.count, x.size))
+        if isinstance(x, Product):
+            return self._product(x.parts)
         if isinstance(x, _COMBINED):
             return combined(x, [self.values(part) for part in x.parts])
         if isinstance(x, Values):
@@ -135,8 +199,6 @@ class Channels:
             count = -(-self.count // len(x.values))
             index = np.tile(np.arange(len(x.values)), count)[: self.count]
             return x.values[rng.permutation(index)]
-        if isinstance(x, Shifted):
-            return self._at_shift(x.shift).values(x.part)
         if isinstance(x, Flat):
             # Each channel of the result is a position of one of the part.
             inner = self.values(x.parts[0])
@@ -196,6 +258,13 @@ class Channels:
     def _generator(self) -> np.random.Generator:
         self._generators += 1
         return np.random.default_rng([self.seed, self._generators])
+
+
+def _key(x: Expression) -> Hashable:
+    """Returns what the values of an expression are kept under."""
+    if isinstance(x, Product):
+        return tuple(map(id, x.parts))
+    return id(x)
 
 
 def _solved(root: np.ndarray, crossed: np.ndarray) -> np.ndarray:

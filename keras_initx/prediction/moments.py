@@ -7,8 +7,8 @@ over positions:
     channels at one shift           those of their parts
     x = sum_k a_k x_k               sum_k a_k E x_k y
     no variable in common           E x_i E y_j
-    x linear in a variable of mean  0, where x or y has the statistics of a
-    0 that y does not have          batch
+    x linear in a variable of mean  0
+    0 that y does not have
     x = Take(x', T)                 E x'_T(i) y_j
     x = Stack(x_k at points)        E x_k y_j at the points of each x_k, else 0
     x = Mix(M, x')                  M E x' y
@@ -225,9 +225,7 @@ class Moments:
                 return _transposed_if(self._second_of_sum(one, other), swapped)
         if not x.support & y.support:
             return self._outer(x, y)
-        if (x.by_batch or y.by_batch) and (
-            x.linear_in - y.support or y.linear_in - x.support
-        ):
+        if x.linear_in - y.support or y.linear_in - x.support:
             return None
         if isinstance(x, Stack) and isinstance(y, Stack):
             f, g = as_function_of_one(x), as_function_of_one(y)
@@ -438,10 +436,13 @@ class Moments:
         """Returns why the moments of an expression are not exact."""
         found = set(x.reasons)
         waiting = [x]
+        seen: set[int] = set()
         while waiting:
             one = waiting.pop()
-            found |= self._marks.get(id(one), set())
-            waiting += one.parts
+            if id(one) not in seen:
+                seen.add(id(one))
+                found |= self._marks.get(id(one), set())
+                waiting += one.parts
         return frozenset(found)
 
     def _second_of_pair(
@@ -503,10 +504,29 @@ def mean_products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Returns:
         Array of shape `(points of x, points of y)`.
     """
-    rows, columns = (np.flatnonzero(z.any(axis=0)) for z in (x, y))
-    products = np.zeros((x.shape[1], y.shape[1]))
-    products[np.ix_(rows, columns)] = x[:, rows].T @ y[:, columns]
-    return products / len(x)
+    if x is y:
+        rows, part = _filled_columns(x)
+        # NumPy then computes half of the symmetric matrix only.
+        columns, products = rows, part.T @ part
+    else:
+        (rows, part), (columns, other) = map(_filled_columns, (x, y))
+        products = part.T @ other
+    products /= len(x)
+    if len(rows) == x.shape[1] and len(columns) == y.shape[1]:
+        return products
+    whole = np.zeros((x.shape[1], y.shape[1]))
+    whole[np.ix_(rows, columns)] = products
+    return whole
+
+
+def _filled_columns(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which columns of a matrix are not 0, and these columns."""
+    # Most that are not 0 anywhere are not 0 in some of the first rows.
+    filled = x[:64].any(axis=0)
+    if not filled.all():
+        filled = x.any(axis=0)
+    rows = np.flatnonzero(filled)
+    return rows, x if len(rows) == x.shape[1] else x[:, rows]
 
 
 def aligned(x: Blocks, y: Blocks) -> list[tuple[Block, Block]]:

@@ -372,11 +372,7 @@ class WideEngine(Engine):
             id(b.expression): Largest(b.expression, taps) for b in x.value
         }
         blocks = [Block(b.width, forward[id(b.expression)]) for b in x.value]
-        inverses = [_inverse(tap, x.size) for tap in taps]
-        owners = np.stack(inverses)
-        if ((owners >= 0).sum(axis=0) <= 1).all():
-            # No two windows share a value.
-            inverses = [owners.max(axis=0)]
+        inverses = _joined([_inverse(tap, x.size) for tap in taps])
 
         def pull(gradient: Blocks) -> list[tuple[Signal, Blocks]]:
             def winners(value: Expression, g: Expression) -> Expression:
@@ -963,6 +959,24 @@ def _group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Returns the mean over the points of each group, at each point."""
     _, inverse = np.unique(groups, return_inverse=True)
     return (np.bincount(inverse, values) / np.bincount(inverse))[inverse]
+
+
+def _joined(owners: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns as few lists of owners as no value has two owners in one of them.
+
+    Args:
+        owners: Sequence of int arrays of shape `(points,)`. The window in which
+            each point is at one place, -1 for none.
+    """
+    joined: list[np.ndarray] = []
+    for owner in owners:
+        for other in joined:
+            if not ((other >= 0) & (owner >= 0)).any():
+                np.maximum(other, owner, out=other)
+                break
+        else:
+            joined.append(owner.copy())
+    return joined
 
 
 def _inverse(index: np.ndarray, size: int) -> np.ndarray:
