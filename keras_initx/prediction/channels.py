@@ -103,8 +103,8 @@ class Channels:
         self.count = count
         self.seed = seed
         self.second = second
-        # The values of variables, which must not be drawn again, and those of
-        # sums, products and functions.
+        # The values of variables, which must not be drawn again, and of
+        # functions, of which all later ones are made.
         self._values: dict[Hashable, np.ndarray] = {}
         self._computed = _Recent()
         self._kept: list[Expression] = []
@@ -130,7 +130,7 @@ class Channels:
             if isinstance(x, Drawn):
                 return self._values_of_drawn(x)
             found = self._compute_values(x)
-            if isinstance(x, _COMBINED):
+            if isinstance(x, _COMBINED) and not isinstance(x, Map):
                 self._computed.add(key, found)
             else:
                 self._values[key] = found
@@ -146,10 +146,11 @@ class Channels:
 
         Variables, which must not be drawn again, and other `Drawn` are kept.
         """
-        before = self._computed.keys()
+        before = self._computed.keys() | set(self._values)
         values = self.values(x.parts[0])
         for one in self._made_of(x, before):
             self._computed.drop(_key(one))
+            self._values.pop(_key(one), None)
         self._values[id(x)] = values
         return values
 

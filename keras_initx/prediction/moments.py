@@ -43,6 +43,7 @@ for sums, products and draws are derived here.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,8 +85,14 @@ from keras_initx.theory.mean_field.gaussian_products import (
 )
 
 SAMPLED = "sampled"
-# About how many values are drawn of channels with the statistics of a batch.
+# At most about how many values are drawn of channels with the statistics of a
+# batch, for one moment and for all of a model.
 _BATCH_VALUES = 2**20
+_ALL_BATCH_VALUES = 2**26
+# Fewer are drawn where the standard error of a mean square that has passed all
+# normalizations is smaller.
+_BATCH_ERROR = 0.005
+_FEWEST_CHANNELS = 1024
 
 
 class Moments:
@@ -111,6 +118,8 @@ class Moments:
         self._sums: dict[int, Expression | None] = {}
         self._drawn = Channels(channels, seed, self.second)
         self._batches = 0
+        # How many normalizations over a batch there are.
+        self.normalizations = 0
 
     # ---- means -----------------------------------------------------------
 
@@ -373,9 +382,11 @@ class Moments:
         """Returns the channels on which moments of expressions are found.
 
         Channels with the statistics of a batch are drawn anew for each moment,
-        and forgotten then, since there is one for each normalization. Their
-        number falls with that of the points, as the mean is over points too,
-        and with their share of the channels of a tensor.
+        and forgotten then, since there is one for each normalization. There are
+        as many as the standard error of the mean square takes, which an eighth
+        of the largest number tells. That number falls with that of the points,
+        as the mean is over points too, with their share of the channels of a
+        tensor, and with the number of normalizations.
         """
         batches = [x for x in expressions if x.by_batch]
         if not batches:
@@ -383,7 +394,24 @@ class Moments:
         self._batches += 1
         size = max(x.points for x in expressions)
         share = max(x.share for x in batches)
-        count = min(max(int(_BATCH_VALUES * share) // size, 1024), 65536)
+        count = max(self.normalizations, 1)
+        values = min(_BATCH_VALUES, _ALL_BATCH_VALUES // count)
+        most = int(values * share) // size
+        most = min(max(most, _FEWEST_CHANNELS), 65536)
+        wanted = _BATCH_ERROR / math.sqrt(count)
+        tried = max(most // 8, _FEWEST_CHANNELS)
+        if tried < most:
+            channels = self._new_channels(tried)
+            error = max(
+                mean_square_error(channels.values(x))
+                for x in dict.fromkeys(expressions)
+            )
+            if error <= wanted:
+                return channels
+            most = min(most, int(tried * (error / wanted) ** 2) + 1)
+        return self._new_channels(most)
+
+    def _new_channels(self, count: int) -> Channels:
         seed = self.seed + (self._batches << 64)
         return Channels(2 * (count // 2), seed, self.second)
 
@@ -517,6 +545,20 @@ def mean_products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     whole = np.zeros((x.shape[1], y.shape[1]))
     whole[np.ix_(rows, columns)] = products
     return whole
+
+
+def mean_square_error(x: np.ndarray) -> float:
+    """Returns the relative standard error of the mean square of channels.
+
+    Args:
+        x: Array of shape `(channels, points)`. The second half of the channels
+            are drawn with the normal values of the first half, negated.
+    """
+    squares = np.einsum("cp,cp->c", x, x).reshape(2, -1).mean(axis=0)
+    mean = squares.mean()
+    if not mean:
+        return 0.0
+    return float(squares.std() / (mean * math.sqrt(len(squares))))
 
 
 def _filled_columns(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

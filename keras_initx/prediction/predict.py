@@ -233,6 +233,14 @@ def predict(
                     if averaged
                     else "of which"
                 )
+                if averaged and places <= most:
+                    raise ValueError(
+                        f"A layer of {places} positions depends on more than "
+                        f"{most} positions before it, which it joins in "
+                        "another way than convolutions, pooling and functions "
+                        "of each entry do: give a model of smaller inputs. "
+                        f"Received: model={model.name!r}"
+                    ) from None
                 raise ValueError(
                     f"A layer has {places} positions, {what} predict knows "
                     f"the moments for {most} at most, with width={width!r}: "

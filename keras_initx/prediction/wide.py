@@ -442,6 +442,7 @@ class WideEngine(Engine):
         arXiv:1902.08129, for networks with the statistics of a batch. Second
         moments and draws are derived here.
         """
+        self.moments.normalizations += 1
         seconds: list[Any] = [self.second([block]) for block in x.value]
         if any(isinstance(second, Table) for second in seconds):
             return self._normalize_many(x, seconds, epsilon)
@@ -845,7 +846,9 @@ def _normalizing(second: np.ndarray, epsilon: float) -> np.ndarray:
         epsilon: float. What is added to the variance.
     """
     centering = np.eye(len(second)) - 1 / len(second)
-    covariance = centering @ second @ centering
+    # Moments that are averaged over positions are symmetric within their error
+    # only, which would mix the mean into the values.
+    covariance = centering @ (second + second.T) @ centering / 2
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 0)
     values[values < 1e-12 * values.max()] = 0

@@ -6,6 +6,7 @@ import pytest
 from scipy import integrate, stats
 
 import keras_initx as kx
+from keras_initx.prediction import moments
 from keras_initx.prediction.elementwise import from_activation
 from keras_initx.prediction.engine import Weight
 from keras_initx.prediction.moments import Moments
@@ -17,6 +18,12 @@ L = keras.layers
 # A normal variable is beyond by chance with a probability below 1e-9.
 SIGMAS = 6.1
 DRAWS = 65536
+
+
+@pytest.fixture(autouse=True)
+def all_draws(monkeypatch):
+    """Draws all `DRAWS` channels; `test_draws.py` tests how many are drawn."""
+    monkeypatch.setattr(moments, "_BATCH_ERROR", 1e-9)
 
 
 def row_gradient(x, epsilon, activation=None, taps=False, positions=1, seed=0):

@@ -180,7 +180,24 @@ def averaged(monkeypatch, model, limit, **kwargs):
 # Errors of total, sample fraction and gradient, where a cell has 3 positions
 # along each axis; a cell of 224 x 224 positions has 45. A sample fraction may
 # be off by 0.02 besides.
+def residual():
+    """Batch statistics of few positions, behind a pooling of many."""
+    inputs = keras.Input((20, 20, 3))
+    x = L.Conv2D(16, 3, padding="same")(inputs)
+    x = L.Activation("relu")(L.BatchNormalization()(x))
+    pooled = L.MaxPooling2D(3, 2, padding="same")(x)
+    skip = L.BatchNormalization()(L.Conv2D(16, 1, 2, padding="same")(x))
+    x = L.Activation("relu")(L.add([pooled, skip]))
+    x = L.BatchNormalization()(L.Conv2D(16, 3, padding="same")(x))
+    x = L.Activation("relu")(x)
+    return keras.Model(inputs, L.Dense(4)(L.Flatten()(x)))
+
+
 CASES = {
+    "batch statistics behind pooling": (
+        *(residual, 0.04, 0.15, 0.12),
+        {"training": True},
+    ),
     "batch statistics": (
         lambda: keras.Sequential(
             [

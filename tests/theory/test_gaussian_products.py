@@ -175,6 +175,26 @@ def test_normalized_spectrum_of_many_components():
     assert normalized_spectrum(spread).mean() == pytest.approx(1, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "function", [mean_inverse_variance, normalized_spectrum]
+)
+def test_eigenvalues_out_of_range(function):
+    for values, epsilon, expected in (
+        ([1.0, -0.5], 0.0, "eigenvalues must be >= 0.*-0.5"),
+        ([-1.0], 0.0, "eigenvalues must be >= 0"),
+        ([], 0.0, r"of shape \(n,\)"),
+        (np.eye(2), 0.0, r"of shape \(n,\)"),
+        ([1.0, np.nan], 0.0, "eigenvalues must be .*finite"),
+        ([1.0, 0.0], -1e-3, "epsilon must be"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            function(values, epsilon)
+    # What rounding leaves of an eigenvalue 0.
+    np.testing.assert_array_equal(
+        function([-1e-17, 1.0, 2.0, 3.0]), function([0.0, 1.0, 2.0, 3.0])
+    )
+
+
 SIN = Function(np.sin)
 
 

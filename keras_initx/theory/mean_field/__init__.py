@@ -9,6 +9,9 @@
   `asymptotic_sample_variance` how fast in deep layers (Luther & Seung, 2020).
 - `batch_norm_raw_variance` and `batch_norm_gradient_growth` say what batch
   normalization does to the signal and to the gradient (Luther & Seung, 2020).
+  `normalized_spectrum` and `mean_inverse_variance` say the same of a batch of
+  few values, whose statistics differ from channel to channel (Yang et al.,
+  2019).
 - `signal_fixed_point` is what the signal of a network with biases tends to, and
   `edge_of_chaos` has variances that keep its gradients (Poole et al., 2016).
 - `jacobian_moments` says how much the singular values of the Jacobian differ
@@ -24,6 +27,8 @@ from keras_initx.theory.mean_field.activations import Activation
 from keras_initx.theory.mean_field.batch_norm import (
     batch_norm_gradient_growth,
     batch_norm_raw_variance,
+    mean_inverse_variance,
+    normalized_spectrum,
 )
 from keras_initx.theory.mean_field.correlation import (
     asymptotic_sample_variance,
@@ -59,7 +64,9 @@ __all__ = [
     "critical_scale",
     "edge_of_chaos",
     "jacobian_moments",
+    "mean_inverse_variance",
     "nngp_kernel",
+    "normalized_spectrum",
     "paired_scale",
     "sample_variance_decay",
     "signal_fixed_point",

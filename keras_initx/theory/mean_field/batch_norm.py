@@ -10,7 +10,7 @@ from scipy import integrate
 
 from keras_initx.theory.mean_field.activations import ActivationLike, resolve
 from keras_initx.theory.mean_field.quadrature import decorrelation
-from keras_initx.validation import refuse
+from keras_initx.validation import check_array, check_real, refuse
 
 
 def batch_norm_raw_variance(
@@ -108,12 +108,16 @@ def mean_inverse_variance(
     n / (n - 3).
 
     Args:
-        eigenvalues: Array of shape `(n,)`. The l_j, >= 0, one of which is 0.
+        eigenvalues: Array of shape `(n,)`. The l_j, >= 0 within rounding, one
+            of which is 0.
         epsilon: float. What the normalization adds to the variance, >= 0.
             Defaults to 0.
 
     Returns:
         The mean, a float; inf if there are too few independent values.
+
+    Raises:
+        ValueError: If an argument is outside of its range.
 
     Example:
 
@@ -123,7 +127,9 @@ def mean_inverse_variance(
     Reference: the integral is Laplace's, as in Yang et al., ICLR (2019),
     arXiv:1902.08129. This form is derived here.
     """
-    share = np.maximum(eigenvalues, 0) / len(eigenvalues)
+    eigenvalues = _checked(eigenvalues)
+    epsilon = check_real("epsilon", epsilon, "[0, inf)")
+    share = eigenvalues / len(eigenvalues)
     scale = share.sum()
     if scale <= 0:
         return 1 / epsilon if epsilon > 0 else math.inf
@@ -161,12 +167,16 @@ def normalized_spectrum(
 
     Args:
         eigenvalues: Array of shape `(n,)`. The eigenvalues l_j of the
-            covariance, >= 0; at least one is 0, that of the mean.
+            covariance, >= 0 within rounding; at least one is 0, that of the
+            mean.
         epsilon: float. What the normalization adds to the variance, >= 0.
             Defaults to 0.
 
     Returns:
         Array of shape `(n,)`, whose mean is 1 without epsilon.
+
+    Raises:
+        ValueError: If an argument is outside of its range.
 
     Example:
 
@@ -175,7 +185,9 @@ def normalized_spectrum(
 
     Reference: derived here, by the integral of `mean_inverse_variance`.
     """
-    share = np.maximum(np.asarray(eigenvalues, float), 0) / len(eigenvalues)
+    eigenvalues = _checked(eigenvalues)
+    epsilon = check_real("epsilon", epsilon, "[0, inf)")
+    share = eigenvalues / len(eigenvalues)
     scale = share.sum()
     if scale <= 0:
         return np.zeros(len(share))
@@ -189,3 +201,16 @@ def normalized_spectrum(
     )
     inner = 0.25 * (weight @ (1 / (1 + growth)))
     return len(share) * share * inner
+
+
+def _checked(eigenvalues: np.ndarray) -> np.ndarray:
+    """Returns eigenvalues of a covariance, 0 in place of negative rounding."""
+    values = check_array("eigenvalues", eigenvalues)
+    if values.ndim != 1 or not values.size:
+        refuse(
+            "eigenvalues must be an array of shape (n,).",
+            eigenvalues=eigenvalues,
+        )
+    if values.min() < -1e-9 * values.max(initial=0):
+        refuse("eigenvalues must be >= 0.", eigenvalues=eigenvalues)
+    return np.maximum(values, 0)
