@@ -88,7 +88,11 @@ _HEADS = 64
 _ONE_MASK = (
     "a dropout of all channels of a sample is taken to be one of each channel"
 )
-STATISTICS = "the values of a normalized batch are taken to be normal"
+STATISTICS = (
+    "the values of a normalized batch are taken to be normal: a relu or tanh of "
+    "a batch of 6 independent values is up to 9% off, of 12 up to 4%, and below "
+    "1% from 48 on"
+)
 BATCHES = (
     "its gradient through batch normalizations is a mean over draws: behind 50 "
     "to 120 of them it was 1% to 4% off"
