@@ -89,9 +89,9 @@ _ONE_MASK = (
     "a dropout of all channels of a sample is taken to be one of each channel"
 )
 STATISTICS = (
-    "the values of a normalized batch are taken to be normal: a relu or tanh of "
-    "a batch of 6 independent values is up to 9% off, of 12 up to 4%, and below "
-    "1% from 48 on"
+    "the values of a normalized batch are taken to be normal: a relu or tanh "
+    "of a batch of 6 independent values is up to 9% off, of 12 up to 4%, and "
+    "from 48 on less than 1%"
 )
 BATCHES = (
     "its gradient through batch normalizations is a mean over draws: behind 50 "

@@ -256,3 +256,33 @@ def test_entries_have_the_distribution_of_the_initializer(initializer):
         sizes.append(np.quantile(entries, (0.1, 0.25, 0.5, 0.75, 0.9)))
     # A quantile of 3600 draws has a standard error below 0.012.
     np.testing.assert_allclose(*sizes, atol=6.1 * 0.012)
+
+
+@pytest.mark.parametrize(("n", "most"), [(6, 0.09), (12, 0.04), (48, 0.01)])
+def test_activations_of_few_values_are_off_by_what_the_note_says(n, most):
+    """A value of a normal batch is sqrt(n - 1) u, u of a unit vector in n - 1.
+
+    Its density is that of u, proportional to (1 - u^2)^((n - 4) / 2).
+    """
+
+    def moments_of(phi, density, limit, scale):
+        return [
+            integrate.quad(
+                lambda z: density(z) * phi(scale * z) ** power,
+                *(-limit, limit),
+                points=[0],
+            )[0]
+            for power in (1, 2)
+        ]
+
+    law = stats.beta((n - 2) / 2, (n - 2) / 2, loc=-1, scale=2)
+    errors = []
+    for phi in (np.tanh, lambda z: max(z, 0.0)):
+        normal = moments_of(phi, stats.norm.pdf, 12, 1.0)
+        batch = moments_of(phi, law.pdf, 1, np.sqrt(n - 1))
+        errors.append(normal[1] / batch[1] - 1)
+        variance = [m[1] - m[0] ** 2 for m in (normal, batch)]
+        errors.append(1 - variance[0] / variance[1])
+    assert most / 2 < np.abs(errors).max() < most + 0.005
+    # The mean square behind relu is exact.
+    assert abs(errors[2]) < 1e-9
