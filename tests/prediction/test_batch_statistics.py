@@ -268,7 +268,7 @@ def test_activations_of_few_values_are_off_by_what_the_note_says(n, most):
     def moments_of(phi, density, limit, scale):
         return [
             integrate.quad(
-                lambda z: density(z) * phi(scale * z) ** power,
+                lambda z, power=power: density(z) * phi(scale * z) ** power,
                 *(-limit, limit),
                 points=[0],
             )[0]
