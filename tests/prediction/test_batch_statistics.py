@@ -275,11 +275,11 @@ def test_activations_of_few_values_are_off_by_what_the_note_says(n, most):
             for power in (1, 2)
         ]
 
-    law = stats.beta((n - 2) / 2, (n - 2) / 2, loc=-1, scale=2)
+    beta = stats.beta((n - 2) / 2, (n - 2) / 2, loc=-1, scale=2)
     errors = []
     for phi in (np.tanh, lambda z: max(z, 0.0)):
         normal = moments_of(phi, stats.norm.pdf, 12, 1.0)
-        batch = moments_of(phi, law.pdf, 1, np.sqrt(n - 1))
+        batch = moments_of(phi, beta.pdf, 1, np.sqrt(n - 1))
         errors.append(normal[1] / batch[1] - 1)
         variance = [m[1] - m[0] ** 2 for m in (normal, batch)]
         errors.append(1 - variance[0] / variance[1])
