@@ -31,6 +31,8 @@ from keras_initx.prediction.expressions import (
     Product,
     Shifted,
     Stack,
+    Standardized,
+    StandardizedGradient,
     Sum,
     Take,
     Unflat,
@@ -637,6 +639,12 @@ class PairsOfPositions:
             return [(x.part, codes)]
         if isinstance(x, Sum | Product | Map | Drawn):
             return [(part, codes) for part in x.parts]
+        if isinstance(x, Standardized | StandardizedGradient):
+            raise Unpredictable(
+                "statistics of a batch behind it depend on a larger tensor, "
+                "whose moments are averaged over positions: give a model of "
+                "smaller inputs, or predict with training=False"
+            )
         raise TooManyPointsError(x.size, self.moments.most)
 
     def _build(self, x: Expression, codes: np.ndarray) -> Expression:

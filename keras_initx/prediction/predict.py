@@ -235,11 +235,11 @@ def predict(
                 )
                 if averaged and places <= most:
                     raise ValueError(
-                        f"A layer of {places} positions depends on more than "
-                        f"{most} positions before it, which it joins in "
-                        "another way than convolutions, pooling and functions "
-                        "of each entry do: give a model of smaller inputs. "
-                        f"Received: model={model.name!r}"
+                        f"A layer of {places} positions joins them in another "
+                        "way than convolutions, pooling and functions of each "
+                        "entry do, and depends on a larger tensor, whose "
+                        "moments are averaged over positions: give a model of "
+                        f"smaller inputs. Received: model={model.name!r}"
                     ) from None
                 raise ValueError(
                     f"A layer has {places} positions, {what} predict knows "

@@ -8,7 +8,7 @@ import keras_initx as kx
 from keras_initx.prediction import channels
 from keras_initx.prediction.expressions import Sum, White
 from keras_initx.prediction.moments import Moments, mean_square_error
-from keras_initx.prediction.wide import _joined
+from keras_initx.prediction.wide import _joined, _normalizing
 from tests.prediction.test_batch_statistics import SIGMAS, row_gradient
 
 L = keras.layers
@@ -138,3 +138,12 @@ def test_owners_are_joined_where_no_value_has_two():
         for lists in (owners, joined)
     ]
     assert pairs[0] == pairs[1]
+
+
+def test_moments_that_are_not_quite_symmetric_are_normalized():
+    """The values of a batch have the mean 0 and the variance 1."""
+    second = 30.0 + np.eye(6) + 1e-4 * np.tri(6, k=-1)
+    matrix = _normalizing(second, 1e-9)
+    found = matrix @ second @ matrix.T
+    assert np.trace(found) / 6 == pytest.approx(1, rel=1e-3)
+    assert abs(matrix.sum(axis=1)).max() < 1e-9
