@@ -317,6 +317,25 @@ def test_pooling_where_moments_change_within_a_cell(monkeypatch):
     np.testing.assert_allclose(found.gradient, exact.gradient, rtol=0.08)
 
 
+def test_gradient_through_windows_that_overlap_at_the_border(monkeypatch):
+    """Positions at the border are read by fewer windows than others."""
+    model = keras.Sequential(
+        [
+            keras.Input((14, 14, 3)),
+            L.Conv2D(8, 2, activation="relu"),
+            L.MaxPooling2D(3, 2),
+            L.Conv2D(8, 1),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(2, 14, 14, 3))
+    kwargs = {"data": x, "weights": "initial", "samples": 2}
+    exact = kx.predict(model, **kwargs)
+    # Few positions are drawn, as in larger images.
+    monkeypatch.setattr(averaged_module, "_ENTRIES", 2**21)
+    found = averaged(monkeypatch, model, 30, **kwargs)
+    np.testing.assert_allclose(found.gradient, exact.gradient, rtol=0.08)
+
+
 def test_an_indicator_of_a_wide_variable_is_drawn(monkeypatch):
     def indicator(x):
         return keras.ops.cast((x > 0) & (x < 0.6), x.dtype)
