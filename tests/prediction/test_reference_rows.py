@@ -62,7 +62,7 @@ def cross_gradients(model, monkeypatch):
         same = np.zeros(signal.size)
         return [Block(signal.width, White(signal.size, "cotangent", same))]
 
-    def gradients(engine, steps, samples):
+    def gradients(engine, model, steps, samples):
         signals = [row.tensor.signal for row in steps.rows]
         found = engine.gradients(signals[-1], signals)
         return [engine.second(gradient)[0, 1] for gradient in found]
