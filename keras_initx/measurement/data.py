@@ -129,14 +129,18 @@ def arrays_of(structure: Any) -> list[Any]:
 def is_white_noise(batch: Any) -> bool:
     """Whether samples with several positions are white noise.
 
-    White noise has mean 0, and its numbers are independent, so that those of
-    neighbors have the products
+    White noise has mean 0 and both signs, and its numbers are independent, so
+    that the sum of all numbers, and the products of neighbors, have
 
-        sum x_p x_q = z (sum x_p^2 x_q^2)^(1/2),    z ~ N(0, 1)
+        sum x       = z (sum x^2)^(1/2)              z ~ N(0, 1)
+        sum x_p x_q = z (sum x_p^2 x_q^2)^(1/2)      z ~ N(0, 1)
 
-    Here |z| must be below 5 along each axis of positions, and the correlation
-    below 0.1, which is far less than that of photographs, sounds and texts.
-    Integers are no noise.
+    Here |z| must be below 5, for the products along each axis of positions, and
+    the correlation of neighbors below 0.1, which is far less than that of
+    photographs, sounds and texts. A mean that is another one for each sample or
+    unit is found in the products. Symbols that are one-hot, and rare events,
+    have no product that is not 0, and are found by their sign or mean. Integers
+    are no noise.
 
     Args:
         batch: A structure of arrays.
@@ -148,23 +152,31 @@ def is_white_noise(batch: Any) -> bool:
         dtype = getattr(array.dtype, "name", str(array.dtype))
         if "float" not in dtype:
             return False
-        if len(array.shape) < 3:
+        sizes = tuple(array.shape)
+        axes = [i for i in range(1, len(sizes) - 1) if sizes[i] > 1]
+        if not axes:
             continue
         found = True
-        count = max(2, _NOISE_ENTRIES // math.prod(array.shape[1:]))
+        count = max(2, _NOISE_ENTRIES // math.prod(sizes[1:]))
         x = np.asarray(ops.convert_to_numpy(array[:count]), np.float64)
+        if not (x.min() < 0 < x.max() and _z(x) < 5):
+            return False
         squares = float(np.mean(x**2))
-        for axis in range(1, x.ndim - 1):
-            size = x.shape[axis]
-            if size < 2:
-                continue
+        for axis in axes:
+            size = sizes[axis]
             products = x.take(range(1, size), axis) * x.take(
                 range(size - 1), axis
             )
-            z = abs(products.sum()) / max(np.sum(products**2) ** 0.5, 1e-300)
-            if not (z < 5 and abs(products.mean()) < 0.1 * squares):
+            if not (_z(products) < 5 and abs(products.mean()) < 0.1 * squares):
                 return False
     return found
+
+
+def _z(numbers: np.ndarray) -> float:
+    """The size of a sum over its standard deviation, for a mean of 0."""
+    return abs(float(numbers.sum())) / max(
+        float(np.sum(numbers**2)) ** 0.5, 1e-300
+    )
 
 
 def map_arrays(function: Callable[..., Any], *structures: Any) -> Any:

@@ -146,8 +146,20 @@ def test_what_each_row_is():
         assert role == roles.get(name, "signal"), name
 
 
+def one_hot(samples, steps, size):
+    symbols = RNG.integers(0, size, (samples, steps))
+    return (symbols[..., None] == np.arange(size)).astype("float32")
+
+
 def test_white_noise_of_positions_is_no_data():
     smooth = np.cumsum(IMAGES, axis=1)
+    # Neighbors have the correlation 0.03, which many numbers show: z is 13,
+    # and below 5 with a probability below 1e-15.
+    many = RNG.normal(size=(2, 100_000, 1))
+    many[:, 1:] += 0.03 * many[:, :-1]
+    # Few numbers show no correlation that is not large.
+    few = np.array([[[1.0], [0.9], [-0.9], [-1.0]]] * 2)
+    sparse = (RNG.random((64, 100, 3)) < 0.01).astype("float32")
     for data, expected in [
         (IMAGES, True),
         (IMAGES[:2], True),
@@ -160,7 +172,23 @@ def test_white_noise_of_positions_is_no_data():
         (np.cumsum(IMAGES, axis=2), False),
         (np.repeat(IMAGES, 2, axis=1), False),
         ([IMAGES, smooth], False),
+        (many, False),
+        (few, False),
+        # What is never negative has no mean of 0.
         (np.eye(4, dtype="float32")[TOKENS % 4], False),
+        *((one_hot(16, 16, size), False) for size in (50, 1000, 20_000)),
+        (one_hot(1, 5, 1000), False),
+        (-one_hot(1, 5, 1000), False),
+        (sparse, False),
+        ([IMAGES, sparse], False),
+        # Most numbers are 0, and a few more are positive than negative.
+        (sparse - 0.3 * sparse[::-1], False),
+        # An axis of length 1 has no positions that become alike.
+        (np.ones((8, 1, 5)), False),
+        (NOISE[:, None], False),
+        (NOISE[:, None, None], False),
+        ([IMAGES, NOISE[:, None]], True),
+        (IMAGES.reshape(64, 1, 64, 3), True),
         (TOKENS[..., None], False),
         (np.zeros_like(IMAGES), False),
         (np.array([["a", "b"]]), False),
