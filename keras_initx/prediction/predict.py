@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
@@ -75,6 +76,8 @@ _GROWS, _UNKNOWN = 2.0, 100.0
 # small difference of two numbers that are each off by some percent. It is not
 # known in later rows either, where a normalization may enlarge it again.
 _SMALLEST_FRACTION = 0.05
+# A sample fraction below this is the rounding of sums in float64.
+_ROUNDING = 1e-12
 # The number of channels that are drawn where no closed form is known.
 _CHANNELS = 8192
 
@@ -142,7 +145,7 @@ def predict(
             noise: independent values of mean square 1.
         layers: As in `measure`. Defaults to every layer that holds a kernel.
         training: bool. Whether to predict the training mode, with the samples
-            as one batch. Defaults to False.
+            as one batch, or as many of them as are used. Defaults to False.
         weights: str. "present" takes the mean square of each weight as it is,
             "initial" the variance that its initializer draws, which is known of
             the initializers of Keras, and of `Scaled` around one. Defaults to
@@ -209,14 +212,18 @@ def predict(
     # Large images make matrices too large. A layer then raises an error with
     # its number of points, and all is done again with fewer samples.
     averaged = False
+    asked = count
     while True:
         try:
             with _refusals_named(model):
                 if averaged:
-                    return _averaged(task, arrays, count)
-                if width == "actual":
-                    return _drawn(task, arrays, count, networks)
-                return _wide(task, arrays, count)
+                    found = _averaged(task, arrays, count)
+                elif width == "actual":
+                    found = _drawn(task, arrays, count, networks)
+                else:
+                    found = _wide(task, arrays, count)
+            said = _fewer(count, asked, arrays is not None, training)
+            return dataclasses.replace(found, remarks=(*found.remarks, *said))
         except TooManyPointsError as error:
             # The positions of one sample, rounded up.
             places = -(-error.points // count)
@@ -251,6 +258,24 @@ def predict(
             count = fewer
             if arrays is not None:
                 arrays = map_arrays(lambda a, n=count: a[:n], arrays)
+
+
+def _fewer(
+    count: int, asked: int, has_data: bool, training: bool
+) -> tuple[str, ...]:
+    """Returns the remark on a prediction for fewer samples than asked for."""
+    if count == asked:
+        return ()
+    these = "this pair" if count == 2 else f"these {count}"
+    whose = "your " if has_data else ""
+    text = (
+        f"The prediction is for {count} of {whose}{asked} samples, since "
+        "layers have many positions: sample fraction, decay and verdict are "
+        f"those of {these}."
+    )
+    if training:
+        text += f" In training mode {these} is the batch, not all {asked}."
+    return (text,)
 
 
 class _Task(NamedTuple):
@@ -328,7 +353,8 @@ def _drawn(task: _Task, arrays: Any, samples: int, networks: int) -> Prediction:
         )
     }
     reached = np.isfinite(gradient)
-    variance = np.maximum(total.mean(axis=1) - covariance.mean(axis=1), 0.0)
+    means = zip(total.mean(axis=1), covariance.mean(axis=1), strict=True)
+    variance = np.array([_difference(*pair) for pair in means])
     return Prediction(
         [row.name for row in rows],
         variance,
@@ -589,7 +615,7 @@ def _result(
         if at_end > _UNKNOWN:
             size = math.nan
         unknown = here > _UNKNOWN
-        variance = max(total - covariance, 0.0)
+        variance = _difference(total, covariance)
         if unknown or blurred:
             variance = math.nan
         columns["sample_variance"].append(variance)
@@ -613,6 +639,12 @@ def _result(
         **_judged(model, rows, columns["sample_variance"], columns["gradient"]),
         **columns,
     )
+
+
+def _difference(total: float, covariance: float) -> float:
+    """Returns the sample variance, 0 where it is rounding alone."""
+    variance = total - covariance
+    return 0.0 if variance <= _ROUNDING * total else variance
 
 
 def _judged(

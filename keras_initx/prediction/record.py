@@ -67,8 +67,8 @@ class Prediction(VarianceProfile):
         exactness: Sequence of str. "exact", "wide", "sampled",
             "approximated", "positions averaged" or "drawn" for each row.
             Defaults to "wide" in every row.
-        samples: int. The number of samples that it is for. Defaults to not
-            known.
+        samples: int. The number of samples that it is for, which `remarks`
+            explain if it is smaller than asked for. Defaults to not known.
         quartiles: dict. For "total", "sample_fraction" and "gradient" three
             lists: the lower quartile over networks, the median and the upper
             quartile of each row. Defaults to none.

@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -607,10 +608,10 @@ class VarianceProfile:
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(config, Mapping) or not keys <= set(config) <= known:
             optional = sorted(known - keys)
-            refuse(
+            raise ValueError(
                 f"config must be a dict with the keys {sorted(keys)} and, "
-                f"where they are known, {optional}.",
-                config=config,
+                f"where they are known, {optional}.{cls._belongs_to(config)} "
+                f"Received: config={_short(config)}"
             )
         try:
             units = [np.inf if n is None else n for n in config["units"]]
@@ -618,8 +619,21 @@ class VarianceProfile:
         except TypeError as error:
             raise ValueError(
                 "config must hold lists of names and numbers. "
-                f"Received: config={dict(config)!r}"
+                f"Received: config={_short(config)}"
             ) from error
+
+    @classmethod
+    def _belongs_to(cls, config: Any) -> str:
+        """Says which kind of profile a config is of, if of another."""
+        for kind in cls.__subclasses__():
+            names = {field.name for field in dataclasses.fields(kind)}
+            if isinstance(config, Mapping) and set(config) <= names:
+                name = kind.__name__
+                return (
+                    f" These are the keys of a {name}: read them by "
+                    f"{name}.from_dict, and their file by {name}.load."
+                )
+        return ""
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the profile to a JSON file.
@@ -654,6 +668,13 @@ class VarianceProfile:
                 f"Received: path={path}"
             ) from error
         return cls.from_dict(config)
+
+
+def _short(config: Any) -> str:
+    """The keys of a config, or what else it is, without its values."""
+    if isinstance(config, Mapping):
+        return f"a dict with the keys {reprlib.repr(sorted(map(str, config)))}"
+    return reprlib.repr(config)
 
 
 def _checked_column(

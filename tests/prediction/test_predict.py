@@ -681,6 +681,46 @@ def test_images_of_many_positions_have_fewer_samples():
     data = np.random.default_rng(0).normal(size=(8, 16, 16, 2))
     few, more = kx.predict(model, data), kx.predict(model, data[[0, 1, 2, 3]])
     assert few.total == pytest.approx(more.total, rel=0.1)
+    (said,) = few.remarks
+    assert few.samples == 4 and "4 of your 8 samples" in said
+    assert "those of these 4" in said and "batch" not in said
+    assert not more.remarks
+
+
+def test_it_says_that_a_pair_was_taken_of_more_samples():
+    for size in (24, 40):
+        inputs = keras.Input((size, size, 1))
+        model = keras.Model(
+            inputs, L.Dense(2)(L.GlobalAveragePooling2D()(inputs))
+        )
+        data = np.random.default_rng(0).normal(size=(9, size, size, 1))
+        found = kx.predict(model, data, samples=8, training=True)
+        said = found.remarks[-1]
+        assert found.samples == 2 and said in str(found)
+        assert "2 of your 8 samples" in said
+        assert "sample fraction, decay and verdict are those of this" in said
+        assert "this pair is the batch, not all 8" in said
+        assert not kx.predict(model, data, samples=2).remarks
+        assert "2 of 32 samples" in kx.predict(model, training=True).remarks[-1]
+        assert not kx.predict(model).remarks
+
+
+@pytest.mark.parametrize("options", [{}, {"width": "actual", "networks": 2}])
+def test_rounding_is_no_difference_between_samples(options):
+    same, others = keras.Input((8,)), keras.Input((6,))
+    branches = [L.Dense(5, "relu")(x) for x in (same, others)]
+    model = keras.Model([same, others], L.Dense(3)(L.Concatenate()(branches)))
+    rng = np.random.default_rng(0)
+    for value in (1.0, 0.3, 0.7, 1e9):
+        data = [np.full((7, 8), value), rng.normal(size=(7, 6))]
+        found = kx.predict(model, data, **options)
+        assert found.sample_fraction[0] == found.decay[0] == 0
+        assert found.decay[1] == 1 and found.decay[2] > 0
+    # A small difference is one.
+    data[0] = np.ones((7, 8))
+    data[0][:2] += 1e-4
+    fraction = kx.predict(model, data, **options).sample_fraction[0]
+    assert 1e-9 < fraction < 1e-7
 
 
 def test_kinds_of_data():

@@ -245,6 +245,26 @@ def test_dict_and_json_round_trip(profile):
     assert kx.VarianceProfile.from_dict(json.loads(text)) == profile
 
 
+def test_a_file_of_another_kind_is_named_and_not_quoted(tmp_path):
+    path = tmp_path / "file.json"
+    many = [f"layer_{i}" for i in range(999)]
+    kx.Prediction(many, *np.ones((3, 999))).save(path)
+    match = r"by Prediction\.load\. Received: config=a dict with the keys"
+    with pytest.raises(ValueError, match=match) as caught:
+        kx.VarianceProfile.load(path)
+    assert len(str(caught.value)) < 600
+    for text in (json.dumps(many), json.dumps(dict.fromkeys(many, 1)), "7"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="Received: config=") as caught:
+            kx.VarianceProfile.load(path)
+        assert len(str(caught.value)) < 600
+        assert "Prediction" not in str(caught.value)
+    wrong = kx.VarianceProfile(many, *np.ones((3, 999))).to_dict()
+    with pytest.raises(ValueError, match="lists of names and") as caught:
+        kx.VarianceProfile.from_dict(wrong | {"units": 7})
+    assert len(str(caught.value)) < 600
+
+
 def test_file_round_trip_and_failed_write(tmp_path, monkeypatch):
     path = tmp_path / "profile.json"
     first = kx.theory.sample_variance_decay(4)
