@@ -235,9 +235,8 @@ class Channels:
         """Draws a Gaussian vector, given those of its family drawn before."""
         (name,) = x.support or (None,)
         family = self._families.setdefault(name, _Family())
-        rest = self.second(x, x)
+        covariance = self.second(x, x)
         normal = whitened_normal(self._generator(), self.count, x.size)
-        values = np.zeros((self.count, x.size))
         count = len(family.root)
         known = np.zeros((x.size, 0))
         if count:
@@ -245,10 +244,16 @@ class Channels:
             # C22 - R R^T.
             crossed = [self.second(x, member) for member in family.members]
             known = _solved(family.root, np.concatenate(crossed, axis=1))
-            rest = rest - known @ known.T
-            values = np.concatenate(family.normal, axis=1) @ known.T
-        root = lower_root(rest)
-        values = values + normal @ root.T
+        root = lower_root(covariance - known @ known.T)
+        # Moments that are averaged over positions may be no covariance, and
+        # what is near them then has larger variances.
+        variance = np.diagonal(covariance).clip(0)
+        found = (known**2).sum(axis=1) + (root**2).sum(axis=1)
+        scale = np.sqrt(variance / np.where(found > 0, found, 1.0))[:, None]
+        known, root = scale * known, scale * root
+        values = normal @ root.T
+        if count:
+            values = values + np.concatenate(family.normal, axis=1) @ known.T
         family.members.append(x)
         family.normal.append(normal)
         family.root = np.block(

@@ -147,3 +147,30 @@ def test_moments_that_are_not_quite_symmetric_are_normalized():
     found = matrix @ second @ matrix.T
     assert np.trace(found) / 6 == pytest.approx(1, rel=1e-3)
     assert abs(matrix.sum(axis=1)).max() < 1e-9
+
+
+def test_variances_stay_where_moments_are_no_covariance(pytestconfig):
+    """Moments that are averaged over positions may have negative eigenvalues.
+
+    Two Gaussian vectors of one family are drawn from such a matrix.
+    """
+    matrix = np.array(
+        [
+            [1.0, 0.9, -0.9, 0.6],
+            [0.9, 2.0, 0.9, 0.0],
+            [-0.9, 0.9, 3.0, 1.7],
+            [0.6, 0.0, 1.7, 1.0],
+        ]
+    )
+    assert np.linalg.eigvalsh(matrix)[0] < -0.1
+    first, second = White(3, "weights"), White(1, "weights")
+    points = {id(first): slice(0, 3), id(second): slice(3, 4)}
+
+    def moments(x, y):
+        return matrix[points[id(x)], points[id(y)]]
+
+    drawn = channels.Channels(2**16, pytestconfig.seed, moments)
+    squares = [(drawn.values(x) ** 2).mean(axis=0) for x in (first, second)]
+    np.testing.assert_allclose(squares[0], matrix.diagonal()[:3], rtol=1e-9)
+    # Draws of the two are not made orthogonal: at most 1 / sqrt(2^15).
+    assert squares[1][0] == pytest.approx(1, abs=SIGMAS * 2**-7.5)
