@@ -155,8 +155,8 @@ class VarianceProfile:
             profile. Defaults to none.
         roles: Sequence of str. What each row is for `verdict`: "signal", the
             "table" of an embedding, "scores" for the queries and keys of
-            attention, or "zeros" for a kernel of zeros. Defaults to "signal"
-            in every row.
+            attention, or "zeros" for a kernel of zeros that not only another
+            such kernel feeds. Defaults to "signal" in every row.
         white_noise: bool. Whether the samples are white noise: independent
             numbers of mean 0. Positions of it, such as pixels, become alike
             behind pooling and sums over positions, so that the sample fraction

@@ -30,7 +30,8 @@ RANGES = {
     ),
 }
 # What a row may be: the signal, the output of a table of embeddings, the
-# queries and keys of attention, or the output of a kernel of zeros.
+# queries and keys of attention, or the output of a kernel of zeros that more
+# than zeros enter.
 ROLES = ("signal", "table", "scores", "zeros")
 # A mean square. Far below it, the squares of a layer's units underflow in
 # float32.
@@ -81,6 +82,8 @@ def verdict(
     and the first condition that holds decides. Tables of embeddings are left
     out, since their scale is that of no signal, and so are last rows of kernels
     of zeros, as usual heads that start at zero: `judged` says which rows count.
+    A kernel of zeros that only another one feeds is no head, but a "signal"
+    that vanishes, since neither of the two is ever trained.
 
         dies         all units of the last row that samples reach are dead
         vanishes     the total is 0, or below 1e-32, at the last row

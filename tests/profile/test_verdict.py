@@ -274,7 +274,9 @@ TABLE, SIGNAL, ZEROS = "table", "signal", "zeros"
         # Heads of zeros are no end of a signal, and zeros before a layer are.
         ([1, 1, 0], [SIGNAL, SIGNAL, ZEROS], "lives"),
         ([1, 1, 0], [SIGNAL] * 3, "vanishes"),
+        # Two heads, and two kernels of zeros in series.
         ([1, 1, 0, 0], [SIGNAL, SIGNAL, ZEROS, ZEROS], "lives"),
+        ([1, 0, 0], [SIGNAL, ZEROS, SIGNAL], "vanishes"),
         ([1, 1, 0, 0], [SIGNAL, SIGNAL, ZEROS, SIGNAL], "vanishes"),
         ([1, 1e-5, 0], [SIGNAL, SIGNAL, ZEROS], "vanishes"),
         ([1e-7, 1, 1, 0], [TABLE, SIGNAL, SIGNAL, ZEROS], "lives"),

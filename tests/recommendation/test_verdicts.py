@@ -49,6 +49,16 @@ def zero_head():
     return keras.Model(model.inputs[0], head(model.output))
 
 
+def zeros_behind(join):
+    """A network that ends in two kernels of zeros."""
+    model = body(networks.chain(2, "relu", "he_normal"))
+    x = model.output
+    for _ in range(2):
+        layer = L.Dense(networks.WIDTH, kernel_initializer="zeros")
+        x = join(x, layer(x))
+    return keras.Model(model.inputs[0], x)
+
+
 def small_embedding():
     layers = [
         L.Embedding(20, 32, embeddings_initializer=networks.normal(1e-4)()),
@@ -101,6 +111,16 @@ MODELS = {
         "vanishes",
     ),
     "a head of zeros": (zero_head, NOISE, "lives"),
+    "branches of zeros": (
+        lambda: zeros_behind(lambda x, y: x + y),
+        NOISE,
+        "lives",
+    ),
+    "zeros in series": (
+        lambda: zeros_behind(lambda x, y: keras.ops.relu(y)),
+        NOISE,
+        "vanishes",
+    ),
     "a small embedding": (small_embedding, TOKENS, "lives"),
 }
 
@@ -119,7 +139,7 @@ def test_prediction_and_measurement_agree(name):
         has_positions = data is IMAGES
         assert profile.is_noise_of_positions is has_positions
         sentence = str(profile.verdict)
-        assert ("starts at zero" in sentence) == (name == "a head of zeros")
+        assert ("starts at zero" in sentence) == name.endswith("of zeros")
 
 
 def test_what_each_row_is():
