@@ -23,6 +23,9 @@ from keras_initx.validation import (
     refuse,
 )
 
+# The finding that there is nothing to look at, which no line removes.
+_UNKNOWN = "unknown"
+
 
 def recommend(
     model: keras.Model,
@@ -57,6 +60,8 @@ def recommend(
         width                a deep narrow relu network, different for each seed
         gradient             the gradient vanishes or explodes
         sample fraction      all samples have the same signal at the last layer
+        unknown              nothing is known of the signal, as without data of
+                             a model that cannot be predicted
 
     What is measured decides where both numbers are known. A finding that the
     line of an earlier one removes is not given by itself: the earlier one names
@@ -69,7 +74,7 @@ def recommend(
 
     Where `predict` refuses a model, its findings are founded on the
     measurement alone. Without data nothing is then known of the signal, which
-    is a finding too, "unknown".
+    is a finding too, "unknown". It comes last.
 
     Args:
         model: keras.Model. A model that has not been trained.
@@ -106,7 +111,8 @@ def recommend(
     if not isinstance(model, keras.layers.Layer):
         inspect_model(model)
     steps = check_int("steps", steps, 1, optional=True)
-    rules = _chosen(ignore)
+    ignored = [ignore] if isinstance(ignore, str) else list(ignore)
+    rules = _chosen(ignored)
     if data is not None:
         build(model, batches(data, steps=steps, model=model))
     view = inspect_model(model)
@@ -132,7 +138,9 @@ def recommend(
         finding, gone = mender.mended(name, found)
         findings.append(finding)
         found = {k: v for k, v in found.items() if k not in gone}
-    return Findings([*_unknown(case), *findings], _not_seen(case))
+    if _UNKNOWN not in ignored:
+        findings += _unknown(case)
+    return Findings(findings, _not_seen(case))
 
 
 def readings(case: Case, rules: Sequence[str]) -> dict[str, Reading]:
@@ -155,14 +163,14 @@ def readings(case: Case, rules: Sequence[str]) -> dict[str, Reading]:
     return found
 
 
-def _chosen(ignore: Sequence[str]) -> list[str]:
-    names = [ignore] if isinstance(ignore, str) else list(ignore)
+def _chosen(names: Sequence[str]) -> list[str]:
+    known = [*RULES, _UNKNOWN]
     for name in names:
-        if name not in RULES:
-            hint = did_you_mean(str(name), RULES)
+        if name not in known:
+            hint = did_you_mean(str(name), known)
             refuse(
-                f"ignore must hold names of rules, {list(RULES)}.{hint}",
-                ignore=ignore,
+                f"ignore must hold names of rules, {known}.{hint}",
+                ignore=names,
             )
     return [name for name in RULES if name not in names]
 
@@ -302,7 +310,7 @@ def _unknown(case: Case) -> list[Finding]:
         reasons = [case.predicted.notes[first]]
     return [
         Finding(
-            "unknown",
+            _UNKNOWN,
             where,
             "signal and gradient",
             None,
