@@ -20,7 +20,7 @@ from keras_initx.inspection.graph import Graph, has_graph, read_graph
 from keras_initx.inspection.moving_statistics import moving_statistics
 from keras_initx.inspection.selection import NAME_THE_LAYERS, NO_KERNEL
 from keras_initx.inspection.traversal import ModelView, inspect_model
-from keras_initx.measurement.data import batches
+from keras_initx.measurement.data import arrays_of, batches
 from keras_initx.measurement.measure import measure
 from keras_initx.prediction.predict import predict
 from keras_initx.prediction.record import Prediction
@@ -449,6 +449,21 @@ class Case:
         )
         spread = fan_in * mean_square(units.kernel)
         return float(profile.total[0]) / spread if spread else None
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """Whether all samples of the data are equal."""
+        if self.data is None:
+            return False
+        first: list[Any] = []
+        for batch in batches(self.data, steps=self.steps, model=self.model):
+            arrays = [keras.ops.convert_to_numpy(x) for x in arrays_of(batch)]
+            first = first or [x[:1] for x in arrays]
+            if any(
+                (x != one).any() for x, one in zip(arrays, first, strict=True)
+            ):
+                return False
+        return True
 
     @cached_property
     def noise_fits(self) -> bool:

@@ -299,8 +299,52 @@ def test_what_is_not_known_is_no_health():
     (finding,) = kx.recommend(model)
     assert finding.rule == "unknown"
     assert "'raw'" in finding.why
-    with pytest.raises(AssertionError, match="unknown"):
+    with pytest.raises(AssertionError, match=r"unknown(.|\n)*needs your data"):
         kx.testing.assert_healthy(model)
+    for ignore in ("unknown", ["unknown"]):
+        kx.testing.assert_healthy(model, ignore=ignore)
+    with pytest.raises(ValueError, match="Did you mean 'unknown'"):
+        kx.recommend(model, ignore=["unknow"])
+
+
+def test_what_is_not_known_comes_after_a_fault():
+    shared = keras.initializers.RandomNormal(stddev=0.5, seed=0)
+    layers = [L.Dense(4, kernel_initializer=shared) for _ in range(2)]
+    model = keras.Sequential([keras.Input((4,)), Raw(), *layers])
+    found = kx.recommend(model)
+    assert [finding.rule for finding in found] == ["equal weights", "unknown"]
+    (fault,) = kx.recommend(model, ignore="unknown")
+    assert fault == found[0]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [L.Dense(6, "tanh", bias_initializer="ones")],
+        lambda: [L.Dense(6), L.BatchNormalization(), L.ReLU()],
+    ],
+    ids=["biases", "batch normalization"],
+)
+def test_data_of_equal_samples_are_a_finding_of_their_own(layers):
+    model = stack(*layers(), L.Dense(2))
+    data = np.full((40, *NOISE.shape[1:]), 0.3, "float32")
+    (finding,) = kx.recommend(model, data)
+    assert finding.rule == "inputs" and finding.measured == 0
+    assert "All samples are equal" in finding.why and not finding.call
+
+
+def test_a_sample_that_differs_is_seen_in_any_batch():
+    model = stack(L.Dense(2))
+    data = np.full((40, *NOISE.shape[1:]), 0.3)
+    batched = tf.data.Dataset.from_tensor_slices(data).batch(32)
+    for equal in (data, batched):
+        assert case.Case(model, equal, None).is_constant
+    data[-1, -1] = -0.3
+    batched = tf.data.Dataset.from_tensor_slices(data).batch(32)
+    for other in (data, batched):
+        assert not case.Case(model, other, None).is_constant
+        assert case.Case(model, other, 1).is_constant
+    assert not case.Case(model, None, None).is_constant
 
 
 def test_a_signal_that_is_known_in_part_is_not_known(monkeypatch):

@@ -176,6 +176,9 @@ def sample_fraction(case: Case) -> Reading | None:
     """The samples become alike from layer to layer."""
     if case.measured is not None and case.measured.is_noise_of_positions:
         return None
+    # The rule for inputs says so.
+    if case.is_constant:
+        return None
     values: list[float | None] = []
     lost: list[bool] = []
     for _, profile in case.profiles:

@@ -28,6 +28,10 @@ _DEAD = 0.9
 # A normal number is above that many standard deviations once in 31574.
 _SIGMAS = 4.0
 _CENTERED = 0.2
+_DIFFERING = (
+    "share of the inputs that differs between samples (good: above "
+    f"{_CENTERED:g})"
+)
 
 
 def saturation(case: Case) -> Reading | None:
@@ -138,7 +142,8 @@ def dead_units(case: Case) -> Reading | None:
                 if share > _DEAD:
                     names.append(name)
     measured = None
-    if case.measured is not None and case.data is not None:
+    has_samples = case.data is not None and not case.is_constant
+    if case.measured is not None and has_samples:
         shares = case.measured.dead_fraction
         if not np.isnan(shares).all():
             measured = float(np.nanmax(shares))
@@ -184,7 +189,21 @@ def _share_off(case: Case, name: str, total: float) -> float | None:
 
 def inputs(case: Case) -> Reading | None:
     """The data are far from mean 0 or from mean square 1."""
-    if case.data is None or case.measured is None or case.by_batch:
+    if case.data is None or case.measured is None:
+        return None
+    if case.is_constant:
+        return Reading(
+            True,
+            _DIFFERING,
+            measured=0.0,
+            where="the data",
+            why=(
+                "All samples are equal, so that there is nothing to tell apart."
+            ),
+            lines=[],
+            note="Whatever reads the data may fill them with one value.",
+        )
+    if case.by_batch:
         return None
     size = case.input_size(case.measured)
     if size is None:
@@ -210,8 +229,7 @@ def inputs(case: Case) -> Reading | None:
     if is_alike:
         reading = dataclasses.replace(
             reading,
-            quantity="share of the inputs that differs between samples (good: "
-            f"above {_CENTERED:g})",
+            quantity=_DIFFERING,
             measured=fraction,
         )
     return reading
