@@ -40,6 +40,7 @@ class Expression:
         points: int. The largest number of points in it and its parts.
         support: frozenset. The families of its variables. Expressions of
             disjoint supports are independent.
+        vectors: frozenset. Those of them that have a value at each point.
         gaussian: bool. Whether it is a Gaussian vector.
         reasons: frozenset of str. Why its moments are not exact.
         exact: bool. Whether its moments are means over networks of any width.
@@ -75,6 +76,9 @@ class Expression:
         own = () if family is None else (family,)
         self.support: Support = frozenset(own).union(
             *(part.support for part in self.parts)
+        )
+        self.vectors: Support = frozenset(own).union(
+            *(part.vectors for part in self.parts)
         )
         self.reasons: frozenset[str] = frozenset(reasons).union(
             *(part.reasons for part in self.parts)
@@ -145,6 +149,7 @@ class OneWeight(Expression):
 
     def __init__(self, size: int, entries: np.ndarray, family: Hashable):
         super().__init__(size, family=family)
+        self.vectors = frozenset()
         self.linear_in = self.support
         self.entries = entries
 
@@ -557,6 +562,7 @@ class Shifted(Expression):
         self.shift = shift
         self.drawn = part.drawn
         self.support = frozenset((family, shift) for family in part.support)
+        self.vectors = frozenset((family, shift) for family in part.vectors)
         self.gaussian = part.gaussian
         self.points = part.points
         self.by_batch, self.share = part.by_batch, part.share

@@ -89,6 +89,9 @@ SAMPLED = "sampled"
 # batch, for one moment and for all of a model.
 _BATCH_VALUES = 2**20
 _ALL_BATCH_VALUES = 2**26
+# At most about how many values of all Gaussian vectors together are drawn for
+# one moment. That of a late residual branch has the vectors of those before it.
+_BATCH_DRAWS = 2**23
 # Fewer are drawn where the standard error of a mean square that has passed all
 # normalizations is smaller.
 _BATCH_ERROR = 0.005
@@ -386,7 +389,9 @@ class Moments:
         as many as the standard error of the mean square takes, which an eighth
         of the largest number tells. That number falls with that of the points,
         as the mean is over points too, with their share of the channels of a
-        tensor, and with the number of normalizations.
+        tensor, with the number of normalizations, and with that of the Gaussian
+        vectors, which are those of all branches of a residual stage so far,
+        where the error of one branch matters less.
         """
         batches = [x for x in expressions if x.by_batch]
         if not batches:
@@ -396,7 +401,9 @@ class Moments:
         share = max(x.share for x in batches)
         count = max(self.normalizations, 1)
         values = min(_BATCH_VALUES, _ALL_BATCH_VALUES // count)
-        most = int(values * share) // size
+        vectors = frozenset().union(*(x.vectors for x in expressions))
+        draws = _BATCH_DRAWS // max(len(vectors), 1)
+        most = min(int(values * share), draws) // size
         most = min(max(most, _FEWEST_CHANNELS), 65536)
         wanted = _BATCH_ERROR / math.sqrt(count)
         tried = max(most // 8, _FEWEST_CHANNELS)

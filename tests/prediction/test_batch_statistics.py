@@ -24,6 +24,7 @@ DRAWS = 65536
 def all_draws(monkeypatch):
     """Draws all `DRAWS` channels; `test_draws.py` tests how many are drawn."""
     monkeypatch.setattr(moments, "_BATCH_ERROR", 1e-9)
+    monkeypatch.setattr(moments, "_BATCH_DRAWS", 2**40)
 
 
 def row_gradient(x, epsilon, activation=None, taps=False, positions=1, seed=0):

@@ -6,7 +6,13 @@ import pytest
 
 import keras_initx as kx
 from keras_initx.prediction import channels
-from keras_initx.prediction.expressions import Sum, White
+from keras_initx.prediction.expressions import (
+    OneWeight,
+    Product,
+    StandardizedGradient,
+    Sum,
+    White,
+)
 from keras_initx.prediction.moments import Moments, mean_square_error
 from keras_initx.prediction.wide import _joined, _normalizing
 from tests.prediction.test_batch_statistics import SIGMAS, row_gradient
@@ -73,6 +79,26 @@ def test_channels_are_drawn_until_the_error_is_small(
     error = np.sqrt((fourth - 1) / (counts[-1] / 2))
     found = np.diagonal(second).mean()
     assert abs(found * (n - 3) / (n - 2) - 1) < SIGMAS * error
+
+
+@pytest.mark.parametrize(
+    ("branches", "most"),
+    # All vectors have 2^23 values together. There are 65536 channels at most.
+    [(3, 65536), (31, 2**23 // (32 * 4)), (63, 2**23 // (64 * 4))],
+)
+def test_many_vectors_are_drawn_for_fewer_channels(branches, most, counts):
+    x = White(4, "x")
+    gradient = Sum([White(4, k) for k in range(branches)], [1] * branches)
+    # The weights of a depthwise kernel, with one value in each channel.
+    for k in range(9):
+        weight = OneWeight(4, np.ones(1), ("tap", k))
+        gradient = Product([weight, gradient])
+    moments = Moments(16, 64, 0)
+    moments.normalizations = 64
+    found = moments._channels_for(StandardizedGradient(x, gradient, 1e-3))
+    # The error that is wanted takes more channels than there are.
+    assert counts == [most // 8, most]
+    assert found.count == most
 
 
 def tower():
