@@ -13,6 +13,7 @@ from keras_initx.theory.mean_field.batch_norm import (
 )
 from keras_initx.theory.mean_field.gaussian_products import (
     Function,
+    ProductsOfPoints,
     UnresolvedError,
     gaussian_mean,
     gaussian_product,
@@ -105,6 +106,41 @@ def test_many_pairs_are_a_series_that_agrees(monkeypatch):
             patch.setattr(gaussian_products, "_MANY_PAIRS", 3)
             series = gaussian_product(*arguments)
         np.testing.assert_allclose(series, exact, atol=tolerance)
+
+
+LINEAR = Function(lambda z: np.where(z > 0, z, -0.3 * z), (0.0,), (-0.3, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("f", "g", "shift"),
+    [
+        (TANH, TANH, 0.0),
+        (TANH, SQUARE, 0.7),
+        (HARD, TANH, 0.4),
+        (LINEAR, LINEAR, 0.0),
+        (LINEAR, LINEAR, 0.6),
+    ],
+)
+def test_products_of_points_are_those_of_all_pairs(f, g, shift):
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(9, 6))
+    matrix = factors @ factors.T / 6
+    means = shift * rng.normal(size=9)
+    u, v = slice(0, 4), slice(4, 9)
+    arguments = means[u], means[v], np.diag(matrix)[u], np.diag(matrix)[v]
+    i, j = np.indices((4, 5))
+    found = ProductsOfPoints(f, g, *arguments).at(i, j, matrix[u, v])
+    exact = gaussian_product(f, g, *arguments, matrix[u, v])
+    # The terms that are left out are at most this share of the mean squares.
+    own = [
+        gaussian_product(h, h, m, m, q, q, np.minimum.outer(q, q)).diagonal()
+        for h, m, q in (
+            (f, means[u], arguments[2]),
+            (g, means[v], arguments[3]),
+        )
+    ]
+    most = 1e-3 * np.sqrt(np.multiply.outer(*own))
+    assert (np.abs(found - exact) <= most).all()
 
 
 @pytest.mark.parametrize("n", [4, 5, 12, 200])
