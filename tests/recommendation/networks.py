@@ -100,9 +100,13 @@ def transformer(
 class Written(keras.Model):
     """A network with a `call` of its own."""
 
-    def __init__(self, depth):
+    def __init__(self, depth, initializer):
         super().__init__()
-        self.inner = [L.Dense(WIDTH, "relu") for _ in range(depth)]
+        self.initializer = initializer
+        self.inner = [
+            L.Dense(WIDTH, "relu", kernel_initializer=initializer())
+            for _ in range(depth)
+        ]
 
     def call(self, x):
         for layer in self.inner:

@@ -104,10 +104,16 @@ def check_resolved(
     widest = np.argmax(variance)
     m, root = mean[[widest]], np.sqrt(np.maximum(variance[[widest]], 0))
     f = _resolved(f, variance)
+    kinks = _standardized(f.kinks, m, root)
+    rules = [gaussian_rule(kinks, count) for count in (nodes, *_COMPARED)]
+    z = np.concatenate([nodes_of_rule for nodes_of_rule, _ in rules], axis=1)
+    # One call, since that of a Keras function takes long for any size.
+    every = f.values(m[:, None] + root[:, None] * z)
+    ends = np.cumsum([weights.shape[1] for _, weights in rules])
     found = []
-    for count in (nodes, *_COMPARED):
-        z, weights = gaussian_rule(_standardized(f.kinks, m, root), count)
-        values = f.values(m[:, None] + root[:, None] * z)
+    for (_, weights), values in zip(
+        rules, np.split(every, ends[:-1], axis=1), strict=True
+    ):
         with np.errstate(over="ignore", invalid="ignore"):
             found.append((weights * values**2).sum())
             found.append((weights * values).sum() * math.sqrt(abs(found[-1])))
