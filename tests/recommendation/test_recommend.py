@@ -851,6 +851,41 @@ def test_an_embedding_against_epsilon(size, epsilon, kind, data, found):
         assert not again.found and again.measured > 0.99
 
 
+class TwoTables(L.Layer):
+    """A layer with two tables, the first of which has all tokens below 9."""
+
+    def __init__(self, *sizes):
+        super().__init__(name="tables")
+        self.sizes = sizes
+
+    def build(self, shape):
+        for i, size in enumerate(self.sizes):
+            self.add_weight(
+                shape=(9, 8), initializer=signs(size), name=f"table{i}"
+            )
+
+    def call(self, x):
+        first, second = (keras.ops.take(w, x, axis=0) for w in self.weights)
+        return keras.ops.where(x[..., None] < 9, first, second)
+
+
+@kx.inspection.register_layer(TwoTables)
+def tables_rule(layer):
+    table = kx.inspection.Geometry("embedding", (9, 8), (), (0,), (1,))
+    return kx.inspection.LayerRule({w.name: table for w in layer.weights})
+
+
+def test_the_smaller_table_of_a_layer_counts():
+    for sizes, kept in (((0.0005, 1.0), 0.2), ((1.0, 0.0005), 1.0)):
+        inputs = keras.Input((3,), dtype="int32")
+        x = TwoTables(*sizes)(inputs)
+        x = L.Dense(2)(L.LayerNormalization(epsilon=1e-6)(x))
+        model = keras.Model(inputs, x)
+        reading = RULES["embedding"](case.Case(model, TOKENS % 9, 8))
+        assert reading.measured == pytest.approx(kept, rel=1e-3)
+        assert reading.where == "'tables'"
+
+
 @pytest.mark.parametrize("norm", [L.RMSNormalization, L.LayerNormalization])
 def test_normalizations_that_an_embedding_is_not_judged_by(norm):
     model = embedded(0.0005, 1e-6, norm=norm)

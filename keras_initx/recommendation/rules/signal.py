@@ -223,11 +223,11 @@ def sample_fraction(case: Case) -> Reading | None:
 
 def small_before_normalization(case: Case) -> Reading | None:
     """An embedding is so small that epsilon outweighs its variance."""
-    tables = {
-        case.view.name(w.layer): mean_square(w.variable)
+    tables = [
+        (case.view.name(w.layer), mean_square(w.variable))
         for w in case.view.weights
         if w.role == "embedding"
-    }
+    ]
     norms = [one for one in case.view.layers if is_fresh(one)]
     epsilons = [epsilon_of(case, one) or 0.0 for one in norms]
     norms = [n for n, e in zip(norms, epsilons, strict=True) if e]
@@ -235,7 +235,10 @@ def small_before_normalization(case: Case) -> Reading | None:
         return None
     # Far above each epsilon nothing is measured, which takes time.
     largest = max(epsilons)
-    if min(tables.values()) > EPSILONS * largest and not case.is_trial:
+    if (
+        min(size for _, size in tables) > EPSILONS * largest
+        and not case.is_trial
+    ):
         return None
     predicted, measured = None, case.measured_at(norms)
     if measured is None:
@@ -245,7 +248,7 @@ def small_before_normalization(case: Case) -> Reading | None:
         return None
     worst = int(np.nanargmin(profile.total))
     kept = float(profile.total[worst])
-    names = list(tables)
+    names = list(dict.fromkeys(name for name, _ in tables))
     return Reading(
         kept < _NORMALIZED,
         f"mean square behind {profile.layers[worst]!r} (good: {_NORMALIZED:g} "
