@@ -904,6 +904,58 @@ def test_normalizations_that_an_embedding_is_not_judged_by(norm):
     assert rule(at_start(unknown)) is None
 
 
+class OwnAttention(L.Layer):
+    """Attention with names of its own."""
+
+    def __init__(self, gain):
+        super().__init__(name="own")
+        draw = keras.initializers.VarianceScaling(gain, seed=0)
+        self.asks = L.Dense(16, kernel_initializer=draw, name="asks")
+        self.answers = L.Dense(16, kernel_initializer=draw, name="answers")
+        self.query = L.Dense(16, name="query")
+
+    def build(self, shape):
+        for layer in (self.asks, self.answers, self.query):
+            layer.build(shape)
+
+    def call(self, x):
+        scores = keras.ops.einsum("bti,bsi->bts", self.asks(x), self.answers(x))
+        return keras.ops.matmul(keras.ops.softmax(scores / 4), self.query(x))
+
+
+class NamedAttention(OwnAttention):
+    """The same, whose rule names the layers of its scores."""
+
+
+@kx.inspection.register_layer(NamedAttention)
+def named_rule(layer):
+    scores = (layer.asks, layer.answers)
+    return kx.inspection.LayerRule(score_layers=scores)
+
+
+@pytest.mark.parametrize("cls", [OwnAttention, NamedAttention])
+def test_a_rule_names_the_layers_whose_outputs_are_scores(cls):
+    inputs = keras.Input((3, 16))
+    model = keras.Model(inputs, cls(100.0)(inputs))
+    tokens = RNG.normal(size=(16, 3, 16)).astype("float32")
+    one = case.Case(model, tokens, 8)
+    reading = RULES["query and key"](one)
+    profile = one.measured
+    roles = dict(zip(profile.layers, profile.roles, strict=True))
+    is_named = cls is NamedAttention
+    scores = {"own/asks", "own/answers"} if is_named else set()
+    assert {name for name in roles if roles[name] == "scores"} == scores
+    assert len(roles) == 3
+    assert (reading is not None) is is_named
+    if is_named:
+        variance = profile["own/asks"].total * profile["own/answers"].total
+        assert reading.measured == pytest.approx(variance / (2 * np.log(3)))
+        assert reading.where == "'own'"
+    # It is a tuple of layers, and not their names.
+    with pytest.raises(ValueError, match="score_layers must be a tuple"):
+        kx.inspection.LayerRule(score_layers=["asks", "answers"])
+
+
 def test_scores_of_grouped_queries_are_looked_at():
     values = []
     for gain in (1.0, 5.0):
