@@ -13,7 +13,7 @@ import pytest
 
 import keras_initx as kx
 from keras_initx import backend
-from keras_initx.backend import float64
+from keras_initx.backend import float64, passes
 from keras_initx.initializers.alpha_stable import symmetric_stable
 from keras_initx.prediction.elementwise import found_kinks
 from tests.helpers import backend_models
@@ -73,19 +73,40 @@ def test_without_tensorflow(name, tmp_path):
 def test_gradients_of_slots(name):
     """A function of slots that are made in a certain order, one not used."""
     pytest.importorskip(name)
-    passes = importlib.import_module(f"keras_initx.backend.{name}_passes")
+    module = importlib.import_module(f"keras_initx.backend.{name}_passes")
 
     def run(new_slot):
         a, b, _ = (new_slot() for _ in range(3))
         return 3 * a[0] + (1 + b[0]) * (2 + b[1]) + a[0] * b[1], {"other": b}
 
-    compiled, _ = passes.PASSES.compile(
-        lambda: passes.PASSES.gradients(run, size=2)
+    compiled, _ = module.PASSES.compile(
+        lambda: module.PASSES.gradients(run, size=2)
     )
     found, others = compiled()
     expected = [[3, 0], [2, 1], [0, 0]]
     np.testing.assert_array_equal([np.asarray(x) for x in found], expected)
     np.testing.assert_array_equal(others["other"], [0, 0])
+
+
+def test_parts_of_tensors_are_those_of_keras_ops():
+    """TensorFlow has its own; a backend without them takes the defaults."""
+    ours = importlib.import_module("keras_initx.backend.tensorflow_passes")
+    own, default = ours.PASSES, passes.Passes
+    x = keras.ops.reshape(keras.ops.arange(30.0), (5, 2, 3))
+    for sizes in ([5], [1, 4], [2, 0, 3], [1, 1, 1, 2]):
+        found = default.parts(own, x, sizes)
+        for mine, theirs in zip(found, own.parts(x, sizes), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        assert [len(part) for part in found] == sizes
+    for rows in (0, 1, 4, 5):
+        np.testing.assert_array_equal(
+            default.first_rows(own, x[:, 0], rows),
+            own.first_rows(x[:, 0], rows),
+        )
+    for stack in (x, x[0], x[None]):
+        found = default.first_row(own, stack)
+        assert found.shape == (*stack.shape[:-2], 1, 3)
+        np.testing.assert_array_equal(found, own.first_row(stack))
 
 
 # At stability 2 the distribution is normal with variance 2. The false-alarm

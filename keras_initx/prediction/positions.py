@@ -5,12 +5,15 @@ many entries. A `Table` keeps of it, for each pair of samples a and b,
 
     same   E h_(a,p) h_(b,p)        at each position p
     near   E h_(a,p) h_(b,p+e)      at each position p, for each offset e of at
-                                    most 3 positions
+                                    most 4 positions
     far    E h_(a,p) h_(b,p')       mean over the positions p of one cell and p'
                                     of another one, or the same, that are
                                     further apart
 
-where the cells divide the image in 8 x 8 parts. A linear map, an activation and
+where the cells divide the image in 8 x 8 parts. The offsets reach 3 positions
+in images of more than 2^15 positions. One axis of positions has 25 cells and
+offsets of at most 16 positions, and three axes have 3 x 3 x 3 cells and offsets
+of 1. A linear map, an activation and
 a sum change `same` exactly, since the taps of a window have independent
 weights,
 

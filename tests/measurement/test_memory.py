@@ -67,9 +67,7 @@ def test_measure_stores_no_signal():
     code for this batch size; the moments themselves are 1 MiB.
 
     The warm-up hides no signal, but only what the first compilation of these
-    kernels in a process takes: with 4 samples there, `measure` needed 26, 27
-    and 22 MiB more than the forward pass for signals of 48, 96 and 192 MiB,
-    and with 48 samples 11, 11 and 15 MiB.
+    kernels in a process takes.
     """
     environment = {
         **os.environ,

@@ -78,12 +78,13 @@ def small(**options):
     )
 
 
-def compiled(model, rate=0.05):
+def compiled(model, rate=0.05, in_a_graph=False):
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         # Two steps take less time than a graph of them.
-        run_eagerly=True,
+        run_eagerly=not in_a_graph,
+        jit_compile=False,
     )
     return model
 
@@ -347,7 +348,8 @@ def test_saved_loaded_cloned_and_compiled_by_xla(make, x, tmp_path):
 def test_mixed_precision(make, x):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = compiled(make())
+        model = compiled(make(), in_a_graph=make is MODELS["const"])
+        start = model.get_layer("stem").kernel.numpy()
         for _ in range(2):
             model.train_on_batch(x, np.arange(4) % 3)
         assert model.compute_dtype == "bfloat16"
@@ -355,6 +357,9 @@ def test_mixed_precision(make, x):
         keras.config.set_dtype_policy("float32")
     assert all(w.dtype == "float32" for w in model.trainable_weights)
     assert all(np.isfinite(w).all() for w in model.get_weights())
+    # Behind the logits, which start at 0, weights train from the second step.
+    stem = model.get_layer("stem").kernel.numpy()
+    assert (stem != start).any()
 
 
 @models

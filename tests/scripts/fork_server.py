@@ -77,7 +77,14 @@ class Server:
         client, _ = self.incoming.accept()
         message, streams, _, _ = socket.recv_fds(client, 2**16, 3)
         while not message.endswith(b"\n"):
-            message += client.recv(2**16)
+            part = client.recv(2**16)
+            if not part:
+                # The client died while it sent its request.
+                for stream in streams:
+                    os.close(stream)
+                client.close()
+                return None
+            message += part
         request = json.loads(message)
         number = os.fork()
         if number == 0:

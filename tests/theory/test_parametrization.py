@@ -63,7 +63,48 @@ def squared_derivatives(layers, width, seed, nets=40):
     return squared
 
 
-def first_steps(parametrization, width, seed):
+@pytest.mark.parametrize("name", NAMES)
+def test_first_steps_are_those_of_networks_with_multipliers(name, rng):
+    """One network with the weights, factors and rates of a parametrization.
+
+    The weights are w = m^-b times what is drawn, a map multiplies by m^-a w,
+    and the rate is m^-c. Derivatives are central differences.
+    """
+    m, layers = 4, 3
+    parametrization = abc_parametrization(name, layers)
+    a, b, c = map(np.array, parametrization)
+    # The draws of `squared_derivatives`.
+    seed = int(rng.integers(2**31))
+    drawn = np.random.default_rng([seed, layers, m])
+    x = drawn.normal(size=8)
+    sizes = [8, m, m, 1]
+    kernels = [
+        m ** -b[i] * np.sqrt(2) * drawn.normal(size=(sizes[i + 1], sizes[i]))
+        for i in range(layers)
+    ]
+
+    def output():
+        h = x
+        for i, w in enumerate(kernels):
+            h = m ** -a[i] * w @ (np.maximum(h, 0) if i else h)
+        return h[0]
+
+    change = 0.0
+    for i, w in enumerate(kernels):
+        for at in np.ndindex(w.shape):
+            start, step = w[at], 1e-6 * m ** -b[i]
+            w[at] = start + step
+            above = output()
+            w[at] = start - step
+            slope = (above - output()) / (2 * step)
+            w[at] = start
+            change += m ** -c[i] * slope**2
+    assert first_steps(parametrization, m, seed, nets=1) == pytest.approx(
+        change, rel=1e-5
+    )
+
+
+def first_steps(parametrization, width, seed, nets=40):
     """The mean change of the output of relu networks in their first step.
 
     The derivative of the loss by the output is taken as 1, and the change as
@@ -72,7 +113,7 @@ def first_steps(parametrization, width, seed):
     parametrizations are computed from the same networks.
     """
     a, b, c = map(np.array, parametrization)
-    squared = squared_derivatives(len(a), width, seed)
+    squared = squared_derivatives(len(a), width, seed, nets)
     others = np.sum(a + b) - (a + b)
     return np.sum(float(width) ** (-2 * others - 2 * a - c) * squared)
 
