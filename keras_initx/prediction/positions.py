@@ -13,9 +13,8 @@ many entries. A `Table` keeps of it, for each pair of samples a and b,
 where the cells divide the image in 8 x 8 parts. The offsets reach 3 positions
 in images of more than 2^15 positions. One axis of positions has 25 cells and
 offsets of at most 16 positions, and three axes have 3 x 3 x 3 cells and offsets
-of 1. A linear map, an activation and
-a sum change `same` exactly, since the taps of a window have independent
-weights,
+of 1. A linear map, an activation and a sum change `same` exactly, since the
+taps of a window have independent weights,
 
     E u_p u_p' = n var(W) sum over taps o of E h_p(o) h_p'(o)
 

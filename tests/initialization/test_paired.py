@@ -72,7 +72,8 @@ ACTIVATIONS = {
 def test_very_deep_networks_are_isometries(make, depth, rng):
     model = make(*ACTIVATIONS.values(), depth=depth)
     kx.initialize(model, kx.paired(model))
-    # Rounding of 200 dense layers or 100 convolutions, each of about 1e-7 in a random direction.
+    # Rounding of 200 dense layers or 100 convolutions, each of about 1e-7 in a
+    # random direction.
     np.testing.assert_allclose(singular_values(model, rng), 1, atol=1e-4)
 
 
