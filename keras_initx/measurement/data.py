@@ -15,6 +15,7 @@ from keras import ops
 from keras_initx import backend
 from keras_initx.backend.passes import Tensor
 from keras_initx.inspection.traversal import inspect_model
+from keras_initx.measurement.moments import all_finite
 from keras_initx.measurement.refusals import empty_data
 from keras_initx.validation import check_int, refuse
 
@@ -70,7 +71,8 @@ class Batches:
                 False.
 
         Raises:
-            ValueError: If a batch has no labels that are asked for.
+            ValueError: If a batch has no labels that are asked for, or labels
+                or weights that are not finite.
         """
         for i, example in enumerate(self._all()):
             if self.count is not None and i == self.count:
@@ -94,10 +96,16 @@ class Batches:
                     "A loss needs labels: `labels` for arrays, or a data set "
                     "of (inputs, labels). Received: data without labels"
                 )
-            _, labels, weights = example
-            yield Example(
-                batch, map_arrays(_tensor, labels), map_arrays(_tensor, weights)
-            )
+            targets = [
+                map_arrays(_tensor, each)
+                for each in (example.labels, example.weights)
+            ]
+            for name, each in zip(("labels", "weights"), targets, strict=True):
+                if not all_finite(each, few=True):
+                    raise ValueError(
+                        f"{name} must be finite. Received: NaN or inf in {name}"
+                    )
+            yield Example(batch, *targets)
 
     def _all(self) -> Iterator[Example]:
         if isinstance(self.data, keras.utils.PyDataset):
@@ -329,9 +337,16 @@ def _explains_shapes(model: keras.Model, batch: Any) -> Iterator[None]:
         # What the replicas of a strategy take is described together.
         if not all(hasattr(x, "shape") for x in arrays_of(batch)):
             raise
+        if isinstance(batch, dict) and "Missing data for input" in str(error):
+            names = model.input
+            if not isinstance(names, dict):
+                names = [tensor.name for tensor in model.inputs]
+            raise ValueError(
+                "A dict in data must hold an array for each input of the "
+                f"model, {list(names)}. Received: a dict of {list(batch)}"
+            ) from error
         given, taken = _shapes(batch), _shapes(_inputs_of(model))
         if taken and len(given) < len(taken) and not isinstance(batch, dict):
-            # Keras says of a dict which names are missing.
             raise ValueError(
                 "data must hold an array for each input of the model, in a "
                 "list, or in a dict by their names. Received: data of shape "

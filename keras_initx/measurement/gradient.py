@@ -212,7 +212,16 @@ class GradientTask:
         for loss, label, value, weight in zip(
             losses, labels, values, weights, strict=True
         ):
-            result = ops.cast(loss(label, value, weight), "float32")
+            try:
+                result = ops.cast(loss(label, value, weight), "float32")
+            except Exception as error:
+                shapes = tuple(label.shape), tuple(value.shape)
+                raise ValueError(
+                    "The loss must take the labels and the output of the "
+                    f"model. Received: labels of shape {shapes[0]}, an output "
+                    f"of shape {shapes[1]}, for which the loss raised: "
+                    f"{str(error).partition(chr(10))[0]}"
+                ) from error
             if loss.reduction != "sum":
                 result = samples * ops.mean(result)
             total = total + result

@@ -71,6 +71,7 @@ from keras_initx.measurement.sample_axis import (
     find_places,
     note,
 )
+from keras_initx.measurement.tokens import check_tokens
 from keras_initx.profile import VarianceProfile
 from keras_initx.validation import check_bool, refuse
 
@@ -277,6 +278,8 @@ class Meter:
             batch = example.inputs
             # Its first batch shows what the data are.
             white_noise = white_noise and (samples > 0 or is_white_noise(batch))
+            if not samples:
+                check_tokens(self._model, batch)
             if self._task is not None:
                 batch = self._task.feed(example, samples, scale)
             spec = _same_spec(batch, spec)

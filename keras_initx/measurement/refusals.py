@@ -80,6 +80,14 @@ def outside_of_table(error: Exception) -> ValueError | None:
     )
 
 
+def no_tokens(value: float) -> ValueError:
+    """Returns the error for data of an embedding that are no integers."""
+    return ValueError(
+        "Data that an Embedding looks up must be integers, since it drops what "
+        f"is behind the point. Received: {value:.4g} in data"
+    )
+
+
 def explained(error: Exception) -> ValueError | None:
     """Returns the error for what a model cannot be run on, or run in.
 

@@ -335,3 +335,88 @@ def test_an_index_outside_of_an_embedding_is_refused(verb):
         verb(model, data)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+class LooksUp(keras.Model):
+    """A model whose `call` alone knows that it looks up tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.dense = layers.Embedding(9, 3), layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(keras.ops.mean(self.embed(x), axis=1))
+
+
+def looks_up(dtype):
+    return keras.Sequential(
+        [
+            keras.Input((4,), dtype=dtype),
+            layers.Embedding(9, 3),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda: looks_up("int32"), lambda: looks_up("float32"), LooksUp],
+    ids=["int32", "float32", "subclass"],
+)
+def test_tokens_that_are_no_integers_are_refused(model):
+    model, tokens = model(), np.arange(32.0).reshape(8, 4) % 9
+    for run in (kx.measure, kx.predict):
+        run(model, tokens)
+        for value in (2.5, -0.25):
+            wrong = tokens.copy()
+            wrong[-1, 1] = value
+            with pytest.raises(ValueError, match=f"Received: {value} in data"):
+                run(model, wrong)
+
+
+def test_other_inputs_than_tokens_may_be_no_integers():
+    tokens, others = keras.Input((4,)), keras.Input((4,))
+    looked_up = layers.Flatten()(layers.Embedding(9, 3)(tokens))
+    out = layers.Dense(2)(layers.Concatenate()([looked_up, others]))
+    model = keras.Model([tokens, others], out)
+    x = np.arange(32.0).reshape(8, 4) % 9
+    for run in (kx.measure, kx.predict):
+        run(model, [x, x / 3])
+        with pytest.raises(ValueError, match="must be integers"):
+            run(model, [x / 3, x])
+
+
+def test_labels_that_are_not_finite_or_fit_no_output_are_refused():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    x = np.arange(32.0).reshape(8, 4)
+    for bad in (np.nan, np.inf):
+        labels = np.zeros((8, 3), "float32")
+        labels[-1, 1] = bad
+        pairs = tf.data.Dataset.from_tensor_slices((x, labels)).batch(5)
+        for data, given in ((x, labels), (pairs, None)):
+            with pytest.raises(ValueError, match="NaN or inf in labels"):
+                kx.measure(model, data, gradient=True, loss="mse", labels=given)
+    weighted = tf.data.Dataset.from_tensors(
+        (x, np.zeros((8, 3)), np.full(8, np.nan))
+    )
+    with pytest.raises(ValueError, match="NaN or inf in weights"):
+        kx.measure(model, weighted, gradient=True, loss="mse")
+    match = r"Received: labels of shape \(None, 5\), an output of shape"
+    with pytest.raises(ValueError, match=match):
+        kx.measure(model, x, gradient=True, loss="mse", labels=np.zeros((8, 5)))
+
+
+def test_a_dict_that_misses_an_input_is_refused():
+    inputs = {name: keras.Input((4,), name=name) for name in "ab"}
+    out = layers.Dense(2)(layers.Add()(list(inputs.values())))
+    x = np.ones((3, 4))
+    for model in (
+        keras.Model(inputs, out),
+        keras.Model([*inputs.values()], out),
+    ):
+        for data in ({"a": x}, {"a": x, "c": x[:, :2]}):
+            for run in (kx.measure, kx.predict):
+                names = r"\['a', 'b'\]. Received: a dict of .'a'"
+                with pytest.raises(ValueError, match=names):
+                    run(model, data)

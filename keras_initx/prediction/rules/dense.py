@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_initx.measurement.refusals import no_tokens
 from keras_initx.prediction.engine import Weight
 from keras_initx.prediction.moment_tensor import MomentTensor
 from keras_initx.prediction.propagation import Propagation, numbers
@@ -99,7 +100,10 @@ def _embedding(steps: Propagation, layer: Any, x: Any) -> MomentTensor:
         raise Unpredictable(
             "it needs the tokens themselves: pass data to predict"
         )
-    tokens = np.asarray(tokens).astype(int)
+    given = np.asarray(tokens)
+    tokens = given.astype(int)
+    if (tokens != given).any():
+        raise WrongDataError(str(no_tokens(given[tokens != given][0])))
     size = layer.input_dim
     outside = tokens[(tokens < -size) | (tokens >= size)]
     if outside.size:
