@@ -64,7 +64,7 @@ from keras_initx.theory.mean_field.gaussian_products import (
 POSITIONS = (
     "positions averaged: pairs of distant positions are known as means over "
     "parts of the image, and pooling windows are drawn; behind two poolings of "
-    "photographs, smoother images and noise, totals were at most 8% off and "
+    "photographs, smoother images and noise, totals were at most 7% off and "
     "gradients at most 6%"
 )
 # The largest window of a mean over positions.
