@@ -314,13 +314,20 @@ def _by_range(
             f"while that of the signal is {ratio[-1]:.2g} times as large at "
             f"{end} as at {start}.",
         )
+    # With one row there is nothing to compare it with.
+    alone = first == len(layers) - 1
+    lives = (
+        f"The signal lives: {end} is the only layer that is judged"
+        if alone
+        else f"The signal lives: at {end} its mean square is {ratio[-1]:.2g} "
+        f"times that of {start}"
+    )
     if fraction is None or np.isnan(fraction[-1]):
         if backward is not None:
             return backward
         return Verdict(
             "lives",
-            f"The signal lives: at {end} its mean square is {ratio[-1]:.2g} "
-            f"times that of {start}. How much of it differs between samples is "
+            f"{lives}. How much of it differs between samples is "
             + (
                 "not judged, since positions of white noise become alike."
                 if fraction is None
@@ -342,18 +349,16 @@ def _by_range(
             if since <= first
             else f"it is below {GOOD_FRACTION} from {layers[since]} on"
         )
+        after = "" if alone else f", after {fraction[first]:.2g} at {start}"
         return Verdict(
             state,
             f"{head}: only {fraction[-1]:.2g} of the mean square differs "
-            f"between samples at {end}, after {fraction[first]:.2g} at "
-            f"{start}; {begins}.",
+            f"between samples at {end}{after}; {begins}.",
         )
     if backward is not None:
         return backward
-    text = (
-        f"The signal lives: at {end} its mean square is {ratio[-1]:.2g} times "
-        f"that of {start}, and {fraction[-1]:.2g} of it differs between samples"
-    )
+    what = "its mean square" if alone else "it"
+    text = f"{lives}, and {fraction[-1]:.2g} of {what} differs between samples"
     if (fraction[first:] > _ALL).all() and steps >= _DEEP:
         text += (
             ", which is no aim in itself: deep relu networks that are "

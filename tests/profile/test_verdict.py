@@ -65,6 +65,22 @@ def test_a_head_on_its_own_scale_does_not_decide(head):
     assert profile([1, head], 0.4).verdict.state != "lives"
 
 
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_layer_is_not_compared_with_itself(before):
+    for fraction in (0.5, 0.066, 0.01):
+        for white_noise in (False, True):
+            text = kx.VarianceProfile(
+                [*"xy"[:before], "dense_8"],
+                [0.0] * before + [fraction],
+                [1.0] * before + [1 - fraction],
+                [8] * (before + 1),
+                white_noise=white_noise,
+            ).verdict.sentence
+            assert text.count("dense_8") == 1
+            assert "times" not in text and "after" not in text
+            assert white_noise or f"{fraction:g} of" in text
+
+
 def test_sentence_says_how_fast_how_much_and_from_where():
     total = 0.5 ** np.arange(31)
     assert str(profile(total, 0.4).verdict) == (
