@@ -29,6 +29,7 @@ from keras_initx.measurement.refusals import (
     nonfinite_data,
     too_few_samples,
 )
+from keras_initx.measurement.tokens import check_tokens
 
 # A batch whose largest signal has so many numbers, 16 MiB in float32, takes so
 # long that starting its operations takes little of it.
@@ -108,6 +109,7 @@ def prepare(
 def _built(model: keras.Model, batch: Any) -> ModelView:
     """Builds a model, and the layers in it."""
     build(model, [batch])
+    check_tokens(model, batch)
     view = inspect_model(model)
     # The `build` of a model need not build the layers in it. Those that never
     # run stay as they are.

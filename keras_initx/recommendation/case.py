@@ -38,7 +38,13 @@ _STEPS = 8
 _BATCH, _TRAINING_SAMPLES = 16, 32
 # Beginnings of messages: data that cannot be predicted or measured at all, and
 # signals that cannot be measured.
-_WRONG = ("data must", "Variance between samples", "The integers in data")
+_WRONG = (
+    "data must",
+    "Variance between samples",
+    "The integers in data",
+    "Data that an Embedding",
+    "A dict in data",
+)
 _MIXED = ("Each number of a layer's signal", NO_KERNEL)
 _NONFINITE = "The signal must stay finite"
 

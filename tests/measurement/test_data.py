@@ -366,7 +366,7 @@ def looks_up(dtype):
 )
 def test_tokens_that_are_no_integers_are_refused(model):
     model, tokens = model(), np.arange(32.0).reshape(8, 4) % 9
-    for run in (kx.measure, kx.predict):
+    for run in (kx.measure, kx.predict, kx.calibrate):
         run(model, tokens)
         for value in (2.5, -0.25):
             wrong = tokens.copy()
