@@ -91,7 +91,7 @@ _BATCH_VALUES = 2**20
 _ALL_BATCH_VALUES = 2**26
 # At most about how many values of all Gaussian vectors together are drawn for
 # one moment. That of a late residual branch has the vectors of those before it.
-_BATCH_DRAWS = 2**23
+_BATCH_DRAWS = 2**22
 # Fewer are drawn where the standard error of a mean square that has passed all
 # normalizations is smaller.
 _BATCH_ERROR = 0.005

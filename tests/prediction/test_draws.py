@@ -83,8 +83,8 @@ def test_channels_are_drawn_until_the_error_is_small(
 
 @pytest.mark.parametrize(
     ("branches", "most"),
-    # All vectors have 2^23 values together. There are 65536 channels at most.
-    [(3, 65536), (31, 2**23 // (32 * 4)), (63, 2**23 // (64 * 4))],
+    # All vectors have 2^22 values together. There are 65536 channels at most.
+    [(3, 65536), (31, 2**22 // (32 * 4)), (63, 2**22 // (64 * 4))],
 )
 def test_many_vectors_are_drawn_for_fewer_channels(branches, most, counts):
     x = White(4, "x")
