@@ -103,6 +103,16 @@ class AveragedMoments(Moments):
         """Returns whether the moments of an expression are a table."""
         return x.size > self.most
 
+    def check_maximum(self, x: Expression) -> None:
+        """Implements `Moments.check_maximum`."""
+        if self._is_or_reads_large(x):
+            raise Unpredictable(
+                f"its maximum over {x.size // self.samples} positions is "
+                f"drawn, for at most {self.most // self.samples} positions in "
+                "a model of large images: give smaller images, or put a "
+                "pooling and a convolution before it"
+            )
+
     def grid(self, x: Expression) -> Grid:
         """Returns the samples and the axes of positions of an expression.
 

@@ -307,6 +307,10 @@ class Engine:
         """Returns a matrix of shape (new points, points) times each channel."""
         raise NotImplementedError
 
+    def check_maximum(self, x: Signal) -> None:
+        """Refuses a maximum over more positions than can be drawn together."""
+        return None
+
     def largest(self, x: Signal, taps: list[np.ndarray]) -> Signal:
         """Returns the largest value over the taps of a window."""
         raise NotImplementedError

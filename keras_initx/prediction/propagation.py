@@ -43,6 +43,8 @@ _COMPUTED = (
 )
 # The largest number of entries of a matrix over points that is not sparse.
 _DENSE = 2**22
+# A larger window in an image of many positions would be drawn for minutes.
+_LARGEST_WINDOW = 1536
 _MIXES = "softmax and its like mix the units of a layer"
 
 
@@ -634,6 +636,8 @@ class Propagation:
             positions: tuple of ints. The axes of positions of the result.
         """
         self.check(x)
+        if not positions or len(taps) > _LARGEST_WINDOW:
+            self.engine.check_maximum(x.signal)
         spread = self._per_sample(taps, x)
         return x.like(
             self.engine.largest(x.signal, spread), positions=positions

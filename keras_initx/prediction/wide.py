@@ -370,6 +370,11 @@ class WideEngine(Engine):
             [(x, 1.0)],
         )
 
+    def check_maximum(self, x: Signal) -> None:
+        """Implements `Engine.check_maximum`."""
+        for block in x.value:
+            self.moments.check_maximum(block.expression)
+
     def largest(self, x: Signal, taps: list[np.ndarray]) -> Signal:
         """Implements `Engine.largest`."""
         forward = {

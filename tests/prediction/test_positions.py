@@ -435,6 +435,51 @@ def test_a_depthwise_convolution_of_many_positions_in_training(monkeypatch):
         averaged(monkeypatch, model, 60, training=True)
 
 
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        lambda: L.GlobalMaxPooling2D(name="top"),
+        lambda: L.GlobalMaxPooling2D(keepdims=True, name="top"),
+        lambda: L.MaxPooling2D(44, name="top"),
+    ],
+    ids=["global", "keepdims", "window"],
+)
+def test_a_maximum_over_too_many_positions_is_refused_by_name(pooling):
+    model = keras.Sequential(
+        [
+            keras.Input((44, 44, 2)),
+            L.Conv2D(4, 1, activation="relu"),
+            pooling(),
+            L.Flatten(),
+            L.Dense(4),
+        ]
+    )
+    message = (
+        r"^layer 'top' \(.*MaxPooling2D\) cannot be predicted: its maximum over "
+        "1936 positions is drawn, for at most 400 positions in a model of "
+        "large images: give smaller images, or put a pooling and a "
+        "convolution before it"
+    )
+    with pytest.raises(ValueError, match=message):
+        kx.predict(model)
+
+
+def test_a_global_maximum_behind_a_pooling_and_a_convolution():
+    """The remedy that the refusal of a larger one names."""
+    model = keras.Sequential(
+        [
+            keras.Input((44, 44, 2)),
+            L.AveragePooling2D(8),
+            L.Conv2D(4, 1, activation="relu"),
+            L.GlobalMaxPooling2D(),
+            L.Dense(4),
+        ]
+    )
+    found = kx.predict(model)
+    assert np.isfinite(found.total).all()
+    assert "positions averaged" in found.exactness
+
+
 def residual():
     """Batch statistics of few positions, behind a pooling of many."""
     inputs = keras.Input((10, 10, 3))
