@@ -455,8 +455,8 @@ def test_a_maximum_over_too_many_positions_is_refused_by_name(pooling):
         ]
     )
     message = (
-        r"^layer 'top' \(.*MaxPooling2D\) cannot be predicted: its maximum over "
-        "1936 positions is drawn, for at most 400 positions in a model of "
+        r"^layer 'top' \(.*MaxPooling2D\) cannot be predicted: its maximum "
+        "over 1936 positions is drawn, for at most 400 positions in a model of "
         "large images: give smaller images, or put a pooling and a "
         "convolution before it"
     )
@@ -469,7 +469,8 @@ def test_a_global_maximum_behind_a_pooling_and_a_convolution():
     model = keras.Sequential(
         [
             keras.Input((44, 44, 2)),
-            L.AveragePooling2D(8),
+            L.Conv2D(4, 1),
+            L.MaxPooling2D(2, 8),
             L.Conv2D(4, 1, activation="relu"),
             L.GlobalMaxPooling2D(),
             L.Dense(4),
