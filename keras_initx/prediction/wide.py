@@ -33,6 +33,7 @@ from keras_initx.prediction.attention import (
     attended,
     attended_gradients,
 )
+from keras_initx.prediction.averaged import POSITIONS
 from keras_initx.prediction.elementwise import Elementwise
 from keras_initx.prediction.engine import Engine, Parts, Signal, Weight
 from keras_initx.prediction.expressions import (
@@ -85,6 +86,9 @@ from keras_initx.theory.mean_field.gaussian_products import (
 
 # How many heads of attention are drawn.
 _HEADS = 64
+# The smallest variance of a batch, over its mean square, that is known where
+# moments are averaged over positions.
+_LEAST_SHARE = 0.03
 _ONE_MASK = (
     "a dropout of all channels of a sample is taken to be one of each channel"
 )
@@ -453,6 +457,15 @@ class WideEngine(Engine):
         """
         self.moments.normalizations += 1
         seconds: list[Any] = [self.second([block]) for block in x.value]
+        for block, second in zip(x.value, seconds, strict=True):
+            averaged = POSITIONS in self.moments.reasons(block.expression)
+            if averaged and _variance_share(second) < _LEAST_SHARE:
+                raise Unpredictable(
+                    f"less than {_LEAST_SHARE:.0%} of the mean square of a "
+                    "batch is its variance, and its moments are averaged over "
+                    "positions: give a model of smaller inputs, or data with "
+                    "mean 0, or predict with training=False"
+                )
         if any(isinstance(second, Table) for second in seconds):
             return self._normalize_many(x, seconds, epsilon)
 
@@ -844,6 +857,19 @@ def _sum(terms: Sequence[Expression], factors: Sequence[Any]) -> Expression:
         pairs = zip(factors, constants, strict=True)
         return Constant(np.sum([f * values for f, values in pairs], axis=0))
     return Sum(terms, factors)
+
+
+def _variance_share(second: Any) -> float:
+    """Returns the share of a mean square that is the variance over points.
+
+    Args:
+        second: Array of shape `(n, n)` or `Table`. The second moments.
+    """
+    squares = float(second.diagonal().sum())
+    sums = second.pair_sums() if isinstance(second, Table) else second
+    if squares <= 0:
+        return 1.0
+    return 1 - float(sums.sum()) / (second.shape[0] * squares)
 
 
 def _normalizing(second: np.ndarray, epsilon: float) -> np.ndarray:
