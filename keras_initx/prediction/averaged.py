@@ -63,9 +63,9 @@ from keras_initx.theory.mean_field.gaussian_products import (
 
 POSITIONS = (
     "positions averaged: pairs of distant positions are known as means over "
-    "parts of the image, and pooling windows are drawn; behind two poolings of "
+    "parts of the image, and pooling windows are drawn; behind poolings of "
     "photographs, smoother images and noise, totals were at most 7% off and "
-    "gradients at most 6%"
+    "gradients at most 11%"
 )
 # The largest window of a mean over positions.
 _MOST_READINGS = 32

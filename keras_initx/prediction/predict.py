@@ -130,7 +130,7 @@ def predict(
     in deep networks of GELU or SiLU without normalization, the total is NaN,
     and a note says why. In images of more than 1536 positions the moments of
     pairs of distant positions are means over parts of the image. Such rows are
-    "positions averaged", behind two poolings their total may be 7% off, and a
+    "positions averaged", behind poolings their total may be 7% off, and a
     sample fraction below 0.05 is NaN, also in the rows behind it.
 
     A layer that has no formula is refused by name, with the reason. Among
