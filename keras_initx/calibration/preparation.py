@@ -109,8 +109,8 @@ def prepare(
 def _built(model: keras.Model, batch: Any) -> ModelView:
     """Builds a model, and the layers in it."""
     build(model, [batch])
-    check_tokens(model, batch)
     view = inspect_model(model)
+    check_tokens(view, batch)
     # The `build` of a model need not build the layers in it. Those that never
     # run stay as they are.
     for inputs in (symbolic, _two_of):

@@ -279,7 +279,7 @@ class Meter:
             # Its first batch shows what the data are.
             white_noise = white_noise and (samples > 0 or is_white_noise(batch))
             if not samples:
-                check_tokens(self._model, batch)
+                check_tokens(inspect_model(self._model), batch)
             if self._task is not None:
                 batch = self._task.feed(example, samples, scale)
             spec = _same_spec(batch, spec)

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_initx.backend.passes import passes
 from keras_initx.hooks.forward_hooks import forward_hooks
-from keras_initx.inspection.traversal import inspect_model
+from keras_initx.inspection.traversal import ModelView
 from keras_initx.measurement.data import arrays_of, fixed_size, map_arrays
 from keras_initx.measurement.refusals import no_tokens
 
@@ -18,22 +18,22 @@ from keras_initx.measurement.refusals import no_tokens
 _SAMPLES = 64
 
 
-def check_tokens(model: keras.Model, batch: Any) -> None:
+def check_tokens(view: ModelView, batch: Any) -> None:
     """Refuses data of an `Embedding` that are no integers, which it would cut.
 
     Where there are such data, the model is run once on random zeros and ones.
     What an `Embedding` then receives shows which input it looks up.
 
     Args:
-        model: keras.Model. A built model. It does not change.
+        view: ModelView. A built model. It does not change.
         batch: Structure of tensors. A batch of its inputs.
 
     Raises:
         ValueError: If an `Embedding` looks up an input that has other numbers
             than integers.
     """
-    layers = inspect_model(model).layers
-    if not any(isinstance(one, keras.layers.Embedding) for one in layers):
+    model = view.model
+    if not any(isinstance(la, keras.layers.Embedding) for la in view.layers):
         return
     arrays = [keras.ops.convert_to_numpy(x) for x in arrays_of(batch)]
     wrong = [
