@@ -73,6 +73,9 @@ _MOST_READINGS = 32
 # bounds of how many channels that makes.
 _VALUES, _AT_ONCE = 2**25, 2**21
 _FEWEST, _MOST = 256, 4096
+# How many values may be drawn for a pair of positions, whose covariance has a
+# root that takes as many steps.
+_MOST_OF_PAIR = 512
 # The number of entries of all covariances that are drawn from.
 _ENTRIES = 2**25
 # How many positions stand for all of them in a mean within a pooling window.
@@ -501,7 +504,15 @@ class PairsOfPositions:
 
     def most(self) -> int:
         """Returns how many pairs of different positions may be drawn."""
-        return max(_ENTRIES // self._size(np.array([0]), self.middle) ** 2, 1)
+        size = self._size(np.array([0]), self.middle)
+        if size > _MOST_OF_PAIR:
+            raise Unpredictable(
+                f"a pooling window of it depends on {size} values of a larger "
+                "tensor, whose moments are averaged over positions, and "
+                f"{_MOST_OF_PAIR} are drawn at most: give a model of smaller "
+                "inputs, or predict with training=False"
+            )
+        return max(_ENTRIES // size**2, 1)
 
     def _size(self, p: np.ndarray, q: np.ndarray) -> int:
         """Returns how many values are drawn for a pair of positions."""
