@@ -68,7 +68,7 @@ def test_a_table_holds_means_of_the_matrix(places):
                     atol=1e-12,
                 )
     np.testing.assert_allclose(
-        table.pair_sums(), pairs.sum(axis=(2, 3)), rtol=1e-5
+        table.pair_sums(), pairs.sum(axis=(2, 3)), rtol=1e-6
     )
     np.testing.assert_allclose(table.diagonal(), np.diagonal(matrix))
     np.testing.assert_allclose(
